@@ -1,0 +1,204 @@
+"""The frozen ImageNet network that every head listens to: loaded once per process, shared, fingerprinted.
+
+A published head does not carry its backbone (100 MB); it names it (timm id, layers) and records the SHA-256 of
+the tensors it was trained on. Loading looks for weights in this order: explicit path, bundled with this package,
+the local Hub cache, the Hub; and refuses weights whose fingerprint differs, because a head judges nothing
+sensible on the features of another network (anomalib#2688: V2 instead of V1 weights, several points lost).
+"""
+
+import copy
+import hashlib
+import threading
+from functools import lru_cache
+from pathlib import Path
+
+import timm
+import torch
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+BUNDLED_WEIGHTS = Path(__file__).parent / "weights"
+WEIGHTS_FILE = "model.safetensors"
+
+_shared: dict[tuple, "Backbone"] = {}
+_lock = threading.RLock()
+
+
+class BackboneError(RuntimeError):
+    """The backbone's weights are missing, unreadable, or not those the head was trained on; the message says which."""
+
+
+class Backbone(nn.Module):
+    """A timm network cut after the last layer used, frozen and always in eval mode.
+
+    Args:
+        name: timm id with its weights tag, such as `wide_resnet50_2.tv_in1k`.
+        layers: timm feature indices; in ResNets 2 and 3 are the outputs of `layer2` (stride 8) and `layer3` (16).
+        weights: file that holds at least the tensors of the cut network, as safetensors.
+
+    Attributes:
+        fingerprint: SHA-256 over names, shapes and float32 values of the tensors in use, so that it does not
+            depend on the file format nor on layers that are not used.
+        channels: channels of each feature map.
+    """
+
+    def __init__(self, name: str, layers: tuple[int, ...], weights: Path) -> None:
+        super().__init__()
+        self.name, self.layers = name, layers
+        self.network = _read_network(name, layers, weights).float().eval().requires_grad_(False)
+        self.channels = tuple(self.network.feature_info.channels())
+        self.fingerprint = fingerprint(self.network)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Normalised images (B, 3, S, S) -> one feature map (B, C, h, w) per layer."""
+        return self.network(images)
+
+    def train(self, mode: bool = True) -> "Backbone":
+        """Stays in eval mode: batch statistics of a frozen network must never follow the user's pictures."""
+        return super().train(False)
+
+
+def load_backbone(
+    name: str,
+    layers: tuple[int, ...] = (2, 3),
+    *,
+    weights: str | Path | None = None,
+    sha256: str | None = None,
+    device: torch.device | str = "cpu",
+) -> Backbone:
+    """The process-wide backbone of that name: the same object for every head that asks for the same weights.
+
+    Args:
+        weights: explicit file; by default bundled weights, then the local Hub cache, then the Hub.
+        sha256: fingerprint that the weights must have; weights already in memory that have it are reused.
+
+    Raises:
+        BackboneError: no such network, no weights to be had, or another fingerprint than `sha256`.
+    """
+    layers, device = tuple(layers), torch.device(device)
+    with _lock:
+        found = _shared.get((name, layers, sha256, device))
+        if found is not None:
+            return found
+        backbone = _shared.get((name, layers, sha256, torch.device("cpu"))) or _load(name, layers, weights)
+        if sha256 is not None and backbone.fingerprint != sha256:
+            raise BackboneError(
+                f"the weights found for {name} have the fingerprint {backbone.fingerprint[:12]}..., but this model was "
+                f"trained on {sha256[:12]}...: its scores would mean nothing. Give the right weights by "
+                "`backbone_weights=FILE`."
+            )
+        return _share(backbone, device)
+
+
+def _share(backbone: Backbone, device: torch.device) -> Backbone:
+    """Files the backbone under its fingerprint, so that equal weights are held once per device."""
+    key = (backbone.name, backbone.layers, backbone.fingerprint)
+    original = _shared.setdefault((*key, torch.device("cpu")), backbone)
+    if device.type == "cpu":
+        return original
+    if (*key, device) not in _shared:
+        _shared[(*key, device)] = copy.deepcopy(original).to(device)
+    return _shared[(*key, device)]
+
+
+def _load(name: str, layers: tuple[int, ...], weights: str | Path | None) -> Backbone:
+    path = Path(weights) if weights is not None else find_weights(name)
+    if not path.is_file():
+        raise BackboneError(f"{path} is not a file: give the safetensors weights of {name}.")
+    return _read(name, layers, path.resolve(), path.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=4)
+def _read(name: str, layers: tuple[int, ...], path: Path, _modified: int) -> Backbone:
+    return Backbone(name, layers, path)
+
+
+def find_weights(name: str) -> Path:
+    """The weights of a timm network: bundled with this package, else in the local Hub cache, else from the Hub.
+
+    Raises:
+        BackboneError: unknown name, a name without a weights tag, or no weights and no network.
+    """
+    bundled = BUNDLED_WEIGHTS / f"{name}.safetensors"
+    if bundled.is_file():
+        return bundled
+    repo_id = _pretrained_cfg(name).hf_hub_id or "timm/"
+    repo_id += name if repo_id.endswith("/") else ""
+    try:
+        return Path(hf_hub_download(repo_id, WEIGHTS_FILE, local_files_only=True))
+    except LocalEntryNotFoundError:
+        pass
+    try:
+        return Path(hf_hub_download(repo_id, WEIGHTS_FILE))
+    except (HfHubHTTPError, OSError) as error:
+        raise BackboneError(
+            f"the backbone weights of {name} are neither bundled nor in the local cache, and {repo_id} could not be "
+            f"downloaded ({type(error).__name__}). Connect to the Hub once, or give a file by `backbone_weights=FILE` "
+            "(`--backbone-weights FILE`)."
+        ) from error
+
+
+@lru_cache
+def feature_channels(name: str, layers: tuple[int, ...]) -> tuple[int, ...]:
+    """Channels of each layer's feature map, known without any weights."""
+    with torch.device("meta"):
+        return tuple(_build(name, layers).feature_info.channels())
+
+
+def normalisation(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation per RGB channel (pictures in [0, 1]) that the network was trained with."""
+    cfg = _pretrained_cfg(name)
+    return tuple(cfg.mean), tuple(cfg.std)
+
+
+def fingerprint(network: nn.Module) -> str:
+    """SHA-256 (hex) over names, shapes and float32 values of all tensors, in the order of their names."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(network.state_dict().items()):
+        if not name.endswith("num_batches_tracked"):  # a counter that some files lack and inference never reads
+            digest.update(f"{name}{tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().float().cpu().contiguous().numpy())
+    return digest.hexdigest()
+
+
+def _pretrained_cfg(name: str):
+    # timm gives an untagged name its own favourite weights, which for wide_resnet50_2 are not the papers'.
+    tags = timm.list_pretrained(f"{name.split('.')[0]}.*")
+    if name not in tags:
+        hint = f"choose one of {', '.join(tags)}" if tags else "see timm.list_pretrained()"
+        raise BackboneError(f"{name!r} names no network and weights known to timm: {hint}.")
+    return timm.get_pretrained_cfg(name)
+
+
+def _build(name: str, layers: tuple[int, ...]) -> nn.Module:
+    _pretrained_cfg(name)
+    return timm.create_model(name, pretrained=False, features_only=True, out_indices=layers)
+
+
+def _read_network(name: str, layers: tuple[int, ...], weights: Path) -> nn.Module:
+    """timm maps the file's names onto the cut network but stays silent about what is missing: we check it."""
+    _require_tensors(_build(name, layers), name, weights)
+    overlay = dict(file=str(weights))
+    try:
+        return timm.create_model(
+            name, pretrained=True, features_only=True, out_indices=layers, pretrained_cfg_overlay=overlay
+        )
+    except (RuntimeError, SafetensorError, OSError) as error:
+        raise BackboneError(f"{weights.name} does not hold the weights of {name}: {error}") from error
+
+
+def _require_tensors(network: nn.Module, name: str, weights: Path) -> None:
+    try:
+        with safe_open(weights, "pt") as file:
+            held = {key.replace(".", "_") for key in file.keys()}
+    except (SafetensorError, OSError) as error:
+        raise BackboneError(f"{weights.name} is not a readable safetensors file: {error}") from error
+    needed = [key for key in network.state_dict() if not key.endswith("num_batches_tracked")]
+    missing = [key for key in needed if key.replace(".", "_") not in held]
+    if missing:
+        raise BackboneError(
+            f"{weights.name} does not hold the weights of {name}: {len(missing)} of {len(needed)} tensors are "
+            f"missing, for example {missing[0]}."
+        )

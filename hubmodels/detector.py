@@ -1,0 +1,279 @@
+"""AnomalyDetector: what SimpleNet and GLASS share, from a user's picture to the verdict, and the Hub contract.
+
+    picture -> image -> feature maps (frozen backbone) -> patch features -> adaptor -> discriminator -> patch scores
+
+The backbone is not part of the weights: see `hubmodels.backbone`.
+"""
+
+import json
+import time
+from abc import abstractmethod
+from dataclasses import replace
+from pathlib import Path
+from typing import ClassVar, Self
+
+import torch
+from huggingface_hub import PyTorchModelHubMixin, hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from hubmodels.backbone import Backbone, feature_channels, load_backbone
+from hubmodels.features import PatchFeatures, align, flatten
+from hubmodels.pictures import IMAGENET_MEAN, IMAGENET_STD, Picture, read_picture, to_image, to_picture_size
+from hubmodels.scoring import AnomalyPrediction, Calibration, smooth_map
+
+FORMAT_VERSION = 1
+CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+LEAKY_SLOPE = 0.2
+
+
+class ModelError(RuntimeError):
+    """A published model cannot be loaded; the message names the file and what is wrong with it."""
+
+
+class AnomalyDetector(nn.Module, PyTorchModelHubMixin, library_name="hubmodels", pipeline_tag="image-segmentation"):
+    """A small head on a frozen backbone that scores every patch of a picture. Use `SimpleNet` or `GLASS`.
+
+    Args:
+        backbone: timm id with weights tag.
+        layers: timm feature indices used, finest first; (2, 3) = layer2 and layer3 of a ResNet.
+        backbone_sha256: fingerprint of the backbone weights that the head was trained on; checked when they load.
+        mean, std: normalisation of RGB in [0, 1] before the backbone.
+        image_size: side S of the square model input, pixels.
+        resize: side of the square that a picture is resized to before the centre crop to S; default S = no crop.
+        patch_size: side of the neighbourhood aggregated around each position.
+        embed_dim: width D of a patch feature; default: the backbone's channels added up (1536 for wide_resnet50_2).
+        hidden_dim: width of the discriminator's hidden layer; default 2/3 D (1024 for wide_resnet50_2).
+        dataset, category: what the head was trained on.
+    """
+
+    method: ClassVar[str]
+
+    def __init__(
+        self,
+        *,
+        backbone: str = "wide_resnet50_2.tv_in1k",
+        layers: tuple[int, ...] = (2, 3),
+        backbone_sha256: str | None = None,
+        mean: tuple[float, ...] = IMAGENET_MEAN,
+        std: tuple[float, ...] = IMAGENET_STD,
+        image_size: int = 288,
+        resize: int | None = None,
+        patch_size: int = 3,
+        embed_dim: int | None = None,
+        hidden_dim: int | None = None,
+        dataset: str | None = None,
+        category: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.backbone_name, self.layers, self.backbone_sha256 = backbone, tuple(layers), backbone_sha256
+        self.mean, self.std = tuple(mean), tuple(std)
+        self.image_size, self.resize, self.patch_size = image_size, resize or image_size, patch_size
+        self.dataset, self.category = dataset, category
+        channels = feature_channels(backbone, self.layers)
+        self.embed_dim = embed_dim or sum(channels)
+        self.hidden_dim = hidden_dim or self.embed_dim * 2 // 3
+        self.patch_features = PatchFeatures(channels, self.embed_dim, patch_size)
+        self.adaptor = nn.Linear(self.embed_dim, self.embed_dim)
+        self.discriminator = nn.Sequential(
+            nn.Linear(self.embed_dim, self.hidden_dim),
+            nn.BatchNorm1d(self.hidden_dim),
+            nn.LeakyReLU(LEAKY_SLOPE),
+            nn.Linear(self.hidden_dim, 1, bias=False),
+        )
+        self.calibration = Calibration()
+        for linear in (self.adaptor, self.discriminator[0], self.discriminator[3]):
+            nn.init.xavier_normal_(linear.weight)
+        self._hub_mixin_config |= self._resolved_config()
+
+    # ------------------------------------------------------------------ the model
+
+    @property
+    def device(self) -> torch.device:
+        """Where the head lives; pictures and the shared backbone follow it."""
+        return self.adaptor.weight.device
+
+    @property
+    def backbone(self) -> Backbone:
+        """The process-wide frozen network, verified against the recorded fingerprint."""
+        return load_backbone(self.backbone_name, self.layers, sha256=self.backbone_sha256, device=self.device)
+
+    @property
+    def front_end(self) -> tuple:
+        """All that patch features depend on: heads with equal front ends share one backbone pass."""
+        size = (self.image_size, self.resize, self.mean, self.std)
+        network = (self.backbone_name, self.layers, self.backbone_sha256, self.device)
+        return (*network, *size, self.patch_size, self.embed_dim)
+
+    def feature_maps(self, images: Tensor) -> list[Tensor]:
+        """Images (B, 3, S, S) in [0, 1] -> the backbone's maps (B, C, h, w) in float32, one per layer, without gradient."""
+        with torch.no_grad():
+            mean, std = (torch.tensor(v, device=images.device)[:, None, None] for v in (self.mean, self.std))
+            return [feature_map.float() for feature_map in self.backbone((images - mean) / std)]
+
+    def extract(self, images: Tensor) -> list[Tensor]:
+        """Images (B, 3, S, S) in [0, 1] -> aggregated feature maps (B, D/L, h_l, w_l), one per layer, without gradient."""
+        return self.patch_features(self.feature_maps(images))
+
+    def embed(self, patch_features: Tensor) -> Tensor:
+        """Patch features (N, D) -> adapted features (N, D)."""
+        return self.adaptor(patch_features)
+
+    def discriminate(self, adapted_features: Tensor) -> Tensor:
+        """Adapted features (N, D) -> logits (N,); their sign is the method's own."""
+        return self.discriminator(adapted_features)[:, 0]
+
+    @abstractmethod
+    def logits_to_scores(self, logits: Tensor) -> Tensor:
+        """Discriminator output -> patch scores of the same shape, higher = more anomalous."""
+
+    def score_patches(self, aggregated: list[Tensor]) -> Tensor:
+        """Aggregated feature maps -> patch scores (B, h, w)."""
+        features = align(aggregated)
+        logits = self.discriminate(self.embed(flatten(features)))
+        return self.logits_to_scores(logits).unflatten(0, (features.shape[0], *features.shape[2:]))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (B, 3, S, S) float in [0, 1] -> patch scores (B, h, w)."""
+        return self.score_patches(self.extract(images))
+
+    # ------------------------------------------------------------------ a user's picture
+
+    def predict(self, picture: Picture) -> AnomalyPrediction:
+        """Judges one picture: a path, bytes, PIL image, numpy array or tensor of any size.
+
+        Raises:
+            PictureError: the picture cannot be inspected; the message names the cause.
+        """
+        return self.predict_batch([picture])[0]
+
+    @torch.inference_mode()
+    def predict_batch(self, pictures: list[Picture]) -> list[AnomalyPrediction]:
+        """Judges several pictures in one pass; sizes may differ. The latency is the mean over the batch."""
+        upright = [read_picture(picture) for picture in pictures]
+        start = time.perf_counter()
+        predictions = self.judge(self.extract(self.prepare(upright)), [(p.height, p.width) for p in upright])
+        latency_ms = 1000 * (time.perf_counter() - start) / max(1, len(pictures))
+        return [replace(prediction, latency_ms=latency_ms) for prediction in predictions]
+
+    def prepare(self, pictures: list) -> Tensor:
+        """PIL RGB pictures -> images (B, 3, S, S) in [0, 1] on the detector's device."""
+        return torch.stack([to_image(p, self.image_size, self.resize) for p in pictures]).to(self.device)
+
+    def judge(self, aggregated: list[Tensor], sizes: list[tuple[int, int]]) -> list[AnomalyPrediction]:
+        """Aggregated feature maps of B pictures and their (height, width) -> one prediction each."""
+        self._require_eval()
+        patch_scores = self.score_patches(aggregated).float()
+        image_scores = patch_scores.amax((1, 2)).tolist()
+        maps = smooth_map(patch_scores, self.image_size).cpu()
+        resized = [to_picture_size(m, size, self.resize) for m, size in zip(maps, sizes, strict=True)]
+        return [self.calibration.apply(s, m) for s, m in zip(image_scores, resized, strict=True)]
+
+    def calibrate(self, pictures: list[Picture], false_alarm_rate: float = 0.01) -> None:
+        """Sets thresholds from normal pictures that the head was not trained on."""
+        self.calibration.fit([self.predict(picture) for picture in pictures], false_alarm_rate)
+
+    def _require_eval(self) -> None:
+        if self.training:  # batch statistics would make a score depend on the other pictures of the batch
+            raise RuntimeError("the detector is in training mode: call .eval() before judging pictures")
+
+    # ------------------------------------------------------------------ the Hub
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        *,
+        backbone_weights: str | Path | None = None,
+        map_location: str | torch.device = "cpu",
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+        force_download: bool = False,
+    ) -> Self:
+        """Loads a published model from a Hub repository or a folder, strictly and in eval mode.
+
+        On `AnomalyDetector` itself the method is read from the model's config.
+
+        Args:
+            backbone_weights: file with the backbone's weights; by default bundled, then local cache, then Hub.
+
+        Raises:
+            ModelError: a file is missing, damaged, or of another method or a newer format.
+            BackboneError: the backbone's weights are not to be had, or not those the head was trained on.
+        """
+        source = str(pretrained_model_name_or_path)
+        hub = dict(revision=revision, token=token, cache_dir=cache_dir)
+        hub |= dict(local_files_only=local_files_only, force_download=force_download)
+        config = _read_config(_fetch(source, CONFIG_FILE, hub), source)
+        weights = _read_weights(_fetch(source, WEIGHTS_FILE, hub), source)
+        detector = cls._class_for(config, source)(**_init_arguments(config, source))
+        detector._load_weights(weights, source)
+        load_backbone(
+            detector.backbone_name, detector.layers, weights=backbone_weights, sha256=detector.backbone_sha256
+        )
+        return detector.to(map_location).eval()
+
+    @classmethod
+    def _class_for(cls, config: dict, source: str) -> type[Self]:
+        methods = {c.method: c for c in AnomalyDetector.__subclasses__()}
+        found = methods.get(config.get("method", ""))
+        if found is None:
+            raise ModelError(f"{source}: {CONFIG_FILE} names no method of this library ({', '.join(methods)})")
+        if not issubclass(found, cls):
+            raise ModelError(f"{source} is a {found.__name__} model: load it by {found.__name__}.from_pretrained(...)")
+        return found
+
+    def _load_weights(self, weights: dict[str, Tensor], source: str) -> None:
+        try:
+            self.load_state_dict(weights, strict=True)
+        except RuntimeError as error:
+            raise ModelError(f"{source}: {WEIGHTS_FILE} does not fit its {CONFIG_FILE}: {error}") from error
+
+    def _resolved_config(self) -> dict:
+        sizes = {"embed_dim": self.embed_dim, "hidden_dim": self.hidden_dim, "resize": self.resize}
+        return {"method": self.method, "format_version": FORMAT_VERSION, **sizes}
+
+
+def _fetch(source: str, name: str, hub: dict) -> Path:
+    if Path(source).is_dir():
+        path = Path(source) / name
+        if not path.is_file():
+            raise ModelError(f"{source} holds no {name}: it is not a complete model folder")
+        return path
+    try:
+        return Path(hf_hub_download(source, name, **hub))
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        raise ModelError(
+            f"{source} is no local model folder, and {name} could not be fetched from the Hub "
+            f"({type(error).__name__}: {str(error).strip().splitlines()[0]})"
+        ) from error
+
+
+def _read_config(path: Path, source: str) -> dict:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        version = config["format_version"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{source}: {CONFIG_FILE} is damaged or not of this library ({error!r})") from error
+    if version > FORMAT_VERSION:
+        raise ModelError(f"{source} has format {version}, newer than this library knows ({FORMAT_VERSION}): upgrade it")
+    return config
+
+
+def _init_arguments(config: dict, source: str) -> dict:
+    arguments = {k: v for k, v in config.items() if k not in ("method", "format_version")}
+    unknown = arguments.keys() - AnomalyDetector._hub_mixin_init_parameters.keys()
+    if unknown:
+        raise ModelError(f"{source}: {CONFIG_FILE} holds settings unknown to this library: {', '.join(sorted(unknown))}")
+    return arguments
+
+
+def _read_weights(path: Path, source: str) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{source}: {WEIGHTS_FILE} is truncated or not a safetensors file ({error})") from error

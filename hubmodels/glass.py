@@ -1,0 +1,22 @@
+"""GLASS: the same head, trained against synthesised global (feature) and local (picture) anomalies.
+
+Paper: Chen et al., "A Unified Anomaly Synthesis Strategy with Gradient Ascent for Industrial Anomaly Detection and
+Localization", ECCV 2024, arXiv 2407.09359. Official code: https://github.com/cqylunlun/GLASS/tree/f788d56 (MIT).
+
+Differences from the official code: no per-category exception for toothbrush and wood by default (`resize=329` gives
+its centre crop); aggregation is a grouped convolution (equal results); the verdict is calibrated on held-out normal
+pictures. What only training needs (hypothesis, centre, ascent) is not part of the model.
+"""
+
+from torch import Tensor
+
+from hubmodels.detector import AnomalyDetector
+
+
+class GLASS(AnomalyDetector):
+    __doc__ = AnomalyDetector.__doc__.replace(" Use `SimpleNet` or `GLASS`.", " GLASS, ECCV 2024.")
+    method = "glass"
+
+    def logits_to_scores(self, logits: Tensor) -> Tensor:
+        """Anomaly logits -> patch scores: anomaly probabilities in (0, 1)."""
+        return logits.sigmoid()

@@ -1,0 +1,187 @@
+"""Anomaly map -> colours, overlays, contours and side-by-side panels, with numpy and Pillow only.
+
+Colours mean the same in every picture. They are anchored at the detector's calibration, never at the picture's own
+minimum and maximum, which would light up the least dull corner of a perfectly good part: level 0 is the median pixel
+of held-out normals, level 1 the pixel threshold. Lightness rises with the level all along the scale and the hue runs
+from blue to yellow, the axis that colour-blind eyes keep; outlines are white on black, and verdicts are words.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from hubmodels.scoring import AnomalyPrediction
+
+# The step at level 1 is meant: a pixel is on one side of its threshold or on the other.
+LEVELS = (0.0, 0.5, 0.99, 1.0, 1.5, 2.0)
+COLOURS = ((16, 22, 48), (38, 54, 92), (74, 96, 132), (224, 128, 0), (255, 178, 24), (255, 244, 130))
+STEPS_PER_LEVEL = 100
+PALETTE_LEVELS = np.arange(2 * STEPS_PER_LEVEL + 1) / STEPS_PER_LEVEL
+PALETTE = np.column_stack(
+    [np.interp(PALETTE_LEVELS, LEVELS, channel) for channel in zip(*COLOURS, strict=True)]
+).astype(np.uint8)
+SMALLEST_SPAN = 1e-12  # keeps a degenerate calibration (all held-out pixels alike) from dividing by zero
+
+# Levels between which an overlay fades in, quadratically: a faint suspicion must not look like dirt on a good part.
+INVISIBLE_BELOW, FULL_FROM = 0.5, 1.0
+GT_COLOUR, GT_OPACITY = (0, 190, 200), 0.45  # not on the heat scale, so that truth is not taken for a prediction
+INK, FAINT_INK, PAPER = (24, 28, 36), (96, 104, 116), (255, 255, 255)
+
+
+def colour_level(prediction: AnomalyPrediction) -> NDArray[np.float32]:
+    """Where each pixel stands between normal (0) and the pixel threshold (1).
+
+    Returns:
+        (H, W), unbounded: negative is calmer than the median held-out pixel, above 1 is in the mask.
+
+    Raises:
+        ValueError: the prediction comes from a detector that is not calibrated.
+    """
+    normal, threshold = prediction.normal_level, prediction.pixel_threshold
+    if normal is None or threshold is None:
+        raise ValueError(
+            "This prediction has no normal level and no pixel threshold, so its colours would mean nothing: "
+            "calibrate the detector on held-out normal pictures first."
+        )
+    span = max(threshold - normal, SMALLEST_SPAN)
+    return ((prediction.anomaly_map - min(normal, threshold)) / span).astype(np.float32)
+
+
+def colourise(level: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Colours (H, W, 3) of levels (H, W): dark blue up to 0, slate just below 1, amber at 1, light yellow from 2."""
+    return PALETTE[(np.clip(level, 0, 2) * STEPS_PER_LEVEL).astype(np.uint8)]
+
+
+def heat_map(prediction: AnomalyPrediction) -> Image.Image:
+    """The anomaly map as an RGB picture of its own size; raises ValueError as `colour_level` does."""
+    return Image.fromarray(colourise(colour_level(prediction)))
+
+
+def overlay(picture: Image.Image, prediction: AnomalyPrediction, opacity: float = 0.6) -> Image.Image:
+    """The picture under its heat map, the predicted mask outlined.
+
+    Below level 0.5 the picture is untouched, so a good part looks like itself; from level 1 the heat has its full
+    opacity.
+
+    Args:
+        picture: RGB, of the size of the anomaly map.
+        opacity: in [0, 1], of the heat from level 1 on.
+
+    Raises:
+        ValueError: picture and map differ in size, the prediction is not calibrated, or the opacity is out of range.
+    """
+    if not 0 <= opacity <= 1:
+        raise ValueError(f"The opacity must lie between 0 and 1, not {opacity}.")
+    level = colour_level(prediction)
+    pixels = _pixels_like(picture, level, "anomaly map")
+    shown = level > INVISIBLE_BELOW
+    fade = np.minimum((level[shown] - INVISIBLE_BELOW) / (FULL_FROM - INVISIBLE_BELOW), 1) ** 2
+    pixels[shown] = _blended(pixels[shown], colourise(level[shown]), opacity * fade[:, None])
+    return Image.fromarray(_outlined(pixels, prediction.mask))
+
+
+def contour(mask: NDArray[np.bool_], thickness: int) -> NDArray[np.bool_]:
+    """Outline of a mask (H, W), `thickness` pixels wide and inside it; beyond the picture's edge nothing is masked."""
+    outside = np.pad(~mask, 1, constant_values=True)
+    return mask & _grown(outside, thickness)[1:-1, 1:-1]
+
+
+def panel(
+    picture: Image.Image,
+    gt_mask: NDArray[np.bool_] | None,
+    predictions: Mapping[str, AnomalyPrediction],
+    height: int = 256,
+) -> Image.Image:
+    """Side by side: input | ground truth | the overlay of each method, each under a caption.
+
+    Args:
+        picture: RGB, of the size of every anomaly map.
+        gt_mask: (H, W), nonzero = anomalous; None leaves that column out.
+        predictions: by the name to print, in the order to show; the caption adds verdict, score and p-value.
+        height: of the pictures in pixels; the caption strip and the margins come on top.
+
+    Raises:
+        ValueError: a mask or map differs in size from the picture, or a prediction is not calibrated.
+    """
+    columns = [(picture.convert("RGB"), "input", None, "")]
+    if gt_mask is not None:
+        columns.append((_truth(picture, gt_mask), "ground truth", bool(np.any(gt_mask)), ""))
+    for name, prediction in predictions.items():
+        columns.append((overlay(picture, prediction), name, prediction.is_anomalous, _numbers(prediction)))
+    drawn = [_column(*column, height) for column in columns]
+    gap = max(4, height // 32)
+    sheet = Image.new("RGB", (sum(d.width + gap for d in drawn) + gap, drawn[0].height + 2 * gap), PAPER)
+    left = gap
+    for column in drawn:
+        sheet.paste(column, (left, gap))
+        left += column.width + gap
+    return sheet
+
+
+def _pixels_like(picture: Image.Image, grid: NDArray, what: str) -> NDArray[np.uint8]:
+    pixels = np.array(picture.convert("RGB"))  # a copy, to be drawn on
+    if pixels.shape[:2] != grid.shape:
+        raise ValueError(
+            f"The {what} has shape {grid.shape}, the picture {pixels.shape[:2]} (height, width): "
+            "hand in the very picture it belongs to, at the same size."
+        )
+    return pixels
+
+
+def _blended(pixels: NDArray[np.uint8], colour: ArrayLike, opacity: ArrayLike) -> NDArray[np.uint8]:
+    """Mixes `colour` into `pixels`, both (n, 3), by `opacity` in [0, 1]."""
+    pixels = pixels.astype(np.float32)
+    return np.rint(pixels + opacity * (colour - pixels)).astype(np.uint8)
+
+
+def _grown(mask: NDArray[np.bool_], radius: int) -> NDArray[np.bool_]:
+    """The mask and all within `radius` rows and columns of it."""
+    window = 2 * radius + 1
+    for _ in range(2):  # rows, then columns; running counts cost the same for every radius
+        counts = np.cumsum(np.pad(mask, ((radius + 1, radius), (0, 0))), axis=0, dtype=np.int32)
+        mask = (counts[window:] != counts[:-window]).T
+    return mask
+
+
+def _outlined(pixels: NDArray[np.uint8], mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """Draws on `pixels` the mask's outline in white with a black rim, so that it shows on any picture."""
+    thickness = max(1, round(min(mask.shape) / 200))
+    pixels[_grown(mask, thickness) & ~mask] = 0
+    pixels[contour(mask, thickness)] = 255
+    return pixels
+
+
+def _truth(picture: Image.Image, gt_mask: NDArray[np.bool_]) -> Image.Image:
+    marked = np.asarray(gt_mask) != 0
+    pixels = _pixels_like(picture, marked, "ground-truth mask")
+    pixels[marked] = _blended(pixels[marked], GT_COLOUR, GT_OPACITY)
+    return Image.fromarray(_outlined(pixels, marked))
+
+
+def _numbers(prediction: AnomalyPrediction) -> str:
+    return f"score {prediction.image_score:#.3g}   p = {prediction.p_value:.2g}"
+
+
+def _column(picture: Image.Image, name: str, is_anomalous: bool | None, numbers: str, height: int) -> Image.Image:
+    """One picture, `height` high, under two lines: the name with its verdict, and the numbers."""
+    size = max(11, height // 16)
+    font, small = ImageFont.load_default(size), ImageFont.load_default(max(10, size * 7 // 8))
+    verdict = {None: "", True: "defective", False: "good"}[is_anomalous]
+    shown = picture.resize((max(1, round(picture.width * height / picture.height)), height), Image.Resampling.LANCZOS)
+
+    badge = font.getlength(verdict) + size
+    width = int(max(shown.width, font.getlength(name) + size + badge, small.getlength(numbers)))
+    strip = 3 * size
+    column = Image.new("RGB", (width, strip + height), PAPER)
+    column.paste(shown, (0, strip))
+    draw = ImageDraw.Draw(column)
+    draw.text((0, size * 0.75), name, INK, font, anchor="lm")
+    draw.text((0, size * 2.2), numbers, FAINT_INK, small, anchor="lm")
+    if verdict:
+        fill, ink = (INK, PAPER) if is_anomalous else (PAPER, INK)
+        box = (width - badge, 0, width - 1, size * 1.5)
+        draw.rounded_rectangle(box, radius=size * 0.75, fill=fill, outline=INK)
+        draw.text((width - badge / 2, size * 0.75), verdict, ink, font, anchor="mm")
+    return column

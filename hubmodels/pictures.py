@@ -1,0 +1,262 @@
+"""A user's picture -> model input, and the anomaly map back to the picture's own size; all input checks live here.
+
+Pictures come from cameras, phones, scans and scripts. `read_picture` turns every sensible one into the same thing, an
+upright 8-bit RGB picture, and refuses the others with a `PictureError` that names the cause and what to do. Nothing is
+stretched to the picture's own range: brightness is evidence, and the same grey must mean the same in every picture.
+"""
+
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+MAX_PIXELS = 64_000_000  # checked from the header, before decoding: a file of some kB can hold gigabytes of zeros
+MIN_SIDE = 8  # pixels; anything thinner holds no patch to inspect
+
+# Named, not "all that Pillow knows": some of its readers start other programs (EPS runs Ghostscript).
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "AVIF", "JPEG2000")
+
+Picture = str | os.PathLike | bytes | Image.Image | np.ndarray | Tensor
+
+
+class PictureError(ValueError):
+    """The one error for a picture that cannot be inspected; the message names the cause and what to do."""
+
+
+def read_picture(picture: Picture) -> Image.Image:
+    """Any picture -> RGB picture, 8 bit per channel, upright (EXIF orientation applied), at its own size.
+
+    16-bit samples are scaled by 255/65535, floats in [0, 1] by 255. Alpha is dropped and the camera's pixels under it
+    are kept: a transparent background is not replaced by a colour that the model would have to judge.
+
+    Args:
+        picture: path, encoded bytes, PIL image, array (H, W) or (H, W, 1|3|4), or tensor (H, W) or (1|3|4, H, W);
+            arrays and tensors are bool, uint8, uint16, or float in [0, 1]. Left unchanged.
+
+    Raises:
+        PictureError: missing, empty, corrupt, animated, too large, too small, or samples of unknown meaning.
+    """
+    if isinstance(picture, Tensor):
+        return _from_tensor(picture)
+    if isinstance(picture, np.ndarray):
+        return _from_array(picture)
+    if isinstance(picture, Image.Image):
+        path = getattr(picture, "filename", "")
+        return _from_pillow(picture, _quoted(Path(os.fsdecode(path))) if path else "the picture")
+    if isinstance(picture, bytes | str | os.PathLike):
+        return _from_file(picture)
+    raise PictureError(
+        f"a {type(picture).__name__} is not a picture; pass a path, bytes, a PIL image, a numpy array or a tensor"
+    )
+
+
+def to_image(picture: Image.Image, image_size: int, resize: int | None = None) -> Tensor:
+    """RGB picture -> model input (3, S, S), float32 in [0, 1], not yet normalised.
+
+    The whole picture is resized to (resize, resize), bilinear and antialiased, then the centre is cropped to S. A
+    picture that is not square is squashed, so that no part escapes inspection; for the square MVTec AD pictures this
+    equals `Resize` and `CenterCrop` of both reference codes.
+
+    Args:
+        picture: what `read_picture` returns.
+        image_size: side S of the result.
+        resize: side before the crop, at least S; S (no crop) if not given.
+
+    Raises:
+        ValueError: resize is smaller than image_size.
+    """
+    resize = image_size if resize is None else resize
+    start = _crop_start(resize, image_size)
+    resized = picture.resize((resize, resize), Image.Resampling.BILINEAR)
+    cropped = resized.crop((start, start, start + image_size, start + image_size))
+    return torch.from_numpy(np.array(cropped)).permute(2, 0, 1).contiguous().float() / 255
+
+
+def to_picture_size(anomaly_map: Tensor, size: tuple[int, int], resize: int | None = None) -> np.ndarray:
+    """Anomaly map of the model input (S, S) -> map of the picture (height, width), float32; inverts `to_image`.
+
+    Bilinear (align_corners=False), antialiased where it shrinks. Values are never rescaled and stay within the range
+    of the map. When resize > S, the crop is first put back in its place; the border outside the crop was not inspected
+    and gets the map's minimum, which claims nothing there.
+
+    Args:
+        anomaly_map: higher = more anomalous, on any device.
+        size: (height, width) of the picture.
+        resize: the one given to `to_image`.
+    """
+    values = anomaly_map.detach().float().cpu()  # the small map travels, not the large one
+    low, high = values.min(), values.max()
+    if resize is not None and resize != values.shape[-1]:
+        start = _crop_start(resize, values.shape[-1])
+        end = resize - values.shape[-1] - start
+        values = F.pad(values, (start, end, start, end), value=low.item())
+    # antialias changes nothing along a side that grows
+    resized = F.interpolate(values[None, None], size=size, mode="bilinear", align_corners=False, antialias=True)
+    return resized[0, 0].clamp(low, high).contiguous().numpy()  # the filter's weights sum to 1 only up to rounding
+
+
+def _crop_start(resize: int, image_size: int) -> int:
+    """First row and column of the centre crop, rounded as torchvision does (half to even)."""
+    if resize < image_size:
+        raise ValueError(f"resize {resize} is smaller than image_size {image_size}; the crop needs at least as much")
+    return round((resize - image_size) / 2)
+
+
+def _from_file(picture: str | os.PathLike | bytes) -> Image.Image:
+    """Path or encoded bytes -> RGB picture."""
+    if isinstance(picture, bytes):
+        name, stream = "the picture", BytesIO(picture)
+    else:
+        path = Path(os.fsdecode(picture))
+        name = _quoted(path)
+        stream = _open_stream(path, name)
+    with stream, _read_header(stream, name) as image:
+        return _from_pillow(image, name)
+
+
+def _open_stream(path: Path, name: str) -> BinaryIO:
+    """Regular file -> its open stream; a pipe or device could block or never end."""
+    if os.path.isdir(path):  # unlike Path.is_dir, it does not raise for impossible names
+        raise PictureError(f"{name} is a folder; pass one picture file")
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise PictureError(f"{name} is not a regular file; pass a picture file")
+    try:
+        return path.open("rb")
+    except FileNotFoundError as error:
+        raise PictureError(f"{name} does not exist; check the path (web addresses are not fetched)") from error
+    except (OSError, ValueError) as error:
+        cause = getattr(error, "strerror", None) or error
+        raise PictureError(f"{name} cannot be opened ({cause}); check the path and its permissions") from error
+
+
+def _read_header(stream: BinaryIO, name: str) -> Image.Image:
+    """Open stream -> picture that knows its size and mode, not yet decoded."""
+    with _decoding(name):
+        if not stream.read(1):
+            raise PictureError(f"{name} is empty (0 bytes); save or upload it again")
+        stream.seek(0)
+        with warnings.catch_warnings():  # our own limit speaks in `_check_size`
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            return Image.open(stream, formats=FORMATS)
+
+
+@contextmanager
+def _decoding(name: str) -> Iterator[None]:
+    """Turns what Pillow raises on broken files into a PictureError."""
+    try:
+        yield
+    except PictureError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise PictureError(f"{name} has more than {MAX_PIXELS:,} pixels; shrink or tile it first") from error
+    except UnidentifiedImageError as error:
+        raise PictureError(
+            f"{name} is not a picture in a known format; save it as PNG, JPEG, WebP, BMP or TIFF"
+        ) from error
+    except Exception as error:  # OSError, SyntaxError, struct.error, ...: every format's parser has its own
+        raise PictureError(f"{name} is corrupt or truncated; save, export or upload it again") from error
+
+
+def _from_pillow(image: Image.Image, name: str) -> Image.Image:
+    """PIL image of any mode -> upright RGB picture."""
+    _check_size(image.height, image.width, name)
+    with _decoding(name):
+        # MPO is what many phones call a JPEG: the photo first, then previews or a depth map
+        if getattr(image, "is_animated", False) and image.format != "MPO":
+            raise PictureError(f"{name} has several frames or pages; save the one to inspect as PNG")
+        upright = ImageOps.exif_transpose(image)
+    if upright.mode == "F" or upright.mode.startswith("I"):  # I, I;16, I;16L, I;16B: Pillow would clip at 255
+        return _from_array(_wide_samples(upright, name), name)
+    if upright.mode == "P":  # without the detour Pillow warns about a transparent palette
+        upright = upright.convert("RGBA")
+    try:
+        return upright.convert("RGB")
+    except ValueError as error:
+        raise PictureError(f"{name} has colour mode {upright.mode}; save it as RGB or grey") from error
+
+
+def _wide_samples(image: Image.Image, name: str) -> np.ndarray:
+    """Grey picture with more than 8 bit -> samples (H, W), uint16 or float."""
+    samples = np.asarray(image)
+    if image.mode != "I":
+        return samples
+    if samples.min() < 0 or samples.max() > 65535:
+        raise PictureError(
+            f"{name} has 32-bit values from {samples.min()} to {samples.max()}; save it with 16 bit (0 to 65535)"
+        )
+    return samples.astype(np.uint16)
+
+
+def _from_tensor(tensor: Tensor) -> Image.Image:
+    """Tensor (H, W) or (1|3|4, H, W) -> RGB picture."""
+    planes = tensor.detach()[None] if tensor.ndim == 2 else tensor.detach()
+    if planes.ndim != 3 or planes.shape[0] not in (1, 3, 4):
+        raise PictureError(
+            f"a tensor of shape {tuple(tensor.shape)} is not a picture; pass one picture at a time (images[0]) "
+            "as (H, W), (1, H, W), (3, H, W) or (4, H, W)"
+        )
+    planes = planes.float() if planes.is_floating_point() else planes  # numpy has no bfloat16
+    return _from_array(planes.movedim(0, -1).cpu().numpy(), "the tensor")
+
+
+def _from_array(array: np.ndarray, name: str = "the array") -> Image.Image:
+    """Array (H, W) or (H, W, 1|3|4) -> RGB picture."""
+    samples = array[..., None] if array.ndim == 2 else array
+    if samples.ndim != 3 or samples.shape[-1] not in (1, 3, 4):
+        raise PictureError(
+            f"an array of shape {array.shape} is not a picture; pass one picture at a time "
+            "as (H, W), (H, W, 1), (H, W, 3) or (H, W, 4)"
+        )
+    _check_size(*samples.shape[:2], name)
+    colours = _to_uint8(samples[..., :3], name)
+    return Image.fromarray(np.ascontiguousarray(np.broadcast_to(colours, (*colours.shape[:2], 3))))
+
+
+def _to_uint8(samples: np.ndarray, name: str) -> np.ndarray:
+    """Samples of a known full scale -> [0, 255]."""
+    kind = samples.dtype.kind + str(samples.dtype.itemsize)  # like "u2", whatever the byte order
+    if kind == "b1":
+        return samples.astype(np.uint8) * np.uint8(255)
+    if kind == "u1":
+        return samples
+    if kind == "u2":
+        return ((samples.astype(np.uint32) + 128) // 257).astype(np.uint8)  # times 255/65535 = 1/257, rounded
+    if kind[0] != "f":
+        raise PictureError(f"{name} has dtype {samples.dtype}; convert to uint8, uint16, or float in [0, 1]")
+    low, high = samples.min(), samples.max()
+    if not np.isfinite([low, high]).all():
+        raise PictureError(f"{name} holds NaN or infinite values; replace them")
+    if low < 0 or high > 1:
+        raise PictureError(
+            f"{name} has float values from {low:.4g} to {high:.4g}; scale to [0, 1] (8-bit values: divide by 255)"
+        )
+    return np.rint(samples * 255).astype(np.uint8)
+
+
+def _check_size(height: int, width: int, name: str) -> None:
+    if height * width == 0:
+        raise PictureError(f"{name} has no pixels ({width} x {height}); check how it was cut or saved")
+    if height * width > MAX_PIXELS:
+        raise PictureError(f"{name} has {width} x {height} pixels, more than {MAX_PIXELS:,}; shrink or tile it first")
+    if min(height, width) < MIN_SIDE:
+        raise PictureError(
+            f"{name} has {width} x {height} pixels; too thin to inspect, crop with sides of at least {MIN_SIDE}"
+        )
+
+
+def _quoted(path: Path) -> str:
+    """File name for messages: no folders (they may be private), printable whatever its characters, never long."""
+    name = path.name or str(path)
+    return repr(name if len(name) <= 80 else name[:77] + "...")

@@ -1,0 +1,21 @@
+"""SimpleNet: a linear adaptor and a two-layer discriminator, trained against Gaussian noise on features.
+
+Paper: Liu et al., "SimpleNet: A Simple Network for Image Anomaly Detection and Localization", CVPR 2023,
+arXiv 2303.15140. Official code: https://github.com/DonaldRR/SimpleNet/tree/351a2b8 (MIT).
+
+Differences from the official code: the whole picture is inspected by default (`resize=329` gives its centre crop);
+aggregation is a grouped convolution (equal results); the verdict is calibrated on held-out normal pictures.
+"""
+
+from torch import Tensor
+
+from hubmodels.detector import AnomalyDetector
+
+
+class SimpleNet(AnomalyDetector):
+    __doc__ = AnomalyDetector.__doc__.replace(" Use `SimpleNet` or `GLASS`.", " SimpleNet, CVPR 2023.")
+    method = "simplenet"
+
+    def logits_to_scores(self, logits: Tensor) -> Tensor:
+        """Normality logits (high = normal, unbounded) -> patch scores, s = -D(q) (paper, equation 6)."""
+        return -logits

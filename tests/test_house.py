@@ -1,0 +1,124 @@
+"""The house keeps its walls: who may import whom, and names that would shadow an installed package.
+
+The checker is first shown to catch violations on small sources; a structural test that cannot fail checks nothing.
+"""
+
+import ast
+import re
+import sys
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+TRAINING_ONLY = {"accelerate", "datasets", "pandas", "scipy", "sklearn"}
+FORBIDDEN = {
+    "app.py": {"training", "tests", "accelerate"},
+    "hubmodels": {"training", "app", "tests", "gradio", *TRAINING_ONLY},
+    "hubmodels/simplenet.py": {"hubmodels.glass"},
+    "hubmodels/glass.py": {"hubmodels.simplenet"},
+    "training": {"app", "tests", "gradio"},
+}
+
+
+def imported(source: str, package: str = "") -> set[str]:
+    """Absolute dotted names that a module of `package` imports anywhere in it, lazily too.
+
+    `from a import b` counts as `a` and as `a.b`, since b may be a module. Dynamic imports count where the name is a
+    literal.
+    """
+    names = set()
+    for node in ast.walk(ast.parse(source)):
+        match node:
+            case ast.Import():
+                names |= {alias.name for alias in node.names}
+            case ast.ImportFrom():
+                parents = package.split(".")[: len(package.split(".")) + 1 - node.level] if node.level else []
+                module = ".".join([*parents, *([node.module] if node.module else [])])
+                names |= {module} | {f"{module}.{alias.name}" for alias in node.names}
+            case ast.Call(
+                func=ast.Name(id="__import__" | "import_module") | ast.Attribute(attr="import_module"),
+                args=[ast.Constant(value=str(name)), *_],
+            ):
+                names.add(name)
+    return names
+
+
+def violations(source: str, forbidden: Iterable[str], package: str = "") -> set[str]:
+    """The forbidden modules that a source imports, themselves or something inside them."""
+    names = imported(source, package)
+    return {module for module in forbidden if any(f"{name}.".startswith(f"{module}.") for name in names)}
+
+
+def sources(room: str) -> list[Path]:
+    place = ROOT / room
+    return [place] if place.is_file() else sorted(place.rglob("*.py"))
+
+
+def shadowed(stems: Iterable[str]) -> set[str]:
+    """Names that `accelerate launch training/train.py`, which puts training/ first on the path, would take away."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"].values()
+    required = [*project["dependencies"], *(name for extra in extras for name in extra)]
+    distributions = {re.match(r"[\w-]+", requirement)[0] for requirement in required}
+    return set(stems) & (distributions | {"PIL", "evaluate", "sklearn"} | sys.stdlib_module_names)
+
+
+@pytest.mark.parametrize(
+    ("source", "caught"),
+    [
+        ("import training", True),
+        ("import training.data as d", True),
+        ("from training.data import samples", True),
+        ("def late():\n    from training import data", True),
+        ("import importlib\nimportlib.import_module('training.data')", True),
+        ("import training_free, hubmodels.training_notes", False),
+        ("from .training import x", False),  # hubmodels.training, a module of the package's own
+        ("text = 'import training'", False),
+    ],
+)
+def test_the_checker_catches_what_it_should(source, caught):
+    assert violations(source, {"training"}, "hubmodels") == ({"training"} if caught else set())
+
+
+def test_the_checker_resolves_relative_imports():
+    assert imported("from . import glass", "hubmodels") == {"hubmodels", "hubmodels.glass"}
+    assert imported("from .glass import GLASS", "hubmodels") == {"hubmodels.glass", "hubmodels.glass.GLASS"}
+    assert imported("from ..b import c", "a.x") == {"a.b", "a.b.c"}
+    assert violations("from .glass import GLASS", {"hubmodels.glass"}, "hubmodels") == {"hubmodels.glass"}
+
+
+@pytest.mark.parametrize("room", FORBIDDEN)
+def test_imports_flow_one_way(room):
+    files = sources(room)
+    assert files, f"{room} is empty or gone: the walls around it guard nothing"
+    for file in files:
+        package = ".".join(file.relative_to(ROOT).parent.parts)
+        found = violations(file.read_text(encoding="utf-8"), FORBIDDEN[room], package)
+        assert not found, f"{file.relative_to(ROOT)} imports {', '.join(sorted(found))}"
+
+
+def test_no_file_is_named_after_nothing():
+    """A `utils.py` collects what nobody placed, and then everybody imports it."""
+    rooms = (ROOT / room for room in ("hubmodels", "training", "tests", "benchmarks"))
+    nameless = [file for room in rooms for file in room.rglob("*.py") if file.stem in {"utils", "helpers", "misc"}]
+    assert nameless == []
+
+
+def test_no_training_module_shadows_an_installed_package():
+    assert shadowed(["datasets", "accelerate", "evaluate", "json", "data"]) == {
+        "datasets",
+        "accelerate",
+        "evaluate",
+        "json",
+    }
+    assert shadowed(file.stem for file in sources("training")) == set()
+
+
+def test_requirements_of_the_space_are_the_runtime_dependencies():
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    required = [line for line in lines if line and not line.startswith("#")]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert required == project["dependencies"]

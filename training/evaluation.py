@@ -1,0 +1,151 @@
+"""The detector that ships meets the test pictures, once, after training: metrics, raw scores, panels, summary.
+
+Protocol `last`: the last checkpoint, raw scores, maps and masks at the pictures' own sizes, mask pixel = grey > 127.
+"""
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from tqdm import tqdm
+
+from hubmodels.detector import AnomalyDetector
+from hubmodels.heatmap import panel
+from hubmodels.scoring import AnomalyPrediction
+from training.data import Category, Sample
+from training.metrics import PixelMetrics, false_alarm_rate, image_metrics, recall_at_threshold
+
+PROTOCOL = "last"
+BATCH_SIZE = 8
+HEADLINE = ("image_auroc", "image_ap", "image_f1_max", "pixel_auroc", "pixel_ap", "pixel_f1_max", "aupro")
+TEXTURES = ("carpet", "grid", "leather", "tile", "wood")  # of MVTec AD; its other ten categories are objects
+OBJECTS = (
+    *("bottle", "cable", "capsule", "hazelnut", "metal_nut"),
+    *("pill", "screw", "toothbrush", "transistor", "zipper"),
+)
+
+
+def evaluate(detector: AnomalyDetector, category: Category, folder: Path) -> dict[str, float]:
+    """Metrics over the category's test pictures; writes `scores.parquet` and `panels/*.png` into the folder.
+
+    Pixel metrics need a mask for every anomalous picture, image metrics both kinds of picture; what cannot be
+    computed is left out. Without test pictures the result is empty.
+    """
+    if not category.test:
+        return {}
+    rows, pixels = [], PixelMetrics() if category.has_masks else None
+    for sample, prediction in _predict_all(detector, category.test):
+        rows.append(_row(sample, prediction))
+        if pixels is not None:
+            pixels.update(prediction.anomaly_map, sample.read_mask(prediction.anomaly_map.shape))
+    pq.write_table(pa.Table.from_pylist(rows), folder / "scores.parquet")
+    _draw_panels(detector, category, rows, folder / "panels")
+    return _image_metrics(rows) | (pixels.compute() if pixels is not None else {})
+
+
+def _predict_all(detector: AnomalyDetector, samples: tuple[Sample, ...]) -> Iterable[tuple[Sample, AnomalyPrediction]]:
+    progress = tqdm(total=len(samples), desc="test pictures", unit="picture", leave=False, disable=None)
+    for start in range(0, len(samples), BATCH_SIZE):
+        batch = samples[start : start + BATCH_SIZE]
+        predictions = detector.predict_batch([sample.read() for sample in batch])
+        progress.update(len(batch))
+        yield from zip(batch, predictions, strict=True)
+    progress.close()
+
+
+def _row(sample: Sample, prediction: AnomalyPrediction) -> dict:
+    return {
+        "name": sample.name,
+        "defect_type": sample.defect_type,
+        "label": sample.label,
+        "image_score": prediction.image_score,
+        "p_value": prediction.p_value,
+        "threshold": prediction.threshold,
+        "is_anomalous": prediction.is_anomalous,
+        "map_max": float(prediction.anomaly_map.max()),
+    }
+
+
+def _image_metrics(rows: list[dict]) -> dict[str, float]:
+    scores, labels = [row["image_score"] for row in rows], [row["label"] for row in rows]
+    metrics, threshold = {}, rows[0]["threshold"]
+    if len(set(labels)) == 2:
+        metrics |= image_metrics(scores, labels)
+    if threshold is not None and 0 in labels:
+        metrics["false_alarm_rate"] = false_alarm_rate(scores, labels, threshold)
+    if threshold is not None and 1 in labels:
+        metrics["recall_at_threshold"] = recall_at_threshold(scores, labels, threshold)
+    return metrics
+
+
+def _draw_panels(detector: AnomalyDetector, category: Category, rows: list[dict], folder: Path) -> None:
+    """The most typical and the most misleading pictures: what a reader of the card wants to see."""
+    folder.mkdir(exist_ok=True)
+    samples = {sample.name: sample for sample in category.test}
+    for title, row in _chosen(rows).items():
+        sample = samples[row["name"]]
+        picture = sample.read()
+        mask = sample.read_mask((picture.height, picture.width))
+        panel(picture, mask, {detector.method: detector.predict(picture)}).save(folder / f"{title}.png")
+
+
+def _chosen(rows: list[dict]) -> dict[str, dict]:
+    chosen = {}
+    for kind, label in (("good", 0), ("defective", 1)):
+        ordered = sorted((row for row in rows if row["label"] == label), key=lambda row: row["image_score"])
+        if ordered:
+            chosen |= {f"{kind}_lowest": ordered[0], f"{kind}_median": ordered[len(ordered) // 2]}
+            chosen[f"{kind}_highest"] = ordered[-1]
+    return chosen
+
+
+def write_json(path: Path, content) -> None:
+    """Readable JSON, whole or not at all."""
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(content, indent=2) + "\n")
+    os.replace(partial, path)
+
+
+def summarise(folders: list[Path]) -> list[dict]:
+    """One row per model folder, then one row of means per (method, data set): all, and textures / objects on MVTec AD."""
+    reports = [json.loads((folder / "metrics.json").read_text()) for folder in folders]
+    rows = [_identity(report) | {k: report["metrics"].get(k) for k in HEADLINE} for report in reports]
+    groups: dict[tuple, list[dict]] = {}
+    for row in rows:
+        groups.setdefault((row["method"], row["dataset"]), []).append(row)
+    return rows + [mean for key, group in groups.items() if len(group) > 1 for mean in _means(*key, group)]
+
+
+def _identity(report: dict) -> dict:
+    return {key: report[key] for key in ("method", "dataset", "category", "protocol", "seed")}
+
+
+def _means(method: str, dataset: str, rows: list[dict]) -> list[dict]:
+    groups = {"mean": rows}
+    if dataset == "mvtec":
+        groups["mean of textures"] = [row for row in rows if row["category"] in TEXTURES]
+        groups["mean of objects"] = [row for row in rows if row["category"] in OBJECTS]
+    return [
+        {"method": method, "dataset": dataset, "category": f"{name} ({len(group)})", "protocol": PROTOCOL}
+        | {"seed": group[0]["seed"]}
+        | {key: _mean([row[key] for row in group]) for key in HEADLINE}
+        for name, group in groups.items()
+        if group
+    ]
+
+
+def _mean(values: list[float | None]) -> float | None:
+    return None if None in values else sum(values) / len(values)
+
+
+def summary_table(rows: list[dict]) -> str:
+    """Markdown table of summary rows in per cent; a dash where a metric cannot be computed."""
+    titles = ("I-AUROC", "I-AP", "I-F1-max", "P-AUROC", "P-AP", "P-F1-max", "AUPRO@0.3")
+    lines = ["| method | data set | category | " + " | ".join(titles) + " |", "|---|---|---|" + "--:|" * len(titles)]
+    for row in rows:
+        cells = ["-" if row[key] is None else f"{100 * row[key]:.1f}" for key in HEADLINE]
+        lines.append(f"| {row['method']} | {row['dataset']} | {row['category']} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)

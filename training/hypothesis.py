@@ -1,0 +1,95 @@
+"""Manifold or hypersphere: the geometry that GLASS assumes of a category's normal features.
+
+GLASS (Chen et al., ECCV 2024) confines its global anomalies to a shell around each feature (manifold) or around the centre of
+all features (hypersphere), and chooses by the spectrum of the mean training image: pictures that agree in layout keep
+structure in their mean, so that its spectrum fills a compact disc.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+from scipy import ndimage
+
+HYPERSPHERE_CATEGORIES = {"bottle", "cable", "pill", "screw", "transistor"}
+MANIFOLD_CATEGORIES = {
+    *("carpet", "grid", "leather", "tile", "wood"),
+    *("capsule", "hazelnut", "metal_nut", "toothbrush", "zipper"),
+}
+# The authors' own table for the 15 categories of MVTec AD.
+MVTEC_HYPOTHESIS: dict[str, str] = {
+    **dict.fromkeys(sorted(HYPERSPHERE_CATEGORIES), "hypersphere"),
+    **dict.fromkeys(sorted(MANIFOLD_CATEGORIES), "manifold"),
+}
+
+MEAN_SIZE = 288  # pixels, at which the training pictures are averaged
+SPECTRUM_SIZE = 289  # odd, so that one pixel of the shifted spectrum is its centre
+BLUR_SIZE = 39
+LOG_MAGNITUDE = 170.0  # a spectrum point is kept where 20 ln|F| of the 0..255 grey image exceeds it
+LATTICE_SIZE = 2 * SPECTRUM_SIZE  # extent of the lattice in which the disc's points are counted
+MIN_FILLING = 0.21  # of the box (l1) or of the disc (l2)
+MIN_RADIUS = 12.0
+MIN_POINTS = 60
+
+
+def mean_image(images: Sequence[np.ndarray]) -> np.ndarray:
+    """Average the pictures (H, W, 3) uint8, each stretched to 288 x 288; float64 in [0, 255]. ValueError without pictures."""
+    if len(images) == 0:
+        raise ValueError("no pictures to judge the hypothesis from; give the normal training pictures")
+    total = np.zeros((MEAN_SIZE, MEAN_SIZE, 3))
+    for image in images:
+        picture = Image.fromarray(image)
+        total += np.asarray(picture.resize((MEAN_SIZE, MEAN_SIZE), Image.Resampling.BILINEAR))
+    return total / len(images)
+
+
+def spectrum_points(mean: np.ndarray) -> np.ndarray:
+    """Offsets (N, 2) int, vertical and horizontal, of the strong spectrum points of a mean image (288, 288, 3) in [0, 255]."""
+    grey = Image.fromarray((mean @ [0.299, 0.587, 0.114]).astype(np.float32))
+    grey = np.asarray(grey.resize((SPECTRUM_SIZE, SPECTRUM_SIZE), Image.Resampling.BILINEAR))
+    blurred = ndimage.uniform_filter(grey.astype(np.float64), BLUR_SIZE, mode="mirror")
+    magnitude = np.abs(np.fft.fftshift(np.fft.fft2(blurred)))
+    return np.argwhere(magnitude > np.exp(LOG_MAGNITUDE / 20)) - SPECTRUM_SIZE // 2
+
+
+def spectrum_hypothesis(images: Sequence[np.ndarray]) -> tuple[str, dict[str, float]]:
+    """Judge "manifold" or "hypersphere" from normal pictures (H, W, 3) uint8; returns the verdict and its numbers.
+
+    N strong spectrum points reach as far as sx, sy, R from the centre. They fill l1 = N / (4 sx sy) of their box and l2 of
+    the lattice points within R; hypersphere iff (l1 > 0.21 or l2 > 0.21) and R > 12 and N > 60. Raises ValueError without
+    pictures.
+    """
+    offsets = spectrum_points(mean_image(images))
+    count = len(offsets)
+    reach_y, reach_x = np.abs(offsets).max(axis=0, initial=1)
+    radius_squared = (offsets**2).sum(axis=1).max(initial=0)
+    # As in the authors' code the lattice begins at the spectrum's corner: a disc beyond it is cut at the left and the top.
+    axis = np.arange(LATTICE_SIZE) - SPECTRUM_SIZE // 2
+    lattice_points = np.count_nonzero(axis[:, None] ** 2 + axis**2 <= radius_squared)
+    numbers = {
+        "l1": float(count / (4 * reach_x * reach_y)),
+        "l2": float(count / lattice_points),
+        "R": float(np.sqrt(radius_squared)),
+        "N": count,
+    }
+    filled = numbers["l1"] > MIN_FILLING or numbers["l2"] > MIN_FILLING
+    compact = filled and numbers["R"] > MIN_RADIUS and count > MIN_POINTS
+    return "hypersphere" if compact else "manifold", numbers
+
+
+def decide_hypothesis(choice: str, dataset: str, category: str, images: Sequence[np.ndarray]) -> tuple[str, str]:
+    """Decide the hypothesis of a run, and say why: (hypothesis, reason).
+
+    choice "manifold" or "hypersphere" is taken as it is; "table" reads the authors' table for the data set "mvtec" and
+    otherwise judges as "auto" does, by the spectrum of the normal pictures (H, W, 3) uint8. Raises ValueError for another
+    choice.
+    """
+    if choice in ("manifold", "hypersphere"):
+        return choice, "chosen by the user"
+    if choice not in ("auto", "table"):
+        raise ValueError(f"unknown hypothesis {choice!r}; choose auto, table, manifold or hypersphere")
+    if choice == "table" and dataset == "mvtec" and category in MVTEC_HYPOTHESIS:
+        return MVTEC_HYPOTHESIS[category], "from the table of GLASS for MVTec AD"
+    verdict, numbers = spectrum_hypothesis(images)
+    measured = ", ".join(f"{name} = {value:.3g}" for name, value in numbers.items())
+    return verdict, f"judged by the spectrum of the mean image ({measured})"

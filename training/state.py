@@ -1,0 +1,80 @@
+"""What a killed run continues from: weights, optimisers and average as safetensors. No pickle, no half-written file."""
+
+import json
+import os
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+OPTIMIZER, AVERAGE = "optimizer", "average"
+
+
+class TrainingState:
+    """Everything that changes while a job trains; what is random is a function of the epoch and needs no state.
+
+    Args:
+        head: adaptor and discriminator.
+        average: averaged weights, or None.
+        settings: JSON-plain settings that must be the same for a run to be continued.
+    """
+
+    def __init__(
+        self, head: nn.Module, optimizers: list[torch.optim.Optimizer], average: nn.Module | None, settings: dict
+    ) -> None:
+        self.head, self.optimizers, self.average, self.settings = head, optimizers, average, settings
+        self.epoch, self.seconds = 0, 0.0
+
+    def save(self, path: Path) -> None:
+        """Writes next to `path` and renames, so that a kill leaves the old state or the new one."""
+        tensors = {f"head.{k}": v for k, v in self.head.state_dict().items()}
+        for i, optimizer in enumerate(self.optimizers):
+            for index, values in optimizer.state_dict()["state"].items():
+                tensors |= {f"{OPTIMIZER}.{i}.{index}.{name}": value for name, value in values.items()}
+        if self.average is not None:
+            tensors |= {f"{AVERAGE}.{k}": v for k, v in self.average.state_dict().items()}
+        progress = {"epoch": self.epoch, "seconds": self.seconds, "settings": self.settings}
+        partial = path.with_suffix(".partial")
+        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, partial, {"json": json.dumps(progress)})
+        os.replace(partial, path)
+
+    def load(self, path: Path) -> None:
+        """Continues from `path` where it exists.
+
+        Raises:
+            ValueError: the state was saved under other settings.
+        """
+        if not path.is_file():
+            return
+        with safe_open(path, "pt") as file:
+            progress = json.loads(file.metadata()["json"])
+            tensors = {key: file.get_tensor(key) for key in file.keys()}
+        self._require_same(progress["settings"], path)
+        self.head.load_state_dict(_below(tensors, "head"))
+        for i, optimizer in enumerate(self.optimizers):
+            _load_optimizer(optimizer, _below(tensors, f"{OPTIMIZER}.{i}"))
+        if self.average is not None:
+            self.average.load_state_dict(_below(tensors, AVERAGE))
+        self.epoch, self.seconds = progress["epoch"], progress["seconds"]
+
+    def _require_same(self, saved: dict, path: Path) -> None:
+        changed = [k for k in self.settings.keys() | saved.keys() if self.settings.get(k) != saved.get(k)]
+        if changed:
+            raise ValueError(
+                f"{path.parent} holds an unfinished job with other settings ({', '.join(sorted(changed))}): continue it "
+                "with the same command, or delete that folder, or give another --output."
+            )
+
+
+def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {key.removeprefix(prefix + "."): value for key, value in tensors.items() if key.startswith(prefix + ".")}
+
+
+def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        index, name = key.split(".", 1)
+        state.setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
