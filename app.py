@@ -1,0 +1,253 @@
+"""The demo: a picture and a category in, the verdicts and heat maps of SimpleNet and GLASS side by side out.
+
+    python app.py --models runs            # models trained here
+    python app.py --namespace NAME         # models published on the Hub
+
+A Space has no command line: there HUBMODELS_MODELS or HUBMODELS_NAMESPACE says where the models are.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from functools import partial
+from html import escape
+from pathlib import Path
+
+import gradio as gr  # noqa: TID251
+from PIL import Image
+
+from hubmodels import AnomalyDetector, AnomalyPrediction, BackboneError, ModelError, PictureError, compare
+from hubmodels.catalog import METHODS, Catalog
+from hubmodels.heatmap import overlay
+from hubmodels.pictures import read_picture
+
+TITLE = "Is this part good?"
+INTRODUCTION = f"""# {TITLE}
+SimpleNet and GLASS learned from pictures of good parts only. Show them a part of a kind they know, and compare."""
+HINT = "Choose a category and give a picture of such a part: upload, paste or photograph it."
+EXPLANATION = """
+* **Heat map**: amber to yellow, outlined: above this method's pixel threshold; bluish: a faint suspicion; untouched:
+like good parts. The verdict comes from the image score, so that a small outline can lie on a good part.
+* **Image score**: higher = more anomalous. Each method has its own scale: compare verdicts and p-values, not scores.
+* **p-value**: the share of good parts that look at least this unusual, from good pictures kept out of training.
+* **Latency**: computing time for this picture, without reading it and drawing the heat map."""
+NO_MODELS = f"""# {TITLE}
+### No models yet
+This page compares SimpleNet and GLASS on your parts. Train a first category from a folder of pictures of good parts:
+```
+.venv/bin/python -m pip install -e '.[train]'
+.venv/bin/python training/train.py --data-root my_good_pictures --methods simplenet glass
+make demo MODELS=runs
+```
+Without a GPU, add `--backbone resnet18.tv_in1k --epochs 20` to the second line for a first impression.
+Models that somebody published on the Hub are shown by `make demo NAMESPACE=name`."""
+API = "Category label and picture -> status (HTML), then verdict (HTML) and heat map of SimpleNet and of GLASS."
+
+VERDICTS = {True: "Defective", False: "Good", None: "No verdict (not calibrated)"}
+TONES = {True: "defective", False: "good", None: ""}
+SHOWN_SIDE = 2048  # pixels; a larger heat map only costs the visitor's time
+EXAMPLE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}  # what a browser can show
+CSS = """
+.card { --tone: var(--border-color-primary); border: 1px solid var(--border-color-primary); border-radius: 8px;
+        border-left: 6px solid var(--tone); background: var(--block-background-fill); padding: 12px 16px;
+        color: var(--body-text-color); overflow-wrap: anywhere; }
+.card.defective { --tone: #e08000; } .card.good { --tone: #0a8f6a; } .card.failed { --tone: #c0392b; }
+.card h3 { margin: 0; font-size: 1rem; } .card p { margin: 4px 0 0; } .card dd { margin: 0; }
+.card .verdict { font-size: 1.6rem; font-weight: 700; line-height: 1.2; margin: 2px 0 8px; }
+.card dl { display: grid; grid-template-columns: auto 1fr; gap: 2px 12px; margin: 0; }
+.card dt, .card .note { opacity: 0.8; } .card .note { font-size: 0.85rem; }
+.html-container { padding: 0 !important; } footer .divider:last-child { display: none; }
+"""
+
+
+def inspect(catalog: Catalog, category: str | None, picture: str | None) -> list:
+    """One picture -> status, then for each of METHODS its card and its heat map; HTML and Gradio updates."""
+    nothing = [part for _ in METHODS for part in ("", _shown(None))]
+    if picture is None:
+        return [_status("", HINT), *nothing]
+    try:
+        upright = read_picture(picture)
+        detectors = catalog.load(category)
+        predictions = compare(detectors, upright)
+    except (PictureError, ModelError, BackboneError) as error:
+        return [_status("failed", f"<strong>Not inspected.</strong> {escape(str(error))}"), *nothing]
+    judged = {d.method: (d, p) for d, p in zip(detectors, predictions, strict=True)}
+    results = [_agreement({type(d).__name__: p.is_anomalous for d, p in judged.values()})]
+    for method in METHODS:
+        if method in judged:
+            results += [_verdict(*judged[method]), _heat_map(upright, judged[method][1])]
+        else:
+            results += [_absence(catalog, category, method), _shown(None)]
+    return results
+
+
+def _heat_map(picture: Image.Image, prediction: AnomalyPrediction) -> dict:
+    if prediction.is_anomalous is None:
+        return _shown(None)  # colours are anchored at the calibration
+    shown = overlay(picture, prediction)
+    shown.thumbnail((SHOWN_SIDE, SHOWN_SIDE))
+    return _shown(shown)
+
+
+def _shown(picture: Image.Image | None) -> dict:
+    return gr.update(value=picture, visible=picture is not None)  # a new one each time: Gradio empties it
+
+
+def _card(tone: str, content: str) -> str:
+    """`content` is HTML: whatever comes from outside has to be escaped in it."""
+    return f'<section class="card {tone}">{content}</section>'
+
+
+def _status(tone: str, content: str) -> str:
+    return _card(tone, f'<div role="status">{content}</div>')  # read out by screen readers
+
+
+def _verdict(detector: AnomalyDetector, prediction: AnomalyPrediction) -> str:
+    score = f"{prediction.image_score:.4g}"
+    if prediction.threshold is not None:
+        score += f" (threshold {prediction.threshold:.4g})"
+    rows = {
+        "Image score": score,
+        "p-value": _p_value(prediction.p_value),
+        "Latency": f"{prediction.latency_ms:.0f} ms",
+    }
+    listed = "".join(f"<dt>{name}</dt><dd>{escape(words)}</dd>" for name, words in rows.items())
+    return _card(
+        TONES[prediction.is_anomalous],
+        f"<h3>{type(detector).__name__}</h3><p class='verdict'>{VERDICTS[prediction.is_anomalous]}</p>"
+        f"<dl>{listed}</dl><p class='note'>Calibration: {escape(detector.calibration.describe())}.</p>",
+    )
+
+
+def _p_value(p: float | None) -> str:
+    if p is None:
+        return "none without calibration"
+    percent = f"{100 * p:.0f}" if p >= 0.01 else f"{100 * p:.1g}"
+    return f"p = {p:.2g}: {percent} % of good parts look at least this unusual"
+
+
+def _absence(catalog: Catalog, category: str, method: str) -> str:
+    name = METHODS[method].__name__
+    sources = [e.source for e in catalog.entries if (e.label, e.method) == (category, method)]
+    reasons = [catalog.problems[source] for source in sources if source in catalog.problems]
+    words = f"could not be loaded: {escape(reasons[0])}" if reasons else "has no model for this category yet."
+    return _card("", f"<h3>{name}</h3><p>{name} {words}</p>")
+
+
+def _problems(catalog: Catalog) -> str:
+    items = (f"<li>{escape(source)}: {escape(reason)}</li>" for source, reason in catalog.problems.items())
+    return f"<ul>{''.join(items)}</ul>"
+
+
+def _agreement(verdicts: dict[str, bool | None]) -> str:
+    """Method names and verdicts -> one sentence."""
+    said = ", ".join(f"{name} says {VERDICTS[verdict].lower()}" for name, verdict in verdicts.items())
+    if len(verdicts) == 1:
+        return _status("", f"Only one method looked: {said}.")
+    if None in verdicts.values():
+        return _status("", f"No comparison: {said}.")
+    if len(set(verdicts.values())) == 1:
+        verdict = next(iter(verdicts.values()))
+        return _status(TONES[verdict], f"<strong>Both methods agree: {VERDICTS[verdict].lower()}.</strong>")
+    return _status("", f"<strong>The methods disagree:</strong> {said}. Have a look yourself.")
+
+
+def _as_uploaded(image: gr.Image) -> gr.Image:
+    """Makes the component hand over the path of the very file. Gradio's own reading clips 16-bit pictures, decodes
+    before our limit of pixels, and answers a broken file by a bare "Error". (A subclass would write an `app.pyi`.)"""
+    image.preprocess = lambda upload: upload and upload.path
+    return image
+
+
+def build_demo(catalog: Catalog | None, examples: Sequence[Path] = ()) -> gr.Blocks:
+    """The page; without a catalog it says how to train a first category.
+
+    Args:
+        examples: pictures to choose from.
+    """
+    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(600, 3600)) as demo:
+        if catalog is None:
+            gr.Markdown(NO_MODELS)
+            return demo
+        gr.Markdown(INTRODUCTION)
+        with gr.Row():
+            with gr.Column(scale=2, min_width=280):
+                category = gr.Dropdown(catalog.categories(), label="Category")
+                sources = ["upload", "clipboard", "webcam"]
+                picture = _as_uploaded(gr.Image(label="Picture", type="filepath", sources=sources, height=320))
+                button = gr.Button("Inspect", variant="primary")
+                if examples:
+                    gr.Examples([str(path) for path in examples], picture, cache_examples=False)
+            with gr.Column(scale=5):
+                status = gr.HTML(_status("", HINT), label="Status")
+                outputs = [status]
+                buttons = ["download", "fullscreen"]  # the third, share, would upload the picture elsewhere
+                with gr.Row():
+                    for method in METHODS.values():
+                        with gr.Column(min_width=280):
+                            card = gr.HTML(label=f"{method.__name__} verdict")
+                            heat_map = gr.Image(label=f"{method.__name__} heat map", visible=False, buttons=buttons)
+                            outputs += [card, heat_map]
+                with gr.Accordion("How to read this", open=False):
+                    gr.Markdown(EXPLANATION)
+                if catalog.problems:
+                    with gr.Accordion(f"Models that cannot be used ({len(catalog.problems)})", open=False):
+                        gr.HTML(_problems(catalog))
+        gr.on(
+            [button.click, picture.change, category.change],
+            partial(inspect, catalog),
+            [category, picture],
+            outputs,
+            api_name="inspect",
+            api_description=API,
+            show_progress_on=status,
+            trigger_mode="always_last",
+        )
+    return demo.queue(max_size=16, default_concurrency_limit=1)
+
+
+def read_arguments() -> argparse.Namespace:
+    """The command line; where it names no models, the environment."""
+    parser = argparse.ArgumentParser(description="Compare SimpleNet and GLASS on a picture of a part.")
+    place = parser.add_mutually_exclusive_group()
+    place.add_argument("--models", metavar="DIR", help="folder of model folders, such as runs (HUBMODELS_MODELS)")
+    place.add_argument("--namespace", metavar="NAME", help="Hub user or organisation (HUBMODELS_NAMESPACE)")
+    parser.add_argument("--backbone-weights", metavar="FILE", help="default: bundled, local cache, Hub")
+    parser.add_argument("--examples", metavar="DIR", type=Path, help="folder of pictures to offer")
+    parser.add_argument("--host", help="default: 127.0.0.1, this machine only")
+    parser.add_argument("--port", type=int, help="default: the first free one from 7860")
+    args = parser.parse_args()
+    if not (args.models or args.namespace):
+        args.models, args.namespace = (os.environ.get(f"HUBMODELS_{name}") for name in ("MODELS", "NAMESPACE"))
+    if args.examples and not args.examples.is_dir():
+        parser.error(f"--examples {args.examples} is not a folder of pictures")
+    return args
+
+
+def main() -> None:
+    """Opens the catalog that was asked for and serves the page."""
+    args, catalog = read_arguments(), None
+    try:
+        if args.models:
+            catalog = Catalog.from_folder(args.models, args.backbone_weights)
+        elif args.namespace:
+            catalog = Catalog.from_namespace(args.namespace, args.backbone_weights)
+    except ModelError as error:
+        sys.exit(f"app.py: {error}")
+    pictures = sorted(args.examples.iterdir()) if args.examples else []
+    build_demo(catalog, [path for path in pictures if path.suffix.lower() in EXAMPLE_SUFFIXES]).launch(
+        server_name=args.host,
+        server_port=args.port,
+        theme=gr.themes.Soft(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
+        css=CSS,
+        footer_links=["api"],
+        run_history=False,
+        show_error=False,
+        max_file_size="64mb",
+        ssr_mode=False,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -85,8 +85,8 @@ def load_backbone(
         backbone = _shared.get((name, layers, sha256, torch.device("cpu"))) or _load(name, layers, weights)
         if sha256 is not None and backbone.fingerprint != sha256:
             raise BackboneError(
-                f"the weights found for {name} have the fingerprint {backbone.fingerprint[:12]}..., but this model was "
-                f"trained on {sha256[:12]}...: its scores would mean nothing. Give the right weights by "
+                f"the weights found for {name} have the fingerprint {backbone.fingerprint[:12]}..., but this model "
+                f"was trained on {sha256[:12]}...: its scores would mean nothing. Give the right weights by "
                 "`backbone_weights=FILE`."
             )
         return _share(backbone, device)
@@ -143,7 +143,7 @@ def find_weights(name: str) -> Path:
 @lru_cache
 def feature_channels(name: str, layers: tuple[int, ...]) -> tuple[int, ...]:
     """Channels of each layer's feature map, known without any weights."""
-    with torch.device("meta"):
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
         return tuple(_build(name, layers).feature_info.channels())
 
 
@@ -179,12 +179,13 @@ def _build(name: str, layers: tuple[int, ...]) -> nn.Module:
 
 def _read_network(name: str, layers: tuple[int, ...], weights: Path) -> nn.Module:
     """timm maps the file's names onto the cut network but stays silent about what is missing: we check it."""
-    _require_tensors(_build(name, layers), name, weights)
     overlay = dict(file=str(weights))
     try:
-        return timm.create_model(
-            name, pretrained=True, features_only=True, out_indices=layers, pretrained_cfg_overlay=overlay
-        )
+        with torch.random.fork_rng(devices=[]):  # whether a backbone is built or shared must not change a seeded run
+            _require_tensors(_build(name, layers), name, weights)
+            return timm.create_model(
+                name, pretrained=True, features_only=True, out_indices=layers, pretrained_cfg_overlay=overlay
+            )
     except (RuntimeError, SafetensorError, OSError) as error:
         raise BackboneError(f"{weights.name} does not hold the weights of {name}: {error}") from error
 

@@ -108,13 +108,13 @@ class AnomalyDetector(nn.Module, PyTorchModelHubMixin, library_name="hubmodels",
         return (*network, *size, self.patch_size, self.embed_dim)
 
     def feature_maps(self, images: Tensor) -> list[Tensor]:
-        """Images (B, 3, S, S) in [0, 1] -> the backbone's maps (B, C, h, w) in float32, one per layer, without gradient."""
+        """Images (B, 3, S, S) in [0, 1] -> the backbone's maps (B, C, h, w) in float32, one per layer, no gradient."""
         with torch.no_grad():
             mean, std = (torch.tensor(v, device=images.device)[:, None, None] for v in (self.mean, self.std))
             return [feature_map.float() for feature_map in self.backbone((images - mean) / std)]
 
     def extract(self, images: Tensor) -> list[Tensor]:
-        """Images (B, 3, S, S) in [0, 1] -> aggregated feature maps (B, D/L, h_l, w_l), one per layer, without gradient."""
+        """Images (B, 3, S, S) in [0, 1] -> aggregated maps (B, D/L, h_l, w_l), one per layer, without gradient."""
         return self.patch_features(self.feature_maps(images))
 
     def embed(self, patch_features: Tensor) -> Tensor:
@@ -260,7 +260,9 @@ def _read_config(path: Path, source: str) -> dict:
     except (ValueError, KeyError, TypeError) as error:
         raise ModelError(f"{source}: {CONFIG_FILE} is damaged or not of this library ({error!r})") from error
     if version > FORMAT_VERSION:
-        raise ModelError(f"{source} has format {version}, newer than this library knows ({FORMAT_VERSION}): upgrade it")
+        raise ModelError(
+            f"{source} has format {version}, newer than this library knows ({FORMAT_VERSION}): upgrade it"
+        )
     return config
 
 
@@ -268,7 +270,9 @@ def _init_arguments(config: dict, source: str) -> dict:
     arguments = {k: v for k, v in config.items() if k not in ("method", "format_version")}
     unknown = arguments.keys() - AnomalyDetector._hub_mixin_init_parameters.keys()
     if unknown:
-        raise ModelError(f"{source}: {CONFIG_FILE} holds settings unknown to this library: {', '.join(sorted(unknown))}")
+        raise ModelError(
+            f"{source}: {CONFIG_FILE} holds settings unknown to this library: {', '.join(sorted(unknown))}"
+        )
     return arguments
 
 

@@ -63,7 +63,7 @@ def smooth_map(patch_scores: Tensor, image_size: int) -> Tensor:
 
 @lru_cache(maxsize=16)
 def _smoothing_matrix(grid: int, size: int) -> Tensor:
-    """(size, grid) float64: bilinear interpolation followed by the Gaussian with mirrored borders (scipy 'reflect')."""
+    """(size, grid) float64: bilinear interpolation, then the Gaussian with mirrored borders (scipy 'reflect')."""
     units = torch.eye(grid, dtype=torch.float64)[:, None]
     bilinear = F.interpolate(units, size, mode="linear", align_corners=False)[:, 0].T
     taps = torch.arange(-SMOOTHING_RADIUS, SMOOTHING_RADIUS + 1, dtype=torch.float64)
@@ -150,7 +150,7 @@ class Calibration(nn.Module):
         rate, asked = self.guaranteed_rate(), self.false_alarm_rate.item()
         words = f"flags at most {rate:.2g} of good parts; calibrated on {self.size} held-out normal pictures"
         if not self.is_sufficient():
-            needed = math.ceil(1 / asked) - 1
+            needed = math.ceil(round(1 / asked, 3)) - 1
             words += f" (too few for the {asked:.2g} asked for, which needs {needed})"
         return words
 

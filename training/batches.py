@@ -97,4 +97,5 @@ class TrainingItems(Dataset):
 def make_loader(items: TrainingItems, plan: BatchPlan, workers: int) -> DataLoader:
     """One loader for all epochs, so that workers and their texture caches live as long as the job."""
     generator = torch.Generator()  # its own: the loader must not draw from the stream that the noise comes from
-    return DataLoader(items, batch_sampler=plan, num_workers=workers, pin_memory=workers > 0, generator=generator)
+    pinned = torch.cuda.is_available()
+    return DataLoader(items, batch_sampler=plan, num_workers=workers, pin_memory=pinned, generator=generator)

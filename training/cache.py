@@ -1,4 +1,4 @@
-"""Frozen features of un-augmented pictures, computed once: SimpleNet trains on nothing else, GLASS's normal branch too.
+"""Frozen features of un-augmented pictures, computed once: all that SimpleNet trains on, GLASS's normal branch.
 
 Stored before upsampling (5 MB a picture for wide_resnet50_2 at 288 px in fp32), in memory where they fit and in
 memory-mapped files where not. Plain float32 bytes, no pickle; the files live as long as the job.
@@ -71,7 +71,9 @@ def build_cache(detector: AnomalyDetector, images: Tensor, accelerator: Accelera
         chunk = extract(detector, images[start : start + 16], accelerator)
         if layers is None:
             in_memory = 4 * len(images) * sum(c[0].numel() for c in chunk) < MEMORY_SHARE * available_memory()
-            layers = [_allocate(len(images), c.shape[1:], None if in_memory else folder, i) for i, c in enumerate(chunk)]
+            layers = [
+                _allocate(len(images), c.shape[1:], None if in_memory else folder, i) for i, c in enumerate(chunk)
+            ]
         for layer, values in zip(layers, chunk, strict=True):
             layer[start : start + len(values)] = values.cpu()
         progress.update(len(chunk[0]))

@@ -88,7 +88,7 @@ class TrainConfig:
     output: str = _option("runs", "where the model folders go", "run", metavar="DIR")
     parallel: Literal["auto", "jobs", "data"] = _option(
         "auto",
-        "several processes: each takes its own jobs, or all share each job's batches (auto: jobs where there are enough)",
+        "several processes: each takes its own jobs, or all share each job's batches (auto: jobs where they suffice)",
         "run",
     )
     mixed_precision: Literal["no", "fp16", "bf16"] = _option("no", "precision of the frozen backbone", "run")

@@ -110,7 +110,7 @@ def write_json(path: Path, content) -> None:
 
 
 def summarise(folders: list[Path]) -> list[dict]:
-    """One row per model folder, then one row of means per (method, data set): all, and textures / objects on MVTec AD."""
+    """A row per model folder, then rows of means per (method, data set): all, and on MVTec AD textures, objects."""
     reports = [json.loads((folder / "metrics.json").read_text()) for folder in folders]
     rows = [_identity(report) | {k: report["metrics"].get(k) for k in HEADLINE} for report in reports]
     groups: dict[tuple, list[dict]] = {}

@@ -4,6 +4,7 @@ import os
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator
@@ -11,7 +12,6 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from hubmodels.detector import AnomalyDetector
 from hubmodels.features import align, flatten
 from training.batches import BatchPlan, LocalSynthesis, TrainingItems, make_loader, seed_of
 from training.cache import FeatureCache, extract
@@ -25,100 +25,124 @@ AVERAGED_SHARE = 0.1  # the averaged weights look back over this share of all st
 SAVE_EVERY_S = 20.0
 
 
-def fit(
-    job: Job,
-    objective: nn.Module,
-    cache: FeatureCache,
-    synthesis: LocalSynthesis | None,
-    names: list[str],
-    accelerator: Accelerator,
-    sharing: bool,
-) -> float:
-    """Trains to the last epoch, from where an earlier run stopped; returns seconds, those of earlier runs included."""
-    config, head = job.config, nn.ModuleList([objective.detector.adaptor, objective.detector.discriminator])
-    epochs = config.epochs_of(job.method)
-    optimizers = objective.optimizers()
-    rank, world = (accelerator.process_index, accelerator.num_processes) if sharing else (0, 1)
-    plan = BatchPlan(len(cache), config.batch_size, epochs, config.seed, rank=rank, processes=world)
-    average = make_average(head, plan.steps_per_epoch * epochs) if "average" in config.stabilise else None
-    state = TrainingState(head, optimizers, average, job.settings | {"processes": world})
-    state.load(job.workplace / "state.safetensors")
-    plan = replace(plan, first_epoch=state.epoch)
-    model = accelerator.prepare_model(objective) if sharing else objective
-    objective.train()
-    base_rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in objective.optimizers()]
-    loader = iter(make_loader(TrainingItems(synthesis), plan, loader_workers(synthesis, accelerator)))
-    log = JobLog(job.name, job.workplace, config.tracker, state.epoch)
-    mean_features = cache.mean(accelerator.device) if synthesis is not None else None
-    progress = progress_bar(job, plan, accelerator)
-    saved_at = time.perf_counter()
-    for epoch in range(state.epoch, epochs):
-        epoch_started = time.perf_counter()
-        torch.manual_seed(seed_of(config.seed, epoch, rank))
-        factor = set_learning_rates(optimizers, base_rates, epoch / epochs if "decay" in config.stabilise else 0.0)
-        if mean_features is not None:
-            objective.update_center(mean_features)
+class Fitting:
+    """One job's training, from where an earlier run stopped to the last epoch.
+
+    Args:
+        synthesis: GLASS's local anomaly synthesis; None for SimpleNet.
+        names: of the pictures in the cache, to say which batch went wrong.
+        sharing: whether all processes share this job's batches.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        objective: nn.Module,
+        cache: FeatureCache,
+        synthesis: LocalSynthesis | None,
+        names: list[str],
+        accelerator: Accelerator,
+        sharing: bool,
+    ) -> None:
+        self.job, self.objective, self.cache, self.names = job, objective, cache, names
+        self.accelerator, self.sharing = accelerator, sharing
+        self.saves = accelerator.is_main_process or not sharing
+        self.rank, processes = (accelerator.process_index, accelerator.num_processes) if sharing else (0, 1)
+        self.optimizers = objective.optimizers()
+        self.rates = [group["lr"] for optimizer in self.optimizers for group in optimizer.param_groups]
+        config, epochs = job.config, job.config.epochs_of(job.method)
+        plan = BatchPlan(len(cache), config.batch_size, epochs, config.seed, rank=self.rank, processes=processes)
+        self.head = nn.ModuleList([objective.detector.adaptor, objective.detector.discriminator])
+        self.average = (
+            make_average(self.head, plan.steps_per_epoch * epochs) if "average" in config.stabilise else None
+        )
+        self.state = TrainingState(self.head, self.optimizers, self.average, job.settings | {"processes": processes})
+        self.state.load(self.state_path)
+        self.plan = replace(plan, first_epoch=self.state.epoch)
+        workers = loader_workers(synthesis, accelerator)
+        self.batches = iter(make_loader(TrainingItems(synthesis), self.plan, workers))
+        self.mean_features = cache.mean(accelerator.device) if synthesis else None
+
+    @property
+    def state_path(self) -> Path:
+        """Where the job's state lies until it is finished."""
+        return self.job.workplace / "state.safetensors"
+
+    def run(self) -> float:
+        """Trains; returns the seconds it took, those of earlier runs included.
+
+        Raises:
+            TrainingError: a loss is not finite; the state of the last good epoch is kept.
+        """
+        self.objective.train()
+        model = self.accelerator.prepare_model(self.objective) if self.sharing else self.objective
+        log = JobLog(self.job, self.state.epoch, writes=self.saves)
+        saved_at = time.perf_counter()
+        with progress_bar(self.job, self.plan, self.accelerator) as progress:
+            for epoch in range(self.state.epoch, self.plan.epochs):
+                log.write(self.run_epoch(model, epoch, progress))
+                due = time.perf_counter() - saved_at > SAVE_EVERY_S or self.state.epoch == self.plan.epochs
+                if self.saves and due:
+                    self.state.save(self.state_path)
+                    saved_at = time.perf_counter()
+        log.close()
+        if self.average is not None:
+            self.head.load_state_dict(self.average.module.state_dict())
+        return self.state.seconds
+
+    def run_epoch(self, model: nn.Module, epoch: int, progress: tqdm) -> dict[str, float]:
+        """One pass over the pictures; returns the record of mean losses."""
+        started = time.perf_counter()
+        torch.manual_seed(seed_of(self.job.config.seed, epoch, self.rank))
+        factor = self.set_learning_rates(epoch / self.plan.epochs)
+        if self.mean_features is not None:
+            self.objective.update_center(self.mean_features)
         history = []
-        for _ in range(plan.steps_per_epoch):
-            losses = model(assemble(next(loader), cache, objective.detector, accelerator))
-            accelerator.backward(losses["loss"]) if sharing else losses["loss"].backward()
-            for optimizer in optimizers:
+        for _ in range(self.plan.steps_per_epoch):
+            losses = model(self.next_batch())
+            losses["loss"].backward()
+            for optimizer in self.optimizers:
                 optimizer.step()
                 optimizer.zero_grad()
-            if average is not None:
-                average.update_parameters(head)
+            if self.average is not None:
+                self.average.update_parameters(self.head)
             history.append(torch.stack([value.detach() for value in losses.values()]))
             progress.update()
-        values = require_finite(torch.stack(history), job, plan, epoch, names)
-        state.epoch, elapsed = epoch + 1, time.perf_counter() - epoch_started
-        state.seconds += elapsed
-        record = dict(zip(losses, values.mean(0).tolist(), strict=True))
-        log.write({"epoch": state.epoch, **record, "learning_rate_factor": factor, "seconds": elapsed})
-        if accelerator.is_main_process or not sharing:
-            if time.perf_counter() - saved_at > SAVE_EVERY_S or state.epoch == epochs:
-                state.save(job.workplace / "state.safetensors")
-                saved_at = time.perf_counter()
-    progress.close()
-    log.close()
-    if average is not None:
-        head.load_state_dict(average.module.state_dict())
-    return state.seconds
+        means = self.require_finite(torch.stack(history), epoch).mean(0).tolist()
+        seconds = time.perf_counter() - started
+        self.state.epoch, self.state.seconds = epoch + 1, self.state.seconds + seconds
+        record = dict(zip(losses, means, strict=True))
+        return {"epoch": epoch + 1, **record, "learning_rate_factor": factor, "seconds": seconds}
 
+    def next_batch(self) -> dict[str, Tensor]:
+        """Cached normal features and, for GLASS, the features of freshly synthesised defects."""
+        items, device = next(self.batches), self.accelerator.device
+        batch = {"features": self.cache.features(items["index"], device)}
+        if "augmented" in items:
+            augmented = extract(self.objective.detector, items["augmented"], self.accelerator)
+            batch |= {"augmented_features": align(augmented), "patch_label": items["patch_label"].to(device)}
+        return batch
 
-def assemble(items: dict, cache: FeatureCache, detector: AnomalyDetector, accelerator: Accelerator) -> dict[str, Tensor]:
-    """A step's batch: cached normal features and, for GLASS, the features of freshly synthesised defects."""
-    batch = {"features": cache.features(items["index"], accelerator.device)}
-    if "augmented" in items:
-        batch["augmented_features"] = align(extract(detector, items["augmented"], accelerator))
-        batch["patch_label"] = items["patch_label"].to(accelerator.device)
-    return batch
+    def require_finite(self, history: Tensor, epoch: int) -> Tensor:
+        """The epoch's losses (steps, parts) on the CPU; looked at once per epoch so that a GPU never waits for it."""
+        history = history.cpu()
+        bad = (~history.isfinite()).any(1).nonzero()
+        if len(bad):
+            step = int(bad[0])
+            batch = ", ".join(self.names[index] for index in self.plan.batch(epoch, step))
+            raise TrainingError(
+                f"{self.job.name}: the loss is not finite in epoch {epoch + 1}, step {step + 1}, batch [{batch}]. The "
+                f"last good state is kept in {self.job.workplace}; look at these pictures, or try another --noise-std."
+            )
+        return history
 
-
-def require_finite(history: Tensor, job: Job, plan: BatchPlan, epoch: int, names: list[str]) -> Tensor:
-    """The epoch's losses (steps, parts) on the CPU; checked once per epoch so that a GPU never waits for them.
-
-    Raises:
-        TrainingError: a loss is NaN or infinite; names the batch.
-    """
-    history = history.cpu()
-    bad = (~history.isfinite()).any(1).nonzero()
-    if len(bad):
-        step = int(bad[0])
-        batch = ", ".join(names[index] for index in plan.batch(epoch, step))
-        raise TrainingError(
-            f"{job.name}: the loss is not finite in epoch {epoch + 1}, step {step + 1}, batch [{batch}]. The state of the "
-            f"last good epoch is kept in {job.workplace}; look at these pictures, or try another --noise-std or --seed."
-        )
-    return history
-
-
-def set_learning_rates(optimizers: list, base_rates: list[list[float]], progress: float) -> float:
-    """Step decay as a function of progress in [0, 1); returns the factor."""
-    factor = DECAY_FACTOR ** sum(progress >= at for at in DECAY_AT)
-    for optimizer, rates in zip(optimizers, base_rates, strict=True):
-        for group, rate in zip(optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate * factor
-    return factor
+    def set_learning_rates(self, progress: float) -> float:
+        """Step decay, where asked for, as a function of progress in [0, 1); returns the factor."""
+        drops = sum(progress >= at for at in DECAY_AT) if "decay" in self.job.config.stabilise else 0
+        groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]
+        for group, rate in zip(groups, self.rates, strict=True):
+            group["lr"] = rate * DECAY_FACTOR**drops
+        return DECAY_FACTOR**drops
 
 
 def make_average(head: nn.Module, steps: int) -> AveragedModel:
@@ -129,7 +153,7 @@ def make_average(head: nn.Module, steps: int) -> AveragedModel:
 
 @torch.no_grad()
 def recompute_statistics(objective: nn.Module, cache: FeatureCache, batch_size: int, device: torch.device) -> None:
-    """BatchNorm statistics over all normal features and their noisy twins, instead of those of the last few batches."""
+    """BatchNorm statistics over all normal features and their noisy twins, not just those of the last batches."""
     detector, norm = objective.detector, objective.detector.discriminator[1]
     momentum, norm.momentum = norm.momentum, None  # None = plain mean over all batches
     norm.reset_running_stats()

@@ -1,7 +1,7 @@
 """Automatic foreground masks: where the object is, so that synthetic anomalies are not placed on bare background.
 
-GLASS reads such masks from files that its authors made by thresholding; here they are made from the normal training pictures
-alone, and given up for the full picture where a category shows no object on a plain background.
+GLASS reads such masks from files that its authors made by thresholding; here they are made from the normal training
+pictures alone, and given up for the full picture where a category shows no object on a plain background.
 """
 
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ MAX_DEVIATION = 4.0  # robust spreads from the median coverage: beyond it a sing
 
 @dataclass(frozen=True)
 class Foreground:
-    """Masks of a category, one (S, S) bool per picture (all True for an outlier), or None for the full picture; and why."""
+    """Masks of a category, one (S, S) bool per picture (all True for an outlier), or None for no masks; and why."""
 
     masks: list[np.ndarray] | None
     reason: str
@@ -61,11 +61,14 @@ def foreground_masks(images: Sequence[np.ndarray]) -> Foreground:
     candidates = [_candidate(image) for image in images]
     accepted = np.array([candidate.accepted for candidate in candidates])
     if accepted.mean() < MIN_ACCEPTED:
-        return Foreground(None, f"full picture: {_commonest_fault(candidates)} in most of the pictures rejected")
+        share = f"{1 - accepted.mean():.0%} of the pictures show no object on a plain background"
+        return Foreground(None, f"full picture: {share}, mostly because {_commonest_fault(candidates)}")
     coverage = np.array([candidate.coverage for candidate in candidates])
     median, spread = np.median(coverage[accepted]), _robust_spread(coverage[accepted])
     if spread > MAX_COVERAGE_SPREAD * median:
-        return Foreground(None, f"full picture: the object's size is unstable, {median:.0%} +- {spread:.0%} of the picture")
+        return Foreground(
+            None, f"full picture: the object's size is unstable, {median:.0%} +- {spread:.0%} of the picture"
+        )
     accepted &= np.abs(coverage - median) <= MAX_DEVIATION * max(spread, 0.05 * median)
     masks = [
         candidate.mask if kept else np.ones_like(candidate.mask)
@@ -81,9 +84,9 @@ def _robust_spread(values: np.ndarray, axis: int | None = None) -> np.ndarray:
 
 
 def _commonest_fault(candidates: list[_Candidate]) -> str:
-    """Name what most often speaks against the candidates, in the order in which the doubts are strongest."""
+    """Name what speaks against most of the candidates."""
     faults = {
-        "no object stands out from the background": [c.separation < MIN_SEPARATION for c in candidates],
+        "nothing stands out from the background": [c.separation < MIN_SEPARATION for c in candidates],
         "the object reaches far into the border": [c.border_share > MAX_BORDER_SHARE for c in candidates],
         "the object is too small": [c.coverage < COVERAGE_RANGE[0] for c in candidates],
         "the object is too large": [c.coverage > COVERAGE_RANGE[1] for c in candidates],
@@ -92,7 +95,7 @@ def _commonest_fault(candidates: list[_Candidate]) -> str:
 
 
 def _candidate(image: np.ndarray) -> _Candidate:
-    """Segment one picture twice: against the border's median colour, then against a smooth surface through what that leaves.
+    """Segment one picture twice: against the border's median colour, then against a surface through what that leaves.
 
     The second round sees through vignetting and soft shadows, which the first takes for object.
     """
@@ -113,14 +116,14 @@ def _candidate(image: np.ndarray) -> _Candidate:
 
 
 def _differs(residual: np.ndarray, spread: np.ndarray) -> tuple[np.ndarray, float]:
-    """Threshold the distance from the background, in units of its spread per channel; mask (S, S) and Otsu's separation."""
+    """Threshold the distance from the background, in units of its spread; mask (S, S) and Otsu's separation."""
     distance = np.sqrt(np.mean((residual / np.maximum(spread, MIN_SPREAD)) ** 2, axis=-1))
     threshold, separation = _otsu(distance)
     return distance > threshold, separation
 
 
 def _otsu(values: np.ndarray) -> tuple[float, float]:
-    """Otsu's threshold (IEEE Trans. SMC 1979), and the share of the variance that lies between the two groups, in [0, 1]."""
+    """Otsu's threshold (IEEE Trans. SMC 1979), and the share of the variance between the two groups, in [0, 1]."""
     counts, edges = np.histogram(values, OTSU_BINS)
     centres = (edges[1:] + edges[:-1]) / 2
     share = np.cumsum(counts) / counts.sum()

@@ -1,8 +1,8 @@
 """Manifold or hypersphere: the geometry that GLASS assumes of a category's normal features.
 
-GLASS (Chen et al., ECCV 2024) confines its global anomalies to a shell around each feature (manifold) or around the centre of
-all features (hypersphere), and chooses by the spectrum of the mean training image: pictures that agree in layout keep
-structure in their mean, so that its spectrum fills a compact disc.
+GLASS (Chen et al., ECCV 2024) confines its global anomalies to a shell around each feature (manifold) or around the
+centre of all features (hypersphere). It chooses by how compactly the strong frequencies of the mean training image
+lie.
 """
 
 from collections.abc import Sequence
@@ -33,7 +33,7 @@ MIN_POINTS = 60
 
 
 def mean_image(images: Sequence[np.ndarray]) -> np.ndarray:
-    """Average the pictures (H, W, 3) uint8, each stretched to 288 x 288; float64 in [0, 255]. ValueError without pictures."""
+    """Average the pictures (H, W, 3) uint8, each stretched to 288 x 288, in [0, 255]; ValueError without pictures."""
     if len(images) == 0:
         raise ValueError("no pictures to judge the hypothesis from; give the normal training pictures")
     total = np.zeros((MEAN_SIZE, MEAN_SIZE, 3))
@@ -44,7 +44,7 @@ def mean_image(images: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def spectrum_points(mean: np.ndarray) -> np.ndarray:
-    """Offsets (N, 2) int, vertical and horizontal, of the strong spectrum points of a mean image (288, 288, 3) in [0, 255]."""
+    """Offsets (N, 2) from the centre, (y, x), of the strong spectrum points of an image (288, 288, 3) in [0, 255]."""
     grey = Image.fromarray((mean @ [0.299, 0.587, 0.114]).astype(np.float32))
     grey = np.asarray(grey.resize((SPECTRUM_SIZE, SPECTRUM_SIZE), Image.Resampling.BILINEAR))
     blurred = ndimage.uniform_filter(grey.astype(np.float64), BLUR_SIZE, mode="mirror")
@@ -52,28 +52,34 @@ def spectrum_points(mean: np.ndarray) -> np.ndarray:
     return np.argwhere(magnitude > np.exp(LOG_MAGNITUDE / 20)) - SPECTRUM_SIZE // 2
 
 
+def spectrum_numbers(offsets: np.ndarray) -> dict[str, float]:
+    """Measure how compactly N spectrum points, given as offsets (N, 2), lie.
+
+    They reach as far as sy, sx, R from the centre, each counted as at least 1 for the box. l1 = N / (4 sx sy) is their
+    share of the box, l2 their share of the lattice points within R.
+    """
+    reach_y, reach_x = np.abs(offsets).max(axis=0, initial=1)
+    radius_squared = (offsets**2).sum(axis=1).max(initial=0)
+    # As in the authors' code the lattice begins at the spectrum's corner, which cuts a large disc at two sides only.
+    axis = np.arange(LATTICE_SIZE) - SPECTRUM_SIZE // 2
+    lattice_points = np.count_nonzero(axis[:, None] ** 2 + axis**2 <= radius_squared)
+    return {
+        "l1": float(len(offsets) / (4 * reach_x * reach_y)),
+        "l2": len(offsets) / lattice_points,
+        "R": float(np.sqrt(radius_squared)),
+        "N": len(offsets),
+    }
+
+
 def spectrum_hypothesis(images: Sequence[np.ndarray]) -> tuple[str, dict[str, float]]:
     """Judge "manifold" or "hypersphere" from normal pictures (H, W, 3) uint8; returns the verdict and its numbers.
 
-    N strong spectrum points reach as far as sx, sy, R from the centre. They fill l1 = N / (4 sx sy) of their box and l2 of
-    the lattice points within R; hypersphere iff (l1 > 0.21 or l2 > 0.21) and R > 12 and N > 60. Raises ValueError without
-    pictures.
+    Hypersphere iff (l1 > 0.21 or l2 > 0.21) and R > 12 and N > 60, the `spectrum_numbers` of the mean picture. Raises
+    ValueError without pictures.
     """
-    offsets = spectrum_points(mean_image(images))
-    count = len(offsets)
-    reach_y, reach_x = np.abs(offsets).max(axis=0, initial=1)
-    radius_squared = (offsets**2).sum(axis=1).max(initial=0)
-    # As in the authors' code the lattice begins at the spectrum's corner: a disc beyond it is cut at the left and the top.
-    axis = np.arange(LATTICE_SIZE) - SPECTRUM_SIZE // 2
-    lattice_points = np.count_nonzero(axis[:, None] ** 2 + axis**2 <= radius_squared)
-    numbers = {
-        "l1": float(count / (4 * reach_x * reach_y)),
-        "l2": float(count / lattice_points),
-        "R": float(np.sqrt(radius_squared)),
-        "N": count,
-    }
+    numbers = spectrum_numbers(spectrum_points(mean_image(images)))
     filled = numbers["l1"] > MIN_FILLING or numbers["l2"] > MIN_FILLING
-    compact = filled and numbers["R"] > MIN_RADIUS and count > MIN_POINTS
+    compact = filled and numbers["R"] > MIN_RADIUS and numbers["N"] > MIN_POINTS
     return "hypersphere" if compact else "manifold", numbers
 
 
@@ -81,8 +87,8 @@ def decide_hypothesis(choice: str, dataset: str, category: str, images: Sequence
     """Decide the hypothesis of a run, and say why: (hypothesis, reason).
 
     choice "manifold" or "hypersphere" is taken as it is; "table" reads the authors' table for the data set "mvtec" and
-    otherwise judges as "auto" does, by the spectrum of the normal pictures (H, W, 3) uint8. Raises ValueError for another
-    choice.
+    otherwise judges as "auto" does, by the spectrum of the normal pictures (H, W, 3) uint8. Raises ValueError for
+    another choice.
     """
     if choice in ("manifold", "hypersphere"):
         return choice, "chosen by the user"
@@ -91,5 +97,5 @@ def decide_hypothesis(choice: str, dataset: str, category: str, images: Sequence
     if choice == "table" and dataset == "mvtec" and category in MVTEC_HYPOTHESIS:
         return MVTEC_HYPOTHESIS[category], "from the table of GLASS for MVTec AD"
     verdict, numbers = spectrum_hypothesis(images)
-    measured = ", ".join(f"{name} = {value:.3g}" for name, value in numbers.items())
+    measured = ", ".join(f"{name} = {value:.4g}" for name, value in numbers.items())
     return verdict, f"judged by the spectrum of the mean image ({measured})"

@@ -60,7 +60,7 @@ def is_finished(job: Job) -> bool:
     changed = sorted(k for k in job.settings if made_with.get(k) != job.settings[k])
     if changed:
         raise ValueError(
-            f"{job.folder} holds a finished model with other settings ({', '.join(changed)}): delete it, or give another "
-            "--output."
+            f"{job.folder} holds a finished model with other settings ({', '.join(changed)}): delete it, or give "
+            "another --output."
         )
     return True

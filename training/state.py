@@ -1,4 +1,4 @@
-"""What a killed run continues from: weights, optimisers and average as safetensors. No pickle, no half-written file."""
+"""What a killed run continues from: weights, optimisers, average as safetensors. No pickle, no half-written file."""
 
 import json
 import os
@@ -37,7 +37,9 @@ class TrainingState:
             tensors |= {f"{AVERAGE}.{k}": v for k, v in self.average.state_dict().items()}
         progress = {"epoch": self.epoch, "seconds": self.seconds, "settings": self.settings}
         partial = path.with_suffix(".partial")
-        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, partial, {"json": json.dumps(progress)})
+        save_file(
+            {k: v.detach().cpu().contiguous() for k, v in tensors.items()}, partial, {"json": json.dumps(progress)}
+        )
         os.replace(partial, path)
 
     def load(self, path: Path) -> None:
@@ -63,8 +65,8 @@ class TrainingState:
         changed = [k for k in self.settings.keys() | saved.keys() if self.settings.get(k) != saved.get(k)]
         if changed:
             raise ValueError(
-                f"{path.parent} holds an unfinished job with other settings ({', '.join(sorted(changed))}): continue it "
-                "with the same command, or delete that folder, or give another --output."
+                f"{path.parent} holds an unfinished job with other settings ({', '.join(sorted(changed))}): continue "
+                "it with the same command, or delete that folder, or give another --output."
             )
 
 

@@ -1,8 +1,8 @@
 """Local anomaly synthesis (LAS): a Perlin mask, a foreign texture, and the blend of both into a normal image.
 
-Implements the image-level branch of GLASS (Chen et al., ECCV 2024, section 3.3) with the mask of DRAEM (Zavrtanik et al.,
-ICCV 2021). Images are float32 arrays (S, S, 3) in [0, 1]. Every draw comes from the generator that is passed in, so one
-generator per (seed, epoch, sample) makes a sample reproducible in any process.
+Implements the image-level branch of GLASS (Chen et al., ECCV 2024, section 3.3) with the mask of DRAEM (Zavrtanik et
+al., ICCV 2021). Images are float32 arrays (S, S, 3) in [0, 1]. Every draw comes from the generator that is passed in,
+so one generator per (seed, epoch, sample) makes a sample reproducible in any process.
 """
 
 import logging
@@ -40,7 +40,7 @@ UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 @lru_cache(maxsize=64)
 def _lattice(size: int, cells: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For each pixel of one axis: its lattice cell, its offset in it in [0, 1), and Perlin's quintic fade of the offset."""
+    """For each pixel of one axis: its lattice cell, its offset in it in [0, 1), and the quintic fade of the offset."""
     position = np.arange(size) * (cells / size)
     cell = np.floor(position).astype(int)
     offset = (position - cell).astype(np.float32)
@@ -50,9 +50,9 @@ def _lattice(size: int, cells: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]
 def _gradient_noise(size: int, cells: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
     """Perlin noise (size, size) float32 about [-1, 1] on a lattice of cells (vertical, horizontal).
 
-    `size` need not be a multiple of the cells. Fade and offset depend on one axis each, so the lattice is first interpolated
-    along x to (cells + 1, size), which is small, and then along y by copying whole rows. (As matrix products it would be as
-    short, but BLAS would start its threads in every data worker.)
+    `size` need not be a multiple of the cells. Fade and offset depend on one axis each, so the lattice is first
+    interpolated along x to (cells + 1, size), which is small, and then along y by copying whole rows. (As matrix
+    products it would be as short, but BLAS would start its threads in every data worker.)
     """
     top, offset_y, fade_y = _lattice(size, cells[0])
     left, offset_x, fade_x = _lattice(size, cells[1])
@@ -67,7 +67,7 @@ def _gradient_noise(size: int, cells: tuple[int, int], rng: np.random.Generator)
 
 
 def perlin_field(size: int, rng: np.random.Generator) -> np.ndarray:
-    """Draw a Perlin field (size, size) float32, about [-1, 1]: random scale per axis, randomly rotated, zeros outside."""
+    """Draw a Perlin field (size, size) float32 about [-1, 1]: random scale per axis, random rotation, zero fill."""
     vertical, horizontal = 2 ** rng.integers(0, MAX_SCALE_EXPONENT, 2)
     noise = _gradient_noise(size, (int(vertical), int(horizontal)), rng)
     angle = rng.uniform(-PERLIN_ROTATION, PERLIN_ROTATION)
@@ -106,13 +106,17 @@ def draw_mask(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Draw a non-empty anomaly mask (size, size) bool and its patch label `grid` bool.
 
-    The mask stays inside `foreground` (size, size) bool, unless that is so small that MAX_DRAWS masks in a row miss it: then
-    the mask is drawn without it. Raises ValueError for an empty foreground or one of another size.
+    The mask stays inside `foreground` (size, size) bool, unless that is so small that MAX_DRAWS masks in a row miss
+    it: then the mask is drawn without it. Raises ValueError for an empty foreground or one of another size.
     """
     if foreground is not None and foreground.shape != (size, size):
-        raise ValueError(f"the foreground has {foreground.shape} pixels, the image {(size, size)}; resize it to the image")
+        raise ValueError(
+            f"the foreground has {foreground.shape} pixels, the image {(size, size)}; resize it to the image"
+        )
     if foreground is not None and not foreground.any():
-        raise ValueError("the foreground is empty, so no anomaly can be placed in it; pass None to use the full picture")
+        raise ValueError(
+            "the foreground is empty, so no anomaly can be placed in it; pass None to use the full picture"
+        )
     for _ in range(MAX_DRAWS):
         mask = perlin_mask(size, rng)
         if foreground is not None:
@@ -208,7 +212,7 @@ PATTERNS = (_stripes, _checks, _blobs, _octaves)
 
 
 def procedural_texture(size: int, rng: np.random.Generator) -> Image.Image:
-    """Draw an RGB texture (size, size) from stripes, checks, blobs or noise, in a random palette of two or three colours."""
+    """Draw an RGB texture (size, size): stripes, checks, blobs or noise in two or three random colours."""
     pattern = PATTERNS[rng.integers(len(PATTERNS))](size, rng)
     steepness = np.exp(rng.uniform(0, 3))  # from smooth shading to hard edges
     level = np.clip(0.5 + steepness * (pattern - 0.5), 0, 1)
@@ -221,8 +225,8 @@ def procedural_texture(size: int, rng: np.random.Generator) -> Image.Image:
 class TextureSource:
     """Foreign textures for the blend: a folder of pictures as DTD, or procedural textures where there is no folder.
 
-    Pictures are decoded when first drawn, resized to short side `image_size`, and kept as uint8 up to TEXTURE_CACHE_BYTES per
-    process. `name` describes the source for the record of a run.
+    Pictures are decoded when first drawn, resized to short side `image_size`, and kept as uint8 up to
+    TEXTURE_CACHE_BYTES per process. `name` describes the source for the record of a run.
     """
 
     def __init__(self, image_size: int, folder: Path | str | None = None) -> None:
@@ -248,8 +252,7 @@ class TextureSource:
         return np.asarray(picture, np.float32) / 255
 
     def _resized(self, index: int) -> np.ndarray:
-        """Return picture `index` as uint8 (H, W, 3) of short side S; a broken one is replaced by the next, the same in any
-        process."""
+        """Picture `index` as uint8 (H, W, 3) of short side S, or the next readable one: the same in any process."""
         if index in self._cache:
             return self._cache[index]
         try:
@@ -265,7 +268,8 @@ class TextureSource:
 
 def _load_texture(path: Path, short_side: int) -> np.ndarray:
     with Image.open(path) as file:
-        file.draft("RGB", (short_side, short_side))  # JPEG only: decodes a large picture at 1/2, 1/4 or 1/8 of its size
+        # JPEG only: decodes a large picture at 1/2, 1/4 or 1/8 of its size, never below the size asked for.
+        file.draft("RGB", (short_side, short_side))
         picture = file.convert("RGB")
     scale = short_side / min(picture.size)
     size = tuple(max(short_side, round(scale * side)) for side in picture.size)
@@ -311,8 +315,8 @@ def synthesise(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Turn a normal image (S, S, 3) float32 in [0, 1] into an anomalous one and its patch label `grid` bool.
 
-    `foreground` (S, S) bool is where anomalies may lie, None the full picture. Raises ValueError where the image is not a
-    square float image of the texture source's size.
+    `foreground` (S, S) bool is where anomalies may lie, None the full picture. Raises ValueError where the image is
+    not a square float image of the texture source's size.
     """
     size = textures.image_size
     if image.shape != (size, size, 3) or image.dtype != np.float32:

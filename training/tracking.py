@@ -5,6 +5,8 @@ from pathlib import Path
 
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
 
+from training.jobs import Job
+
 LOG_FILE = "training_log.jsonl"
 
 
@@ -12,30 +14,34 @@ class JobLog:
     """Writes records of plain numbers, each with its `epoch`; a resumed job drops what it will do again.
 
     Args:
-        tracker: name of an accelerate tracker, or None. Each job is a run of its own.
+        first_epoch: records up to this epoch are kept.
+        writes: False on processes that share the job with the one that writes.
 
     Raises:
         ValueError: no such tracker, or its package is not installed.
     """
 
-    def __init__(self, job_name: str, folder: Path, tracker: str | None, first_epoch: int) -> None:
-        path = folder / LOG_FILE
+    def __init__(self, job: Job, first_epoch: int, writes: bool = True) -> None:
+        path, name = job.workplace / LOG_FILE, job.config.tracker
         kept = path.read_text().splitlines()[:first_epoch] if path.is_file() else []
-        self._file = path.open("w")
-        self._file.writelines(line + "\n" for line in kept)
-        self._tracker = make_tracker(tracker, job_name, folder.parent.parent / "tracking") if tracker else None
+        self._file = path.open("w") if writes else None
+        self._tracker = make_tracker(name, job.name, Path(job.config.output)) if name and writes else None
+        if self._file:
+            self._file.writelines(line + "\n" for line in kept)
 
     def write(self, record: dict[str, float]) -> None:
         """Appends one epoch's record."""
-        self._file.write(json.dumps(record) + "\n")
-        self._file.flush()
-        if self._tracker is not None:
+        if self._file:
+            self._file.write(json.dumps(record) + "\n")
+            self._file.flush()
+        if self._tracker:
             self._tracker.log({k: v for k, v in record.items() if k != "epoch"}, step=record["epoch"])
 
     def close(self) -> None:
         """Ends the file and the tracker's run."""
-        self._file.close()
-        if self._tracker is not None:
+        if self._file:
+            self._file.close()
+        if self._tracker:
             self._tracker.finish()
 
 

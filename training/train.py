@@ -15,6 +15,8 @@ import shlex
 import shutil
 import sys
 import time
+from collections.abc import Sequence
+from dataclasses import fields
 from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
@@ -23,14 +25,14 @@ import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
 from accelerate.utils import gather_object
 
-from hubmodels import GLASS, AnomalyDetector, SimpleNet
+from hubmodels import GLASS, AnomalyDetector, BackboneError, SimpleNet
 from hubmodels.backbone import load_backbone, normalisation
 from training.batches import LocalSynthesis, seed_of
 from training.cache import FeatureCache, build_cache, load_images
 from training.config import PAPER_NOISE_BACKBONE, TrainConfig
 from training.data import HubColumns, hold_out, inspect_category, open_categories
 from training.evaluation import PROTOCOL, evaluate, summarise, summary_table, write_json
-from training.fitting import fit, recompute_statistics
+from training.fitting import Fitting, recompute_statistics
 from training.foreground import foreground_masks
 from training.hypothesis import decide_hypothesis
 from training.jobs import Job, TrainingError, is_finished
@@ -55,10 +57,11 @@ def main(arguments: list[str] | None = None) -> int:
     for job in jobs if sharing else jobs[accelerator.process_index :: world]:
         try:
             run_job(job, accelerator, sharing)
-        except (TrainingError, ValueError, RuntimeError, OSError) as error:
+        except Exception as error:  # whatever befell this job, the others are worth their hours
             if sharing:
                 raise  # the other processes wait inside this job: end the run, a rerun continues
-            logger.error("%s failed: %s", job.name, error)
+            expected = isinstance(error, (TrainingError, BackboneError, ValueError, OSError))
+            logger.error("%s failed: %s", job.name, error, exc_info=not expected)
             failures[job.name] = str(error)
     accelerator.wait_for_everyone()
     failures = dict(pair for pair in gather_object(list(failures.items())))
@@ -71,7 +74,8 @@ def main(arguments: list[str] | None = None) -> int:
 def start(config: TrainConfig) -> Accelerator:
     """Joins the other processes, and refuses to run beside them unnoticed."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
-    logging.getLogger("httpx2").setLevel(logging.WARNING)
+    for chatty in ("httpx2", "timm"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
     patience = InitProcessGroupKwargs(timeout=timedelta(hours=24))  # jobs end at very different times
     accelerator = Accelerator(mixed_precision=config.mixed_precision, kwargs_handlers=[patience])
     launched = int(os.environ.get("WORLD_SIZE", "1"))
@@ -86,12 +90,12 @@ def start(config: TrainConfig) -> Accelerator:
 
 def plan_jobs(config: TrainConfig) -> tuple[list[Job], dict[str, str]]:
     """Sanity report of every category, then its jobs, dearest method first so that processes end together."""
-    columns = dict(pair.split("=", 1) for pair in config.hub_columns or ())
+    columns = hub_columns(config.hub_columns or ())
     found = open_categories(
         config.data_root,
         config.categories,
         dataset_name=config.dataset_name,
-        hub=HubColumns(**columns),
+        hub=columns,
         revision=config.revision,
     )
     healthy, failures = [], {}
@@ -106,6 +110,15 @@ def plan_jobs(config: TrainConfig) -> tuple[list[Job], dict[str, str]]:
             healthy.append(category)
     methods = sorted(set(config.methods), key=list(DETECTORS).index, reverse=True)
     return [Job(category, method, config) for method in methods for category in healthy], failures
+
+
+def hub_columns(pairs: Sequence[str]) -> HubColumns:
+    """`image=photo label=kind` -> what a Hub data set's columns and splits are called."""
+    try:
+        return HubColumns(**dict(pair.split("=", 1) for pair in pairs))
+    except (TypeError, ValueError) as error:
+        roles = ", ".join(field.name for field in fields(HubColumns))
+        raise ValueError(f"--hub-columns takes ROLE=NAME with the roles {roles}") from error
 
 
 def run_job(job: Job, accelerator: Accelerator, sharing: bool) -> None:
@@ -130,7 +143,7 @@ def run_job(job: Job, accelerator: Accelerator, sharing: bool) -> None:
 
     # training: the last checkpoint is what counts
     names = [sample.name for sample in fit_samples]
-    train_seconds = fit(job, objective, cache, synthesis, names, accelerator, sharing)
+    train_seconds = Fitting(job, objective, cache, synthesis, names, accelerator, sharing).run()
     if sharing and not accelerator.is_main_process:
         return
     if "statistics" in config.stabilise:

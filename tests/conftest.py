@@ -1,0 +1,48 @@
+"""Shared fixtures: random backbone weights, tiny detectors, a folder of model folders. All offline, on the CPU."""
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from hubmodels import GLASS, SimpleNet
+from hubmodels.backbone import load_backbone
+
+BACKBONE = "resnet18.tv_in1k"
+
+
+@pytest.fixture(scope="session")
+def backbone_weights(tmp_path_factory):
+    """Random weights of ResNet-18 up to layer3: the shapes are real, the features mean nothing."""
+    torch.manual_seed(0)
+    network = timm.create_model(BACKBONE, pretrained=False, features_only=True, out_indices=(2, 3))
+    path = tmp_path_factory.mktemp("weights") / "resnet18.safetensors"
+    save_file({k: v.contiguous() for k, v in network.state_dict().items()}, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def make_detector(backbone_weights):
+    """Factory of tiny detectors in eval mode, calibrated on random pictures unless told otherwise."""
+
+    def make(method, calibrated=True, **settings):
+        torch.manual_seed(0)
+        fingerprint = load_backbone(BACKBONE, weights=backbone_weights).fingerprint
+        given = {"embed_dim": 32, "image_size": 64, "dataset": "toy", "category": "widget"} | settings
+        detector = method(backbone=BACKBONE, backbone_sha256=fingerprint, **given).eval()
+        if calibrated:
+            rng = np.random.default_rng(0)
+            detector.calibrate([Image.fromarray(rng.integers(0, 256, (64, 64, 3), np.uint8)) for _ in range(5)], 0.2)
+        return detector
+
+    return make
+
+
+@pytest.fixture
+def model_folder(make_detector, tmp_path):
+    """A folder with both methods for the category `widget` of the data set `toy`."""
+    for method in (SimpleNet, GLASS):
+        make_detector(method).save_pretrained(tmp_path / "models" / f"{method.method}-toy-widget")
+    return tmp_path / "models"

@@ -1,0 +1,129 @@
+"""One frozen network per process, the right weights or none."""
+
+import pytest
+import timm
+import torch
+from huggingface_hub.errors import LocalEntryNotFoundError
+from safetensors.torch import load_file, save_file
+
+from hubmodels import backbone as module
+from hubmodels.backbone import BackboneError, feature_channels, find_weights, load_backbone
+
+NAME = "resnet18.tv_in1k"
+
+
+def test_loaded_once_and_shared(backbone_weights):
+    first = load_backbone(NAME, weights=backbone_weights)
+    assert load_backbone(NAME, weights=backbone_weights) is first
+    assert load_backbone(NAME, sha256=first.fingerprint) is first  # no path needed once it is in memory
+
+
+def test_equals_timm_and_stays_frozen(backbone_weights):
+    ours = load_backbone(NAME, weights=backbone_weights)
+    network = timm.create_model(NAME, pretrained=False, features_only=True, out_indices=(2, 3)).eval()
+    network.load_state_dict(load_file(backbone_weights), strict=False)
+    images = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        assert all(torch.equal(a, b) for a, b in zip(ours(images), network(images), strict=True))
+    assert not any(p.requires_grad for p in ours.parameters())
+
+
+def test_eval_mode_whatever_is_called_on_the_parent(backbone_weights):
+    ours = load_backbone(NAME, weights=backbone_weights)
+    parent = torch.nn.ModuleList([ours]).train()
+    assert parent.training and not any(m.training for m in ours.modules())
+
+
+def test_fingerprint_follows_the_tensors_not_the_file(backbone_weights, tmp_path):
+    """Extra tensors (layer4, fc) and metadata do not matter; one changed value in use does."""
+    tensors = load_file(backbone_weights)
+    save_file(tensors | {"fc.weight": torch.ones(1)}, tmp_path / "more.safetensors", {"note": "same weights"})
+    tensors["conv1.weight"][0, 0, 0, 0] += 1e-3
+    save_file(tensors, tmp_path / "tampered.safetensors")
+    original = load_backbone(NAME, weights=backbone_weights)
+    assert load_backbone(NAME, weights=tmp_path / "more.safetensors").fingerprint == original.fingerprint
+    with pytest.raises(BackboneError, match="trained on"):
+        module._read.cache_clear()
+        load_backbone(NAME, weights=tmp_path / "tampered.safetensors", sha256="0" * 64)
+    assert load_backbone(NAME, weights=tmp_path / "tampered.safetensors").fingerprint != original.fingerprint
+
+
+def test_weights_that_do_not_cover_the_network_are_refused(backbone_weights, tmp_path):
+    """timm itself stays silent about missing tensors and would go on with random ones."""
+    tensors = load_file(backbone_weights)
+    del tensors["layer3.1.conv2.weight"]
+    save_file(tensors, tmp_path / "partial.safetensors")
+    with pytest.raises(BackboneError, match=r"1 of \d+ tensors are missing, for example layer3.1.conv2.weight"):
+        load_backbone(NAME, weights=tmp_path / "partial.safetensors")
+
+
+def test_weights_of_another_network_are_refused(backbone_weights):
+    with pytest.raises(BackboneError, match="does not hold the weights of resnet50"):
+        load_backbone("resnet50.tv_in1k", weights=backbone_weights)
+
+
+@pytest.mark.parametrize("content", [b"", b"not safetensors at all" * 10])
+def test_unreadable_files_are_refused(content, tmp_path):
+    (tmp_path / "bad.safetensors").write_bytes(content)
+    with pytest.raises(BackboneError, match="not a readable safetensors file"):
+        load_backbone(NAME, weights=tmp_path / "bad.safetensors")
+
+
+def test_missing_file_is_named(tmp_path):
+    with pytest.raises(BackboneError, match="is not a file"):
+        load_backbone(NAME, weights=tmp_path / "absent.safetensors")
+
+
+@pytest.mark.parametrize("name", ["wide_resnet50_2", "resnet18.nonsense", "no_such_network.in1k"])
+def test_a_name_must_say_which_weights(name):
+    """timm's default for the untagged name is racm_in1k, not the papers' weights."""
+    with pytest.raises(BackboneError, match="names no network and weights"):
+        load_backbone(name)
+
+
+def test_bundled_weights_come_before_the_hub(backbone_weights, tmp_path, monkeypatch):
+    bundled = tmp_path / f"{NAME}.safetensors"
+    bundled.write_bytes(backbone_weights.read_bytes())
+    monkeypatch.setattr(module, "BUNDLED_WEIGHTS", tmp_path)
+    assert find_weights(NAME) == bundled
+
+
+def test_local_cache_comes_before_the_hub(tmp_path, monkeypatch):
+    asked = []
+
+    def download(repo_id, name, local_files_only=False):
+        asked.append((repo_id, name, local_files_only))
+        return str(tmp_path / name)
+
+    monkeypatch.setattr(module, "hf_hub_download", download)
+    assert find_weights("wide_resnet50_2.tv_in1k") == tmp_path / "model.safetensors"
+    assert asked == [("timm/wide_resnet50_2.tv_in1k", "model.safetensors", True)]
+
+
+def test_neither_cache_nor_hub_says_what_to_do(monkeypatch):
+    def download(*_, local_files_only=False):
+        raise LocalEntryNotFoundError("nothing here") if local_files_only else ConnectionError("offline")
+
+    monkeypatch.setattr(module, "hf_hub_download", download)
+    with pytest.raises(BackboneError, match="backbone_weights=FILE"):
+        find_weights(NAME)
+
+
+@pytest.mark.parametrize(
+    ("name", "channels"),
+    [("wide_resnet50_2.tv_in1k", (512, 1024)), (NAME, (128, 256)), ("convnext_tiny.fb_in1k", (384, 768))],
+)
+def test_channels_are_known_without_weights(name, channels):
+    assert feature_channels(name, (2, 3)) == channels
+
+
+def test_building_a_network_draws_nothing_from_the_callers_random_stream(backbone_weights):
+    """A seeded run must not depend on whether the backbone was already in memory."""
+    module._read.cache_clear()
+    feature_channels.cache_clear()
+    torch.manual_seed(1)
+    feature_channels(NAME, (2, 3))
+    module._read(NAME, (2, 3), backbone_weights, 0)
+    drawn = torch.rand(1)
+    torch.manual_seed(1)
+    assert torch.equal(torch.rand(1), drawn)

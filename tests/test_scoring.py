@@ -1,0 +1,111 @@
+"""Patch scores -> map, score, p-value, verdict; against scipy and by hand."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from scipy.ndimage import gaussian_filter
+
+from hubmodels.scoring import AnomalyPrediction, Calibration, smooth_map
+
+
+@pytest.mark.parametrize(("grid", "size"), [((36, 36), 288), ((32, 32), 256), ((5, 5), 40)])
+def test_map_is_bilinear_then_gaussian_sigma_4(grid, size):
+    """Against torch's bilinear upsampling followed by scipy's filter, borders included."""
+    scores = torch.randn(2, *grid, generator=torch.Generator().manual_seed(0))
+    upsampled = F.interpolate(scores[:, None], (size, size), mode="bilinear", align_corners=False)[:, 0].numpy()
+    expected = np.stack([gaussian_filter(u.astype(np.float64), sigma=4) for u in upsampled])
+    ours = smooth_map(scores, size)
+    assert ours.dtype == torch.float32
+    assert np.abs(ours.numpy() - expected).max() < 2e-6
+
+
+def test_map_keeps_the_scale_of_the_scores():
+    """No normalisation by the picture's own range: a constant stays that constant, twice the scores twice the map."""
+    scores = torch.randn(1, 8, 8, generator=torch.Generator().manual_seed(1))
+    assert smooth_map(torch.full((1, 8, 8), 3.5), 64).allclose(torch.tensor(3.5), atol=1e-5)
+    assert smooth_map(2 * scores, 64).allclose(2 * smooth_map(scores, 64), atol=1e-5)
+
+
+def predictions(scores, level=0.0):
+    return [
+        AnomalyPrediction(float(s), np.full((4, 4), level, np.float32) + np.eye(4, dtype=np.float32) * s)
+        for s in scores
+    ]
+
+
+def calibrated(n, rate):
+    calibration = Calibration()
+    calibration.fit(predictions(np.arange(1, n + 1)), rate)
+    return calibration
+
+
+def test_p_value_by_hand():
+    calibration = calibrated(4, 0.5)  # held-out scores 1, 2, 3, 4
+    assert [calibration.p_value(s) for s in (0.0, 1.0, 2.5, 4.0, 9.0)] == [1.0, 1.0, 0.6, 0.4, 0.2]
+
+
+@pytest.mark.parametrize(
+    ("n", "rate", "threshold"),
+    [(99, 0.01, 99), (199, 0.01, 198), (200, 0.01, 199), (9, 0.1, 9), (19, 0.1, 18), (10, 0.3, 8)],
+)
+def test_threshold_is_the_smallest_that_keeps_the_rate(n, rate, threshold):
+    """k = ceil((n + 1)(1 - rate)): flagged exactly where the p-value is at most the rate."""
+    calibration = calibrated(n, rate)
+    assert calibration.is_sufficient()
+    verdicts = [calibration.apply(float(s), np.zeros((2, 2), np.float32)) for s in range(n + 3)]
+    assert verdicts[0].threshold == threshold
+    assert [v.is_anomalous for v in verdicts] == [v.p_value <= rate + 1e-9 for v in verdicts]
+
+
+def test_false_alarms_stay_under_the_rate_on_new_normals():
+    """Monte Carlo: over many calibrations the mean false-alarm rate is at most the rate asked, and not far below."""
+    rng, alarms = np.random.default_rng(0), []
+    for _ in range(300):
+        calibration = Calibration()
+        calibration.fit(predictions(rng.standard_normal(60)), 0.05)
+        threshold = calibration.apply(0.0, np.zeros((2, 2), np.float32)).threshold
+        alarms.append((rng.standard_normal(200) > threshold).mean())
+    assert 0.035 < np.mean(alarms) < 0.055
+
+
+def test_too_few_held_out_pictures_are_named():
+    calibration = calibrated(32, 0.01)
+    assert not calibration.is_sufficient()
+    assert calibration.guaranteed_rate() == pytest.approx(1 / 33)
+    assert "too few" in calibration.describe() and "needs 99" in calibration.describe()
+    assert calibration.apply(0.0, np.zeros((2, 2), np.float32)).threshold == 32  # the most anomalous normal
+    assert "too few" not in calibrated(99, 0.01).describe()
+
+
+def test_pixel_threshold_leaves_held_out_pictures_unmarked():
+    calibration = calibrated(20, 0.1)
+    marked = [calibration.apply(p.image_score, p.anomaly_map).mask.any() for p in predictions(np.arange(1, 21))]
+    assert sum(marked) == 1  # k = ceil(21 * 0.9) = 19: only the most anomalous of 20 lies above
+
+
+def test_without_calibration_there_is_no_verdict():
+    prediction = Calibration().apply(1.0, np.zeros((2, 2), np.float32))
+    assert (prediction.p_value, prediction.threshold, prediction.is_anomalous, prediction.mask) == (None,) * 4
+    assert "not calibrated" in Calibration().describe()
+
+
+def test_calibration_survives_its_state():
+    calibration, loaded = calibrated(7, 0.2), Calibration()
+    loaded.load_state_dict(calibration.state_dict(), strict=True)
+    assert loaded.describe() == calibration.describe()
+    assert loaded.p_value(3.0) == calibration.p_value(3.0)
+
+
+@pytest.mark.parametrize(
+    ("scores", "rate", "word"), [([], 0.01, "at least one"), ([np.nan], 0.01, "finite"), ([1.0], 1.5, "between")]
+)
+def test_impossible_calibrations_are_refused(scores, rate, word):
+    with pytest.raises(ValueError, match=word):
+        Calibration().fit(predictions(scores), rate)
+
+
+def test_normal_level_is_the_median_pixel():
+    calibration = Calibration()
+    calibration.fit(predictions([5.0, 5.0, 5.0], level=2.0), 0.5)
+    assert calibration.normal_level.item() == 2.0

@@ -1,0 +1,283 @@
+"""The real script on small pictures: layouts, resuming, two processes, and what it must refuse."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+import training.train as train
+from hubmodels import AnomalyDetector
+from training.config import EPOCHS, TrainConfig
+from training.data import Sample
+from training.fitting import Fitting
+from training.jobs import TrainingError
+from training.objectives import SimpleNetObjective
+from training.state import TrainingState
+
+ROOT = Path(__file__).parent.parent
+
+
+def write_picture(path, rng, defect=False):
+    """A noisy grey plate; a defect is a bright square with its mask beside it."""
+    pixels = rng.normal(120, 12, (72, 72, 3)).clip(0, 255).astype(np.uint8)
+    if defect:
+        pixels[20:40, 30:50] = 255
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+
+
+@pytest.fixture(scope="module")
+def data_root(tmp_path_factory):
+    """Two categories in MVTec AD layout: `plate` with masks, `sheet` without."""
+    root, rng = tmp_path_factory.mktemp("toy_set"), np.random.default_rng(0)
+    for category in ("plate", "sheet"):
+        for i in range(10):
+            write_picture(root / category / f"train/good/{i:03}.png", rng)
+        for i in range(4):
+            write_picture(root / category / f"test/good/{i:03}.png", rng)
+            write_picture(root / category / f"test/square/{i:03}.png", rng, defect=True)
+    mask = np.zeros((72, 72), np.uint8)
+    mask[20:40, 30:50] = 255
+    for i in range(4):
+        path = root / f"plate/ground_truth/square/{i:03}_mask.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(mask).save(path)
+    return root
+
+
+@pytest.fixture
+def arguments(data_root, backbone_weights, tmp_path):
+    """Command line of a small run; later options win over these."""
+    return [
+        *("--data-root", str(data_root), "--categories", "plate", "--backbone", "resnet18.tv_in1k"),
+        *("--backbone-weights", str(backbone_weights), "--image-size", "64", "--epochs", "3"),
+        *("--batch-size", "4", "--output", str(tmp_path / "runs")),
+    ]
+
+
+def head(folder):
+    return load_file(folder / "model.safetensors")
+
+
+def assert_equal_weights(one, other):
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_both_methods_from_folder_to_prediction(arguments, data_root, tmp_path):
+    """The whole path once: train, calibrate, save, evaluate, describe, load, predict."""
+    assert train.main(arguments) == 0
+    for method in ("simplenet", "glass"):
+        folder = next((tmp_path / "runs").glob(f"{method}-*-plate"))  # the data set's name is pytest's numbered folder
+        names = {path.name for path in folder.iterdir()}
+        files = {"config.json", "model.safetensors", "README.md", "metrics.json", "scores.parquet", "panels"}
+        assert names == files | {"training_log.jsonl"}
+        report = json.loads((folder / "metrics.json").read_text())
+        keys = {"image_auroc", "image_ap", "image_f1_max", "pixel_auroc", "pixel_ap", "pixel_f1_max", "aupro"}
+        assert set(report["metrics"]) == keys | {"false_alarm_rate", "recall_at_threshold"}
+        assert all(0 <= value <= 1 for value in report["metrics"].values())
+        assert (report["protocol"], report["seed"], report["training"]["held_out"]) == ("last", 0, 1)
+        scores = pq.read_table(folder / "scores.parquet").to_pylist()
+        assert len(scores) == 8 and {row["defect_type"] for row in scores} == {"good", "square"}
+        detector = AnomalyDetector.from_pretrained(folder)
+        row = next(row for row in scores if row["name"] == "test/square/002.png")
+        shown = detector.predict(data_root / "plate/test/square/002.png")
+        assert shown.image_score == pytest.approx(row["image_score"], abs=1e-5)
+        assert "too few" in (folder / "README.md").read_text()
+        log = [json.loads(line) for line in (folder / "training_log.jsonl").read_text().splitlines()]
+        assert [record["epoch"] for record in log] == [1, 2, 3]
+    assert not list((tmp_path / "runs/.unfinished").iterdir())
+    assert "| simplenet |" in (tmp_path / "runs/summary.md").read_text()
+
+
+def test_a_folder_of_good_pictures_is_enough(arguments, data_root, tmp_path):
+    """No test set, no masks: it trains, calibrates and saves; what was not measured says so."""
+    extra = ["--data-root", str(data_root / "plate/train/good"), "--categories", "widget", "--methods", "simplenet"]
+    assert train.main(arguments + extra) == 0
+    folder = tmp_path / "runs/simplenet-own-widget"
+    assert json.loads((folder / "metrics.json").read_text())["metrics"] == {}
+    assert "| image AUROC | not measured |" in (folder / "README.md").read_text()
+    assert AnomalyDetector.from_pretrained(folder).calibration.size == 1
+
+
+def test_a_test_set_without_masks_gives_image_metrics_only(arguments, tmp_path):
+    assert train.main([*arguments, "--categories", "sheet", "--methods", "simplenet"]) == 0
+    report = json.loads(next((tmp_path / "runs").glob("simplenet-*-sheet/metrics.json")).read_text())
+    assert "image_auroc" in report["metrics"] and "aupro" not in report["metrics"]
+    assert "| AUPRO@0.3 | not measured |" in next((tmp_path / "runs").glob("*-sheet/README.md")).read_text()
+
+
+def test_no_test_picture_is_decoded_before_training_has_ended(arguments, monkeypatch):
+    events, read, run = [], Sample.read, Fitting.run
+    monkeypatch.setattr(Sample, "read", lambda self: (events.append(self.name.split("/")[0]), read(self))[1])
+    monkeypatch.setattr(Fitting, "run", lambda self: (run(self), events.append("trained"))[0])
+    assert train.main([*arguments, "--methods", "simplenet"]) == 0
+    assert "test" in events and "test" not in events[: events.index("trained")]
+
+
+# ------------------------------------------------------------------------------------------- stopping and going on
+
+
+class Killed(BaseException):
+    """Stands for a kill at the end of an epoch."""
+
+
+def kill_after(epoch, monkeypatch):
+    """Every epoch is saved; the process dies right after the one given."""
+    save = TrainingState.save
+
+    def save_and_die(self, path):
+        save(self, path)
+        if self.epoch == epoch:
+            raise Killed
+
+    monkeypatch.setattr("training.fitting.SAVE_EVERY_S", 0.0)
+    monkeypatch.setattr(TrainingState, "save", save_and_die)
+
+
+@pytest.mark.parametrize("method", ["simplenet", "glass"])
+def test_a_killed_run_continues_bit_equal(method, arguments, tmp_path, monkeypatch):
+    steady = ["--methods", method, "--stabilise", "statistics", "average", "decay"]
+    assert train.main([*arguments, *steady, "--output", str(tmp_path / "whole")]) == 0
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        kill_after(2, patch)
+        train.main([*arguments, *steady, "--output", str(tmp_path / "killed")])
+    assert not list((tmp_path / "killed").glob(f"{method}-*"))
+    epochs, run_epoch = [], Fitting.run_epoch
+    monkeypatch.setattr(Fitting, "run_epoch", lambda self, m, e, p: (epochs.append(e), run_epoch(self, m, e, p))[1])
+    assert train.main([*arguments, *steady, "--output", str(tmp_path / "killed")]) == 0
+    assert epochs == [2]
+    whole, continued = (next((tmp_path / name).glob(f"{method}-*")) for name in ("whole", "killed"))
+    assert_equal_weights(head(whole), head(continued))
+
+
+def test_a_finished_job_is_not_repeated_and_other_settings_are_refused(arguments, tmp_path, monkeypatch):
+    arguments = [*arguments, "--methods", "simplenet"]
+    assert train.main(arguments) == 0
+    monkeypatch.setattr(Fitting, "run", lambda self: pytest.fail("trained again"))
+    assert train.main(arguments) == 0
+    assert train.main([*arguments, "--seed", "1"]) == 1  # refused with a message, nothing overwritten
+
+
+def test_an_unfinished_job_with_other_settings_is_refused(arguments, tmp_path, monkeypatch, caplog):
+    arguments = [*arguments, "--methods", "simplenet"]
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        kill_after(1, patch)
+        train.main(arguments)
+    assert train.main([*arguments, "--noise-std", "0.5"]) == 1
+
+
+def test_a_nan_loss_names_the_batch_and_keeps_the_last_good_state(arguments, tmp_path, monkeypatch):
+    """Epoch 2 goes wrong: the state of epoch 1 stays, and the message names the pictures of the step."""
+    forward, calls = SimpleNetObjective.forward, []
+
+    def sometimes_nan(self, batch):
+        calls.append(1)
+        losses = forward(self, batch)
+        return losses if len(calls) != 5 else {key: value * float("nan") for key, value in losses.items()}
+
+    monkeypatch.setattr("training.fitting.SAVE_EVERY_S", 0.0)
+    monkeypatch.setattr(SimpleNetObjective, "forward", sometimes_nan)
+    config = TrainConfig.from_command_line([*arguments, "--methods", "simplenet"])
+    (job,), _ = train.plan_jobs(config)
+    with pytest.raises(TrainingError, match=r"epoch 2, step 2, batch \[train/good/\d+.png"):
+        train.run_job(job, train.start(config), sharing=False)
+    state = load_file(job.workplace / "state.safetensors")
+    assert all(value.isfinite().all() for value in state.values())
+
+
+def test_a_failing_category_does_not_stop_the_others(arguments, data_root, tmp_path):
+    broken = tmp_path / "set"
+    broken.mkdir()
+    os.symlink(data_root / "plate", broken / "plate")
+    (broken / "torn/train/good").mkdir(parents=True)
+    (broken / "torn/train/good/000.png").write_bytes(b"not a picture")
+    extra = ["--data-root", str(broken), "--categories", "plate", "torn", "--methods", "simplenet"]
+    assert train.main(arguments + extra) == 1
+    assert (tmp_path / "runs/simplenet-set-plate/metrics.json").is_file()
+
+
+# ------------------------------------------------------------------------------------------------- several processes
+
+
+def launch(processes, arguments):
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(processes)]
+    command += ["--main_process_port", "0", str(ROOT / "training/train.py"), *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+
+
+def test_jobs_over_two_processes_equal_one_process(arguments, tmp_path):
+    """Two real processes, a job each, through `accelerate launch`; weights bit-equal to one process."""
+    arguments = [*arguments, "--categories", "plate", "sheet", "--methods", "simplenet"]
+    done = launch(2, [*arguments, "--output", str(tmp_path / "two")])
+    assert done.returncode == 0, done.stderr[-2000:]
+    one_thread = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        assert train.main([*arguments, "--output", str(tmp_path / "one")]) == 0
+    finally:
+        torch.set_num_threads(one_thread)
+    for folder in (tmp_path / "one").glob("simplenet-*"):
+        assert_equal_weights(head(folder), head(tmp_path / "two" / folder.name))
+    assert len(json.loads((tmp_path / "two/summary.json").read_text())) == 3  # two categories and their mean
+
+
+def test_one_job_shared_by_two_processes(arguments, tmp_path):
+    """Data-parallel GLASS: ascent and centre inside DDP; both processes end with one good model."""
+    done = launch(2, [*arguments, "--methods", "glass", "--parallel", "data"])
+    assert done.returncode == 0, done.stderr[-2000:]
+    folder = next((tmp_path / "runs").glob("glass-*"))
+    log = [json.loads(line) for line in (folder / "training_log.jsonl").read_text().splitlines()]
+    assert len(log) == 3 and all(np.isfinite(record["loss"]) for record in log)
+    assert json.loads((folder / "metrics.json").read_text())["settings"]["batch_size"] == 4
+
+
+def test_processes_that_do_not_see_each_other_are_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(train, "Accelerator", lambda **_: type("Alone", (), {"num_processes": 1})())
+    with pytest.raises(SystemExit, match="ACCELERATE_USE_CPU"):
+        train.start(TrainConfig(data_root="x"))
+
+
+# --------------------------------------------------------------------------------------------------------- settings
+
+
+def test_defaults_are_the_papers():
+    config = TrainConfig(data_root="x")
+    assert (config.backbone, config.image_size, config.batch_size) == ("wide_resnet50_2.tv_in1k", 288, 8)
+    assert (EPOCHS["simplenet"], EPOCHS["glass"]) == (160, 640)
+    assert (config.epochs_of("simplenet"), config.epochs_of("glass")) == (160, 640)
+
+
+def test_papers_crop():
+    """SimpleNet crops every category, GLASS toothbrush and wood only: 329 -> 288."""
+    config = TrainConfig(data_root="x", crop="papers")
+    assert config.resize_of("simplenet", "bottle") == 329
+    assert (config.resize_of("glass", "bottle"), config.resize_of("glass", "wood")) == (288, 329)
+
+
+@pytest.mark.parametrize(
+    "wrong", [["--epochs", "0"], ["--holdout", "1.5"], ["--noise-std", "-1"], ["--methods", "patchcore"]]
+)
+def test_values_that_cannot_work_end_with_usage(wrong, capsys):
+    with pytest.raises(SystemExit) as ended:
+        TrainConfig.from_command_line(["--data-root", "x", *wrong])
+    assert ended.value.code == 2 and wrong[0] in capsys.readouterr().err
+
+
+def test_unknown_tracker_is_refused_by_name(arguments, caplog):
+    assert train.main([*arguments, "--methods", "simplenet", "--tracker", "abacus"]) == 1
+
+
+def test_unknown_hub_column_role_is_refused(arguments):
+    with pytest.raises(ValueError, match="roles image, label"):
+        train.main([*arguments, "--hub-columns", "picture=x"])
