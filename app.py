@@ -15,6 +15,7 @@ from html import escape
 from pathlib import Path
 
 import gradio as gr  # noqa: TID251
+from gradio.utils import get_upload_folder  # noqa: TID251
 from PIL import Image
 
 from hubmodels import AnomalyDetector, AnomalyPrediction, BackboneError, ModelError, PictureError, compare
@@ -59,6 +60,23 @@ CSS = """
 .card dt, .card .note { opacity: 0.8; } .card .note { font-size: 0.85rem; }
 .html-container { padding: 0 !important; } footer .divider:last-child { display: none; }
 """
+
+
+def inspect_upload(catalog: Catalog, category: str | None, picture: dict | None) -> list:
+    """The event: `inspect` with the very file that Gradio received."""
+    return inspect(catalog, category, uploaded_path(picture))
+
+
+def uploaded_path(upload: dict | None) -> str | None:
+    """Gradio's description of an upload -> its path; None for anything that does not lie among the uploads.
+
+    gr.Image itself would clip 16-bit pictures, decode before our limit of pixels, and answer a broken file by a bare
+    "Error". And Gradio 6.31 checks a path only where the caller of the API marks it as a file: without this check a
+    caller could ask for any picture on the server.
+    """
+    path = upload and upload.get("path")
+    uploads = Path(get_upload_folder()).resolve()
+    return path if path and Path(path).resolve().is_relative_to(uploads) else None
 
 
 def inspect(catalog: Catalog, category: str | None, picture: str | None) -> list:
@@ -153,13 +171,6 @@ def _agreement(verdicts: dict[str, bool | None]) -> str:
     return _status("", f"<strong>The methods disagree:</strong> {said}. Have a look yourself.")
 
 
-def _as_uploaded(image: gr.Image) -> gr.Image:
-    """Makes the component hand over the path of the very file. Gradio's own reading clips 16-bit pictures, decodes
-    before our limit of pixels, and answers a broken file by a bare "Error". (A subclass would write an `app.pyi`.)"""
-    image.preprocess = lambda upload: upload and upload.path
-    return image
-
-
 def build_demo(catalog: Catalog | None, examples: Sequence[Path] = ()) -> gr.Blocks:
     """The page; without a catalog it says how to train a first category.
 
@@ -175,7 +186,7 @@ def build_demo(catalog: Catalog | None, examples: Sequence[Path] = ()) -> gr.Blo
             with gr.Column(scale=2, min_width=280):
                 category = gr.Dropdown(catalog.categories(), label="Category")
                 sources = ["upload", "clipboard", "webcam"]
-                picture = _as_uploaded(gr.Image(label="Picture", type="filepath", sources=sources, height=320))
+                picture = gr.Image(label="Picture", type="filepath", sources=sources, height=320)
                 button = gr.Button("Inspect", variant="primary")
                 if examples:
                     gr.Examples([str(path) for path in examples], picture, cache_examples=False)
@@ -196,9 +207,10 @@ def build_demo(catalog: Catalog | None, examples: Sequence[Path] = ()) -> gr.Blo
                         gr.HTML(_problems(catalog))
         gr.on(
             [button.click, picture.change, category.change],
-            partial(inspect, catalog),
+            partial(inspect_upload, catalog),
             [category, picture],
             outputs,
+            preprocess=False,  # see uploaded_path
             api_name="inspect",
             api_description=API,
             show_progress_on=status,

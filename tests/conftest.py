@@ -1,5 +1,7 @@
 """Shared fixtures: random backbone weights, tiny detectors, a folder of model folders. All offline, on the CPU."""
 
+import shutil
+
 import numpy as np
 import pytest
 import timm
@@ -40,9 +42,16 @@ def make_detector(backbone_weights):
     return make
 
 
-@pytest.fixture
-def model_folder(make_detector, tmp_path):
-    """A folder with both methods for the category `widget` of the data set `toy`."""
+@pytest.fixture(scope="session")
+def saved_models(make_detector, tmp_path_factory):
+    """The original of `model_folder`, made once: never to be changed."""
+    folder = tmp_path_factory.mktemp("saved_models")
     for method in (SimpleNet, GLASS):
-        make_detector(method).save_pretrained(tmp_path / "models" / f"{method.method}-toy-widget")
-    return tmp_path / "models"
+        make_detector(method).save_pretrained(folder / f"{method.method}-toy-widget")
+    return folder
+
+
+@pytest.fixture
+def model_folder(saved_models, tmp_path):
+    """A folder with both methods for the category `widget` of the data set `toy`; the test's own, to be damaged."""
+    return shutil.copytree(saved_models, tmp_path / "models")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -10,16 +11,17 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 from PIL import Image
 from safetensors.torch import load_file
 
 import training.train as train
 from hubmodels import AnomalyDetector
 from training.config import EPOCHS, TrainConfig
-from training.data import Sample
 from training.fitting import Fitting
 from training.jobs import TrainingError
 from training.objectives import SimpleNetObjective
+from training.samples import Sample
 from training.state import TrainingState
 
 ROOT = Path(__file__).parent.parent
@@ -281,3 +283,42 @@ def test_unknown_tracker_is_refused_by_name(arguments, caplog):
 def test_unknown_hub_column_role_is_refused(arguments):
     with pytest.raises(ValueError, match="roles image, label"):
         train.main([*arguments, "--hub-columns", "picture=x"])
+
+
+def test_any_accelerate_tracker_logs_each_epoch(arguments, monkeypatch):
+    """A tracker gets a run per job, named after it."""
+    logged = []
+
+    class Recorder:
+        requires_logging_directory = False
+
+        def __init__(self, run_name):
+            self.run_name = run_name
+
+        def start(self):
+            logged.append(self.run_name)
+
+        def log(self, values, step):
+            logged.append((step, set(values)))
+
+        def finish(self):
+            logged.append("finished")
+
+    monkeypatch.setitem(LOGGER_TYPE_TO_CLASS, "recorder", Recorder)
+    assert train.main([*arguments, "--methods", "simplenet", "--tracker", "recorder"]) == 0
+    parts = {"loss", "normal_loss", "noisy_loss", "learning_rate_factor", "seconds"}
+    assert logged[0].startswith("simplenet-") and logged[1:] == [(1, parts), (2, parts), (3, parts), "finished"]
+
+
+def test_a_full_disk_says_what_to_do_and_keeps_the_saved_state(tmp_path):
+    """A real write error: the process may write no file beyond 1 kB."""
+    head, path = torch.nn.Linear(4, 4), tmp_path / "state.safetensors"
+    TrainingState(head, [], None, {}).save(path)
+    before, limits = path.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1024, limits[1]))
+    try:
+        with pytest.raises(OSError, match="free some disk space"):
+            TrainingState(torch.nn.Linear(400, 400), [], None, {}).save(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.read_bytes() == before

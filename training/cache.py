@@ -16,7 +16,7 @@ from tqdm import tqdm
 from hubmodels.detector import AnomalyDetector
 from hubmodels.features import align
 from hubmodels.pictures import to_image
-from training.data import Sample
+from training.samples import Sample
 
 MEMORY_SHARE = 0.5  # of the memory available; the rest is for the data loader, the page cache and the user
 

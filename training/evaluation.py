@@ -15,8 +15,8 @@ from tqdm import tqdm
 from hubmodels.detector import AnomalyDetector
 from hubmodels.heatmap import panel
 from hubmodels.scoring import AnomalyPrediction
-from training.data import Category, Sample
 from training.metrics import PixelMetrics, false_alarm_rate, image_metrics, recall_at_threshold
+from training.samples import Category, Sample
 
 PROTOCOL = "last"
 BATCH_SIZE = 8

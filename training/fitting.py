@@ -56,7 +56,8 @@ class Fitting:
         self.average = (
             make_average(self.head, plan.steps_per_epoch * epochs) if "average" in config.stabilise else None
         )
-        self.state = TrainingState(self.head, self.optimizers, self.average, job.settings | {"processes": processes})
+        settings = job.settings | {"processes": processes, "backbone_sha256": objective.detector.backbone_sha256}
+        self.state = TrainingState(self.head, self.optimizers, self.average, settings)
         self.state.load(self.state_path)
         self.plan = replace(plan, first_epoch=self.state.epoch)
         workers = loader_workers(synthesis, accelerator)

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from training.config import TrainConfig
-from training.data import Category
+from training.samples import Category
 
 # settings that may differ when a run is repeated: where things lie, and how the work is spread or watched
 FREE_SETTINGS = (
     *("output", "parallel", "tracker", "categories", "methods"),
-    *("data_root", "backbone_weights", "textures", "skip_bad"),
+    *("data_root", "backbone_weights", "skip_bad"),
 )
 
 

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -28,7 +28,11 @@ class TrainingState:
         self.epoch, self.seconds = 0, 0.0
 
     def save(self, path: Path) -> None:
-        """Writes next to `path` and renames, so that a kill leaves the old state or the new one."""
+        """Writes next to `path` and renames, so that a kill leaves the old state or the new one.
+
+        Raises:
+            OSError: the disk is full or not writable; the state saved before stays.
+        """
         tensors = {f"head.{k}": v for k, v in self.head.state_dict().items()}
         for i, optimizer in enumerate(self.optimizers):
             for index, values in optimizer.state_dict()["state"].items():
@@ -37,10 +41,15 @@ class TrainingState:
             tensors |= {f"{AVERAGE}.{k}": v for k, v in self.average.state_dict().items()}
         progress = {"epoch": self.epoch, "seconds": self.seconds, "settings": self.settings}
         partial = path.with_suffix(".partial")
-        save_file(
-            {k: v.detach().cpu().contiguous() for k, v in tensors.items()}, partial, {"json": json.dumps(progress)}
-        )
-        os.replace(partial, path)
+        try:
+            plain = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+            save_file(plain, partial, {"json": json.dumps(progress)})
+            os.replace(partial, path)
+        except (OSError, SafetensorError) as error:
+            raise OSError(
+                f"cannot write {path} ({error}): free some disk space and give the same command again, it continues "
+                "from the last saved epoch."
+            ) from error
 
     def load(self, path: Path) -> None:
         """Continues from `path` where it exists.

@@ -30,14 +30,16 @@ from hubmodels.backbone import load_backbone, normalisation
 from training.batches import LocalSynthesis, seed_of
 from training.cache import FeatureCache, build_cache, load_images
 from training.config import PAPER_NOISE_BACKBONE, TrainConfig
-from training.data import HubColumns, hold_out, inspect_category, open_categories
+from training.data import hold_out, open_categories
 from training.evaluation import PROTOCOL, evaluate, summarise, summary_table, write_json
 from training.fitting import Fitting, recompute_statistics
 from training.foreground import foreground_masks
+from training.hub_data import HubColumns
 from training.hypothesis import decide_hypothesis
 from training.jobs import Job, TrainingError, is_finished
 from training.objectives import OBJECTIVES, REFERENCE_NOISE_STD
 from training.publish import write_card
+from training.sanity import inspect_category
 from training.synthesis import TextureSource
 from training.tracking import LOG_FILE
 

@@ -1,0 +1,45 @@
+#!/usr/bin/env bash
+# What waits for a GPU, in steps of under ten minutes each; every step continues where an earlier call stopped.
+#
+#   benchmarks/gpu.sh prepare                copies ../shared/data and weights into .gpu/ (git-ignored, downscaled)
+#   benchmarks/gpu.sh simplenet|glass SEED   the papers' schedules (160 / 640 epochs) on screw and magnetic tile
+#   benchmarks/gpu.sh throughput             time of one epoch before and after caching
+#   benchmarks/gpu.sh jobs                   two processes, a job each (two GPUs, or two CPU processes)
+#   benchmarks/gpu.sh collect                benchmarks/results/gpu.json
+#
+# EXTRA="--epochs 1" PYTHON=.venv/bin/python benchmarks/gpu.sh simplenet 0   proves on a CPU that a step starts.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+PYTHON=${PYTHON:-python3}
+DATA=.gpu
+RUNS=${OUT:-runs}/gpu
+export PYTHONPATH=$PWD
+BACKBONE=${BACKBONE:-resnet50.tv_in1k}
+declare -A WEIGHTS=([resnet50.tv_in1k]=resnet50_msra_in1k_layer3 [resnet18.tv_in1k]=resnet18_tv_in1k_layer3)
+
+options() {  # options CATEGORY_ROOT
+    echo --data-root "$DATA/$1" --backbone "$BACKBONE" --backbone-weights "$DATA/weights/${WEIGHTS[$BACKBONE]}.safetensors" \
+        --textures "$DATA/dtd" --stabilise statistics average decay --mixed-precision "${PRECISION:-no}" ${EXTRA:-}
+}
+
+case "${1:-help}" in
+prepare)
+    "$PYTHON" benchmarks/downscale.py ../shared/data/mvtec_ad "$DATA/mvtec_ad" 288
+    "$PYTHON" benchmarks/downscale.py ../shared/data/magnetic_tile "$DATA/magnetic_tile" 288
+    "$PYTHON" benchmarks/downscale.py ../shared/data/dtd/images "$DATA/dtd" 256
+    mkdir -p "$DATA/weights" && cp "../shared/weights/${WEIGHTS[$BACKBONE]}.safetensors" "$DATA/weights/"
+    du -sh "$DATA"
+    ;;
+simplenet | glass)
+    for root in mvtec_ad magnetic_tile; do
+        "$PYTHON" training/train.py $(options $root) --methods "$1" --seed "${2:-0}" --output "$RUNS/seed${2:-0}"
+    done
+    ;;
+throughput) "$PYTHON" benchmarks/epoch_time.py $(options mvtec_ad) ;;
+jobs)
+    "$PYTHON" -m accelerate.commands.launch --multi_gpu --num_processes 2 training/train.py $(options mvtec_ad) \
+        --output "$RUNS/jobs"
+    ;;
+collect) "$PYTHON" benchmarks/collect.py benchmarks/results/gpu.json "$RUNS" ;;
+*) sed -n '2,12p' "$0" ;;
+esac

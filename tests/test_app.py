@@ -1,0 +1,285 @@
+"""The page answers everything in words: verdicts, hints and failures; and it runs in a real browser."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import app
+from hubmodels import GLASS, SimpleNet
+from hubmodels.catalog import Catalog
+from training.config import TrainConfig
+
+ROOT = Path(__file__).parents[1]
+LABEL = "toy / widget"
+CHROMIUM = Path("/usr/bin/chromium")
+CHROMIUM_FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+@pytest.fixture
+def catalog(model_folder):
+    return Catalog.from_folder(model_folder)
+
+
+@pytest.fixture
+def picture(tmp_path):
+    """Path of a picture that is not square."""
+    path = tmp_path / "part.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (48, 80, 3), np.uint8)).save(path)
+    return str(path)
+
+
+def shown(update):
+    """The heat map of an update, or None; hidden exactly where there is none."""
+    assert update["visible"] == (update["value"] is not None)
+    return update["value"]
+
+
+def text_of(demo):
+    """All that a page's components hold."""
+    return json.dumps(demo.get_config_file()["components"], default=str)
+
+
+# ---------------------------------------------------------------- what is said about a picture
+
+
+def test_a_picture_gets_two_verdicts_and_heat_maps(catalog, picture):
+    status, simplenet, simplenet_map, glass, glass_map = app.inspect(catalog, LABEL, picture)
+    assert "agree" in status
+    for card, heat_map, name in ((simplenet, simplenet_map, "SimpleNet"), (glass, glass_map, "GLASS")):
+        assert name in card and "threshold" in card and "p = " in card and " ms" in card
+        assert "held-out normal pictures" in card
+        assert shown(heat_map).size == (80, 48)
+
+
+def test_the_cards_give_the_numbers_of_the_detectors(catalog, picture):
+    cards = app.inspect(catalog, LABEL, picture)[1::2]
+    for detector, card in zip(catalog.load(LABEL), cards, strict=True):
+        prediction = detector.predict(picture)
+        assert f"{prediction.image_score:.4g} (threshold {prediction.threshold:.4g})" in card
+        assert (">Defective<" if prediction.is_anomalous else ">Good<") in card
+
+
+def test_a_large_heat_map_is_shown_smaller(catalog, tmp_path):
+    Image.new("RGB", (app.SHOWN_SIDE + 200, 100), "grey").save(tmp_path / "wide.png")
+    for heat_map in app.inspect(catalog, LABEL, str(tmp_path / "wide.png"))[2::2]:
+        assert shown(heat_map).width == app.SHOWN_SIDE
+
+
+def test_no_picture_gives_a_hint(catalog):
+    status, *rest = app.inspect(catalog, LABEL, None)
+    assert app.HINT in status
+    assert [shown(part) if isinstance(part, dict) else part for part in rest] == ["", None, "", None]
+
+
+def test_a_corrupt_file_is_a_message_not_a_trace(catalog, tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nand no more")
+    status, *rest = app.inspect(catalog, LABEL, str(tmp_path / "broken.png"))
+    assert "Not inspected" in status and "broken.png" in status
+    assert str(tmp_path) not in status
+    assert rest[0::2] == ["", ""] and [shown(update) for update in rest[1::2]] == [None, None]
+
+
+@pytest.mark.parametrize("label", ["toy / lid", None])
+def test_an_unknown_category_is_a_message(catalog, picture, label):
+    status = app.inspect(catalog, label, picture)[0]
+    assert "Not inspected" in status and "choose one of" in status
+
+
+def test_a_method_without_a_model_says_so(model_folder, picture):
+    catalog = Catalog.from_folder(model_folder / "simplenet-toy-widget")
+    status, simplenet, simplenet_map, glass, glass_map = app.inspect(catalog, LABEL, picture)
+    assert "Only one method" in status and "verdict" in simplenet and shown(simplenet_map)
+    assert "GLASS has no model for this category" in glass and shown(glass_map) is None
+
+
+def test_a_model_that_does_not_load_says_why(model_folder, picture):
+    (model_folder / "glass-toy-widget" / "model.safetensors").write_bytes(b"<b>")
+    glass = app.inspect(Catalog.from_folder(model_folder), LABEL, picture)[3]
+    assert "GLASS could not be loaded" in glass and "truncated" in glass
+
+
+def test_without_calibration_there_is_no_verdict(make_detector, tmp_path, picture):
+    make_detector(GLASS, calibrated=False).save_pretrained(tmp_path / "models" / "glass-toy-widget")
+    make_detector(SimpleNet).save_pretrained(tmp_path / "models" / "simplenet-toy-widget")
+    catalog = Catalog.from_folder(tmp_path / "models")
+    status, _, simplenet_map, glass, glass_map = app.inspect(catalog, LABEL, picture)
+    assert "No comparison" in status
+    assert "No verdict (not calibrated)" in glass and "threshold" not in glass
+    assert shown(glass_map) is None and shown(simplenet_map) is not None
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "words"),
+    [
+        ((True, True), "Both methods agree: defective"),
+        ((False, False), "Both methods agree: good"),
+        ((False, True), "SimpleNet says good, GLASS says defective"),
+    ],
+)
+def test_the_status_says_whether_they_agree(verdicts, words):
+    assert words in app._agreement(dict(zip(("SimpleNet", "GLASS"), verdicts, strict=True)))
+
+
+@pytest.mark.parametrize(("p", "percent"), [(1.0, "100 %"), (0.0303, "3 %"), (0.004, "0.4 %")])
+def test_p_values_in_words(p, percent):
+    assert percent in app._p_value(p)
+
+
+HOSTILE = "<img src=x onerror=alert(1)>"
+
+
+def test_names_from_outside_are_escaped(catalog, tmp_path):
+    (tmp_path / f"{HOSTILE}.png").write_bytes(b"no picture")
+    for category, path in ((LABEL, str(tmp_path / f"{HOSTILE}.png")), (HOSTILE, None)):
+        assert HOSTILE not in app.inspect(catalog, category, path)[0]
+    assert "&lt;img" in app.inspect(catalog, LABEL, str(tmp_path / f"{HOSTILE}.png"))[0]
+
+
+def test_hostile_categories_and_problems_are_escaped(model_folder, picture):
+    config = model_folder / "glass-toy-widget" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"category": HOSTILE}))
+    damaged = model_folder / "simplenet-toy-widget" / "config.json"
+    damaged.write_text(json.dumps({"method": HOSTILE}))
+    catalog = Catalog.from_folder(model_folder)
+    assert not any(
+        HOSTILE in part for part in app.inspect(catalog, f"toy / {HOSTILE}", picture) if isinstance(part, str)
+    )
+    assert HOSTILE not in app._problems(catalog) and "&lt;img" in app._problems(catalog)
+    (config.parent / "model.safetensors").write_bytes(b"")
+    assert HOSTILE not in app.inspect(catalog, f"toy / {HOSTILE}", picture)[0]
+
+
+# ---------------------------------------------------------------- the page
+
+
+def test_without_models_the_page_says_how_to_train():
+    page = text_of(app.build_demo(None))
+    assert "training/train.py --data-root my_good_pictures" in page and "make demo MODELS=runs" in page
+
+
+def test_the_training_command_on_the_page_is_understood():
+    command = next(line for line in app.NO_MODELS.splitlines() if "train.py" in line)
+    config = TrainConfig.from_command_line(command.split("train.py")[1].split())
+    assert config.methods == ["simplenet", "glass"]
+
+
+def test_the_page_offers_the_categories_and_examples(catalog, picture):
+    page = text_of(app.build_demo(catalog, [Path(picture)]))
+    assert LABEL in page and "part.png" in page
+
+
+def test_the_page_names_models_that_cannot_be_used(model_folder):
+    (model_folder / "glass-toy-widget" / "config.json").unlink()
+    page = text_of(app.build_demo(Catalog.from_folder(model_folder)))
+    assert "Models that cannot be used (1)" in page and "config.json is missing" in page
+
+
+@pytest.mark.parametrize("arguments", [["--models", "nowhere"], ["--examples", "nowhere"]])
+def test_a_wrong_command_line_ends_with_a_message(monkeypatch, arguments):
+    monkeypatch.setattr(sys, "argv", ["app.py", *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        app.main()
+    assert stopped.value.code != 0
+
+
+def test_a_space_names_its_models_in_the_environment(monkeypatch):
+    monkeypatch.setenv("HUBMODELS_MODELS", "runs")
+    monkeypatch.setenv("HUBMODELS_NAMESPACE", "acme")
+    monkeypatch.setattr(sys, "argv", ["app.py"])
+    assert (app.read_arguments().models, app.read_arguments().namespace) == ("runs", "acme")
+    monkeypatch.setattr(sys, "argv", ["app.py", "--namespace", "mine"])  # the command line wins
+    assert (app.read_arguments().models, app.read_arguments().namespace) == (None, "mine")
+
+
+# ---------------------------------------------------------------- the running app
+
+
+@pytest.fixture(scope="module")
+def served(saved_models, backbone_weights, tmp_path_factory):
+    """Address of the app, running as a user starts it."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    log = tmp_path_factory.mktemp("app") / "log.txt"
+    command = [sys.executable, "app.py", "--models", saved_models, "--backbone-weights", backbone_weights]
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "GRADIO_TEMP_DIR": str(log.parent / "uploads")}
+    with log.open("w") as out:
+        process = subprocess.Popen([*command, "--port", str(port)], cwd=ROOT, env=environment, stdout=out, stderr=out)
+        try:
+            yield wait_for(f"http://127.0.0.1:{port}", process, log)
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
+def wait_for(url, process, log):
+    for _ in range(600):
+        assert process.poll() is None, log.read_text()
+        try:
+            urllib.request.urlopen(url, timeout=5)
+            return url
+        except OSError:
+            time.sleep(0.2)
+    raise AssertionError(f"the app does not answer: {log.read_text()}")
+
+
+def call(url, *data):
+    """What the page's API answers."""
+    body, headers = json.dumps({"data": data}).encode(), {"Content-Type": "application/json"}
+    request = urllib.request.Request(f"{url}/gradio_api/call/inspect", body, headers)
+    event = json.load(urllib.request.urlopen(request, timeout=60))["event_id"]
+    return urllib.request.urlopen(f"{url}/gradio_api/call/inspect/{event}", timeout=60).read().decode()
+
+
+@pytest.mark.parametrize("mark", [{}, {"meta": {"_type": "gradio.FileData"}}])
+def test_files_of_the_server_are_out_of_reach(served, picture, mark):
+    """Gradio 6.31 lets any path pass that the caller does not mark as a file."""
+    answer = call(served, LABEL, {"path": picture, **mark})
+    assert "verdict" not in answer and "Not inspected" not in answer
+    assert app.HINT in answer or "event: error" in answer
+
+
+@pytest.mark.browser
+def test_a_visitor_gets_two_verdicts(served, picture):
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if not CHROMIUM.is_file():
+        pytest.skip(f"no browser at {CHROMIUM}")
+    errors, foreign = [], []
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_FLAGS)
+        page = browser.new_page()
+        page.set_default_timeout(120_000)
+        page.on("console", lambda message: message.type == "error" and errors.append(message.text))
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on(
+            "request",
+            lambda request: request.url.startswith((served, "data:", "blob:")) or foreign.append(request.url),
+        )
+        page.goto(served)
+        page.get_by_text(app.HINT).wait_for()
+        page.set_input_files("input[type=file]", picture)
+        page.locator(".card .verdict").nth(1).wait_for()
+        assert page.locator(".card h3").all_text_contents() == ["SimpleNet", "GLASS"]
+        page.get_by_text("heat map").nth(1).wait_for()
+        page.get_by_label("Remove Image").click()
+        page.get_by_text(app.HINT).wait_for()
+        assert page.locator(".card .verdict").count() == 0
+        browser.close()
+    assert (errors, foreign) == ([], [])

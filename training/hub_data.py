@@ -1,0 +1,159 @@
+"""Categories from a data set on the Hub, or any other that ``datasets`` has loaded."""
+
+from __future__ import annotations
+
+import logging
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hubmodels.pictures import PictureError
+from training.samples import Category, Sample, is_normal
+
+if TYPE_CHECKING:
+    import datasets  # slow to import, and folders do without it: functions that need it import it
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class HubColumns:
+    """What the columns and splits of a Hub data set are called.
+
+    ``label`` holds class names or numbers; "good", "normal" and 0 are normal. Without it every picture is normal.
+    ``test=None`` (or empty) means that there is no test split.
+    """
+
+    image: str = "image"
+    label: str | None = "label"
+    mask: str | None = None
+    category: str | None = None
+    train: str = "train"
+    test: str | None = "test"
+
+
+@dataclass(frozen=True)
+class HubCell:
+    """One undecoded picture of a ``datasets.Dataset``, fetched when read."""
+
+    table: datasets.Dataset = field(repr=False)
+    column: str
+    row: int
+
+    def read_bytes(self) -> bytes:
+        """The encoded picture. Raises PictureError where the cell is empty, OSError where its file is gone."""
+        cell = self.table[self.row][self.column]
+        if cell is None:
+            raise PictureError("the cell is empty")
+        return cell["bytes"] if cell["bytes"] is not None else Path(cell["path"]).read_bytes()
+
+
+def load_splits(repo_id: str, revision: str | None = None) -> datasets.DatasetDict:
+    """All splits of a data set on the Hub. Raises ValueError, saying what to do, where it does not load."""
+    import datasets
+
+    try:
+        return datasets.load_dataset(repo_id, revision=revision)
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        raise ValueError(
+            f"{repo_id} is neither a folder here nor a data set that loads from the Hub ({error}). Check the "
+            "spelling, the revision, the network (and HF_HUB_OFFLINE) and, if private or gated, `hf auth login`; "
+            "or download it and give its folder."
+        ) from error
+
+
+def category_names(splits: datasets.DatasetDict, repo_id: str, hub: HubColumns) -> set[str]:
+    """The values of the category column in the splits used; without such a column, the repository's name alone.
+
+    Raises ValueError as ``category_from_dataset`` does for splits and columns.
+    """
+    _check_columns(splits, hub, repo_id)
+    if not hub.category:
+        return {repo_id.split("/")[1]}
+    return {text for split in _splits(hub) for text in _texts(splits[split], hub.category) if text}
+
+
+def category_from_dataset(splits: datasets.DatasetDict, dataset: str, name: str, hub: HubColumns) -> Category:
+    """The category ``name`` of a loaded data set: of the rows whose category column says so, or of all without one.
+
+    Pictures stay encoded until a sample is read. A row of the training split without label counts as normal, since
+    ``imagefolder`` gives none to a single class; anomalous rows there are left out. Raises ValueError for a split or
+    column that is missing or of the wrong type, and for a test row without label.
+    """
+    _check_columns(splits, hub, name)
+    train = _hub_samples(splits, "train", hub.train, name, hub)
+    normal = tuple(sample for sample in train if sample.label == 0)
+    if len(normal) < len(train):
+        logger.warning("%s: left %d anomalous rows out of the training split", name, len(train) - len(normal))
+    test = _hub_samples(splits, "test", hub.test, name, hub) if hub.test else ()
+    return Category(dataset, name, normal, tuple(test))
+
+
+def _splits(hub: HubColumns) -> list[str]:
+    return [split for split in (hub.train, hub.test) if split]
+
+
+def _check_columns(splits: datasets.DatasetDict, hub: HubColumns, where: str) -> None:
+    import datasets
+
+    for split in _splits(hub):
+        if split not in splits:
+            hint = ", or leave test empty if there is none" if split == hub.test else ""
+            raise ValueError(
+                f"{where} has no split {split!r}; available: {', '.join(splits)}. Say which to use{hint}."
+            )
+        features = splits[split].features
+        for role in ("image", "label", "mask", "category"):
+            column = getattr(hub, role)
+            if column and column not in features:
+                raise ValueError(
+                    f"split {split!r} of {where} has no {role} column {column!r}; available: {', '.join(features)}. "
+                    f"Say which one holds the {role}."
+                )
+            if column and role in ("image", "mask") and not isinstance(features[column], datasets.Image):
+                raise ValueError(f"column {column!r} of {where} holds {features[column]}, not pictures.")
+
+
+def _hub_samples(splits: datasets.DatasetDict, kind: str, split: str, name: str, hub: HubColumns) -> list[Sample]:
+    table = splits[split]
+    images = _encoded(table, hub.image)
+    masks = _encoded(table, hub.mask) if hub.mask else None
+    labels = _texts(table, hub.label) if hub.label else ["good"] * len(table)
+    names = _texts(table, hub.category) if hub.category else [name] * len(table)
+    samples = []
+    for row in (row for row, row_name in enumerate(names) if row_name == name):
+        defect_type = _defect_type(labels[row], kind, row)
+        label = int(not is_normal(defect_type))
+        has_mask = label and masks is not None and masks[row][hub.mask] is not None
+        mask = HubCell(masks, hub.mask, row) if has_mask else None
+        part = re.sub(r"[^A-Za-z0-9_-]+", "-", defect_type)  # names may become paths of figures
+        samples.append(Sample(f"{kind}/{part}/{row:06d}", HubCell(images, hub.image, row), defect_type, label, mask))
+    return samples
+
+
+def _encoded(table: datasets.Dataset, column: str) -> datasets.Dataset:
+    """One picture column that hands out bytes, so that the same code reads pictures of the Hub and of folders."""
+    import datasets
+
+    return table.select_columns([column]).cast_column(column, datasets.Image(decode=False))
+
+
+def _texts(table: datasets.Dataset, column: str) -> list[str | None]:
+    """A label or category column as text: class names where it has them (-1, the Hub's "unlabelled", gives None)."""
+    class_names = getattr(table.features[column], "names", None)
+
+    def text(value: str | float | None) -> str | None:
+        if value is None or (class_names and value < 0):
+            return None
+        if class_names:
+            return class_names[value]
+        return value if isinstance(value, str) else f"{value:g}"
+
+    return [text(value) for value in table[column]]
+
+
+def _defect_type(label: str | None, kind: str, row: int) -> str:
+    if label is None and kind == "test":
+        raise ValueError(f"row {row} of the test split has no label: testing needs one for every picture.")
+    return "good" if label in (None, "0") else label

@@ -1,0 +1,120 @@
+"""A picture with its ground truth, and the pictures of one object or texture class, wherever they are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from PIL import Image
+
+from hubmodels.pictures import PictureError, read_picture
+
+NORMAL_NAMES = {"good", "normal"}
+MASK_THRESHOLD = 127  # of 255: a pixel is defective where its grey is above one half
+
+
+class Source(Protocol):
+    """Where an encoded picture is kept: a ``Path``, or a ``training.hub_data.HubCell``."""
+
+    def read_bytes(self) -> bytes:
+        """The encoded picture. Raises OSError or PictureError where there is none."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One picture of a category with its ground truth; nothing is read before it is asked for.
+
+    ``name`` ("test/crack/003.png") is unique within the category, ``label`` is 0 normal, 1 anomalous. ``mask`` is None
+    for normal pictures and where the data set has none.
+    """
+
+    name: str
+    source: Source
+    defect_type: str
+    label: int
+    mask: Source | None = None
+
+    def read(self) -> Image.Image:
+        """The picture, RGB, upright, 8 bits. Raises PictureError, naming it, where it cannot be read."""
+        try:
+            return read_source(self.source)
+        except PictureError as error:
+            raise PictureError(f"{self.name}: {error}") from error
+
+    def read_mask(self, size: tuple[int, int]) -> np.ndarray | None:
+        """Ground truth at the picture's (height, width): (H, W) uint8, 1 where the mask's grey is above one half.
+
+        Zeros for a normal sample; None for an anomalous one without mask. A mask of the picture's aspect (within one
+        pixel of rounding) is resized with nearest neighbours, because interpolation erodes defects. Raises ValueError
+        for any other size, and PictureError where the mask cannot be read.
+        """
+        if self.label == 0:
+            return np.zeros(size, dtype=np.uint8)
+        if self.mask is None:
+            return None
+        mask = decode_mask(self.mask)
+        if mask.shape == tuple(size):
+            return mask
+        if not same_aspect(mask.shape, size):
+            raise ValueError(
+                f"{self.name}: the mask is {size_text(mask.shape)} but the picture is {size_text(size)} "
+                "(height x width); a mask must cover the whole picture, so check which mask belongs to it."
+            )
+        height, width = size
+        return np.array(Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST))
+
+
+@dataclass(frozen=True)
+class Category:
+    """The pictures of one object or texture class: normal ones to train on, both kinds to test on."""
+
+    dataset: str
+    name: str
+    train: tuple[Sample, ...]
+    test: tuple[Sample, ...] = ()
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether there are anomalous test samples and each has a mask: what pixel metrics need."""
+        return any(sample.label == 1 for sample in self.test) and not self.missing_masks
+
+    @property
+    def missing_masks(self) -> list[str]:
+        """Names of the anomalous test samples that have no mask."""
+        return [sample.name for sample in self.test if sample.label == 1 and sample.mask is None]
+
+
+def is_normal(defect_type: str) -> bool:
+    """Whether a folder or class name stands for pictures without defect."""
+    return defect_type.lower() in NORMAL_NAMES
+
+
+def read_source(source: Source) -> Image.Image:
+    """The picture, RGB, upright, 8 bits. Raises PictureError, or OSError, where it cannot be read."""
+    return read_picture(source if isinstance(source, Path) else source.read_bytes())  # a path names itself in errors
+
+
+def decode_mask(source: Source) -> np.ndarray:
+    """(H, W) uint8, 1 where the grey value is above one half. Raises as ``read_source`` does."""
+    return (np.asarray(read_source(source).convert("L")) > MASK_THRESHOLD).astype(np.uint8)
+
+
+def same_aspect(one: tuple[int, int], other: tuple[int, int]) -> bool:
+    """Whether the larger size, scaled down to the smaller along either axis, meets it within one pixel."""
+    small, large = sorted((one, other), key=lambda size: size[0] * size[1])
+    scales = (small[0] / large[0], small[1] / large[1])
+    return any(all(abs(large[axis] * scale - small[axis]) <= 1 for axis in (0, 1)) for scale in scales)
+
+
+def size_text(size: tuple[int, int]) -> str:
+    """A (height, width) for a message: "40 x 48"."""
+    return f"{size[0]} x {size[1]}"
+
+
+def listing(names: Sequence[str], shown: int = 5) -> str:
+    """The first few names for a message, and how many more there are."""
+    rest = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + rest
