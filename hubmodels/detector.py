@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from hubmodels.backbone import Backbone, feature_channels, load_backbone
+from hubmodels.backbone import Backbone, BackboneError, feature_channels, load_backbone
 from hubmodels.features import PatchFeatures, align, flatten
 from hubmodels.pictures import IMAGENET_MEAN, IMAGENET_STD, Picture, read_picture, to_image, to_picture_size
 from hubmodels.scoring import AnomalyPrediction, Calibration, smooth_map
@@ -70,6 +70,8 @@ class AnomalyDetector(nn.Module, PyTorchModelHubMixin, library_name="hubmodels",
         super().__init__()
         self.backbone_name, self.layers, self.backbone_sha256 = backbone, tuple(layers), backbone_sha256
         self.mean, self.std = tuple(mean), tuple(std)
+        if image_size < 32:
+            raise ValueError(f"image_size {image_size} leaves the backbone nothing to see: use 32 or more")
         self.image_size, self.resize, self.patch_size = image_size, resize or image_size, patch_size
         self.dataset, self.category = dataset, category
         channels = feature_channels(backbone, self.layers)
@@ -210,7 +212,7 @@ class AnomalyDetector(nn.Module, PyTorchModelHubMixin, library_name="hubmodels",
         hub |= dict(local_files_only=local_files_only, force_download=force_download)
         config = _read_config(_fetch(source, CONFIG_FILE, hub), source)
         weights = _read_weights(_fetch(source, WEIGHTS_FILE, hub), source)
-        detector = cls._class_for(config, source)(**_init_arguments(config, source))
+        detector = cls._build(config, source)
         detector._load_weights(weights, source)
         load_backbone(
             detector.backbone_name, detector.layers, weights=backbone_weights, sha256=detector.backbone_sha256
@@ -226,6 +228,16 @@ class AnomalyDetector(nn.Module, PyTorchModelHubMixin, library_name="hubmodels",
         if not issubclass(found, cls):
             raise ModelError(f"{source} is a {found.__name__} model: load it by {found.__name__}.from_pretrained(...)")
         return found
+
+    @classmethod
+    def _build(cls, config: dict, source: str) -> Self:
+        found, arguments = cls._class_for(config, source), _init_arguments(config, source)
+        try:
+            return found(**arguments)
+        except (TypeError, ValueError, AttributeError, LookupError, RuntimeError) as error:
+            if isinstance(error, BackboneError):
+                raise  # it says more
+            raise ModelError(f"{source}: {CONFIG_FILE} holds values that build no model ({error})") from error
 
     def _load_weights(self, weights: dict[str, Tensor], source: str) -> None:
         try:
@@ -256,7 +268,7 @@ def _fetch(source: str, name: str, hub: dict) -> Path:
 def _read_config(path: Path, source: str) -> dict:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-        version = config["format_version"]
+        version = int(config["format_version"])
     except (ValueError, KeyError, TypeError) as error:
         raise ModelError(f"{source}: {CONFIG_FILE} is damaged or not of this library ({error!r})") from error
     if version > FORMAT_VERSION:

@@ -148,10 +148,10 @@ class Calibration(nn.Module):
         if self.size == 0:
             return "not calibrated: scores only, no verdict"
         rate, asked = self.guaranteed_rate(), self.false_alarm_rate.item()
-        words = f"flags at most {rate:.2g} of good parts; calibrated on {self.size} held-out normal pictures"
+        words = f"flags at most {100 * rate:.2g} % of good parts; calibrated on {self.size} held-out normal pictures"
         if not self.is_sufficient():
             needed = math.ceil(round(1 / asked, 3)) - 1
-            words += f" (too few for the {asked:.2g} asked for, which needs {needed})"
+            words += f" (too few for the {100 * asked:.2g} % asked for, which needs {needed})"
         return words
 
     def _quantile(self, ascending: Tensor) -> float:

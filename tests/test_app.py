@@ -248,6 +248,16 @@ def call(url, *data):
     return urllib.request.urlopen(f"{url}/gradio_api/call/inspect/{event}", timeout=60).read().decode()
 
 
+def test_only_uploads_are_read(monkeypatch, tmp_path, picture):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "uploads"))
+    inside = str(tmp_path / "uploads" / "0a1b" / "part.png")
+    assert app.uploaded_path({"path": inside, "orig_name": "part.png"}) == inside
+    assert app.uploaded_path({"path": picture}) is None
+    assert app.uploaded_path({"path": f"{tmp_path}/uploads/../part.png"}) is None
+    assert app.uploaded_path({"path": None, "url": "http://127.0.0.1/"}) is None
+    assert app.uploaded_path(None) is None
+
+
 @pytest.mark.parametrize("mark", [{}, {"meta": {"_type": "gradio.FileData"}}])
 def test_files_of_the_server_are_out_of_reach(served, picture, mark):
     """Gradio 6.31 lets any path pass that the caller does not mark as a file."""
@@ -257,7 +267,7 @@ def test_files_of_the_server_are_out_of_reach(served, picture, mark):
 
 
 @pytest.mark.browser
-def test_a_visitor_gets_two_verdicts(served, picture):
+def test_a_visitor_gets_two_verdicts(served, picture, tmp_path):
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     if not CHROMIUM.is_file():
         pytest.skip(f"no browser at {CHROMIUM}")
@@ -281,5 +291,8 @@ def test_a_visitor_gets_two_verdicts(served, picture):
         page.get_by_label("Remove Image").click()
         page.get_by_text(app.HINT).wait_for()
         assert page.locator(".card .verdict").count() == 0
+        (tmp_path / "broken.png").write_bytes(b"no picture")
+        page.set_input_files("input[type=file]", tmp_path / "broken.png")
+        page.get_by_text("'broken.png' is not a picture").wait_for()
         browser.close()
     assert (errors, foreign) == ([], [])

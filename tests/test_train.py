@@ -87,6 +87,7 @@ def test_both_methods_from_folder_to_prediction(arguments, data_root, tmp_path):
         assert set(report["metrics"]) == keys | {"false_alarm_rate", "recall_at_threshold"}
         assert all(0 <= value <= 1 for value in report["metrics"].values())
         assert (report["protocol"], report["seed"], report["training"]["held_out"]) == ("last", 0, 1)
+        assert report["data"]["counts"] == {"train": {"good": 10}, "test": {"good": 4, "square": 4}}
         scores = pq.read_table(folder / "scores.parquet").to_pylist()
         assert len(scores) == 8 and {row["defect_type"] for row in scores} == {"good", "square"}
         detector = AnomalyDetector.from_pretrained(folder)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from training.config import TrainConfig
 from training.samples import Category
+from training.sanity import SanityReport
 
 # settings that may differ when a run is repeated: where things lie, and how the work is spread or watched
 FREE_SETTINGS = (
@@ -25,6 +26,7 @@ class Job:
     category: Category
     method: str
     config: TrainConfig
+    sanity: SanityReport
 
     @property
     def name(self) -> str:

@@ -109,9 +109,9 @@ def plan_jobs(config: TrainConfig) -> tuple[list[Job], dict[str, str]]:
             failures[category.name] = str(error)
         else:
             logger.info("%s", "\n".join(sanity.lines()))
-            healthy.append(category)
+            healthy.append((category, sanity))
     methods = sorted(set(config.methods), key=list(DETECTORS).index, reverse=True)
-    return [Job(category, method, config) for method in methods for category in healthy], failures
+    return [Job(category, method, config, sanity) for method in methods for category, sanity in healthy], failures
 
 
 def hub_columns(pairs: Sequence[str]) -> HubColumns:
@@ -222,7 +222,12 @@ def finish(job: Job, detector: AnomalyDetector, decisions: dict) -> None:
     content = {
         **{"method": job.method, "dataset": category.dataset, "category": category.name},
         **{"protocol": PROTOCOL, "seed": job.config.seed, "metrics": metrics, "calibration": calibration},
-        **{"training": decisions, "settings": job.settings, "epochs": job.config.epochs_of(job.method)},
+        **{
+            "data": job.sanity.as_dict(),
+            "training": decisions,
+            "settings": job.settings,
+            "epochs": job.config.epochs_of(job.method),
+        },
         **{"backbone": {"name": shipped.backbone_name, "sha256": shipped.backbone_sha256}},
         **{"command": command(), "machine": machine(), "versions": versions()},
     }
