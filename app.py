@@ -122,9 +122,9 @@ def _status(tone: str, content: str) -> str:
 
 
 def _verdict(detector: AnomalyDetector, prediction: AnomalyPrediction) -> str:
-    score = f"{prediction.image_score:.4g}"
+    score = f"{prediction.image_score:.3g}"
     if prediction.threshold is not None:
-        score += f" (threshold {prediction.threshold:.4g})"
+        score += f" (threshold {prediction.threshold:.3g})"
     rows = {
         "Image score": score,
         "p-value": _p_value(prediction.p_value),

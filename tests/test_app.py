@@ -72,7 +72,7 @@ def test_the_cards_give_the_numbers_of_the_detectors(catalog, picture):
     cards = app.inspect(catalog, LABEL, picture)[1::2]
     for detector, card in zip(catalog.load(LABEL), cards, strict=True):
         prediction = detector.predict(picture)
-        assert f"{prediction.image_score:.4g} (threshold {prediction.threshold:.4g})" in card
+        assert f"{prediction.image_score:.3g} (threshold {prediction.threshold:.3g})" in card
         assert (">Defective<" if prediction.is_anomalous else ">Good<") in card
 
 
