@@ -8,6 +8,7 @@ The backbone is not part of the weights: see `hubmodels.backbone`.
 import json
 import time
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar, Self
@@ -152,7 +153,7 @@ class AnomalyDetector(nn.Module, PyTorchModelHubMixin, library_name="hubmodels",
         return self.predict_batch([picture])[0]
 
     @torch.inference_mode()
-    def predict_batch(self, pictures: list[Picture]) -> list[AnomalyPrediction]:
+    def predict_batch(self, pictures: Sequence[Picture]) -> list[AnomalyPrediction]:
         """Judges several pictures in one pass; sizes may differ. The latency is the mean over the batch."""
         upright = [read_picture(picture) for picture in pictures]
         start = time.perf_counter()

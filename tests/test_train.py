@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -124,6 +125,17 @@ def test_no_test_picture_is_decoded_before_training_has_ended(arguments, monkeyp
     monkeypatch.setattr(Fitting, "run", lambda self: (run(self), events.append("trained"))[0])
     assert train.main([*arguments, "--methods", "simplenet"]) == 0
     assert "test" in events and "test" not in events[: events.index("trained")]
+
+
+def test_an_unreadable_test_picture_is_named_and_costs_no_training(arguments, data_root, tmp_path, monkeypatch):
+    """Found only after training, by contract: the same command with --skip-bad goes on with the test."""
+    shutil.copytree(data_root / "sheet", tmp_path / "set/sheet")
+    (tmp_path / "set/sheet/test/square/001.png").write_bytes(b"torn")
+    own = ["--data-root", str(tmp_path / "set"), "--categories", "sheet", "--methods", "simplenet"]
+    assert train.main(arguments + own) == 1
+    monkeypatch.setattr(Fitting, "run_epoch", lambda *_: pytest.fail("trained again"))
+    assert train.main([*arguments, *own, "--skip-bad"]) == 0
+    assert len(pq.read_table(tmp_path / "runs/simplenet-set-sheet/scores.parquet")) == 7
 
 
 # ------------------------------------------------------------------------------------------- stopping and going on

@@ -4,19 +4,24 @@ Protocol `last`: the last checkpoint, raw scores, maps and masks at the pictures
 """
 
 import json
+import logging
 import os
 from collections.abc import Iterable
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from PIL import Image
 from tqdm import tqdm
 
 from hubmodels.detector import AnomalyDetector
 from hubmodels.heatmap import panel
+from hubmodels.pictures import PictureError
 from hubmodels.scoring import AnomalyPrediction
 from training.metrics import PixelMetrics, false_alarm_rate, image_metrics, recall_at_threshold
 from training.samples import Category, Sample
+
+logger = logging.getLogger(__name__)
 
 PROTOCOL = "last"
 BATCH_SIZE = 8
@@ -28,16 +33,19 @@ OBJECTS = (
 )
 
 
-def evaluate(detector: AnomalyDetector, category: Category, folder: Path) -> dict[str, float]:
+def evaluate(detector: AnomalyDetector, category: Category, folder: Path, skip_bad: bool = False) -> dict[str, float]:
     """Metrics over the category's test pictures; writes `scores.parquet` and `panels/*.png` into the folder.
 
     Pixel metrics need a mask for every anomalous picture, image metrics both kinds of picture; what cannot be
     computed is left out. Without test pictures the result is empty.
+
+    Raises:
+        ValueError: a test picture cannot be read, unless `skip_bad`; or a mask has not its picture's size.
     """
     if not category.test:
         return {}
     rows, pixels = [], PixelMetrics() if category.has_masks else None
-    for sample, prediction in _predict_all(detector, category.test):
+    for sample, prediction in _predict_all(detector, category.test, skip_bad):
         rows.append(_row(sample, prediction))
         if pixels is not None:
             pixels.update(prediction.anomaly_map, sample.read_mask(prediction.anomaly_map.shape))
@@ -46,14 +54,31 @@ def evaluate(detector: AnomalyDetector, category: Category, folder: Path) -> dic
     return _image_metrics(rows) | (pixels.compute() if pixels is not None else {})
 
 
-def _predict_all(detector: AnomalyDetector, samples: tuple[Sample, ...]) -> Iterable[tuple[Sample, AnomalyPrediction]]:
+def _predict_all(
+    detector: AnomalyDetector, samples: tuple[Sample, ...], skip_bad: bool
+) -> Iterable[tuple[Sample, AnomalyPrediction]]:
     progress = tqdm(total=len(samples), desc="test pictures", unit="picture", leave=False, disable=None)
     for start in range(0, len(samples), BATCH_SIZE):
         batch = samples[start : start + BATCH_SIZE]
-        predictions = detector.predict_batch([sample.read() for sample in batch])
+        read = [(sample, picture) for sample in batch if (picture := _read(sample, skip_bad)) is not None]
         progress.update(len(batch))
-        yield from zip(batch, predictions, strict=True)
+        if read:
+            readable, pictures = zip(*read, strict=True)
+            yield from zip(readable, detector.predict_batch(pictures), strict=True)
     progress.close()
+
+
+def _read(sample: Sample, skip_bad: bool) -> Image.Image | None:
+    try:
+        return sample.read()
+    except PictureError as error:
+        if skip_bad:
+            logger.warning("left out of the test: %s (%s)", sample.name, error)
+            return None
+        raise ValueError(
+            f"the test picture {sample.name} cannot be read ({error}): repair it, or add --skip-bad. The training is "
+            "kept: the same command goes on with the test."
+        ) from error
 
 
 def _row(sample: Sample, prediction: AnomalyPrediction) -> dict:

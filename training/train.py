@@ -212,25 +212,18 @@ def finish(job: Job, detector: AnomalyDetector, decisions: dict) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     detector.save_pretrained(folder)
     shipped = DETECTORS[job.method].from_pretrained(folder, map_location=detector.device)
-    metrics = evaluate(shipped, category, folder)
+    metrics = evaluate(shipped, category, folder, job.config.skip_bad)
     calibration = {
         "false_alarm_rate": job.config.false_alarm_rate,
         "guaranteed_rate": shipped.calibration.guaranteed_rate(),
         "held_out": shipped.calibration.size,
         "in_words": shipped.calibration.describe(),
     }
-    content = {
-        **{"method": job.method, "dataset": category.dataset, "category": category.name},
-        **{"protocol": PROTOCOL, "seed": job.config.seed, "metrics": metrics, "calibration": calibration},
-        **{
-            "data": job.sanity.as_dict(),
-            "training": decisions,
-            "settings": job.settings,
-            "epochs": job.config.epochs_of(job.method),
-        },
-        **{"backbone": {"name": shipped.backbone_name, "sha256": shipped.backbone_sha256}},
-        **{"command": command(), "machine": machine(), "versions": versions()},
-    }
+    content = {"method": job.method, "dataset": category.dataset, "category": category.name}
+    content |= {"protocol": PROTOCOL, "seed": job.config.seed, "epochs": job.config.epochs_of(job.method)}
+    content |= {"metrics": metrics, "calibration": calibration, "training": decisions, "settings": job.settings}
+    content |= {"backbone": {"name": shipped.backbone_name, "sha256": shipped.backbone_sha256}}
+    content |= {"data": job.sanity.as_dict(), "command": command(), "machine": machine(), "versions": versions()}
     write_json(folder / "metrics.json", content)
     write_card(folder)
     shutil.copy(job.workplace / LOG_FILE, folder / LOG_FILE)
