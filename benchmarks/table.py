@@ -1,0 +1,52 @@
+"""Results file -> markdown table for the README: `python benchmarks/table.py benchmarks/results/real_data.json`.
+
+Rows that differ in nothing but the seed are one line: mean, and standard deviation where there are several.
+"""
+
+import json
+import statistics
+import sys
+from pathlib import Path
+
+SAME = ("method", "category", "backbone", "image_size", "epochs", "noise_std", "stabilise", "textures")
+METRICS = {"image_auroc": "I-AUROC", "pixel_auroc": "P-AUROC", "aupro": "AUPRO@0.3"}
+
+
+def group(rows: list[dict]) -> dict[tuple, list[dict]]:
+    """Runs that are repetitions of each other, in the order of their first appearance."""
+    groups: dict[tuple, list[dict]] = {}
+    for row in rows:
+        key = tuple(f"{row[name]:.3f}" if name == "noise_std" else str(row[name]) for name in SAME)
+        groups.setdefault(key, []).append(row)
+    return groups
+
+
+def cell(values: list[float | None]) -> str:
+    """Per cent, mean and standard deviation over seeds; a dash where there is nothing to measure."""
+    if None in values:
+        return "-"
+    mean = f"{100 * statistics.mean(values):.1f}"
+    return mean if len(values) == 1 else f"{mean} ± {100 * statistics.stdev(values):.1f}"
+
+
+def line(runs: list[dict]) -> str:
+    """One table row."""
+    first = runs[0]
+    noise = f"{first['noise_std'] / first['feature_rms']:.2f}"
+    minutes = statistics.mean(run["train_seconds"] for run in runs) / 60
+    cells = [first["category"], first["method"], f"{first['image_size']} px", first["epochs"], noise]
+    cells += [" ".join(first["stabilise"]), *(cell([run[name] for run in runs]) for name in METRICS)]
+    return "| " + " | ".join(map(str, [*cells, len(runs), f"{minutes:.0f}"])) + " |"
+
+
+def main(path: Path) -> None:
+    """Prints the table."""
+    titles = ["category", "method", "input", "epochs", "noise / RMS", "stabilised by", *METRICS.values()]
+    print("| " + " | ".join([*titles, "seeds", "minutes"]) + " |")
+    print("|---|---|---|--:|--:|---|" + "--:|" * (len(METRICS) + 2))
+    for runs in group(json.loads(path.read_text())).values():
+        print(line(runs))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
