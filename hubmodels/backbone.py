@@ -50,6 +50,7 @@ class Backbone(nn.Module):
         self.network = _read_network(name, layers, weights).float().eval().requires_grad_(False)
         self.channels = tuple(self.network.feature_info.channels())
         self.fingerprint = fingerprint(self.network)
+        self.eval()
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Normalised images (B, 3, S, S) -> one feature map (B, C, h, w) per layer."""
