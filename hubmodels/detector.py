@@ -20,13 +20,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from hubmodels.backbone import Backbone, BackboneError, feature_channels, load_backbone
+from hubmodels.backbone import WEIGHTS_FILE, Backbone, BackboneError, feature_channels, load_backbone
 from hubmodels.features import PatchFeatures, align, flatten
 from hubmodels.pictures import IMAGENET_MEAN, IMAGENET_STD, Picture, read_picture, to_image, to_picture_size
 from hubmodels.scoring import AnomalyPrediction, Calibration, smooth_map
 
 FORMAT_VERSION = 1
-CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+CONFIG_FILE = "config.json"
 LEAKY_SLOPE = 0.2
 
 

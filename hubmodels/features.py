@@ -64,9 +64,8 @@ def _aggregation_kernel(channels: int, embed_dim: int, layers: int, patch_size: 
     """
     groups = math.gcd(channels, embed_dim // layers)
     width = channels // groups
-    units = torch.eye(width * patch_size**2, dtype=torch.float64)[
-        :, None
-    ]  # one unit vector per (channel, row, column)
+    # one unit vector per (channel, row, column) of a neighbourhood
+    units = torch.eye(width * patch_size**2, dtype=torch.float64)[:, None]
     to_embed_dim = F.adaptive_avg_pool1d(units, embed_dim // groups)
     across_layers = F.avg_pool1d(to_embed_dim, layers)  # (L * D) -> D: bins of L, none of which mixes two layers
     kernel = across_layers[:, 0].T.reshape(-1, width, patch_size, patch_size).float()

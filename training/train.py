@@ -25,8 +25,9 @@ import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
 from accelerate.utils import gather_object
 
-from hubmodels import GLASS, AnomalyDetector, BackboneError, SimpleNet
+from hubmodels import AnomalyDetector, BackboneError, SimpleNet
 from hubmodels.backbone import load_backbone, normalisation
+from hubmodels.catalog import METHODS
 from training.batches import LocalSynthesis, seed_of
 from training.cache import FeatureCache, build_cache, load_images
 from training.config import PAPER_NOISE_BACKBONE, TrainConfig
@@ -45,7 +46,6 @@ from training.tracking import LOG_FILE
 
 logger = logging.getLogger("training")
 
-DETECTORS: dict[str, type[AnomalyDetector]] = {SimpleNet.method: SimpleNet, GLASS.method: GLASS}
 NOISE_TO_RMS = 0.35  # noise relative to the features' RMS on other backbones; measured in benchmarks/README.md
 
 
@@ -110,7 +110,7 @@ def plan_jobs(config: TrainConfig) -> tuple[list[Job], dict[str, str]]:
         else:
             logger.info("%s", "\n".join(sanity.lines()))
             healthy.append((category, sanity))
-    methods = sorted(set(config.methods), key=list(DETECTORS).index, reverse=True)
+    methods = sorted(set(config.methods), key=list(METHODS).index, reverse=True)
     return [Job(category, method, config, sanity) for method in methods for category, sanity in healthy], failures
 
 
@@ -166,7 +166,7 @@ def build_detector(job: Job) -> AnomalyDetector:
     config = job.config
     backbone = load_backbone(config.backbone, weights=config.backbone_weights)
     mean, std = normalisation(config.backbone)
-    return DETECTORS[job.method](
+    return METHODS[job.method](
         backbone=config.backbone,
         backbone_sha256=backbone.fingerprint,
         mean=mean,
@@ -211,7 +211,7 @@ def finish(job: Job, detector: AnomalyDetector, decisions: dict) -> None:
     category, folder = job.category, job.workplace / "model"
     shutil.rmtree(folder, ignore_errors=True)
     detector.save_pretrained(folder)
-    shipped = DETECTORS[job.method].from_pretrained(folder, map_location=detector.device)
+    shipped = METHODS[job.method].from_pretrained(folder, map_location=detector.device)
     metrics = evaluate(shipped, category, folder, job.config.skip_bad)
     calibration = {
         "false_alarm_rate": job.config.false_alarm_rate,
@@ -225,7 +225,7 @@ def finish(job: Job, detector: AnomalyDetector, decisions: dict) -> None:
     content |= {"backbone": {"name": shipped.backbone_name, "sha256": shipped.backbone_sha256}}
     content |= {"data": job.sanity.as_dict(), "command": command(), "machine": machine(), "versions": versions()}
     write_json(folder / "metrics.json", content)
-    write_card(folder)
+    write_card(folder, job.name)
     shutil.copy(job.workplace / LOG_FILE, folder / LOG_FILE)
     os.replace(folder, job.folder)
     shutil.rmtree(job.workplace)
