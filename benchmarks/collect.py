@@ -1,6 +1,7 @@
 """Model folders -> one results file: `python benchmarks/collect.py benchmarks/results/NAME.json DIR [DIR ...]`.
 
-Every row comes from a `metrics.json` that training wrote; nothing is typed in by hand.
+Every row comes from a `metrics.json` that training wrote; nothing is typed in by hand. Rows that the file holds already
+stay, except those of the same method, category and command.
 """
 
 import json
@@ -8,6 +9,7 @@ import sys
 from pathlib import Path
 
 METRICS = ("image_auroc", "image_ap", "image_f1_max", "pixel_auroc", "pixel_ap", "pixel_f1_max", "aupro")
+IDENTITY = ("method", "category", "command")
 OPERATING_POINT = ("false_alarm_rate", "recall_at_threshold")
 
 
@@ -27,10 +29,13 @@ def row(report: dict) -> dict:
 
 
 def main(target: Path, folders: list[Path]) -> None:
-    """Writes the rows of all model folders found below the given ones."""
+    """Adds the rows of all model folders found below the given ones."""
     reports = [json.loads(path.read_text()) for folder in folders for path in sorted(folder.rglob("metrics.json"))]
-    target.write_text(json.dumps([row(report) for report in reports], indent=1) + "\n")
-    for r in map(row, reports):
+    new = [row(report) for report in reports]
+    kept = json.loads(target.read_text()) if target.exists() else []
+    rows = {tuple(r[key] for key in IDENTITY): r for r in [*kept, *new]}
+    target.write_text(json.dumps(list(rows.values()), indent=1) + "\n")
+    for r in new:
         shown = [key for key in ("image_auroc", "pixel_auroc", "aupro") if r[key] is not None]
         figures = "  ".join(f"{key} {r[key]:.3f}" for key in shown)
         run = f"{r['method']:9} {r['category']:16} {r['image_size']} px seed {r['seed']} {r['epochs']:3} epochs"

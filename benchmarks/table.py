@@ -4,18 +4,20 @@ Rows that differ in nothing but the seed are one line: mean, and standard deviat
 """
 
 import json
+import re
 import statistics
 import sys
 from pathlib import Path
 
-SAME = ("method", "category", "backbone", "image_size", "epochs", "noise_std", "stabilise", "textures")
+SAME = ("method", "dataset", "category", "backbone", "image_size", "epochs", "noise_std", "held_out", "stabilise")
+SAME += ("textures", "hypothesis", "foreground")
 METRICS = {"image_auroc": "I-AUROC", "pixel_auroc": "P-AUROC", "aupro": "AUPRO@0.3"}
 
 
 def group(rows: list[dict]) -> dict[tuple, list[dict]]:
-    """Runs that are repetitions of each other, in the order of their first appearance."""
+    """Runs that are repetitions of each other; by category and method, then in the order of their first appearance."""
     groups: dict[tuple, list[dict]] = {}
-    for row in rows:
+    for row in sorted(rows, key=lambda row: (row["category"], row["method"])):
         key = tuple(f"{row[name]:.3f}" if name == "noise_std" else str(row[name]) for name in SAME)
         groups.setdefault(key, []).append(row)
     return groups
@@ -29,21 +31,29 @@ def cell(values: list[float | None]) -> str:
     return mean if len(values) == 1 else f"{mean} ± {100 * statistics.stdev(values):.1f}"
 
 
+def setting(row: dict) -> str:
+    """GLASS's hypothesis and foreground without their reasons."""
+    if row["method"] != "glass":
+        return "-"
+    return f"{row['hypothesis']}, {re.split('[:,(]', row['foreground'])[0].strip()}"
+
+
 def line(runs: list[dict]) -> str:
     """One table row."""
     first = runs[0]
     noise = f"{first['noise_std'] / first['feature_rms']:.2f}"
     minutes = statistics.mean(run["train_seconds"] for run in runs) / 60
-    cells = [first["category"], first["method"], f"{first['image_size']} px", first["epochs"], noise]
-    cells += [" ".join(first["stabilise"]), *(cell([run[name] for run in runs]) for name in METRICS)]
+    cells = [f"{first['dataset']}/{first['category']}", first["method"], f"{first['image_size']} px", first["epochs"], noise]
+    cells += [" ".join(first["stabilise"]) or "nothing", first["held_out"], setting(first)]
+    cells += [*(cell([run[name] for run in runs]) for name in METRICS)]
     return "| " + " | ".join(map(str, [*cells, len(runs), f"{minutes:.0f}"])) + " |"
 
 
 def main(path: Path) -> None:
     """Prints the table."""
-    titles = ["category", "method", "input", "epochs", "noise / RMS", "stabilised by", *METRICS.values()]
+    titles = ["category", "method", "input", "epochs", "noise / RMS", "stabilised by", "held out", "hypothesis, foreground", *METRICS.values()]
     print("| " + " | ".join([*titles, "seeds", "minutes"]) + " |")
-    print("|---|---|---|--:|--:|---|" + "--:|" * (len(METRICS) + 2))
+    print("|---|---|---|--:|--:|---|--:|---|" + "--:|" * (len(METRICS) + 2))
     for runs in group(json.loads(path.read_text())).values():
         print(line(runs))
 
