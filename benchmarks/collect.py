@@ -1,7 +1,7 @@
 """Model folders -> one results file: `python benchmarks/collect.py benchmarks/results/NAME.json DIR [DIR ...]`.
 
-Every row comes from a `metrics.json` that training wrote; nothing is typed in by hand. Rows that the file holds already
-stay, except those of the same method, category and command.
+Every row comes from a `metrics.json` that training wrote; nothing is typed in by hand. Rows that the file already
+holds stay, except those of the same method, category and command.
 """
 
 import json

@@ -11,6 +11,16 @@ from pathlib import Path
 
 SAME = ("method", "dataset", "category", "backbone", "image_size", "epochs", "noise_std", "held_out", "stabilise")
 SAME += ("textures", "hypothesis", "foreground")
+SETTINGS = (
+    "category",
+    "method",
+    "input",
+    "epochs",
+    "noise / RMS",
+    "stabilised by",
+    "held out",
+    "hypothesis, foreground",
+)
 METRICS = {"image_auroc": "I-AUROC", "pixel_auroc": "P-AUROC", "aupro": "AUPRO@0.3"}
 
 
@@ -43,16 +53,15 @@ def line(runs: list[dict]) -> str:
     first = runs[0]
     noise = f"{first['noise_std'] / first['feature_rms']:.2f}"
     minutes = statistics.mean(run["train_seconds"] for run in runs) / 60
-    cells = [f"{first['dataset']}/{first['category']}", first["method"], f"{first['image_size']} px", first["epochs"], noise]
-    cells += [" ".join(first["stabilise"]) or "nothing", first["held_out"], setting(first)]
+    cells = [f"{first['dataset']}/{first['category']}", first["method"], f"{first['image_size']} px", first["epochs"]]
+    cells += [noise, " ".join(first["stabilise"]), first["held_out"], setting(first)]
     cells += [*(cell([run[name] for run in runs]) for name in METRICS)]
     return "| " + " | ".join(map(str, [*cells, len(runs), f"{minutes:.0f}"])) + " |"
 
 
 def main(path: Path) -> None:
     """Prints the table."""
-    titles = ["category", "method", "input", "epochs", "noise / RMS", "stabilised by", "held out", "hypothesis, foreground", *METRICS.values()]
-    print("| " + " | ".join([*titles, "seeds", "minutes"]) + " |")
+    print("| " + " | ".join([*SETTINGS, *METRICS.values(), "seeds", "minutes"]) + " |")
     print("|---|---|---|--:|--:|---|--:|---|" + "--:|" * (len(METRICS) + 2))
     for runs in group(json.loads(path.read_text())).values():
         print(line(runs))
