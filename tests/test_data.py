@@ -168,6 +168,14 @@ def test_useless_data_roots_say_what_is_expected(tmp_path):
         open_categories(tmp_path / "flat")
 
 
+def test_sample_parts_need_no_files():
+    washer = only(open_categories("parts:", ["washer"]))
+    assert (washer.dataset, washer.name, washer.has_masks) == ("parts", "washer", True)
+    assert washer.train[0].read().size == (256, 256)
+    with pytest.raises(ValueError, match=r"no category is called lid; choose from .*washer"):
+        open_categories("parts:", ["lid"])
+
+
 # --- names
 
 
@@ -177,15 +185,15 @@ def test_useless_data_roots_say_what_is_expected(tmp_path):
         ("mvtec_ad", "mvtec"),
         ("mvtec_anomaly_detection", "mvtec"),
         ("MVTec", "mvtec"),
-        ("Magnetic_Tile", "magnetic-tile"),
-        ("VisA v1.0", "visa-v1.0"),
+        ("Magnetic-Tile", "magnetic_tile"),
+        ("VisA v1.0", "visa_v1.0"),
     ],
 )
 def test_dataset_slug(folder, slug, tmp_path):
     assert dataset_slug(folder) == slug
     add_pictures(tmp_path / folder / "bolt" / "train" / "good", "0.png")
     assert only(open_categories(tmp_path / folder)).dataset == slug
-    assert only(open_categories(tmp_path / folder, dataset_name="My_Set")).dataset == "my-set"
+    assert only(open_categories(tmp_path / folder, dataset_name="My-Set")).dataset == "my_set"
 
 
 @pytest.mark.parametrize("name", ["metal nut", "Schraube_ü", "-nut", "nut.", "a..b"])

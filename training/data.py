@@ -1,4 +1,4 @@
-"""Opens what a run trains on: MVTec AD folders, a folder of good pictures, or a data set on the Hub.
+"""Opens what a run trains on: MVTec AD folders, a folder of good pictures, a data set on the Hub, or drawn parts.
 
 Every source becomes a ``Category`` of lazy ``Sample``s; ``hold_out`` sets normal ones aside for calibration.
 """
@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from training import parts
 from training.hub_data import HubColumns, category_from_dataset, category_names, load_splits
 from training.samples import Category, Sample, is_normal, listing
 
@@ -18,6 +19,7 @@ logger = logging.getLogger(__name__)
 
 PICTURE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
 OWN_PICTURES = "own"  # data set name of plain folders
+SAMPLE_PARTS = "parts:"
 MVTEC_SLUGS = {"mvtec", "mvtec-ad", "mvtec-anomaly-detection"}
 
 
@@ -33,9 +35,11 @@ def open_categories(
 
     ``data_root`` is, tried in this order: a folder in the MVTec AD layout (or one category folder of it), a folder of
     good pictures (or of folders of them), the id "owner/name" of a Hub data set (``hub`` and ``revision`` apply to it
-    alone). ``dataset_name`` replaces the name derived from it. Raises ValueError, saying what to do, where nothing
-    usable is there.
+    alone); "parts:" means the sample parts that ``training.parts`` draws. ``dataset_name`` replaces the name derived
+    from it. Raises ValueError, saying what to do, where nothing usable is there.
     """
+    if str(data_root) == SAMPLE_PARTS:
+        return parts.parts_categories(categories)
     root = Path(os.path.abspath(Path(data_root).expanduser()))  # not resolve(): a link's own name counts
     if root.is_dir():
         opened = _open_folder(root, categories, dataset_name)
@@ -44,7 +48,7 @@ def open_categories(
     else:
         raise ValueError(
             f"{data_root} is not a folder. Give a folder in the MVTec AD layout, a folder of good pictures, "
-            'or the id "owner/name" of a data set on the Hub.'
+            f'the id "owner/name" of a data set on the Hub, or {SAMPLE_PARTS} for sample parts.'
         )
     for category in opened:
         _check_name(category.name, "category")
@@ -70,9 +74,12 @@ def hold_out(train: Sequence[Sample], share: float = 0.1, seed: int = 0) -> tupl
 
 
 def dataset_slug(name: str) -> str:
-    """A data set's name as part of a repository name: "mvtec_ad" -> "mvtec", "Magnetic_Tile" -> "magnetic-tile"."""
+    """A data set's name as part of a repository name: "mvtec_ad" -> "mvtec", "Magnetic-Tile" -> "magnetic_tile".
+
+    No dash is left in it, so that {method}-{dataset}-{category} can be taken apart again.
+    """
     slug = _slug(name)
-    return "mvtec" if slug in MVTEC_SLUGS else _check_name(slug, "data set")
+    return "mvtec" if slug in MVTEC_SLUGS else _check_name(slug.replace("-", "_"), "data set")
 
 
 def _slug(name: str) -> str:
