@@ -8,7 +8,7 @@ The backbone is not part of the weights: see `hubmodels.backbone`.
 import json
 import time
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar, Self
@@ -156,9 +156,11 @@ class AnomalyDetector(nn.Module, PyTorchModelHubMixin, library_name="hubmodels",
     def predict_batch(self, pictures: Sequence[Picture]) -> list[AnomalyPrediction]:
         """Judges several pictures in one pass; sizes may differ. The latency is the mean over the batch."""
         upright = [read_picture(picture) for picture in pictures]
+        if not upright:
+            return []
         start = time.perf_counter()
         predictions = self.judge(self.extract(self.prepare(upright)), [(p.height, p.width) for p in upright])
-        latency_ms = 1000 * (time.perf_counter() - start) / max(1, len(pictures))
+        latency_ms = 1000 * (time.perf_counter() - start) / len(upright)
         return [replace(prediction, latency_ms=latency_ms) for prediction in predictions]
 
     def prepare(self, pictures: list) -> Tensor:
@@ -174,9 +176,9 @@ class AnomalyDetector(nn.Module, PyTorchModelHubMixin, library_name="hubmodels",
         resized = [to_picture_size(m, size, self.resize) for m, size in zip(maps, sizes, strict=True)]
         return [self.calibration.apply(s, m) for s, m in zip(image_scores, resized, strict=True)]
 
-    def calibrate(self, pictures: list[Picture], false_alarm_rate: float = 0.01) -> None:
-        """Sets thresholds from normal pictures that the head was not trained on."""
-        self.calibration.fit([self.predict(picture) for picture in pictures], false_alarm_rate)
+    def calibrate(self, pictures: Iterable[Picture], false_alarm_rate: float = 0.01) -> None:
+        """Sets thresholds from normal pictures that the head was not trained on, taken one at a time."""
+        self.calibration.fit((self.predict(picture) for picture in pictures), false_alarm_rate)
 
     def _require_eval(self) -> None:
         if self.training:  # batch statistics would make a score depend on the other pictures of the batch

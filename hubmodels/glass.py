@@ -5,7 +5,9 @@ Localization", ECCV 2024, arXiv 2407.09359. Official code: https://github.com/cq
 
 Differences from the official code: no per-category exception for toothbrush and wood by default (`resize=329` gives
 its centre crop); aggregation is a grouped convolution (equal results); the verdict is calibrated on held-out normal
-pictures. What only training needs (hypothesis, centre, ascent) is not part of the model.
+pictures; BatchNorm's running statistics are updated twice instead of 22 times a step, and by default recomputed after
+training; an epoch is all pictures, not 392 at most. What only training needs (hypothesis, centre, ascent) is not part
+of the model.
 """
 
 from torch import Tensor
@@ -14,7 +16,7 @@ from hubmodels.detector import AnomalyDetector
 
 
 class GLASS(AnomalyDetector):
-    __doc__ = AnomalyDetector.__doc__.replace(" Use `SimpleNet` or `GLASS`.", " GLASS, ECCV 2024.")
+    __doc__ = (AnomalyDetector.__doc__ or "").replace(" Use `SimpleNet` or `GLASS`.", " GLASS, ECCV 2024.")
     method = "glass"
 
     def logits_to_scores(self, logits: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ upright 8-bit RGB picture, and refuses the others with a `PictureError` that nam
 stretched to the picture's own range: brightness is evidence, and the same grey must mean the same in every picture.
 """
 
+import math
 import os
 import warnings
 from collections.abc import Iterator
@@ -105,6 +106,13 @@ def to_picture_size(anomaly_map: Tensor, size: tuple[int, int], resize: int | No
     # antialias changes nothing along a side that grows
     resized = F.interpolate(values[None, None], size=size, mode="bilinear", align_corners=False, antialias=True)
     return resized[0, 0].clamp(low, high).contiguous().numpy()  # the filter's weights sum to 1 only up to rounding
+
+
+def inspected_part(size: tuple[int, int], image_size: int, resize: int) -> tuple[slice, slice]:
+    """Rows and columns of a picture (height, width) whose pixel centres lie in the crop that `to_image` takes."""
+    start = _crop_start(resize, image_size)
+    first, end = ([math.ceil(edge * side / resize - 0.5) for side in size] for edge in (start, start + image_size))
+    return slice(first[0], end[0]), slice(first[1], end[1])
 
 
 def _crop_start(resize: int, image_size: int) -> int:

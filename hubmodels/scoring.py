@@ -4,6 +4,7 @@ Nothing here looks at a picture's own minimum or maximum: the same part gets the
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -95,21 +96,21 @@ class Calibration(nn.Module):
         self.register_buffer("normal_level", torch.tensor(math.nan))
         self.register_buffer("false_alarm_rate", torch.tensor(math.nan))
 
-    def fit(self, predictions: list[AnomalyPrediction], false_alarm_rate: float = 0.01) -> None:
-        """Learns from the predictions of held-out normal pictures.
+    def fit(self, predictions: Iterable[AnomalyPrediction], false_alarm_rate: float = 0.01) -> None:
+        """Learns from the predictions of held-out normal pictures; keeps three numbers of each, not its map.
 
         Raises:
             ValueError: no predictions, a score that is not finite, or a rate outside (0, 1).
         """
         if not 0 < false_alarm_rate < 1:
             raise ValueError(f"the false-alarm rate must lie between 0 and 1, not {false_alarm_rate}")
-        scores = np.array([p.image_score for p in predictions], dtype=np.float32)
+        kept = [(p.image_score, p.anomaly_map.max(), np.median(p.anomaly_map)) for p in predictions]
+        scores, maxima, levels = np.array(kept, dtype=np.float32).reshape(-1, 3).T
         if len(scores) == 0 or not np.isfinite(scores).all():
             raise ValueError("calibration needs at least one held-out normal picture, and finite scores")
         self.image_scores = torch.from_numpy(np.sort(scores))
-        self.map_maxima = torch.from_numpy(np.sort(np.array([p.anomaly_map.max() for p in predictions], np.float32)))
-        levels = [np.median(p.anomaly_map) for p in predictions]  # pictures weigh the same, whatever their size
-        self.normal_level = torch.tensor(float(np.median(levels)))
+        self.map_maxima = torch.from_numpy(np.sort(maxima))
+        self.normal_level = torch.tensor(float(np.median(levels)))  # pictures weigh the same, whatever their size
         self.false_alarm_rate = torch.tensor(float(false_alarm_rate))
 
     @property

@@ -13,7 +13,7 @@ from hubmodels.detector import AnomalyDetector
 
 
 class SimpleNet(AnomalyDetector):
-    __doc__ = AnomalyDetector.__doc__.replace(" Use `SimpleNet` or `GLASS`.", " SimpleNet, CVPR 2023.")
+    __doc__ = (AnomalyDetector.__doc__ or "").replace(" Use `SimpleNet` or `GLASS`.", " SimpleNet, CVPR 2023.")
     method = "simplenet"
 
     def logits_to_scores(self, logits: Tensor) -> Tensor:

@@ -6,8 +6,9 @@ import torch
 from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import load_file, save_file
 
+from hubmodels import SimpleNet
 from hubmodels import backbone as module
-from hubmodels.backbone import BackboneError, feature_channels, find_weights, load_backbone
+from hubmodels.backbone import Backbone, BackboneError, feature_channels, find_weights, load_backbone
 
 NAME = "resnet18.tv_in1k"
 
@@ -127,3 +128,45 @@ def test_building_a_network_draws_nothing_from_the_callers_random_stream(backbon
     drawn = torch.rand(1)
     torch.manual_seed(1)
     assert torch.equal(torch.rand(1), drawn)
+
+
+def transformer_weights(name, folder):
+    """Random weights of the whole network under the names that its published file has."""
+    torch.manual_seed(0)
+    save_file(timm.create_model(name, pretrained=False).state_dict(), folder / "transformer.safetensors")
+    return folder / "transformer.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("name", "layers", "grid"),
+    [
+        ("vit_tiny_patch16_224.augreg_in21k_ft_in1k", (2, 3), 14),  # timm names its tensors "model.*"
+        ("swin_tiny_patch4_window7_224.ms_in1k", (1, 2), 28),  # its maps are (B, h, w, C)
+    ],
+)
+def test_transformers_judge_pictures_like_any_other_network(name, layers, grid, tmp_path):
+    backbone = load_backbone(name, layers, weights=transformer_weights(name, tmp_path))
+    settings = {"backbone": name, "layers": layers, "backbone_sha256": backbone.fingerprint, "image_size": 224}
+    detector = SimpleNet(**settings, embed_dim=32).eval()
+    whole = timm.create_model(name, pretrained=False).eval()
+    whole.load_state_dict(load_file(tmp_path / "transformer.safetensors"))
+    images = torch.rand(1, 3, 224, 224)
+    with torch.no_grad():
+        assert detector(images).shape == (1, grid, grid)
+        expected = whole.forward_intermediates(images, indices=layers, output_fmt="NCHW", intermediates_only=True)
+        assert all(a.allclose(b, atol=1e-5) for a, b in zip(backbone(images), expected, strict=True))
+    assert detector.predict(torch.rand(3, 60, 90)).anomaly_map.shape == (60, 90)
+    with pytest.raises(BackboneError, match=r"takes no images of this size.*224"):
+        backbone(torch.rand(1, 3, 64, 64))
+
+
+def test_features_that_are_no_maps_are_refused(backbone_weights, monkeypatch):
+    backbone = Backbone(NAME, (2, 3), backbone_weights)
+    monkeypatch.setattr(backbone.network, "forward", lambda images: [images.flatten(2)])  # tokens (B, N, D)
+    with pytest.raises(BackboneError, match="no two-dimensional feature maps"):
+        backbone(torch.rand(1, 3, 64, 64))
+
+
+def test_layers_that_the_network_lacks_are_named(backbone_weights):
+    with pytest.raises(BackboneError, match=r"no feature maps of the layers \(2, 9\)"):
+        load_backbone(NAME, (2, 9), weights=backbone_weights)

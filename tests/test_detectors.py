@@ -1,6 +1,11 @@
 """Both heads over one contract: shapes, signs, strict loading, all kinds of pictures, one backbone pass."""
 
 import json
+import runpy
+import sys
+import weakref
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -97,6 +102,36 @@ def test_batch_equals_single(method, make_detector):
 
 
 @METHODS
+def test_no_pictures_give_no_predictions(method, make_detector):
+    assert make_detector(method).predict_batch([]) == []
+
+
+def test_calibration_holds_one_picture_and_one_map_at_a_time(make_detector, monkeypatch):
+    """Thirty maps and pictures of 20 megapixels would be several gigabytes."""
+    detector, seen, alive = make_detector(SimpleNet, calibrated=False), [], []
+    predict = detector.predict
+
+    def watched(shown):
+        prediction = predict(shown)
+        alive.append(sum(reference() is not None for reference in seen))
+        seen.extend(map(weakref.ref, (shown, prediction.anomaly_map)))
+        return prediction
+
+    monkeypatch.setattr(detector, "predict", watched)
+    detector.calibrate(picture(seed=seed) for seed in range(5))
+    assert detector.calibration.size == 5 and max(alive) <= 1
+
+
+@METHODS
+def test_a_head_needs_no_docstring_of_its_base_class(method, monkeypatch):
+    """`python -OO` strips them, and `import hubmodels` died of it."""
+    stripped = SimpleNamespace(AnomalyDetector=type("AnomalyDetector", (), {}))
+    monkeypatch.setitem(sys.modules, "hubmodels.detector", stripped)
+    source = Path(sys.modules[method.__module__].__file__)
+    assert runpy.run_path(source)[method.__name__].method == method.method
+
+
+@METHODS
 def test_training_mode_refuses_to_judge(method, make_detector):
     detector = make_detector(method).train()
     with pytest.raises(RuntimeError, match="eval"):
@@ -141,6 +176,29 @@ def test_the_folder_holds_the_head_only(method, make_detector, tmp_path):
     config = json.loads((tmp_path / "config.json").read_text())
     assert config["method"] == method.method and len(config["backbone_sha256"]) == 64
     assert (config["embed_dim"], config["hidden_dim"], config["resize"]) == (32, 21, 64)  # resolved, not null
+
+
+@METHODS
+def test_what_is_pushed_to_the_hub_is_the_head_only(method, make_detector, monkeypatch):
+    pushed = {}
+
+    class Hub:
+        def __init__(self, token=None):
+            pass
+
+        def create_repo(self, repo_id, **_):
+            return SimpleNamespace(repo_id=repo_id)
+
+        def upload_folder(self, *, repo_id, folder_path, **_):
+            pushed[repo_id] = {path.relative_to(folder_path).as_posix() for path in folder_path.rglob("*")}
+            pushed["tensors"] = load_file(folder_path / "model.safetensors")
+
+    monkeypatch.setattr("huggingface_hub.hub_mixin.HfApi", Hub)
+    detector = make_detector(method)
+    detector.predict(picture())  # the backbone is in memory
+    detector.push_to_hub("user/widget")
+    assert pushed["user/widget"] == {"config.json", "model.safetensors", "README.md"}
+    assert {key.split(".")[0] for key in pushed["tensors"]} == {"adaptor", "discriminator", "calibration"}
 
 
 def test_base_class_reads_the_method_and_the_wrong_class_refuses(make_detector, tmp_path):

@@ -13,7 +13,7 @@ from PIL import Image
 from torchvision import transforms
 
 from hubmodels import pictures
-from hubmodels.pictures import PictureError, read_picture, to_image, to_picture_size
+from hubmodels.pictures import PictureError, inspected_part, read_picture, to_image, to_picture_size
 
 ORIENTATION = 0x0112
 
@@ -468,6 +468,14 @@ def test_border_outside_the_crop_gets_the_minimum():
     outside = np.ones((40, 40), bool)
     outside[5:35, 5:35] = False
     np.testing.assert_array_equal(result[outside], -2.0)
+
+
+@pytest.mark.parametrize(
+    ("size", "resize", "rows", "columns"),
+    [((40, 40), 40, (5, 35), (5, 35)), ((80, 20), 40, (10, 70), (2, 17)), ((33, 47), 30, (0, 33), (0, 47))],
+)
+def test_the_inspected_part_is_what_the_crop_of_30_pixels_covers(size, resize, rows, columns):
+    assert inspected_part(size, 30, resize) == (slice(*rows), slice(*columns))
 
 
 def test_map_larger_than_resize_is_refused():
