@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from accelerate import Accelerator
 
 from hubmodels import SimpleNet
 from hubmodels.features import align
@@ -22,7 +21,7 @@ def images():
 def test_cached_features_equal_fresh_ones(fits, images, make_detector, tmp_path, monkeypatch):
     detector = make_detector(SimpleNet)
     monkeypatch.setattr(module, "available_memory", lambda: 10**12 if fits else 1)
-    cache = build_cache(detector, images, Accelerator(cpu=True), tmp_path)
+    cache = build_cache(detector, images, tmp_path)
     chosen = torch.tensor([3, 0])
     fresh = align(detector.extract(images[chosen].float() / 255))
     assert cache.features(chosen, torch.device("cpu")).allclose(fresh, atol=1e-5)
@@ -30,9 +29,31 @@ def test_cached_features_equal_fresh_ones(fits, images, make_detector, tmp_path,
     assert len(list(tmp_path.glob("features*.bin"))) == (0 if fits else 2)
 
 
+def test_processes_of_one_machine_share_its_memory(monkeypatch):
+    monkeypatch.setattr(module, "available_memory", lambda: 800)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    assert module.memory_budget() == 400
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert module.memory_budget() == 100
+
+
+def test_mixed_precision_ends_with_the_backbone(images, make_detector):
+    """Its maps are bf16, as their coarse values show; what is made of them is computed in float32."""
+    detector, seen = make_detector(SimpleNet), []
+    hook = detector.backbone.network.register_forward_hook(lambda _, __, maps: seen.extend(m.dtype for m in maps))
+    try:
+        features = module.extract(detector, images, "bf16")
+    finally:
+        hook.remove()
+    assert set(seen) == {torch.bfloat16}
+    assert {f.dtype for f in features} == {torch.float32}
+    exact = module.extract(detector, images)
+    assert all(f.allclose(e, atol=0.05) and not f.equal(e) for f, e in zip(features, exact, strict=True))
+
+
 def test_mean_and_rms_are_over_all_pictures(images, make_detector, tmp_path):
     detector = make_detector(SimpleNet)
-    cache = build_cache(detector, images, Accelerator(cpu=True), tmp_path)
+    cache = build_cache(detector, images, tmp_path)
     features = align(detector.extract(images.float() / 255))
     assert cache.mean(torch.device("cpu")).allclose(features.mean(0), atol=1e-5)
     assert cache.rms() == pytest.approx(features.square().mean().sqrt().item(), rel=1e-4)

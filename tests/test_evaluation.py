@@ -1,10 +1,68 @@
-"""The summary over categories and the choice of panels; the metrics themselves are in test_metrics.py."""
+"""What is measured where pictures or masks are bad, the summary, the panels; for the metrics see test_metrics.py."""
 
 import json
+from dataclasses import replace
 
 import pytest
+from small_pictures import add_category, mask, only, save
 
-from training.evaluation import HEADLINE, OBJECTS, TEXTURES, _chosen, summarise, summary_table
+from hubmodels import SimpleNet
+from training.data import open_categories
+from training.evaluation import HEADLINE, OBJECTS, TEXTURES, _chosen, evaluate, summarise, summary_table
+
+PIXEL_METRICS = {"pixel_auroc", "pixel_ap", "pixel_f1_max", "aupro"}
+
+
+@pytest.fixture
+def category_folder(tmp_path):
+    return add_category(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "cause"),
+    [
+        (lambda path: path.write_bytes(b"no picture"), "known format"),
+        (lambda path: save(mask((48, 48)), path), "48 x 48 but the picture is 40 x 48"),
+        (lambda path: save(mask(grey=1), path), "empty"),
+    ],
+)
+def test_a_bad_mask_costs_the_pixel_metrics_only(spoil, cause, make_detector, category_folder, tmp_path, caplog):
+    """It used to end the job after hours of training, and every rerun again."""
+    spoil(category_folder / "ground_truth/bent/000_mask.png")
+    detector, category = make_detector(SimpleNet), only(open_categories(category_folder))
+    metrics = evaluate(detector, category, tmp_path)
+    assert {"image_auroc", "recall_at_threshold"} <= metrics.keys() and PIXEL_METRICS.isdisjoint(metrics)
+    (warning,) = caplog.messages
+    assert "test/bent/000.png" in warning and cause in warning and "no pixel metrics" in warning
+    over_others = evaluate(detector, category, tmp_path, skip_bad=True)
+    others = replace(category, test=tuple(s for s in category.test if s.defect_type != "bent"))
+    expected = evaluate(detector, others, tmp_path)
+    assert {k: over_others[k] for k in PIXEL_METRICS} == {k: expected[k] for k in PIXEL_METRICS}
+    assert over_others["image_auroc"] == metrics["image_auroc"]
+
+
+def test_without_one_good_mask_there_are_image_metrics(make_detector, category_folder, tmp_path, caplog):
+    for path in (category_folder / "ground_truth").rglob("*.png"):
+        save(mask(grey=1), path)
+    metrics = evaluate(make_detector(SimpleNet), only(open_categories(category_folder)), tmp_path, skip_bad=True)
+    assert "image_auroc" in metrics and PIXEL_METRICS.isdisjoint(metrics)
+    assert "3 unusable masks" in caplog.text and "no pixel metrics" in caplog.text
+
+
+def test_without_one_readable_test_picture_there_are_no_metrics(make_detector, category_folder, tmp_path, caplog):
+    for path in (category_folder / "test").rglob("*.png"):
+        path.write_bytes(b"torn")
+    category = only(open_categories(category_folder))
+    assert evaluate(make_detector(SimpleNet), category, tmp_path, skip_bad=True) == {}
+    assert "no test picture" in caplog.text
+
+
+def test_defect_pixels_outside_the_crop_are_counted(make_detector, category_folder, tmp_path):
+    """Crop 80 -> 64 of 40 x 48: rows 4-35, columns 5-42; of the mask's 20 x 12 pixels 16 x 7 are inspected."""
+    category = only(open_categories(category_folder))
+    cropped = evaluate(make_detector(SimpleNet, resize=80), category, tmp_path)
+    assert cropped["cropped_defect_pixels"] == pytest.approx(1 - 16 * 7 / (20 * 12))
+    assert "cropped_defect_pixels" not in evaluate(make_detector(SimpleNet), category, tmp_path)
 
 
 def write_report(folder, category, value, dataset="mvtec", method="glass", **missing):

@@ -1,10 +1,13 @@
 """Data sets of the Hub as categories, offline, on small generated pictures."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import datasets
 import numpy as np
 import pytest
+from httpx2 import ConnectError
+from huggingface_hub import HfApi
 from small_pictures import SIZE, add_pictures, mask, names, only, picture
 
 from hubmodels.pictures import PictureError
@@ -31,6 +34,16 @@ def hub_split(rows):
         "object": [name for *_, name in rows],
     }
     return datasets.Dataset.from_dict(columns, features=features)
+
+
+@pytest.fixture(autouse=True)
+def stub_of_the_hub(monkeypatch):
+    """Stands for the Hub's answer to which commit a revision is; the real one is never asked."""
+
+    def dataset_info(self, repo_id, revision=None):
+        return SimpleNamespace(sha=f"commit of {repo_id} at {revision or 'main'}")
+
+    monkeypatch.setattr(HfApi, "dataset_info", dataset_info)
 
 
 HUB = HubColumns(image="photo", label="defect", mask="truth", category="object")
@@ -89,8 +102,9 @@ def load_from(splits, monkeypatch):
 def test_open_hub_data_set(splits, monkeypatch, caplog):
     calls = load_from(splits, monkeypatch)
     found = open_categories("somebody/Own_Parts", hub=HUB, revision="abc")
-    assert calls == [("somebody/Own_Parts", {"revision": "abc"})]
-    assert [(category.dataset, category.name) for category in found] == [("own-parts", "nut"), ("own-parts", "wood")]
+    assert calls == [("somebody/Own_Parts", {"revision": "commit of somebody/Own_Parts at abc"})]
+    assert {category.revision for category in found} == {"commit of somebody/Own_Parts at abc"}
+    assert [(category.dataset, category.name) for category in found] == [("own_parts", "nut"), ("own_parts", "wood")]
     assert found[1].has_masks
     assert "nut: 1 of 2 anomalous test pictures have no mask" in caplog.text
     assert [category.name for category in open_categories("somebody/Own_Parts", ["nut"], hub=HUB)] == ["nut"]
@@ -98,10 +112,22 @@ def test_open_hub_data_set(splits, monkeypatch, caplog):
         open_categories("somebody/Own_Parts", ["bolt"], hub=HUB)
 
 
+def test_where_the_hub_cannot_be_asked_the_revision_stays_as_given(splits, monkeypatch):
+    """A data set in the local cache still opens."""
+    calls = load_from(splits, monkeypatch)
+
+    def unreachable(*_, **__):
+        raise ConnectError("Name or service not known")
+
+    monkeypatch.setattr(HfApi, "dataset_info", unreachable)
+    assert open_categories("somebody/Own_Parts", hub=HUB, revision="abc")[0].revision == "abc"
+    assert calls == [("somebody/Own_Parts", {"revision": "abc"})]
+
+
 def test_hub_without_category_column_is_one_category(splits, monkeypatch):
     load_from(splits, monkeypatch)
     category = only(open_categories("somebody/Own_Parts", hub=HubColumns("photo", "defect")))
-    assert (category.dataset, category.name) == ("own-parts", "Own_Parts")
+    assert (category.dataset, category.name) == ("own_parts", "Own_Parts")
     assert (len(category.train), len(category.test)) == (3, 4)
     assert not category.has_masks
 

@@ -69,5 +69,13 @@ def test_mask_of_another_size(category_folder):
 def test_unreadable_mask_is_an_error(category_folder):
     sample = anomalous_sample(category_folder)
     sample.mask.write_bytes(b"no picture")
-    with pytest.raises(PictureError):
+    with pytest.raises(PictureError, match=r"test/crack/000\.png: the mask cannot be read"):
+        sample.read_mask(SIZE)
+
+
+def test_a_mask_without_defect_is_an_error(category_folder):
+    """Often one of 0 and 1 instead of 0 and 255: it would count every defect pixel as normal."""
+    sample = anomalous_sample(category_folder)
+    save(mask(grey=1), sample.mask)
+    with pytest.raises(ValueError, match=r"test/crack/000\.png: the mask is empty"):
         sample.read_mask(SIZE)

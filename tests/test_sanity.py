@@ -1,6 +1,7 @@
 """The sanity report, on small generated pictures with something wrong."""
 
 import json
+import shutil
 
 import pytest
 from PIL import Image
@@ -57,11 +58,37 @@ def test_unreadable_training_pictures(category_folder):
     assert any("2 unreadable" in line and "001.png" in line for line in report.lines())
 
 
+def test_a_test_picture_without_bytes_is_left_out_and_named(category_folder):
+    category = only(open_categories(category_folder))
+    (category_folder / "test" / "crack" / "001.png").unlink()
+    with pytest.raises(ValueError, match=r"test/crack/001\.png cannot be read.*--skip-bad"):
+        inspect_category(category)
+    inspected, report = inspect_category(category, skip_bad=True)
+    assert names(inspected.test) == [name for name in names(category.test) if name != "test/crack/001.png"]
+    assert list(report.unreadable) == ["test/crack/001.png"]
+    assert any("1 unreadable pictures left out: test/crack/001.png" in line for line in report.lines())
+
+
 def test_two_readable_training_pictures_are_needed(category_folder):
     for name in ("001.png", "002.png"):
         (category_folder / "train" / "good" / name).write_bytes(b"")
     with pytest.raises(ValueError, match="1 readable training pictures"):
         inspect_category(only(open_categories(category_folder)), skip_bad=True)
+
+
+def test_the_digest_is_of_the_names_and_bytes_of_the_training_pictures_kept(category_folder, tmp_path):
+    def digest(folder):
+        return inspect_category(only(open_categories(folder)), skip_bad=True)[1].train_sha256
+
+    original, good = digest(category_folder), category_folder / "train" / "good"
+    assert digest(shutil.copytree(category_folder, tmp_path / "elsewhere" / "metal_nut")) == original
+    (good / "torn.png").write_bytes(b"no picture")
+    (category_folder / "test" / "good" / "000.png").unlink()
+    assert digest(category_folder) == original
+    (good / "002.png").rename(good / "003.png")
+    renamed = digest(category_folder)
+    picture(5).save(good / "003.png")
+    assert len({original, renamed, digest(category_folder)}) == 3
 
 
 def test_duplicates_and_leaks(category_folder):
@@ -86,7 +113,7 @@ def test_masks_to_check(category_folder):
     assert report.bad_masks["test/bent/000.png"].startswith("unreadable")
     assert report.bad_masks["test/crack/000.png"].startswith("empty")
     assert report.bad_masks["test/crack/001.png"] == "mask is 48 x 48, picture 40 x 48"
-    assert "3 masks to check" in report.lines()[-1]
+    assert "3 masks to check (no pixel metrics" in report.lines()[-1]
 
 
 def test_mask_of_a_turned_picture_is_upright(category_folder):

@@ -70,6 +70,15 @@ def test_noise_follows_the_definition(size: int, cells: tuple[int, int]) -> None
     np.testing.assert_allclose(noise, noise_by_definition(size, cells, angle), atol=1e-5)
 
 
+def test_field_is_rotated_by_up_to_a_quarter_turn_to_either_side() -> None:
+    for seed in range(20):
+        rng = generator(seed)
+        vertical, horizontal = 2 ** rng.integers(0, 6, 2)
+        noise = Image.fromarray(synthesis._gradient_noise(32, (int(vertical), int(horizontal)), rng))
+        turned = noise.rotate(rng.uniform(-90, 90), Image.Resampling.BILINEAR)
+        np.testing.assert_array_equal(perlin_field(32, generator(seed)), np.asarray(turned))
+
+
 def test_field_is_rotated_about_the_centre_with_zeros_outside() -> None:
     fields = np.stack([perlin_field(64, generator(seed)) for seed in range(60)])
     assert fields.shape == (60, 64, 64) and fields.dtype == np.float32

@@ -4,12 +4,12 @@ Stored before upsampling (5 MB a picture for wide_resnet50_2 at 288 px in fp32),
 memory-mapped files where not. Plain float32 bytes, no pickle; the files live as long as the job.
 """
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 from tqdm import tqdm
 
@@ -19,6 +19,7 @@ from hubmodels.pictures import to_image
 from training.samples import Sample
 
 MEMORY_SHARE = 0.5  # of the memory available; the rest is for the data loader, the page cache and the user
+AUTOCAST = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 class FeatureCache:
@@ -63,14 +64,16 @@ def load_images(samples: list[Sample], image_size: int, resize: int) -> Tensor:
     return images
 
 
-def build_cache(detector: AnomalyDetector, images: Tensor, accelerator: Accelerator, folder: Path) -> FeatureCache:
+def build_cache(
+    detector: AnomalyDetector, images: Tensor, folder: Path, mixed_precision: str | None = None
+) -> FeatureCache:
     """Runs the frozen front end over all pictures once; `folder` takes the files that memory cannot."""
     layers, in_memory = None, True
     progress = tqdm(total=len(images), desc="frozen features", unit="picture", leave=False, disable=None)
     for start in range(0, len(images), 16):
-        chunk = extract(detector, images[start : start + 16], accelerator)
+        chunk = extract(detector, images[start : start + 16], mixed_precision)
         if layers is None:
-            in_memory = 4 * len(images) * sum(c[0].numel() for c in chunk) < MEMORY_SHARE * available_memory()
+            in_memory = 4 * len(images) * sum(c[0].numel() for c in chunk) < memory_budget()
             layers = [
                 _allocate(len(images), c.shape[1:], None if in_memory else folder, i) for i, c in enumerate(chunk)
             ]
@@ -81,12 +84,18 @@ def build_cache(detector: AnomalyDetector, images: Tensor, accelerator: Accelera
     return FeatureCache(images, layers, in_memory)
 
 
-def extract(detector: AnomalyDetector, images: Tensor, accelerator: Accelerator) -> list[Tensor]:
+def extract(detector: AnomalyDetector, images: Tensor, mixed_precision: str | None = None) -> list[Tensor]:
     """uint8 images (B, 3, S, S) -> aggregated feature maps in fp32; only the backbone runs in mixed precision."""
+    device, dtype = detector.device, AUTOCAST.get(mixed_precision)
     with torch.no_grad():
-        with accelerator.autocast():
-            feature_maps = detector.feature_maps(images.to(accelerator.device).float() / 255)
+        with torch.autocast(device.type, dtype, enabled=dtype is not None):
+            feature_maps = detector.feature_maps(images.to(device).float() / 255)
         return detector.patch_features(feature_maps)
+
+
+def memory_budget() -> float:
+    """Bytes that the features may take; every process on this machine holds its own."""
+    return MEMORY_SHARE * available_memory() / int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def available_memory() -> int:

@@ -6,15 +6,17 @@ import typing
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Literal, Self, get_args, get_origin, get_type_hints
 
+from hubmodels.compactnet import COMPACT_BACKBONE, COMPACT_IMAGE_SIZE
+
 EPOCHS = {"simplenet": 160, "glass": 640}  # SimpleNet: 40 meta-epochs of 4; GLASS: 640 (the codes' run scripts)
-PAPER_NOISE_BACKBONE = "wide_resnet50_2.tv_in1k"
+PAPER_BACKBONE, PAPER_IMAGE_SIZE = "wide_resnet50_2.tv_in1k", 288
 
 DESCRIPTION = """\
 Trains SimpleNet and GLASS on pictures of good parts only, evaluates the last checkpoint on the test pictures,
 and writes one folder per (method, category), laid out as its Hub repository.
 
-  python training/train.py --data-root mvtec_ad --categories bottle cable
-  python training/train.py --data-root my_good_pictures --methods simplenet --epochs 40
+  accelerate launch training/train.py --data-root my_good_pictures --category widget
+  accelerate launch training/train.py --data-root mvtec_ad --categories bottle cable --methods simplenet glass
   accelerate launch --multi_gpu --num_processes 2 training/train.py --data-root mvtec_ad --mixed-precision bf16
 """
 
@@ -31,9 +33,14 @@ class TrainConfig:
     """Every knob of a run; `--help` shows them in these groups."""
 
     data_root: str = _option(
-        MISSING, "MVTec AD layout, a folder of good pictures, or a Hub data set id (owner/name)", "data", metavar="DIR"
+        MISSING,
+        "MVTec AD layout, a folder of good pictures, a Hub data set id (owner/name), or parts: for drawn sample parts",
+        "data",
+        metavar="DIR",
     )
-    categories: list[str] | None = _option(None, "categories to train (default: all found)", "data", metavar="NAME")
+    categories: list[str] | None = _option(
+        None, "categories to train (default: all found)", "data", metavar="NAME", aliases=("--category",)
+    )
     dataset_name: str | None = _option(None, "data set's name in the models' names (default: its folder)", "data")
     skip_bad: bool = _option(False, "drop unreadable pictures instead of stopping", "data")
     hub_columns: list[str] | None = _option(
@@ -44,12 +51,28 @@ class TrainConfig:
     )
     revision: str | None = _option(None, "pinned revision of a Hub data set", "data", metavar="SHA")
 
-    methods: list[Literal["simplenet", "glass"]] = _option(["simplenet", "glass"], "methods to train", "model")
-    backbone: str = _option(PAPER_NOISE_BACKBONE, "timm network with its weights tag", "model", metavar="NAME")
+    methods: list[Literal["simplenet", "glass"]] | None = _option(
+        None,
+        "methods to train (default: both on a GPU, simplenet on a CPU, where glass takes many times as long)",
+        "model",
+    )
+    backbone: str | None = _option(
+        None,
+        f"timm network with its weights tag (default: {PAPER_BACKBONE} on a GPU, the bundled {COMPACT_BACKBONE} on a "
+        "CPU)",
+        "model",
+        metavar="NAME",
+    )
     backbone_weights: str | None = _option(
         None, "its weights as safetensors (default: bundled, local cache, Hub)", "model", metavar="FILE"
     )
-    image_size: int = _option(288, "side of the square model input, pixels", "model", metavar="PX")
+    image_size: int | None = _option(
+        None,
+        f"side of the square model input, pixels (default: {PAPER_IMAGE_SIZE}, on the compact backbone "
+        f"{COMPACT_IMAGE_SIZE})",
+        "model",
+        metavar="PX",
+    )
     crop: Literal["none", "papers"] = _option(
         "none",
         "none: the whole picture is inspected; papers: the codes' centre crop 329 -> 288 (SimpleNet: all categories, "
@@ -64,7 +87,7 @@ class TrainConfig:
     seed: int = _option(0, "seed of everything random", "training", metavar="S")
     noise_std: float | None = _option(
         None,
-        f"standard deviation of the feature noise (default: the papers' 0.015 on {PAPER_NOISE_BACKBONE}, on others "
+        f"standard deviation of the feature noise (default: the papers' 0.015 on {PAPER_BACKBONE}, on others "
         "relative to the features' RMS)",
         "training",
         metavar="STD",
@@ -91,7 +114,9 @@ class TrainConfig:
         "several processes: each takes its own jobs, or all share each job's batches (auto: jobs where they suffice)",
         "run",
     )
-    mixed_precision: Literal["no", "fp16", "bf16"] = _option("no", "precision of the frozen backbone", "run")
+    mixed_precision: Literal["no", "fp16", "bf16"] | None = _option(
+        None, "precision of the frozen backbone (default: what `accelerate launch` was told, else no)", "run"
+    )
     tracker: str | None = _option(
         None, "also log to an accelerate tracker: tensorboard, wandb, mlflow, trackio ...", "run", metavar="NAME"
     )
@@ -119,7 +144,8 @@ class TrainConfig:
         for option in fields(cls):
             name = option.metadata["group"]
             group = groups.get(name) or groups.setdefault(name, parser.add_argument_group(name))
-            group.add_argument("--" + option.name.replace("_", "-"), **_argument(option, hints[option.name]))
+            flags = ["--" + option.name.replace("_", "-"), *option.metadata.get("aliases", ())]
+            group.add_argument(*flags, **_argument(option, hints[option.name]))
         return cls(**vars(parser.parse_args(arguments)))._checked(parser)
 
     def _checked(self, parser: argparse.ArgumentParser) -> Self:
@@ -130,6 +156,10 @@ class TrainConfig:
         for name in ("holdout", "false_alarm_rate"):
             if not 0 < getattr(self, name) < 1:
                 parser.error(f"--{name.replace('_', '-')} must lie between 0 and 1, not {getattr(self, name)}")
+        if self.seed < 0:
+            parser.error(f"--seed must not be negative: {self.seed}")
+        if "none" in self.stabilise and len(self.stabilise) > 1:
+            parser.error(f"--stabilise none stands alone, not with {' '.join(self.stabilise)}")
         if self.noise_std is not None and self.noise_std <= 0:
             parser.error(f"--noise-std must be positive, not {self.noise_std}")
         return self

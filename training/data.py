@@ -7,12 +7,13 @@ import logging
 import os
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from training import parts
-from training.hub_data import HubColumns, category_from_dataset, category_names, load_splits
+from training.hub_data import HubColumns, category_from_dataset, category_names, load_splits, resolve_revision
 from training.samples import Category, Sample, is_normal, listing
 
 logger = logging.getLogger(__name__)
@@ -118,10 +119,11 @@ def _select(available: Iterable[str], wanted: Sequence[str] | None, where: Path 
 def _open_hub(
     repo_id: str, wanted: Sequence[str] | None, dataset_name: str | None, hub: HubColumns, revision: str | None
 ) -> list[Category]:
+    revision = resolve_revision(repo_id, revision)
     splits = load_splits(repo_id, revision)
     dataset = dataset_slug(dataset_name or repo_id.split("/")[1])
     names = _select(category_names(splits, repo_id, hub), wanted, repo_id)
-    return [category_from_dataset(splits, dataset, name, hub) for name in names]
+    return [replace(category_from_dataset(splits, dataset, name, hub), revision=revision) for name in names]
 
 
 def _open_folder(root: Path, wanted: Sequence[str] | None, dataset_name: str | None) -> list[Category]:

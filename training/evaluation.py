@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
@@ -16,10 +17,10 @@ from tqdm import tqdm
 
 from hubmodels.detector import AnomalyDetector
 from hubmodels.heatmap import panel
-from hubmodels.pictures import PictureError
+from hubmodels.pictures import PictureError, inspected_part
 from hubmodels.scoring import AnomalyPrediction
 from training.metrics import PixelMetrics, false_alarm_rate, image_metrics, recall_at_threshold
-from training.samples import Category, Sample
+from training.samples import Category, Sample, listing
 
 logger = logging.getLogger(__name__)
 
@@ -36,22 +37,62 @@ OBJECTS = (
 def evaluate(detector: AnomalyDetector, category: Category, folder: Path, skip_bad: bool = False) -> dict[str, float]:
     """Metrics over the category's test pictures; writes `scores.parquet` and `panels/*.png` into the folder.
 
-    Pixel metrics need a mask for every anomalous picture, image metrics both kinds of picture; what cannot be
-    computed is left out. Without test pictures the result is empty.
+    Pixel metrics need a mask for every anomalous picture, with `skip_bad` a usable one for some; image metrics need
+    both kinds of picture. What cannot be computed is left out; without readable test pictures the result is empty.
 
     Raises:
-        ValueError: a test picture cannot be read, unless `skip_bad`; or a mask has not its picture's size.
+        ValueError: a test picture cannot be read, unless `skip_bad`.
     """
     if not category.test:
         return {}
-    rows, pixels = [], PixelMetrics() if category.has_masks else None
+    rows, pixels = [], PixelEvaluation(detector) if category.has_masks else None
     for sample, prediction in _predict_all(detector, category.test, skip_bad):
         rows.append(_row(sample, prediction))
         if pixels is not None:
-            pixels.update(prediction.anomaly_map, sample.read_mask(prediction.anomaly_map.shape))
+            pixels.update(sample, prediction.anomaly_map)
+    if not rows:
+        logger.warning("%s: no test picture to be read, so no metrics", category.name)
+        return {}
     pq.write_table(pa.Table.from_pylist(rows), folder / "scores.parquet")
     _draw_panels(detector, category, rows, folder / "panels")
-    return _image_metrics(rows) | (pixels.compute() if pixels is not None else {})
+    return _image_metrics(rows) | (pixels.compute(skip_bad) if pixels is not None else {})
+
+
+class PixelEvaluation:
+    """Pixel metrics of a detector's maps against the masks; masks that cannot be used cost no image metric.
+
+    With a centre crop, `cropped_defect_pixels` is the share of the defect pixels that the detector never looks at.
+    """
+
+    def __init__(self, detector: AnomalyDetector) -> None:
+        self._metrics, self._faults, self._crop = PixelMetrics(), [], (detector.image_size, detector.resize)
+        self._defects = self._inspected = 0  # pixels
+
+    def update(self, sample: Sample, anomaly_map: np.ndarray) -> None:
+        """Adds a picture's map (H, W), or notes what is wrong with its mask."""
+        try:
+            mask = sample.read_mask(anomaly_map.shape)
+        except ValueError as error:
+            self._faults.append(str(error))
+            return
+        self._metrics.update(anomaly_map, mask)
+        self._defects += int(mask.sum())
+        self._inspected += int(mask[inspected_part(mask.shape, *self._crop)].sum())
+
+    def compute(self, skip_bad: bool) -> dict[str, float]:
+        """The metrics; empty, with a warning, where masks are bad (unless `skip_bad`) or there is nothing to judge."""
+        if self._faults:
+            fate = "left out of the pixel metrics" if skip_bad else "so there are no pixel metrics"
+            logger.warning("%d unusable masks, %s: %s", len(self._faults), fate, listing(self._faults))
+            if not skip_bad:
+                return {}
+        try:
+            metrics = self._metrics.compute()
+        except ValueError as error:  # nothing but defects, or with `skip_bad` none left
+            logger.warning("no pixel metrics: %s", error)
+            return {}
+        cropped = {"cropped_defect_pixels": (self._defects - self._inspected) / self._defects}
+        return metrics | (cropped if self._crop[1] > self._crop[0] else {})
 
 
 def _predict_all(
@@ -113,8 +154,15 @@ def _draw_panels(detector: AnomalyDetector, category: Category, rows: list[dict]
     for title, row in _chosen(rows).items():
         sample = samples[row["name"]]
         picture = sample.read()
-        mask = sample.read_mask((picture.height, picture.width))
+        mask = _usable_mask(sample, (picture.height, picture.width))
         panel(picture, mask, {detector.method: detector.predict(picture)}).save(folder / f"{title}.png")
+
+
+def _usable_mask(sample: Sample, size: tuple[int, int]) -> np.ndarray | None:
+    try:
+        return sample.read_mask(size)
+    except ValueError:  # the pixel metrics have told
+        return None
 
 
 def _chosen(rows: list[dict]) -> dict[str, dict]:

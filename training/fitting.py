@@ -5,6 +5,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 from accelerate import Accelerator
@@ -63,6 +64,7 @@ class Fitting:
         workers = loader_workers(synthesis, accelerator)
         self.batches = iter(make_loader(TrainingItems(synthesis), self.plan, workers))
         self.mean_features = cache.mean(accelerator.device) if synthesis else None
+        self.log = JobLog(job, self.state.epoch, writes=self.saves)
 
     @property
     def state_path(self) -> Path:
@@ -73,20 +75,20 @@ class Fitting:
         """Trains; returns the seconds it took, those of earlier runs included.
 
         Raises:
-            TrainingError: a loss is not finite; the state of the last good epoch is kept.
+            TrainingError: a loss or a weight is not finite; the state of the last good epoch is kept. Processes that
+                share the job raise it together.
         """
         self.objective.train()
         model = self.accelerator.prepare_model(self.objective) if self.sharing else self.objective
-        log = JobLog(self.job, self.state.epoch, writes=self.saves)
         saved_at = time.perf_counter()
         with progress_bar(self.job, self.plan, self.accelerator) as progress:
             for epoch in range(self.state.epoch, self.plan.epochs):
-                log.write(self.run_epoch(model, epoch, progress))
+                self.log.write(self.run_epoch(model, epoch, progress))
                 due = time.perf_counter() - saved_at > SAVE_EVERY_S or self.state.epoch == self.plan.epochs
                 if self.saves and due:
                     self.state.save(self.state_path)
                     saved_at = time.perf_counter()
-        log.close()
+        self.log.close()
         if self.average is not None:
             self.head.load_state_dict(self.average.module.state_dict())
         return self.state.seconds
@@ -111,7 +113,7 @@ class Fitting:
             progress.update()
         means = self.require_finite(torch.stack(history), epoch).mean(0).tolist()
         seconds = time.perf_counter() - started
-        self.state.epoch, self.state.seconds = epoch + 1, self.state.seconds + seconds
+        self.state.keep(epoch + 1, self.state.seconds + seconds)
         record = dict(zip(losses, means, strict=True))
         return {"epoch": epoch + 1, **record, "learning_rate_factor": factor, "seconds": seconds}
 
@@ -120,22 +122,38 @@ class Fitting:
         items, device = next(self.batches), self.accelerator.device
         batch = {"features": self.cache.features(items["index"], device)}
         if "augmented" in items:
-            augmented = extract(self.objective.detector, items["augmented"], self.accelerator)
+            augmented = extract(self.objective.detector, items["augmented"], self.job.config.mixed_precision)
             batch |= {"augmented_features": align(augmented), "patch_label": items["patch_label"].to(device)}
         return batch
 
     def require_finite(self, history: Tensor, epoch: int) -> Tensor:
-        """The epoch's losses (steps, parts) on the CPU; looked at once per epoch so that a GPU never waits for it."""
-        history = history.cpu()
-        bad = (~history.isfinite()).any(1).nonzero()
+        """The epoch's losses (steps, parts) on the CPU; looked at once per epoch so that a GPU never waits for it.
+
+        With several processes their steps follow one another, so that all see the same and none goes on alone.
+        """
+        sound = torch.stack([value.isfinite().all() for value in self.head.state_dict().values()]).all()
+        history, sound = self.of_all(history).cpu(), self.of_all(sound[None].int()).cpu()
+        bad = (~history.isfinite()).any(1).view(-1, self.plan.steps_per_epoch).T.nonzero()  # (step, process)
         if len(bad):
-            step = int(bad[0])
-            batch = ", ".join(self.names[index] for index in self.plan.batch(epoch, step))
-            raise TrainingError(
-                f"{self.job.name}: the loss is not finite in epoch {epoch + 1}, step {step + 1}, batch [{batch}]. The "
-                f"last good state is kept in {self.job.workplace}; look at these pictures, or try another --noise-std."
-            )
+            step, rank = bad[0].tolist()
+            names = ", ".join(self.names[index] for index in replace(self.plan, rank=rank).batch(epoch, step))
+            self.give_up(f"the loss is not finite in epoch {epoch + 1}, step {step + 1}, batch [{names}]")
+        if not sound.all():
+            self.give_up(f"the weights are not finite after epoch {epoch + 1}")
         return history
+
+    def of_all(self, values: Tensor) -> Tensor:
+        """The values of all processes that share the job, one after the other along the first axis."""
+        return self.accelerator.gather(values) if self.sharing else values
+
+    def give_up(self, reason: str) -> NoReturn:
+        """Writes the last good state, where there is one, and raises."""
+        kept = "No epoch was good, so there is no state to go on from"
+        if self.state.epoch:
+            kept = f"The last good state, of epoch {self.state.epoch}, is kept in {self.job.workplace}"
+            if self.saves:
+                self.state.save(self.state_path)
+        raise TrainingError(f"{self.job.name}: {reason}. {kept}; look at the pictures, or try another --noise-std.")
 
     def set_learning_rates(self, progress: float) -> float:
         """Step decay, where asked for, as a function of progress in [0, 1); returns the factor."""
@@ -154,15 +172,17 @@ def make_average(head: nn.Module, steps: int) -> AveragedModel:
 
 @torch.no_grad()
 def recompute_statistics(objective: nn.Module, cache: FeatureCache, batch_size: int, device: torch.device) -> None:
-    """BatchNorm statistics over all normal features and their noisy twins, not just those of the last batches."""
-    detector, norm = objective.detector, objective.detector.discriminator[1]
-    momentum, norm.momentum = norm.momentum, None  # None = plain mean over all batches
-    norm.reset_running_stats()
-    detector.train()
+    """Sets BatchNorm's statistics to mean and unbiased variance over all normal features and their noisy twins."""
+    detector, rows, total, squares = objective.detector, 0, 0.0, 0.0
+    linear, norm = detector.discriminator[0], detector.discriminator[1]
     for features in cache.batches(batch_size, device):
         normal = detector.embed(flatten(features))
-        detector.discriminate(torch.cat([normal, add_noise(normal, objective.noise_std)]))
-    norm.momentum = momentum
+        hidden = linear(torch.cat([normal, add_noise(normal, objective.noise_std)]))
+        var, mean = (moment.cpu().double() for moment in torch.var_mean(hidden, 0, correction=0))
+        rows, total = rows + len(hidden), total + len(hidden) * mean  # sums, because the last batch is smaller
+        squares = squares + len(hidden) * (var + mean.square())
+    norm.running_mean.copy_(total / rows)
+    norm.running_var.copy_((squares - total.square() / rows) / (rows - 1))
 
 
 def loader_workers(synthesis: LocalSynthesis | None, accelerator: Accelerator) -> int:

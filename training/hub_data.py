@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from httpx2 import HTTPError
+from huggingface_hub import HfApi
+
 from hubmodels.pictures import PictureError
 from training.samples import Category, Sample, is_normal
 
@@ -47,6 +50,14 @@ class HubCell:
         if cell is None:
             raise PictureError("the cell is empty")
         return cell["bytes"] if cell["bytes"] is not None else Path(cell["path"]).read_bytes()
+
+
+def resolve_revision(repo_id: str, revision: str | None = None) -> str | None:
+    """The commit that a revision (default: main) stands for now; the revision itself where the Hub cannot be asked."""
+    try:
+        return HfApi().dataset_info(repo_id, revision=revision).sha
+    except (HTTPError, OSError, ValueError):  # loading may find a copy here, and says what to do where it does not
+        return revision
 
 
 def load_splits(repo_id: str, revision: str | None = None) -> datasets.DatasetDict:

@@ -4,6 +4,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from hubmodels import GLASS
 from training.config import TrainConfig
 from training.samples import Category
 from training.sanity import SanityReport
@@ -13,6 +14,8 @@ FREE_SETTINGS = (
     *("output", "parallel", "tracker", "categories", "methods"),
     *("data_root", "backbone_weights", "skip_bad"),
 )
+GLASS_SETTINGS = ("hypothesis", "foreground", "textures")  # SimpleNet never looks at them
+IN_WORDS = {"train_sha256": "training pictures", "backbone_sha256": "backbone weights"}
 
 
 class TrainingError(RuntimeError):
@@ -45,24 +48,32 @@ class Job:
 
     @property
     def settings(self) -> dict:
-        """What must be equal for a rerun to continue or keep this job: all but where things lie."""
-        return {k: v for k, v in self.config.as_dict().items() if k not in FREE_SETTINGS}
+        """What must be equal for a rerun to continue or keep this job: the pictures, and all but where things lie."""
+        free = FREE_SETTINGS + (GLASS_SETTINGS if self.method != GLASS.method else ())
+        plain = {k: v for k, v in self.config.as_dict().items() if k not in free}
+        return plain | {"train_sha256": self.sanity.train_sha256}
 
 
-def is_finished(job: Job) -> bool:
-    """Whether the job's model folder is there, made with the same settings.
+def is_finished(job: Job, backbone_sha256: str) -> bool:
+    """Whether the job's model folder is there, made with the same settings, training pictures and backbone weights.
 
     Raises:
-        ValueError: a model made with other settings lies there.
+        ValueError: a model made with others lies there.
     """
     path = job.folder / "metrics.json"
     if not path.is_file():
         return False
-    made_with = json.loads(path.read_text())["settings"]
-    changed = sorted(k for k in job.settings if made_with.get(k) != job.settings[k])
-    if changed:
+    report, wanted = json.loads(path.read_text()), job.settings | {"backbone_sha256": backbone_sha256}
+    made_with = report["settings"] | {"backbone_sha256": report["backbone"]["sha256"]}
+    if changed := differences({k: made_with.get(k) for k in wanted}, wanted):
         raise ValueError(
-            f"{job.folder} holds a finished model with other settings ({', '.join(changed)}): delete it, or give "
-            "another --output."
+            f"{job.folder} holds a finished model with other settings ({changed}): delete it, or give another "
+            "--output."
         )
     return True
+
+
+def differences(saved: dict, wanted: dict) -> str:
+    """The settings that are not equal, for a message; empty where all are."""
+    changed = sorted(k for k in saved.keys() | wanted.keys() if saved.get(k) != wanted.get(k))
+    return ", ".join(IN_WORDS.get(k, k) for k in changed)

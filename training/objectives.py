@@ -4,6 +4,11 @@ An objective is a module whose `forward(batch)` is one training step's loss, so 
 too. It owns everything that only training needs; none of it reaches the published weights.
 
 Sources: SimpleNet, arXiv 2303.15140, code 351a2b8; GLASS, arXiv 2407.09359, code f788d56. Constants are the codes'.
+
+Differences from GLASS's code: there BatchNorm's running statistics take 21 updates with [u; g] (20 ascent steps and
+the loss) and one with the LAS features in each step, here one and one, because the ascent is written out; only the
+published model reads them, and `--stabilise statistics` (default) recomputes them for it. Its limit of 392 pictures
+per epoch is not there; no category of MVTec AD has more.
 """
 
 import math

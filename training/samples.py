@@ -41,7 +41,7 @@ class Sample:
         """The picture, RGB, upright, 8 bits. Raises PictureError, naming it, where it cannot be read."""
         try:
             return read_source(self.source)
-        except PictureError as error:
+        except (OSError, PictureError) as error:
             raise PictureError(f"{self.name}: {error}") from error
 
     def read_mask(self, size: tuple[int, int]) -> np.ndarray | None:
@@ -49,13 +49,18 @@ class Sample:
 
         Zeros for a normal sample; None for an anomalous one without mask. A mask of the picture's aspect (within one
         pixel of rounding) is resized with nearest neighbours, because interpolation erodes defects. Raises ValueError
-        for any other size, and PictureError where the mask cannot be read.
+        for any other size and for a mask without defect, and PictureError where it cannot be read.
         """
         if self.label == 0:
             return np.zeros(size, dtype=np.uint8)
         if self.mask is None:
             return None
-        mask = decode_mask(self.mask)
+        try:
+            mask = decode_mask(self.mask)
+        except (OSError, PictureError) as error:
+            raise PictureError(f"{self.name}: the mask cannot be read, {error}") from error
+        if not mask.any():
+            raise ValueError(f"{self.name}: the mask is empty, no grey value is above {MASK_THRESHOLD}")
         if mask.shape == tuple(size):
             return mask
         if not same_aspect(mask.shape, size):
@@ -69,12 +74,16 @@ class Sample:
 
 @dataclass(frozen=True)
 class Category:
-    """The pictures of one object or texture class: normal ones to train on, both kinds to test on."""
+    """The pictures of one object or texture class: normal ones to train on, both kinds to test on.
+
+    ``revision`` is the commit of the Hub data set that they come from, None elsewhere.
+    """
 
     dataset: str
     name: str
     train: tuple[Sample, ...]
     test: tuple[Sample, ...] = ()
+    revision: str | None = None
 
     @property
     def has_masks(self) -> bool:

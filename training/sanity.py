@@ -28,6 +28,7 @@ class SanityReport:
 
     ``duplicates`` are groups of training pictures, ``leaks`` (train, test) pairs, both equal byte for byte.
     ``bad_masks`` maps a sample to what is wrong with its mask: unreadable, empty, or not the picture's size.
+    ``train_sha256`` is over the names and bytes of the training pictures kept, wherever they lie.
     """
 
     dataset: str
@@ -39,6 +40,7 @@ class SanityReport:
     leaks: list[tuple[str, str]]
     missing_masks: list[str]
     bad_masks: dict[str, str]
+    train_sha256: str
 
     def lines(self) -> list[str]:
         """The report as text, one finding per line."""
@@ -46,7 +48,7 @@ class SanityReport:
         lines.append(self._size_line())
         if self.unreadable:
             causes = [f"{name} ({cause})" for name, cause in self.unreadable.items()]
-            lines.append(f"{len(causes)} unreadable training pictures left out: {listing(causes)}")
+            lines.append(f"{len(causes)} unreadable pictures left out: {listing(causes)}")
         if self.duplicates:
             groups = [" = ".join(group) for group in self.duplicates]
             lines.append(f"{len(groups)} groups of identical files in the training pictures: {listing(groups)}")
@@ -58,7 +60,8 @@ class SanityReport:
             lines.append(f"{len(names)} anomalous test pictures without mask: {listing(names)}")
         if self.bad_masks:
             causes = [f"{name} ({cause})" for name, cause in self.bad_masks.items()]
-            lines.append(f"{len(causes)} masks to check: {listing(causes)}")
+            fate = "no pixel metrics, or with --skip-bad those over the other test pictures"
+            lines.append(f"{len(causes)} masks to check ({fate}): {listing(causes)}")
         return lines
 
     def _size_line(self) -> str:
@@ -76,11 +79,12 @@ class SanityReport:
 
 
 def inspect_category(category: Category, skip_bad: bool = False) -> tuple[Category, SanityReport]:
-    """Check a category before training; returns it without unreadable training pictures, and the report.
+    """Check a category before training; returns it without unreadable pictures, and the report.
 
     Training pictures are decoded. Of test pictures only the bytes are hashed and, where a mask must be compared with
     one, the size is taken from the file header: no test picture is decoded before training has ended. Raises
-    ValueError for unreadable training pictures unless ``skip_bad``, and where fewer than two remain.
+    ValueError for unreadable training pictures and for test pictures without bytes unless ``skip_bad``, and where
+    fewer than two training pictures remain.
     """
     sizes, unreadable = _decode_all(category.train)
     if unreadable and not skip_bad:
@@ -95,18 +99,22 @@ def inspect_category(category: Category, skip_bad: bool = False) -> tuple[Catego
             f"{category.name} has {len(category.train)} readable training pictures; at least 2 are needed, one to "
             "train on and one to hold out."
         )
-    duplicates, leaks = _same_bytes(category)
+    digests, _ = _digests(category.train)
+    test_digests, without_bytes = _digests(category.test, skip_bad)
+    category = replace(category, test=tuple(sample for sample in category.test if sample.name in test_digests))
+    duplicates, leaks = _same_bytes(digests, test_digests)
     splits = {"train": category.train, "test": category.test}
     report = SanityReport(
         dataset=category.dataset,
         category=category.name,
         counts={split: dict(Counter(sample.defect_type for sample in samples)) for split, samples in splits.items()},
         sizes=sizes,
-        unreadable=unreadable,
+        unreadable=unreadable | without_bytes,
         duplicates=duplicates,
         leaks=leaks,
         missing_masks=category.missing_masks,
         bad_masks=_bad_masks(category.test),
+        train_sha256=_digest_of_all(digests),
     )
     return category, report
 
@@ -123,20 +131,34 @@ def _decode_all(samples: Iterable[Sample]) -> tuple[dict[tuple[int, int], int], 
     return dict(sizes), unreadable
 
 
-def _same_bytes(category: Category) -> tuple[list[list[str]], list[tuple[str, str]]]:
+def _same_bytes(
+    digests: dict[str, bytes], test_digests: dict[str, bytes]
+) -> tuple[list[list[str]], list[tuple[str, str]]]:
     groups = defaultdict(list)
-    for sample in category.train:
-        groups[_digest(sample)].append(sample.name)
-    test = [(sample.name, _digest(sample)) for sample in category.test]
-    leaks = [(groups[digest][0], name) for name, digest in test if digest in groups]
+    for name, digest in digests.items():
+        groups[digest].append(name)
+    leaks = [(groups[digest][0], name) for name, digest in test_digests.items() if digest in groups]
     return [names for names in groups.values() if len(names) > 1], leaks
 
 
-def _digest(sample: Sample) -> bytes:
-    try:
-        return hashlib.sha256(sample.source.read_bytes()).digest()
-    except (OSError, PictureError) as error:
-        raise ValueError(f"{sample.name} cannot be read: {error}") from error
+def _digest_of_all(digests: dict[str, bytes]) -> str:
+    total = hashlib.sha256()
+    for name, digest in sorted(digests.items()):
+        total.update(f"{len(name)} {name}".encode() + digest)
+    return total.hexdigest()
+
+
+def _digests(samples: Iterable[Sample], skip_bad: bool = False) -> tuple[dict[str, bytes], dict[str, str]]:
+    """By sample name: the SHA-256 of its bytes, and with ``skip_bad`` why there are none."""
+    digests, without_bytes = {}, {}
+    for sample in samples:
+        try:
+            digests[sample.name] = hashlib.sha256(sample.source.read_bytes()).digest()
+        except (OSError, PictureError) as error:
+            if not skip_bad:
+                raise ValueError(f"{sample.name} cannot be read: {error}. Repair it, or add --skip-bad.") from error
+            without_bytes[sample.name] = str(error)
+    return digests, without_bytes
 
 
 def _bad_masks(samples: Iterable[Sample]) -> dict[str, str]:

@@ -47,9 +47,7 @@ class JobLog:
 
 def make_tracker(name: str, run_name: str, folder: Path) -> GeneralTracker:
     """The accelerate tracker of that name, logging on this process."""
-    if name not in LOGGER_TYPE_TO_CLASS:
-        raise ValueError(f"unknown tracker {name!r}: choose one of {', '.join(sorted(LOGGER_TYPE_TO_CLASS))}")
-    tracker_class = LOGGER_TYPE_TO_CLASS[name]
+    tracker_class = find_tracker(name)
     tracker_class.main_process_only = False  # jobs run on every process
     try:
         if tracker_class.requires_logging_directory:
@@ -60,3 +58,10 @@ def make_tracker(name: str, run_name: str, folder: Path) -> GeneralTracker:
     except ImportError as error:
         raise ValueError(f"the tracker {name} needs its package: pip install {name}") from error
     return tracker
+
+
+def find_tracker(name: str) -> type[GeneralTracker]:
+    """The class of the accelerate tracker of that name; ValueError where there is none."""
+    if name not in LOGGER_TYPE_TO_CLASS:
+        raise ValueError(f"unknown tracker {name!r}: choose one of {', '.join(sorted(LOGGER_TYPE_TO_CLASS))}")
+    return LOGGER_TYPE_TO_CLASS[name]

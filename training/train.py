@@ -13,10 +13,12 @@ import os
 import platform
 import shlex
 import shutil
+import subprocess
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import fields
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import fields, replace
 from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
@@ -25,12 +27,13 @@ import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
 from accelerate.utils import gather_object
 
-from hubmodels import AnomalyDetector, BackboneError, SimpleNet
-from hubmodels.backbone import load_backbone, normalisation
+from hubmodels import GLASS, AnomalyDetector, BackboneError, SimpleNet
+from hubmodels.backbone import find_weights, load_backbone, normalisation
 from hubmodels.catalog import METHODS
+from hubmodels.compactnet import COMPACT_BACKBONE, COMPACT_IMAGE_SIZE
 from training.batches import LocalSynthesis, seed_of
-from training.cache import FeatureCache, build_cache, load_images
-from training.config import PAPER_NOISE_BACKBONE, TrainConfig
+from training.cache import AUTOCAST, FeatureCache, build_cache, load_images
+from training.config import PAPER_BACKBONE, PAPER_IMAGE_SIZE, TrainConfig
 from training.data import hold_out, open_categories
 from training.evaluation import PROTOCOL, evaluate, summarise, summary_table, write_json
 from training.fitting import Fitting, recompute_statistics
@@ -40,31 +43,29 @@ from training.hypothesis import decide_hypothesis
 from training.jobs import Job, TrainingError, is_finished
 from training.objectives import OBJECTIVES, REFERENCE_NOISE_STD
 from training.publish import write_card
+from training.samples import Sample
 from training.sanity import inspect_category
 from training.synthesis import TextureSource
-from training.tracking import LOG_FILE
+from training.tracking import LOG_FILE, find_tracker
 
 logger = logging.getLogger("training")
 
 NOISE_TO_RMS = 0.35  # noise relative to the features' RMS on other backbones; measured in benchmarks/README.md
+EXPECTED = (TrainingError, BackboneError, ValueError, OSError)  # their messages say it all, without a traceback
 
 
 def main(arguments: list[str] | None = None) -> int:
     """The whole run; returns the exit status (1 where a job failed)."""
     config = TrainConfig.from_command_line(arguments)
     accelerator = start(config)
-    jobs, failures = plan_jobs(config)
-    world = accelerator.num_processes
-    sharing = world > 1 and (config.parallel == "data" or (config.parallel == "auto" and len(jobs) < world))
-    for job in jobs if sharing else jobs[accelerator.process_index :: world]:
-        try:
-            run_job(job, accelerator, sharing)
-        except Exception as error:  # whatever befell this job, the others are worth their hours
-            if sharing:
-                raise  # the other processes wait inside this job: end the run, a rerun continues
-            expected = isinstance(error, (TrainingError, BackboneError, ValueError, OSError))
-            logger.error("%s failed: %s", job.name, error, exc_info=not expected)
-            failures[job.name] = str(error)
+    try:
+        config = settle(config, accelerator)
+        refuse_early(config)
+        jobs, failures = plan_jobs(config)
+    except EXPECTED as error:
+        logger.error("%s", error)
+        return 1
+    failures |= run_jobs(jobs, accelerator, config.parallel)
     accelerator.wait_for_everyone()
     failures = dict(pair for pair in gather_object(list(failures.items())))
     if accelerator.is_main_process:
@@ -73,13 +74,29 @@ def main(arguments: list[str] | None = None) -> int:
     return 1 if failures else 0
 
 
+def run_jobs(jobs: list[Job], accelerator: Accelerator, parallel: str) -> dict[str, str]:
+    """Runs this process's share of the jobs, or its share of each; returns those that failed, and why."""
+    world, failures = accelerator.num_processes, {}
+    sharing = world > 1 and (parallel == "data" or (parallel == "auto" and len(jobs) < world))
+    for job in jobs if sharing else jobs[accelerator.process_index :: world]:
+        try:
+            run_job(job, accelerator, sharing)
+        except Exception as error:  # whatever befell this job, the others are worth their hours
+            if sharing and not isinstance(error, TrainingError):
+                raise  # met inside a step, where the other processes wait: end the run, a rerun continues
+            origin = (sharing and error.__cause__) or error
+            logger.error("%s failed: %s", job.name, error, exc_info=not isinstance(origin, EXPECTED))
+            failures[job.name] = str(error)
+    return failures
+
+
 def start(config: TrainConfig) -> Accelerator:
     """Joins the other processes, and refuses to run beside them unnoticed."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
     for chatty in ("httpx2", "timm"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     patience = InitProcessGroupKwargs(timeout=timedelta(hours=24))  # jobs end at very different times
-    accelerator = Accelerator(mixed_precision=config.mixed_precision, kwargs_handlers=[patience])
+    accelerator = Accelerator(mixed_precision="no", kwargs_handlers=[patience])  # `extract` alone is mixed
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if launched != accelerator.num_processes:
         raise SystemExit(
@@ -88,6 +105,46 @@ def start(config: TrainConfig) -> Accelerator:
         )
     logger.setLevel(logging.INFO if accelerator.is_main_process else logging.WARNING)
     return accelerator
+
+
+def settle(config: TrainConfig, accelerator: Accelerator) -> TrainConfig:
+    """What the command line left open depends on the machine: the papers' choice on a GPU, a lighter one on a CPU."""
+    on_gpu = accelerator.device.type != "cpu"
+    backbone = config.backbone or default_backbone(on_gpu, config.backbone_weights)
+    settled = replace(
+        config,
+        methods=config.methods or (list(METHODS) if on_gpu else [SimpleNet.method]),
+        backbone=backbone,
+        image_size=config.image_size or (COMPACT_IMAGE_SIZE if backbone == COMPACT_BACKBONE else PAPER_IMAGE_SIZE),
+        mixed_precision=config.mixed_precision or os.environ.get("ACCELERATE_MIXED_PRECISION", "no"),
+    )
+    if settled.methods != config.methods:
+        logger.info("methods: %s (choose by --methods %s)", " ".join(settled.methods), " ".join(METHODS))
+    if settled.backbone != config.backbone:
+        logger.info("backbone: %s (choose by --backbone NAME)", settled.backbone)
+    return settled
+
+
+def default_backbone(on_gpu: bool, weights: str | None) -> str:
+    """The papers' network where it is fast and to be had, or where its weights are given; else the bundled one."""
+    if not on_gpu and weights is None:
+        return COMPACT_BACKBONE
+    try:
+        weights or find_weights(PAPER_BACKBONE)
+    except BackboneError as error:
+        logger.warning("%s Until then this run uses %s.", error, COMPACT_BACKBONE)
+        return COMPACT_BACKBONE
+    return PAPER_BACKBONE
+
+
+def refuse_early(config: TrainConfig) -> None:
+    """Raises ValueError for what a job would else find only after hours."""
+    if config.mixed_precision not in ("no", *AUTOCAST):
+        raise ValueError(f"no mixed precision {config.mixed_precision} here: choose no, {', '.join(AUTOCAST)}")
+    if config.tracker:
+        find_tracker(config.tracker)
+    if GLASS.method in config.methods:
+        TextureSource(config.image_size, config.textures)
 
 
 def plan_jobs(config: TrainConfig) -> tuple[list[Job], dict[str, str]]:
@@ -124,41 +181,73 @@ def hub_columns(pairs: Sequence[str]) -> HubColumns:
 
 
 def run_job(job: Job, accelerator: Accelerator, sharing: bool) -> None:
-    """Trains, calibrates, saves, and only then evaluates one model."""
-    if is_finished(job):
+    """Trains, calibrates, saves, and only then evaluates one model; unless it is finished."""
+    with agreed(sharing):
+        prepared = prepare(job, accelerator, sharing)
+    if prepared is None:
         logger.info("%s is finished: kept", job.name)
         return
+    fitting, held_out, decisions = prepared
+
+    # training: the last checkpoint is what counts
+    decisions["train_seconds"] = fitting.run()
+
+    # the verdict, the model, then its evaluation, then into place in one move
+    with agreed(sharing):
+        if fitting.saves:
+            calibrate(fitting, held_out)
+            finish(job, fitting.objective.detector, decisions)
+
+
+@contextmanager
+def agreed(sharing: bool) -> Iterator[None]:
+    """Where processes share a job, an error of one becomes a TrainingError of all, so that none waits in vain."""
+    if not sharing:
+        yield
+        return
+    failure = None
+    try:
+        yield
+    except Exception as error:
+        failure = error
+    met = [message for message in gather_object([failure and str(failure)]) if message is not None]
+    if met:
+        raise TrainingError(met[0]) from failure
+
+
+def prepare(job: Job, accelerator: Accelerator, sharing: bool) -> tuple[Fitting, list[Sample], dict] | None:
+    """The training, ready to run, the held-out normals, and what was decided; None where the job is finished."""
     config, started = job.config, time.perf_counter()
     torch.manual_seed(config.seed)
+    detector = build_detector(job).to(accelerator.device)
+    if is_finished(job, detector.backbone_sha256):
+        return None
     job.workplace.mkdir(parents=True, exist_ok=True)
 
     # data: what is trained on, what calibrates
     fit_samples, held_out = hold_out(job.category.train, config.holdout, config.seed)
-    detector = build_detector(job).to(accelerator.device)
     images = load_images(fit_samples, detector.image_size, detector.resize)
-    cache = build_cache(detector, images, accelerator, job.workplace)
+    cache = build_cache(detector, images, job.workplace, config.mixed_precision)
     cache_seconds = time.perf_counter() - started
 
     # objective: what each step minimises, decided here and recorded
-    objective, synthesis, decisions = build_objective(job, detector, cache)
+    objective, synthesis, decisions = build_objective(job, detector, cache, fit_samples)
     objective.to(accelerator.device)
-
-    # training: the last checkpoint is what counts
+    decisions |= {"fit": len(fit_samples), "held_out": len(held_out), "features_in_memory": cache.in_memory}
+    decisions["cache_seconds"] = cache_seconds
     names = [sample.name for sample in fit_samples]
-    train_seconds = Fitting(job, objective, cache, synthesis, names, accelerator, sharing).run()
-    if sharing and not accelerator.is_main_process:
-        return
-    if "statistics" in config.stabilise:
-        torch.manual_seed(seed_of(config.seed, config.epochs_of(job.method)))
-        recompute_statistics(objective, cache, config.batch_size, accelerator.device)
-    detector.eval()
-    detector.calibrate([sample.read() for sample in held_out], config.false_alarm_rate)
-    logger.info("%s %s", job.name, detector.calibration.describe())
+    return Fitting(job, objective, cache, synthesis, names, accelerator, sharing), held_out, decisions
 
-    # the model, then its evaluation, then into place in one move
-    seconds = {"cache_seconds": cache_seconds, "train_seconds": train_seconds}
-    decisions |= {"fit": len(fit_samples), "held_out": len(held_out), "features_in_memory": cache.in_memory, **seconds}
-    finish(job, detector, decisions)
+
+def calibrate(fitting: Fitting, held_out: list[Sample]) -> None:
+    """Steadies the trained detector, and sets its thresholds with the held-out normals."""
+    job, detector = fitting.job, fitting.objective.detector
+    if "statistics" in job.config.stabilise:
+        torch.manual_seed(seed_of(job.config.seed, job.config.epochs_of(job.method)))
+        recompute_statistics(fitting.objective, fitting.cache, job.config.batch_size, detector.device)
+    detector.eval()
+    detector.calibrate((sample.read() for sample in held_out), job.config.false_alarm_rate)
+    logger.info("%s %s", job.name, detector.calibration.describe())
 
 
 def build_detector(job: Job) -> AnomalyDetector:
@@ -178,7 +267,7 @@ def build_detector(job: Job) -> AnomalyDetector:
     )
 
 
-def build_objective(job: Job, detector: AnomalyDetector, cache: FeatureCache):
+def build_objective(job: Job, detector: AnomalyDetector, cache: FeatureCache, samples: Sequence[Sample]):
     """The training objective, GLASS's local synthesis, and the record of what was decided."""
     config = job.config
     noise_std = config.noise_std or default_noise_std(config.backbone, cache)
@@ -186,8 +275,7 @@ def build_objective(job: Job, detector: AnomalyDetector, cache: FeatureCache):
     if job.method == SimpleNet.method:
         return OBJECTIVES[job.method](detector, noise_std), None, decisions
     pictures = cache.images.permute(0, 2, 3, 1).numpy()
-    category = job.category
-    hypothesis, reason = decide_hypothesis(config.hypothesis, category.dataset, category.name, pictures)
+    hypothesis, reason = judge_hypothesis(job, detector, cache, samples)
     masks, mask_reason = None, "full picture (as asked)"
     if config.foreground == "auto":
         foreground = foreground_masks(pictures)
@@ -201,9 +289,20 @@ def build_objective(job: Job, detector: AnomalyDetector, cache: FeatureCache):
     return OBJECTIVES[job.method](detector, noise_std, hypothesis), synthesis, decisions
 
 
+def judge_hypothesis(
+    job: Job, detector: AnomalyDetector, cache: FeatureCache, samples: Sequence[Sample]
+) -> tuple[str, str]:
+    """GLASS's hypothesis and why; judged as in its code from whole pictures, even where the model sees a crop."""
+    images = cache.images
+    if detector.resize != detector.image_size:
+        images = load_images(samples, detector.image_size, detector.image_size)
+    pictures = images.permute(0, 2, 3, 1).numpy()
+    return decide_hypothesis(job.config.hypothesis, job.category.dataset, job.category.name, pictures)
+
+
 def default_noise_std(backbone: str, cache: FeatureCache) -> float:
     """The papers' value on the papers' backbone; elsewhere in proportion to the features, which differ in scale."""
-    return REFERENCE_NOISE_STD if backbone == PAPER_NOISE_BACKBONE else NOISE_TO_RMS * cache.rms()
+    return REFERENCE_NOISE_STD if backbone == PAPER_BACKBONE else NOISE_TO_RMS * cache.rms()
 
 
 def finish(job: Job, detector: AnomalyDetector, decisions: dict) -> None:
@@ -223,7 +322,8 @@ def finish(job: Job, detector: AnomalyDetector, decisions: dict) -> None:
     content |= {"protocol": PROTOCOL, "seed": job.config.seed, "epochs": job.config.epochs_of(job.method)}
     content |= {"metrics": metrics, "calibration": calibration, "training": decisions, "settings": job.settings}
     content |= {"backbone": {"name": shipped.backbone_name, "sha256": shipped.backbone_sha256}}
-    content |= {"data": job.sanity.as_dict(), "command": command(), "machine": machine(), "versions": versions()}
+    content |= {"data": job.sanity.as_dict() | {"revision": category.revision}}
+    content |= {"command": command(), "commit": commit(), "machine": machine(), "versions": versions()}
     write_json(folder / "metrics.json", content)
     write_card(folder, job.name)
     shutil.copy(job.workplace / LOG_FILE, folder / LOG_FILE)
@@ -250,10 +350,28 @@ def command() -> str:
 
 
 def machine() -> str:
-    """Processor or GPU, in words."""
+    """GPU, where there is one, and processor, in words."""
+    cpu = f"CPU {processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
     if torch.cuda.is_available():
-        return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
-    return f"CPU {platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
+        return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}, {cpu}"
+    return cpu
+
+
+def processor() -> str:
+    """The CPU's model, or what else the system tells of it."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor() or platform.machine()
+
+
+def commit() -> str | None:
+    """The git commit of this code; None where it lies in no clone, or there is no git."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
 
 
 def versions() -> dict[str, str]:
