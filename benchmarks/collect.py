@@ -25,6 +25,7 @@ def row(report: dict) -> dict:
         **{key: training.get(key) for key in ("hypothesis", "foreground", "textures")},
         **{"stabilise": settings["stabilise"], "fit": training["fit"], "held_out": training["held_out"]},
         **{"train_seconds": training["train_seconds"], "machine": report["machine"], "command": report["command"]},
+        **{"versions": report["versions"], "commit": report.get("commit")},
     }
 
 

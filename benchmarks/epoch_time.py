@@ -23,7 +23,7 @@ from training.batches import BatchPlan, TrainingItems, make_loader
 from training.cache import build_cache, extract, load_images
 from training.config import TrainConfig
 from training.evaluation import write_json
-from training.train import build_detector, build_objective, machine, plan_jobs, start, versions
+from training.train import build_detector, build_objective, machine, plan_jobs, settle, start, versions
 
 STEPS = 7
 RESULT = Path(__file__).parent / "results" / "epoch_time.json"
@@ -31,11 +31,11 @@ RESULT = Path(__file__).parent / "results" / "epoch_time.json"
 
 def time_method(job, accelerator) -> dict[str, float]:
     """Median seconds per step: drawing the items, the step with cached and with fresh features, the centre pass."""
-    detector = build_detector(job)
+    detector, precision = build_detector(job), job.config.mixed_precision
     samples = job.category.train[: STEPS * job.config.batch_size]
     images = load_images(samples, detector.image_size, detector.resize)
-    cache = build_cache(detector, images, accelerator, Path(tempfile.mkdtemp()))
-    objective, synthesis, _ = build_objective(job, detector, cache)
+    cache = build_cache(detector, images, Path(tempfile.mkdtemp()), precision)
+    objective, synthesis, _ = build_objective(job, detector, cache, samples)
     objective.train()
     if synthesis is not None:
         objective.update_center(cache.mean(accelerator.device))
@@ -45,11 +45,11 @@ def time_method(job, accelerator) -> dict[str, float]:
         started = time.perf_counter()
         items = next(loader)
         drawn = time.perf_counter()
-        step(objective, optimizers, cache.features(items["index"], accelerator.device), items, accelerator)
+        step(objective, optimizers, cache.features(items["index"], accelerator.device), items, precision)
         cached = time.perf_counter()
-        step(objective, optimizers, front_end(detector, images, items, accelerator), items, accelerator)
+        step(objective, optimizers, front_end(detector, images, items, precision), items, precision)
         fresh = time.perf_counter()
-        detector.embed(flatten(front_end(detector, images, items, accelerator)))
+        detector.embed(flatten(front_end(detector, images, items, precision)))
         centre = time.perf_counter()
         seconds.append((drawn - started, cached - drawn, fresh - cached, centre - fresh))
     return dict(
@@ -57,11 +57,11 @@ def time_method(job, accelerator) -> dict[str, float]:
     )
 
 
-def step(objective, optimizers, features, items, accelerator) -> None:
+def step(objective, optimizers, features, items, precision) -> None:
     """One optimiser step on normal features (B, D, h, w) and what was synthesised."""
     batch = {"features": features}
     if "augmented" in items:
-        augmented = extract(objective.detector, items["augmented"], accelerator)
+        augmented = extract(objective.detector, items["augmented"], precision)
         batch |= {"augmented_features": align(augmented), "patch_label": items["patch_label"]}
     objective(batch)["loss"].backward()
     for optimizer in optimizers:
@@ -69,9 +69,9 @@ def step(objective, optimizers, features, items, accelerator) -> None:
         optimizer.zero_grad()
 
 
-def front_end(detector, images, items, accelerator) -> torch.Tensor:
+def front_end(detector, images, items, precision) -> torch.Tensor:
     """Patch features (B, D, h, w) computed anew from the pictures."""
-    return align(extract(detector, images[items["index"]], accelerator))
+    return align(extract(detector, images[items["index"]], precision))
 
 
 def epoch_seconds(method: str, seconds: dict[str, float], steps: int) -> dict[str, float]:
@@ -87,6 +87,7 @@ def main() -> None:
     """Times both methods, prints a line for each, writes the result."""
     config = replace(TrainConfig.from_command_line(), epochs=1)
     accelerator, rows = start(config), []
+    config = settle(config, accelerator)
     for job in plan_jobs(config)[0]:
         pictures = len(job.category.train)
         seconds = time_method(job, accelerator)

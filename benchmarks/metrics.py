@@ -13,6 +13,7 @@ import os
 import platform
 import resource
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -79,6 +80,7 @@ def main() -> None:
     common = {
         "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} CPUs, shared with other jobs",
         "command": f"python benchmarks/metrics.py --pictures {args.pictures} --size {args.size}",
+        "versions": {name: version(name) for name in ("numpy", "scipy", "scikit-learn")},
     }
     # In order of rising memory, because the peak is that of the process so far.
     few, many = measure(subset, args.size), measure(args.pictures, args.size)
