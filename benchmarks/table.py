@@ -14,6 +14,7 @@ SAME += ("textures", "hypothesis", "foreground")
 SETTINGS = (
     "category",
     "method",
+    "backbone",
     "input",
     "epochs",
     "noise / RMS",
@@ -53,7 +54,8 @@ def line(runs: list[dict]) -> str:
     first = runs[0]
     noise = f"{first['noise_std'] / first['feature_rms']:.2f}"
     minutes = statistics.mean(run["train_seconds"] for run in runs) / 60
-    cells = [f"{first['dataset']}/{first['category']}", first["method"], f"{first['image_size']} px", first["epochs"]]
+    cells = [f"{first['dataset']}/{first['category']}", first["method"], first["backbone"].split(".")[0]]
+    cells += [f"{first['image_size']} px", first["epochs"]]
     cells += [noise, " ".join(first["stabilise"]), first["held_out"], setting(first)]
     cells += [*(cell([run[name] for run in runs]) for name in METRICS)]
     return "| " + " | ".join(map(str, [*cells, len(runs), f"{minutes:.0f}"])) + " |"
@@ -62,7 +64,7 @@ def line(runs: list[dict]) -> str:
 def main(path: Path) -> None:
     """Prints the table."""
     print("| " + " | ".join([*SETTINGS, *METRICS.values(), "seeds", "minutes"]) + " |")
-    print("|---|---|---|--:|--:|---|--:|---|" + "--:|" * (len(METRICS) + 2))
+    print("|---|---|---|---|--:|--:|---|--:|---|" + "--:|" * (len(METRICS) + 2))
     for runs in group(json.loads(path.read_text())).values():
         print(line(runs))
 

@@ -1,0 +1,87 @@
+"""How long a visitor waits: `PYTHONPATH=. python benchmarks/demo_time.py`.
+
+Starts the demo as `make demo` does, offline, uploads the bundled examples as a browser would, and writes
+`results/demo_time.json`: seconds to the first page, to the first result (models and backbone are loaded then), to the
+first result of each further category, to later results; and the memory of the process. Run it on a quiet machine.
+"""
+
+import json
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import time
+import urllib.request
+import uuid
+from pathlib import Path
+
+import psutil
+
+from app import EXAMPLES, find_examples
+from hubmodels.catalog import Catalog
+from training.evaluation import write_json
+from training.train import machine, versions
+
+ROOT = Path(__file__).parents[1]
+RESULT = Path(__file__).parent / "results" / "demo_time.json"
+
+
+def start() -> tuple[subprocess.Popen, str, float]:
+    """The running demo, its address, and the seconds until it answered."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    begun, environment = time.perf_counter(), os.environ | {"HF_HUB_OFFLINE": "1"}
+    process = subprocess.Popen([sys.executable, "app.py", "--port", str(port)], cwd=ROOT, env=environment)
+    url = f"http://127.0.0.1:{port}"
+    while process.poll() is None:
+        try:
+            urllib.request.urlopen(url, timeout=1).read()
+            return process, url, time.perf_counter() - begun
+        except OSError:
+            time.sleep(0.05)
+    raise SystemExit("the demo did not start")
+
+
+def inspect(url: str, picture: str, label: str) -> float:
+    """Seconds from the upload to the verdicts and heat maps."""
+    begun, boundary = time.perf_counter(), uuid.uuid4().hex
+    head = f'--{boundary}\r\nContent-Disposition: form-data; name="files"; filename="part.png"\r\n\r\n'
+    body = head.encode() + Path(picture).read_bytes() + f"\r\n--{boundary}--\r\n".encode()
+    uploaded = json.loads(post(f"{url}/gradio_api/upload", body, f"multipart/form-data; boundary={boundary}"))[0]
+    data = {"data": [label, {"path": uploaded, "meta": {"_type": "gradio.FileData"}}]}
+    event = json.loads(post(f"{url}/gradio_api/call/inspect", json.dumps(data).encode(), "application/json"))
+    answer = urllib.request.urlopen(f"{url}/gradio_api/call/inspect/{event['event_id']}").read().decode()
+    if answer.count("class='verdict'") != 2:
+        raise SystemExit(f"not two verdicts: {answer[:500]}")
+    return time.perf_counter() - begun
+
+
+def post(url: str, body: bytes, kind: str) -> bytes:
+    """The answer to a POST."""
+    return urllib.request.urlopen(urllib.request.Request(url, body, {"Content-Type": kind})).read()
+
+
+def main() -> None:
+    """Prints and writes the figures."""
+    examples = find_examples(EXAMPLES, Catalog.bundled())
+    process, url, page_s = start()
+    try:
+        first = inspect(url, *examples[0])
+        categories = {label: picture for picture, label in examples}
+        new = [inspect(url, picture, label) for label, picture in list(categories.items())[1:]]
+        later = [inspect(url, *example) for example in examples]
+        memory = psutil.Process(process.pid).memory_info().rss
+    finally:
+        process.terminate()
+    row = {"page_s": page_s, "first_result_s": first, "first_result_of_a_further_category_s": statistics.median(new)}
+    row |= {"later_result_s": statistics.median(later), "later_result_max_s": max(later), "memory_mb": memory / 2**20}
+    row = {name: round(value, 3) for name, value in row.items()}
+    row |= {"command": "PYTHONPATH=. python benchmarks/demo_time.py", "machine": machine(), "versions": versions()}
+    write_json(RESULT, [row])
+    print(json.dumps(row, indent=1))
+
+
+if __name__ == "__main__":
+    main()
