@@ -3,15 +3,17 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUNTIME := .venv/.runtime-installed
 FULL := .venv/.full-installed
+option = $(if $($(2)),--$(1) "$($(2))")
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test style quality
+.PHONY: help demo test style quality bundle
 
 help:  ## show this list
 	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
 
-demo: $(RUNTIME)  ## start the app; options: MODELS=folder NAMESPACE=name PORT=7860
-	$(BIN)/python app.py $(if $(MODELS),--models "$(MODELS)") $(if $(NAMESPACE),--namespace "$(NAMESPACE)") $(if $(PORT),--port $(PORT))
+demo: $(RUNTIME)  ## serve the app; options: MODELS=folder NAMESPACE=name BACKBONE_WEIGHTS=file EXAMPLES=folder PORT=7860
+	$(BIN)/python app.py $(call option,models,MODELS) $(call option,namespace,NAMESPACE) \
+	    $(call option,backbone-weights,BACKBONE_WEIGHTS) $(call option,examples,EXAMPLES) $(call option,port,PORT)
 
 test: $(FULL)  ## run the tests: CPU, offline
 	$(BIN)/python -m pytest -q
@@ -23,6 +25,14 @@ style: $(FULL)  ## repair formatting and what the linter can repair
 quality: $(FULL)  ## check formatting and lint, change nothing
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+bundle: $(FULL)  ## train the bundled models again into runs/bundle, then copy them into the package
+	$(BIN)/python training/parts.py examples --examples
+	$(BIN)/python training/train.py --data-root parts: --backbone compactnet.distilled_in1k --methods simplenet \
+	    --epochs 60 --holdout 0.5 --output runs/bundle
+	$(BIN)/python training/train.py --data-root parts: --backbone compactnet.distilled_in1k --methods glass \
+	    --epochs 24 --holdout 0.5 --output runs/bundle
+	$(BIN)/python training/publish.py bundle runs/bundle
 
 # pip comes last when an environment is made, so its presence means that the environment is whole.
 $(BIN)/pip:

@@ -1,6 +1,7 @@
 """The demo: a picture and a category in, the verdicts and heat maps of SimpleNet and GLASS side by side out.
 
-    python app.py --models runs            # models trained here
+    python app.py                          # the bundled sample parts, and what was trained into runs/
+    python app.py --models DIR             # the models in a folder
     python app.py --namespace NAME         # models published on the Hub
 
 A Space has no command line: there HUBMODELS_MODELS or HUBMODELS_NAMESPACE says where the models are.
@@ -20,6 +21,7 @@ from PIL import Image
 
 from hubmodels import AnomalyDetector, AnomalyPrediction, BackboneError, ModelError, PictureError, compare
 from hubmodels.catalog import METHODS, Catalog
+from hubmodels.detector import CONFIG_FILE
 from hubmodels.heatmap import overlay
 from hubmodels.pictures import read_picture
 
@@ -33,21 +35,21 @@ like good parts. The verdict comes from the image score, so that a small outline
 * **Image score**: higher = more anomalous. Each method has its own scale: compare verdicts and p-values, not scores.
 * **p-value**: the share of good parts that look at least this unusual, from good pictures kept out of training.
 * **Latency**: computing time for this picture, without reading it and drawing the heat map."""
-NO_MODELS = f"""# {TITLE}
-### No models yet
-This page compares SimpleNet and GLASS on your parts. Train a first category from a folder of pictures of good parts:
+OWN_PARTS = """
+Twenty to fifty pictures of good parts are enough for a first model, and a CPU will do:
 ```
 .venv/bin/python -m pip install -e '.[train]'
-.venv/bin/python training/train.py --data-root my_good_pictures --methods simplenet glass
-make demo MODELS=runs
+.venv/bin/accelerate launch training/train.py --data-root my_good_pictures --category widget
+make demo
 ```
-Without a GPU, add `--backbone resnet18.tv_in1k --epochs 20` to the second line for a first impression.
 Models that somebody published on the Hub are shown by `make demo NAMESPACE=name`."""
 API = "Category label and picture -> status (HTML), then verdict (HTML) and heat map of SimpleNet and of GLASS."
 
 VERDICTS = {True: "Defective", False: "Good", None: "No verdict (not calibrated)"}
 TONES = {True: "defective", False: "good", None: ""}
 SHOWN_SIDE = 2048  # pixels; a larger heat map only costs the visitor's time
+OWN_MODELS = Path("runs")  # where training writes to by default
+EXAMPLES = Path(__file__).parent / "examples"  # DATASET/CATEGORY/*.png
 EXAMPLE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}  # what a browser can show
 CSS = """
 .card { --tone: var(--border-color-primary); border: 1px solid var(--border-color-primary); border-radius: 8px;
@@ -171,16 +173,20 @@ def _agreement(verdicts: dict[str, bool | None]) -> str:
     return _status("", f"<strong>The methods disagree:</strong> {said}. Have a look yourself.")
 
 
-def build_demo(catalog: Catalog | None, examples: Sequence[Path] = ()) -> gr.Blocks:
-    """The page; without a catalog it says how to train a first category.
+def find_examples(folder: Path, catalog: Catalog) -> list[list[str]]:
+    """[picture, category label, what it shows] of the pictures `folder/DATASET/CATEGORY/SHOWN.png` with a model."""
+    pictures = sorted(path for path in folder.glob("*/*/*") if path.suffix.lower() in EXAMPLE_SUFFIXES)
+    rows = [[str(path), " / ".join(path.parts[-3:-1]), path.stem.replace("_", " ")] for path in pictures]
+    return [row for row in rows if row[1] in catalog.categories()]
+
+
+def build_demo(catalog: Catalog, examples: Sequence[list[str]] = ()) -> gr.Blocks:
+    """The page.
 
     Args:
-        examples: pictures to choose from.
+        examples: [picture, category label, what it shows] rows to choose from.
     """
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(600, 3600)) as demo:
-        if catalog is None:
-            gr.Markdown(NO_MODELS)
-            return demo
         gr.Markdown(INTRODUCTION)
         with gr.Row():
             with gr.Column(scale=2, min_width=280):
@@ -189,7 +195,8 @@ def build_demo(catalog: Catalog | None, examples: Sequence[Path] = ()) -> gr.Blo
                 picture = gr.Image(label="Picture", type="filepath", sources=sources, height=320)
                 button = gr.Button("Inspect", variant="primary")
                 if examples:
-                    gr.Examples([str(path) for path in examples], picture, cache_examples=False)
+                    shown = gr.Textbox(label="Shows", visible=False)  # a column of the table, nothing more
+                    gr.Examples(list(examples), [picture, category, shown], cache_examples=False)
             with gr.Column(scale=5):
                 status = gr.HTML(_status("", HINT), label="Status")
                 outputs = [status]
@@ -202,6 +209,8 @@ def build_demo(catalog: Catalog | None, examples: Sequence[Path] = ()) -> gr.Blo
                             outputs += [card, heat_map]
                 with gr.Accordion("How to read this", open=False):
                     gr.Markdown(EXPLANATION)
+                with gr.Accordion("Your own parts", open=False):
+                    gr.Markdown(OWN_PARTS)
                 if catalog.problems:
                     with gr.Accordion(f"Models that cannot be used ({len(catalog.problems)})", open=False):
                         gr.HTML(_problems(catalog))
@@ -226,29 +235,42 @@ def read_arguments() -> argparse.Namespace:
     place.add_argument("--models", metavar="DIR", help="folder of model folders, such as runs (HUBMODELS_MODELS)")
     place.add_argument("--namespace", metavar="NAME", help="Hub user or organisation (HUBMODELS_NAMESPACE)")
     parser.add_argument("--backbone-weights", metavar="FILE", help="default: bundled, local cache, Hub")
-    parser.add_argument("--examples", metavar="DIR", type=Path, help="folder of pictures to offer")
+    parser.add_argument(
+        "--examples", metavar="DIR", type=Path, default=EXAMPLES, help="pictures to offer, DIR/DATASET/CATEGORY/*.png"
+    )
     parser.add_argument("--host", help="default: 127.0.0.1, this machine only")
     parser.add_argument("--port", type=int, help="default: the first free one from 7860")
     args = parser.parse_args()
     if not (args.models or args.namespace):
         args.models, args.namespace = (os.environ.get(f"HUBMODELS_{name}") for name in ("MODELS", "NAMESPACE"))
-    if args.examples and not args.examples.is_dir():
+    if not args.examples.is_dir():
         parser.error(f"--examples {args.examples} is not a folder of pictures")
     return args
 
 
+def open_catalog(args: argparse.Namespace) -> Catalog:
+    """The models that were asked for; without such a wish, the bundled ones and those trained here."""
+    if args.models:
+        return Catalog.from_folder(args.models, args.backbone_weights)
+    if args.namespace:
+        return Catalog.from_namespace(args.namespace, args.backbone_weights)
+    catalog = Catalog.bundled()
+    if any(OWN_MODELS.glob(f"*/{CONFIG_FILE}")):
+        try:
+            catalog = Catalog.from_folder(OWN_MODELS, args.backbone_weights) | catalog
+        except ModelError as error:
+            catalog.problems[str(OWN_MODELS)] = str(error)  # the page tells; the bundle still works
+    return catalog
+
+
 def main() -> None:
     """Opens the catalog that was asked for and serves the page."""
-    args, catalog = read_arguments(), None
+    args = read_arguments()
     try:
-        if args.models:
-            catalog = Catalog.from_folder(args.models, args.backbone_weights)
-        elif args.namespace:
-            catalog = Catalog.from_namespace(args.namespace, args.backbone_weights)
+        catalog = open_catalog(args)
     except ModelError as error:
         sys.exit(f"app.py: {error}")
-    pictures = sorted(args.examples.iterdir()) if args.examples else []
-    build_demo(catalog, [path for path in pictures if path.suffix.lower() in EXAMPLE_SUFFIXES]).launch(
+    build_demo(catalog, find_examples(args.examples, catalog)).launch(
         server_name=args.host,
         server_port=args.port,
         theme=gr.themes.Soft(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),

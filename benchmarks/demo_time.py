@@ -68,10 +68,10 @@ def main() -> None:
     examples = find_examples(EXAMPLES, Catalog.bundled())
     process, url, page_s = start()
     try:
-        first = inspect(url, *examples[0])
-        categories = {label: picture for picture, label in examples}
+        first = inspect(url, *examples[0][:2])
+        categories = {label: picture for picture, label, _ in examples}
         new = [inspect(url, picture, label) for label, picture in list(categories.items())[1:]]
-        later = [inspect(url, *example) for example in examples]
+        later = [inspect(url, *example[:2]) for example in examples]
         memory = psutil.Process(process.pid).memory_info().rss
     finally:
         process.terminate()

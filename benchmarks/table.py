@@ -9,7 +9,7 @@ import statistics
 import sys
 from pathlib import Path
 
-SAME = ("method", "dataset", "category", "backbone", "image_size", "epochs", "noise_std", "held_out", "stabilise")
+SAME = ("method", "dataset", "category", "backbone", "image_size", "epochs", "held_out", "stabilise")
 SAME += ("textures", "hypothesis", "foreground")
 SETTINGS = (
     "category",
@@ -29,9 +29,14 @@ def group(rows: list[dict]) -> dict[tuple, list[dict]]:
     """Runs that are repetitions of each other; by category and method, then in the order of their first appearance."""
     groups: dict[tuple, list[dict]] = {}
     for row in sorted(rows, key=lambda row: (row["category"], row["method"])):
-        key = tuple(f"{row[name]:.3f}" if name == "noise_std" else str(row[name]) for name in SAME)
+        key = (relative_noise(row), *(str(row[name]) for name in SAME))
         groups.setdefault(key, []).append(row)
     return groups
+
+
+def relative_noise(row: dict) -> str:
+    """Feature noise over the features' RMS, which varies with the pictures held out."""
+    return f"{row['noise_std'] / row['feature_rms']:.2f}"
 
 
 def cell(values: list[float | None]) -> str:
@@ -52,11 +57,10 @@ def setting(row: dict) -> str:
 def line(runs: list[dict]) -> str:
     """One table row."""
     first = runs[0]
-    noise = f"{first['noise_std'] / first['feature_rms']:.2f}"
     minutes = statistics.mean(run["train_seconds"] for run in runs) / 60
     cells = [f"{first['dataset']}/{first['category']}", first["method"], first["backbone"].split(".")[0]]
     cells += [f"{first['image_size']} px", first["epochs"]]
-    cells += [noise, " ".join(first["stabilise"]), first["held_out"], setting(first)]
+    cells += [relative_noise(first), " ".join(first["stabilise"]), first["held_out"], setting(first)]
     cells += [*(cell([run[name] for run in runs]) for name in METRICS)]
     return "| " + " | ".join(map(str, [*cells, len(runs), f"{minutes:.0f}"])) + " |"
 

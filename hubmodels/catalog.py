@@ -1,4 +1,4 @@
-"""Which (method, dataset, category) models exist, in a local folder or a Hub namespace; loads them by category.
+"""Which (method, dataset, category) models exist: bundled, in a local folder, in a Hub namespace; loads by category.
 
 A folder holds one model folder per model and names its identity in `config.json`; a namespace holds one repository per
 model and names it `{method}-{dataset}-{category}`. One unusable model never hides the others: see `Catalog.problems`.
@@ -6,7 +6,7 @@ model and names it `{method}-{dataset}-{category}`. One unusable model never hid
 
 import json
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Self
@@ -15,24 +15,26 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import httpx
 
-from hubmodels.backbone import BackboneError
+from hubmodels.backbone import BUNDLED_WEIGHTS, BackboneError
 from hubmodels.detector import CONFIG_FILE, WEIGHTS_FILE, AnomalyDetector, ModelError
 from hubmodels.glass import GLASS
 from hubmodels.simplenet import SimpleNet
 
 METHODS: dict[str, type[AnomalyDetector]] = {c.method: c for c in (SimpleNet, GLASS)}  # in the order of all listings
 KEPT_DETECTORS = 8  # four categories; a head is 16 MB, the backbone is shared
+BUNDLED_MODELS = BUNDLED_WEIGHTS / "models"  # both methods for the sample parts
 HUB_TAG = "hubmodels"  # the library name in a published model's card
 
 
 @dataclass(frozen=True)
 class ModelEntry:
-    """One model that can be loaded; `source` is its folder or repository id."""
+    """One model that can be loaded; `source` is its folder or repository id, `backbone_weights` as in loading it."""
 
     method: str
     dataset: str
     category: str
     source: str
+    backbone_weights: str | Path | None = None
 
     @property
     def label(self) -> str:
@@ -41,7 +43,9 @@ class ModelEntry:
 
 
 class Catalog:
-    """Models by category, each loaded when first asked for. Make one by `from_folder` or `from_namespace`.
+    """Models by category, each loaded when first asked for; catalogs add up by `|`.
+
+    Make one by `bundled`, `from_folder` or `from_namespace`.
 
     Attributes:
         entries: by dataset, category and method.
@@ -52,11 +56,24 @@ class Catalog:
         self, entries: list[ModelEntry], problems: dict[str, str], backbone_weights: str | Path | None = None
     ) -> None:
         order = list(METHODS)
+        entries = [replace(e, backbone_weights=e.backbone_weights or backbone_weights) for e in entries]
         self.entries = sorted(entries, key=lambda e: (e.label, order.index(e.method), e.source))
         self.problems = problems
-        self._backbone_weights = backbone_weights
         self._read = lru_cache(KEPT_DETECTORS)(self._read)  # of this catalog; failures are not kept
         self._lock = threading.Lock()
+
+    def __or__(self, other: "Catalog") -> "Catalog":
+        """The models of both; of two for the same method and category this catalog's is used, the other named."""
+        own = {(e.method, e.label): e for e in self.entries}
+        twins = [(e, own[e.method, e.label]) for e in other.entries if (e.method, e.label) in own]
+        doubled = {e.source: _doubled(used) for e, used in twins}
+        added = [e for e in other.entries if e.source not in doubled]
+        return Catalog([*self.entries, *added], {**self.problems, **other.problems, **doubled})
+
+    @classmethod
+    def bundled(cls) -> Self:
+        """The models that come with this package: the sample parts of `training/parts.py`, on the compact backbone."""
+        return cls.from_folder(BUNDLED_MODELS)
 
     @classmethod
     def from_folder(cls, path: str | Path, backbone_weights: str | Path | None = None) -> Self:
@@ -126,7 +143,7 @@ class Catalog:
         return detector
 
     def _read(self, entry: ModelEntry) -> AnomalyDetector:
-        return METHODS[entry.method].from_pretrained(entry.source, backbone_weights=self._backbone_weights)
+        return METHODS[entry.method].from_pretrained(entry.source, backbone_weights=entry.backbone_weights)
 
 
 def _is_model(path: Path) -> bool:
@@ -144,10 +161,14 @@ def _sorted_out(sources) -> tuple[list[ModelEntry], dict[str, str]]:
             problems[source] = str(error)
             continue
         if identity in entries:
-            problems[source] = f"{entries[identity].source} is the same {'-'.join(identity)}, and is used"
+            problems[source] = _doubled(entries[identity])
         else:
             entries[identity] = ModelEntry(*identity, source)
     return list(entries.values()), problems
+
+
+def _doubled(used: ModelEntry) -> str:
+    return f"{used.source} is the same {used.method}-{used.dataset}-{used.category}, and is used"
 
 
 def _folder_identity(folder: str) -> tuple[str, str, str]:

@@ -2,11 +2,13 @@
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
 import time
 import urllib.request
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -169,26 +171,59 @@ def test_hostile_categories_and_problems_are_escaped(model_folder, picture):
 # ---------------------------------------------------------------- the page
 
 
-def test_without_models_the_page_says_how_to_train():
-    page = text_of(app.build_demo(None))
-    assert "training/train.py --data-root my_good_pictures" in page and "make demo MODELS=runs" in page
+def test_the_page_says_how_to_train_on_own_parts(catalog):
+    assert "training/train.py --data-root my_good_pictures" in text_of(app.build_demo(catalog))
+    command = next(line for line in app.OWN_PARTS.splitlines() if "train.py" in line)
+    assert TrainConfig.from_command_line(command.split("train.py")[1].split()).categories == ["widget"]
 
 
-def test_the_training_command_on_the_page_is_understood():
-    command = next(line for line in app.NO_MODELS.splitlines() if "train.py" in line)
-    config = TrainConfig.from_command_line(command.split("train.py")[1].split())
-    assert config.methods == ["simplenet", "glass"]
+def test_the_page_offers_the_categories_and_their_examples(catalog, picture, tmp_path):
+    for category in ("widget", "lid"):
+        folder = tmp_path / "examples" / "toy" / category
+        folder.mkdir(parents=True)
+        shutil.copy(picture, folder / "small_crack.png")
+    examples = app.find_examples(tmp_path / "examples", catalog)  # nobody could judge a lid
+    assert examples == [[str(tmp_path / "examples/toy/widget/small_crack.png"), LABEL, "small crack"]]
+    page = text_of(app.build_demo(catalog, examples))
+    assert LABEL in page and "small_crack.png" in page
 
 
-def test_the_page_offers_the_categories_and_examples(catalog, picture):
-    page = text_of(app.build_demo(catalog, [Path(picture)]))
-    assert LABEL in page and "part.png" in page
+def test_every_bundled_category_has_examples():
+    catalog = Catalog.bundled()
+    shown = {label for _, label, _ in app.find_examples(app.EXAMPLES, catalog)}
+    assert shown == set(catalog.categories())
+
+
+def test_what_was_trained_here_appears_beside_the_bundle(model_folder, tmp_path, monkeypatch, backbone_weights):
+    monkeypatch.setattr(sys, "argv", ["app.py", "--backbone-weights", str(backbone_weights)])
+    monkeypatch.setattr(app, "OWN_MODELS", tmp_path / "runs")
+    bundled = app.open_catalog(app.read_arguments()).categories()
+    assert bundled == Catalog.bundled().categories()
+    shutil.copytree(model_folder, tmp_path / "runs")
+    catalog = app.open_catalog(app.read_arguments())
+    assert catalog.categories() == [*bundled, LABEL]
+    assert len(catalog.load(LABEL)) == len(catalog.load(bundled[0])) == 2  # each on its own backbone
+    assert catalog.problems == {}
 
 
 def test_the_page_names_models_that_cannot_be_used(model_folder):
     (model_folder / "glass-toy-widget" / "config.json").unlink()
     page = text_of(app.build_demo(Catalog.from_folder(model_folder)))
     assert "Models that cannot be used (1)" in page and "config.json is missing" in page
+
+
+def test_what_else_lies_in_runs_does_not_keep_the_bundle_from_showing(tmp_path, monkeypatch):
+    """A distilled backbone and a damaged model once kept the demo from starting."""
+    monkeypatch.setattr(sys, "argv", ["app.py"])
+    monkeypatch.setattr(app, "OWN_MODELS", tmp_path / "runs")
+    (tmp_path / "runs" / "distill").mkdir(parents=True)
+    (tmp_path / "runs" / "distill" / "compactnet.safetensors").write_bytes(b"")
+    assert app.open_catalog(app.read_arguments()).problems == {}
+    (tmp_path / "runs" / "broken").mkdir()
+    (tmp_path / "runs" / "broken" / "config.json").write_text("{")
+    catalog = app.open_catalog(app.read_arguments())
+    assert catalog.categories() == Catalog.bundled().categories()
+    assert "config.json is damaged" in catalog.problems[str(tmp_path / "runs")]
 
 
 @pytest.mark.parametrize("arguments", [["--models", "nowhere"], ["--examples", "nowhere"]])
@@ -211,22 +246,58 @@ def test_a_space_names_its_models_in_the_environment(monkeypatch):
 # ---------------------------------------------------------------- the running app
 
 
-@pytest.fixture(scope="module")
-def served(saved_models, backbone_weights, tmp_path_factory):
-    """Address of the app, running as a user starts it."""
+@contextmanager
+def running(folder, *arguments):
+    """Address of the app, started as a user starts it from an empty folder, without network."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    log = tmp_path_factory.mktemp("app") / "log.txt"
-    command = [sys.executable, "app.py", "--models", saved_models, "--backbone-weights", backbone_weights]
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "GRADIO_TEMP_DIR": str(log.parent / "uploads")}
+    log, environment = folder / "log.txt", os.environ | {"HF_HUB_OFFLINE": "1", "GRADIO_TEMP_DIR": str(folder / "up")}
+    command = [sys.executable, str(ROOT / "app.py"), *map(str, arguments), "--port", str(port)]
     with log.open("w") as out:
-        process = subprocess.Popen([*command, "--port", str(port)], cwd=ROOT, env=environment, stdout=out, stderr=out)
+        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=out, stderr=out)
         try:
             yield wait_for(f"http://127.0.0.1:{port}", process, log)
         finally:
             process.terminate()
             process.wait(30)
+
+
+@pytest.fixture(scope="module")
+def served(saved_models, backbone_weights, tmp_path_factory):
+    """The app with the toy models."""
+    arguments = ("--models", saved_models, "--backbone-weights", backbone_weights)
+    with running(tmp_path_factory.mktemp("app"), *arguments) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def bundled(tmp_path_factory):
+    """The app as `make demo` starts it on a fresh machine."""
+    with running(tmp_path_factory.mktemp("bundled")) as url:
+        yield url
+
+
+@contextmanager
+def visit(url):
+    """A page of a real browser; ends with the check that nothing went wrong in it and nobody else was asked."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if not CHROMIUM.is_file():
+        pytest.skip(f"no browser at {CHROMIUM}")
+    errors, foreign = [], []
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_FLAGS)
+        page = browser.new_page()
+        page.set_default_timeout(120_000)
+        page.on("console", lambda message: message.type == "error" and errors.append(message.text))
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on(
+            "request", lambda request: request.url.startswith((url, "data:", "blob:")) or foreign.append(request.url)
+        )
+        page.goto(url)
+        yield page
+        browser.close()
+    assert (errors, foreign) == ([], [])
 
 
 def wait_for(url, process, log):
@@ -268,21 +339,7 @@ def test_files_of_the_server_are_out_of_reach(served, picture, mark):
 
 @pytest.mark.browser
 def test_a_visitor_gets_two_verdicts(served, picture, tmp_path):
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if not CHROMIUM.is_file():
-        pytest.skip(f"no browser at {CHROMIUM}")
-    errors, foreign = [], []
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_FLAGS)
-        page = browser.new_page()
-        page.set_default_timeout(120_000)
-        page.on("console", lambda message: message.type == "error" and errors.append(message.text))
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        page.on(
-            "request",
-            lambda request: request.url.startswith((served, "data:", "blob:")) or foreign.append(request.url),
-        )
-        page.goto(served)
+    with visit(served) as page:
         page.get_by_text(app.HINT).wait_for()
         page.set_input_files("input[type=file]", picture)
         page.locator(".card .verdict").nth(1).wait_for()
@@ -294,5 +351,15 @@ def test_a_visitor_gets_two_verdicts(served, picture, tmp_path):
         (tmp_path / "broken.png").write_bytes(b"no picture")
         page.set_input_files("input[type=file]", tmp_path / "broken.png")
         page.get_by_text("'broken.png' is not a picture").wait_for()
-        browser.close()
-    assert (errors, foreign) == ([], [])
+
+
+@pytest.mark.browser
+def test_a_newcomer_clicks_an_example_and_both_methods_see_the_defect(bundled):
+    """A fresh machine without network: the example brings its category along, and no file is uploaded."""
+    with visit(bundled) as page:
+        page.locator("tr", has_text="hole").click()
+        page.locator(".card .verdict").nth(1).wait_for()
+        assert page.locator(".card .verdict").all_text_contents() == ["Defective", "Defective"]
+        assert page.get_by_label("Category").input_value() == "parts / cloth"
+        page.locator("tr", has_text="parts / cloth").filter(has_text="good").click()
+        page.get_by_text("Both methods agree: good").wait_for()

@@ -122,6 +122,16 @@ def test_an_unknown_category_names_those_there_are(model_folder):
         Catalog.from_folder(model_folder).load("toy / lid")
 
 
+def test_catalogs_add_up_and_the_first_wins(model_folder, tmp_path):
+    other = shutil.copytree(model_folder, tmp_path / "other")
+    change_config(other / "simplenet-toy-widget", category="lid")
+    both = Catalog.from_folder(model_folder) | Catalog.from_folder(other)
+    assert both.categories() == ["toy / lid", LABEL]
+    assert {e.source for e in both.entries if e.label == LABEL} == {str(p) for p in model_folder.iterdir()}
+    assert "is the same glass-toy-widget, and is used" in both.problems[str(other / "glass-toy-widget")]
+    assert [type(d) for d in both.load("toy / lid")] == [SimpleNet]
+
+
 def test_a_missing_folder_says_what_to_give(tmp_path):
     with pytest.raises(ModelError, match="is not a folder: give"):
         Catalog.from_folder(tmp_path / "nothing")

@@ -194,3 +194,10 @@ def test_sheet_shows_two_good_parts_and_every_defect_outlined(tmp_path: Path) ->
     assert np.array_equal(cells[0][3:-3, 3:-3], render("washer", 1)[0])
     outlined = [(cell == (60, 255, 60)).all(axis=-1).sum() for cell in cells]
     assert outlined[:2] == [0, 0] and min(outlined[2:]) > 10
+
+
+def test_examples_are_a_good_part_and_some_defects_that_no_model_has_seen(tmp_path: Path) -> None:
+    parts.main([str(tmp_path), "--examples", "--categories", "washer"])
+    assert {path.stem for path in (tmp_path / "parts/washer").iterdir()} == {"good", *DEFECTS["washer"][::2]}
+    seen = {s.source.seed for s in parts_categories(["washer"])[0].train + parts_categories(["washer"])[0].test}
+    assert not seen & set(range(parts.EXAMPLE_SEED, parts.EXAMPLE_SEED + 10))

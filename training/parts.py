@@ -2,6 +2,7 @@
 
     python training/parts.py DIR [--categories washer pill]    the data set in the MVTec AD layout
     python training/parts.py DIR --sheet                       DIR/parts.jpg, an overview of all defects
+    python training/parts.py examples --examples               the demo's examples, of seeds used nowhere else
 
 Everything is rendered from a seed when it is read; nothing comes from elsewhere. The defective picture of a seed is
 its good picture with the defect and nothing else changed.
@@ -34,6 +35,7 @@ PARTS: dict[str, type[Part]] = {
 DEFECTS: dict[str, tuple[str, ...]] = {name: kind.defects for name, kind in PARTS.items()}
 
 TRAIN_GOOD, TEST_GOOD, TEST_DEFECTIVE = 200, 20, 8  # pictures; the last of each defect type
+EXAMPLE_SEED = 500_000
 SEED_BLOCK = 1000  # seeds from one kind of sample to the next: none is used twice
 
 VISIBLE_LEVELS = 5.0  # of 255, mean of the colours: a smaller change does not belong to the mask
@@ -80,7 +82,7 @@ class RenderedSource:
         """PNG: RGB, or for a mask grey 0 and 255."""
         picture, mask = render(self.category, self.seed, self.defect)
         buffer = io.BytesIO()
-        Image.fromarray(255 * mask if self.is_mask else picture).save(buffer, "PNG", compress_level=1)
+        Image.fromarray(255 * mask if self.is_mask else picture).save(buffer, "PNG")
         return buffer.getvalue()
 
 
@@ -129,6 +131,14 @@ def write_parts(folder: Path, names: Sequence[str] | None = None) -> None:
                 _write(truth / f"{path.stem}_mask.png", sample.mask.read_bytes())
 
 
+def write_examples(folder: Path, names: Sequence[str] | None = None) -> None:
+    """Write folder/parts/CATEGORY/KIND.png: a good part and every second kind of defect, the last one tiny."""
+    for category in parts_categories(names):
+        for offset, kind in enumerate((None, *DEFECTS[category.name][::2])):
+            source = RenderedSource(category.name, EXAMPLE_SEED + offset, kind)
+            _write(folder / DATASET / category.name / f"{kind or 'good'}.png", source.read_bytes())
+
+
 def _write(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
@@ -155,8 +165,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Render the sample parts.")
     parser.add_argument("folder", type=Path, metavar="DIR", help="where to write")
     parser.add_argument("--categories", nargs="+", choices=sorted(DEFECTS), help="default: all")
-    parser.add_argument("--sheet", action="store_true", help="write the overview DIR/parts.jpg instead")
+    kind = parser.add_mutually_exclusive_group()
+    kind.add_argument("--sheet", action="store_true", help="write the overview DIR/parts.jpg instead")
+    kind.add_argument("--examples", action="store_true", help="write the demo's examples instead")
     args = parser.parse_args(arguments)
+    if args.examples:
+        return write_examples(args.folder, args.categories)
     if not args.sheet:
         return write_parts(args.folder, args.categories)
     args.folder.mkdir(parents=True, exist_ok=True)

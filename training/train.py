@@ -103,8 +103,15 @@ def start(config: TrainConfig) -> Accelerator:
             f"{launched} processes were started but do not see each other (no GPU?). On CPU start them by: "
             "ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes N training/train.py ..."
         )
+    if accelerator.device.type == "cpu" and "ACCELERATE_MIXED_PRECISION" in os.environ:
+        share_cores(int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     logger.setLevel(logging.INFO if accelerator.is_main_process else logging.WARNING)
     return accelerator
+
+
+def share_cores(processes: int) -> None:
+    """`accelerate launch` gives each process one thread on a CPU; take this process's share of the cores instead."""
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // processes))
 
 
 def settle(config: TrainConfig, accelerator: Accelerator) -> TrainConfig:
