@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # The compact backbone beside ResNet-18: the same heads, the same schedules, real pictures; then one table of both.
 #
-#   benchmarks/compact.sh simplenet SEED     both backbones on screw and magnetic tile (two processes, about N minutes)
-#   benchmarks/compact.sh glass SEED         likewise, 14 epochs
-#   benchmarks/compact.sh collect            benchmarks/results/compact.json
+#   benchmarks/compact.sh simplenet SEED     both backbones on screw and magnetic tile (two processes, ten minutes)
+#   benchmarks/compact.sh glass SEED         likewise, 14 and 6 epochs, an hour
+#   benchmarks/compact.sh collect            rows of benchmarks/results/real_data.json
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-.venv/bin/python}
@@ -27,6 +27,6 @@ simplenet | glass)
     for backbone in "${!WEIGHTS[@]}"; do run "$1" "${2:-0}" "$backbone" & done
     wait
     ;;
-collect) "$PYTHON" benchmarks/collect.py benchmarks/results/compact.json "$RUNS" ;;
+collect) "$PYTHON" benchmarks/collect.py benchmarks/results/real_data.json "$RUNS" ;;
 *) sed -n '2,7p' "$0" ;;
 esac

@@ -490,6 +490,20 @@ def test_what_is_asked_for_is_taken(device):
     assert settled(device, backbone_weights="w.safetensors").backbone == PAPER_BACKBONE  # they are for the default
 
 
+@pytest.mark.parametrize(("processes", "threads"), [(1, 6), (4, 1), (9, 1)])
+def test_a_launched_process_takes_its_share_of_the_cores(monkeypatch, processes, threads):
+    """`accelerate launch` sets OMP_NUM_THREADS=1 on a CPU: own parts took 3:40 instead of 2:23 on two cores."""
+    before = torch.get_num_threads()
+    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")  # the launcher's mark
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+    try:
+        train.start(TrainConfig(data_root="x"))
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_papers_crop():
     """SimpleNet crops every category, GLASS toothbrush and wood only: 329 -> 288."""
     config = TrainConfig(data_root="x", crop="papers", image_size=288)
