@@ -2,7 +2,7 @@
 
     python benchmarks/epoch_time.py --data-root ../shared/data/mvtec_ad --categories screw \\
         --backbone resnet18.tv_in1k --backbone-weights ../shared/weights/resnet18_tv_in1k_layer3.safetensors \\
-        --image-size 256 --textures ../shared/data/dtd/images
+        --image-size 256 --textures ../shared/data/dtd/images --methods simplenet glass
 
 Takes the options of `training/train.py`. "Before" is what the official codes do: SimpleNet runs the backbone over
 every normal picture in every epoch; GLASS also does, and makes one more pass for the centre. A few steps of each kind

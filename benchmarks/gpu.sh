@@ -19,7 +19,7 @@ declare -A WEIGHTS=([resnet50.tv_in1k]=resnet50_msra_in1k_layer3 [resnet18.tv_in
 
 options() {  # options CATEGORY_ROOT
     echo --data-root "$DATA/$1" --backbone "$BACKBONE" --backbone-weights "$DATA/weights/${WEIGHTS[$BACKBONE]}.safetensors" \
-        --textures "$DATA/dtd" --stabilise statistics average decay --mixed-precision "${PRECISION:-no}" ${EXTRA:-}
+        --methods simplenet glass --textures "$DATA/dtd" --stabilise statistics average decay --mixed-precision "${PRECISION:-no}" ${EXTRA:-}
 }
 
 case "${1:-help}" in

@@ -1,6 +1,7 @@
 """Makes the weights of the compact backbone: a CompactNet learns to give the feature maps of ResNet-18 and ResNet-50.
 
-    python training/distill.py --shared ../shared --output hubmodels/weights
+    python training/distill.py --shared ../shared --output runs/distill
+    cp runs/distill/*.safetensors hubmodels/weights/     # then `make bundle`: heads know their backbone by fingerprint
 
 The loss is that of EfficientAD's patch description network (Batzner et al., WACV 2024, section 3.1, arXiv 2303.14535):
 squared error of the teacher's features, normalised per channel, so that every channel counts. Differences: the student
