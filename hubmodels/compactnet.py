@@ -24,7 +24,7 @@ default_cfgs = generate_default_cfgs(
             "num_classes": 0,
             "first_conv": "stem.0",
             "classifier": None,
-            "license": "bsd-3-clause",
+            "license": "other",  # see NOTICE.md
         }
     }
 )

@@ -67,7 +67,7 @@ class Teacher(nn.Module):
 
     def __init__(self, name: str, weights: Path, images: Tensor) -> None:
         super().__init__()
-        self.backbone = load_backbone(name, LAYERS, weights=weights)
+        self.backbone = load_backbone(name, LAYERS, weights=weights, device=images.device)
         with torch.no_grad():
             maps = [torch.cat(m) for m in zip(*(self.backbone(part) for part in images.split(BATCH)), strict=True)]
         self.moments = [(m.mean((0, 2, 3))[:, None, None], m.std((0, 2, 3))[:, None, None]) for m in maps]
@@ -81,10 +81,11 @@ class Teacher(nn.Module):
 
 
 class Distillation(nn.Module):
-    """Student, teachers, and the linear maps that read ResNet-50's channels from the student's."""
+    """Student, teachers, and the linear maps that read ResNet-50's channels from the student's; where `images` are."""
 
     def __init__(self, weights: Path, images: Tensor) -> None:
         super().__init__()
+        self.device = images.device
         resnet18 = weights / "resnet18_tv_in1k_layer3.safetensors"
         resnet50 = weights / "resnet50_msra_in1k_layer3.safetensors"
         self.first = Teacher("resnet18.tv_in1k", resnet18, images)
@@ -94,10 +95,12 @@ class Distillation(nn.Module):
         copy_blocks(self.first.backbone.network, self.student)
         channels = zip(self.first.backbone.channels, self.second.backbone.channels, strict=True)
         self.readers = nn.ModuleList(nn.Conv2d(own, other, 1) for own, other in channels)
+        self.to(self.device)
 
     def forward(self, images: Tensor, second: bool) -> Tensor:
         """Errors of layers 2 and 3 against ResNet-18, then, where asked for, against ResNet-50: (2,) or (4,)."""
-        maps = self.student(images.contiguous(memory_format=torch.channels_last))
+        images = images.to(self.device, memory_format=torch.channels_last)
+        maps = self.student(images)
         first = self.first.error(maps, images)
         return torch.cat([first, self.second.error(self._read(maps), images)]) if second else first
 
@@ -197,7 +200,7 @@ def validate(model: Distillation, images: Tensor) -> dict[str, list[float]]:
 def save(model: Distillation, folder: Path) -> None:
     """The student alone, as fp16."""
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {name: tensor.half().contiguous() for name, tensor in model.student.state_dict().items()}
+    tensors = {name: tensor.half().cpu().contiguous() for name, tensor in model.student.state_dict().items()}
     save_file(tensors, folder / f"{COMPACT_BACKBONE}.safetensors")
 
 
@@ -234,7 +237,8 @@ def main(arguments: list[str] | None = None) -> None:
     torch.manual_seed(args.seed)
     pictures = Pictures(args.shared, args.seed)
     sample = torch.cat([pictures.batch(i, args.seed + 1) for i in range(MOMENTS_BATCHES)])
-    model = Distillation(args.shared / "weights", normalise(sample))
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = Distillation(args.shared / "weights", normalise(sample).to(device))
     log = train(model, pictures, args.steps, args.seed, args.output)
     (args.output / "distill.json").write_text(json.dumps(log, indent=1) + "\n")
 
