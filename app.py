@@ -176,8 +176,9 @@ def _agreement(verdicts: dict[str, bool | None]) -> str:
 def find_examples(folder: Path, catalog: Catalog) -> list[list[str]]:
     """[picture, category label, what it shows] of the pictures `folder/DATASET/CATEGORY/SHOWN.png` with a model."""
     pictures = sorted(path for path in folder.glob("*/*/*") if path.suffix.lower() in EXAMPLE_SUFFIXES)
-    rows = [[str(path), " / ".join(path.parts[-3:-1]), path.stem.replace("_", " ")] for path in pictures]
-    return [row for row in rows if row[1] in catalog.categories()]
+    labels = {(entry.dataset, entry.category): entry.label for entry in catalog.entries}
+    known = [(path, labels[path.parts[-3:-1]]) for path in pictures if path.parts[-3:-1] in labels]
+    return [[str(path), label, path.stem.replace("_", " ")] for path, label in known]
 
 
 def build_demo(catalog: Catalog, examples: Sequence[list[str]] = ()) -> gr.Blocks:

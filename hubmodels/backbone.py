@@ -49,7 +49,7 @@ class Backbone(nn.Module):
         super().__init__()
         self.name, self.layers = name, layers
         network = _read_network(name, layers, weights).float().eval().requires_grad_(False)
-        self.network = network.to(memory_format=torch.channels_last)  # a fifth faster on CPU and GPU
+        self.network = network.to(memory_format=torch.channels_last)  # the layout in which CPUs convolve faster
         self.channels = tuple(self.network.feature_info.channels())
         self.fingerprint = fingerprint(self.network)
         self.eval()

@@ -11,6 +11,8 @@ from pathlib import Path
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import Tensor, nn
 
+from hubmodels.pictures import IMAGENET_MEAN, IMAGENET_STD
+
 COMPACT_BACKBONE, COMPACT_IMAGE_SIZE = "compactnet.distilled_in1k", 256
 BUNDLED_WEIGHTS = Path(__file__).parent / "weights"
 
@@ -18,8 +20,8 @@ default_cfgs = generate_default_cfgs(
     {
         COMPACT_BACKBONE: {
             "file": str(BUNDLED_WEIGHTS / f"{COMPACT_BACKBONE}.safetensors"),
-            "mean": (0.485, 0.456, 0.406),
-            "std": (0.229, 0.224, 0.225),
+            "mean": IMAGENET_MEAN,
+            "std": IMAGENET_STD,
             "input_size": (3, COMPACT_IMAGE_SIZE, COMPACT_IMAGE_SIZE),
             "num_classes": 0,
             "first_conv": "stem.0",

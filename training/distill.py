@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torchvision.transforms import v2
 from tqdm import tqdm
 
-from hubmodels.backbone import load_backbone
+from hubmodels.backbone import load_backbone, normalisation
 from hubmodels.compactnet import COMPACT_BACKBONE
 from hubmodels.pictures import read_picture
 from training.data import PICTURE_SUFFIXES
@@ -173,9 +173,8 @@ def central(picture: Tensor) -> Tensor:
 
 
 def normalise(images: Tensor) -> Tensor:
-    """uint8 (B, 3, S, S) -> float, ImageNet mean and deviation."""
-    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-    return v2.functional.normalize(images.float() / 255, mean, std)
+    """uint8 images (B, 3, S, S) -> float32, normalised as all three networks expect."""
+    return v2.functional.normalize(images.float() / 255, *normalisation(COMPACT_BACKBONE))
 
 
 def rate(step: int, steps: int) -> float:

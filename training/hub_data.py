@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from httpx2 import HTTPError
 from huggingface_hub import HfApi
+from huggingface_hub.utils import httpx
 
 from hubmodels.pictures import PictureError
 from training.samples import Category, Sample, is_normal
@@ -56,7 +56,7 @@ def resolve_revision(repo_id: str, revision: str | None = None) -> str | None:
     """The commit that a revision (default: main) stands for now; the revision itself where the Hub cannot be asked."""
     try:
         return HfApi().dataset_info(repo_id, revision=revision).sha
-    except (HTTPError, OSError, ValueError):  # loading may find a copy here, and says what to do where it does not
+    except (httpx.HTTPError, OSError, ValueError):  # loading may find a copy here, else it says what to do
         return revision
 
 
