@@ -4,7 +4,8 @@
     python app.py --models DIR             # the models in a folder
     python app.py --namespace NAME         # models published on the Hub
 
-A Space has no command line: there HUBMODELS_MODELS or HUBMODELS_NAMESPACE says where the models are.
+The sample parts come along with all of them. A Space has no command line: there HUBMODELS_MODELS and
+HUBMODELS_NAMESPACE say where the models are. New models in a folder or namespace show when the page is loaded again.
 """
 
 import argparse
@@ -20,10 +21,11 @@ from gradio.utils import get_upload_folder  # noqa: TID251
 from PIL import Image
 
 from hubmodels import AnomalyDetector, AnomalyPrediction, BackboneError, ModelError, PictureError, compare
-from hubmodels.catalog import METHODS, Catalog
-from hubmodels.detector import CONFIG_FILE
+from hubmodels.catalog import Catalog
 from hubmodels.heatmap import overlay
+from hubmodels.listings import METHODS, list_bundle, list_folder, list_namespace
 from hubmodels.pictures import read_picture
+from hubmodels.repository import CONFIG_FILE
 
 TITLE = "Is this part good?"
 INTRODUCTION = f"""# {TITLE}
@@ -49,6 +51,7 @@ VERDICTS = {True: "Defective", False: "Good", None: "No verdict (not calibrated)
 TONES = {True: "defective", False: "good", None: ""}
 SHOWN_SIDE = 2048  # pixels; a larger heat map only costs the visitor's time
 OWN_MODELS = Path("runs")  # where training writes to by default
+LISTED_FOR = 600  # seconds until a visitor's arrival makes the app look for new models
 EXAMPLES = Path(__file__).parent / "examples"  # DATASET/CATEGORY/*.png
 EXAMPLE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}  # what a browser can show
 CSS = """
@@ -155,9 +158,26 @@ def _absence(catalog: Catalog, category: str, method: str) -> str:
     return _card("", f"<h3>{name}</h3><p>{name} {words}</p>")
 
 
-def _problems(catalog: Catalog) -> str:
-    items = (f"<li>{escape(source)}: {escape(reason)}</li>" for source, reason in catalog.problems.items())
-    return f"<ul>{''.join(items)}</ul>"
+def arrive(catalog: Catalog) -> list[dict]:
+    """The event of a visitor's arrival: categories, notices, and the models that cannot be used, as they are now."""
+    catalog.refresh(older_than=LISTED_FOR)
+    return _shelf(catalog)
+
+
+def _shelf(catalog: Catalog) -> list[dict]:
+    """Gradio updates of the dropdown, the notices, the accordion of unusable models, and its content."""
+    problems = [f"{source}: {reason}" for source, reason in catalog.problems.items()]
+    label = f"Models that cannot be used ({len(problems)})"
+    return [
+        gr.update(choices=catalog.categories()),
+        gr.update(value=_card("failed", _list_items(catalog.notices)), visible=bool(catalog.notices)),
+        gr.update(label=label, visible=bool(problems)),
+        _list_items(problems),
+    ]
+
+
+def _list_items(lines: Sequence[str]) -> str:
+    return f"<ul>{''.join(f'<li>{escape(line)}</li>' for line in lines)}</ul>"
 
 
 def _agreement(verdicts: dict[str, bool | None]) -> str:
@@ -187,8 +207,10 @@ def build_demo(catalog: Catalog, examples: Sequence[list[str]] = ()) -> gr.Block
     Args:
         examples: [picture, category label, what it shows] rows to choose from.
     """
+    _, notices_now, accordion_now, problems_now = _shelf(catalog)
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(600, 3600)) as demo:
         gr.Markdown(INTRODUCTION)
+        notices = gr.HTML(notices_now["value"], visible=notices_now["visible"], label="Notices")
         with gr.Row():
             with gr.Column(scale=2, min_width=280):
                 category = gr.Dropdown(catalog.categories(), label="Category")
@@ -212,9 +234,8 @@ def build_demo(catalog: Catalog, examples: Sequence[list[str]] = ()) -> gr.Block
                     gr.Markdown(EXPLANATION)
                 with gr.Accordion("Your own parts", open=False):
                     gr.Markdown(OWN_PARTS)
-                if catalog.problems:
-                    with gr.Accordion(f"Models that cannot be used ({len(catalog.problems)})", open=False):
-                        gr.HTML(_problems(catalog))
+                with gr.Accordion(accordion_now["label"], visible=accordion_now["visible"], open=False) as accordion:
+                    problems = gr.HTML(problems_now)
         gr.on(
             [button.click, picture.change, category.change],
             partial(inspect_upload, catalog),
@@ -226,15 +247,21 @@ def build_demo(catalog: Catalog, examples: Sequence[list[str]] = ()) -> gr.Block
             show_progress_on=status,
             trigger_mode="always_last",
         )
+        demo.load(
+            partial(arrive, catalog),
+            outputs=[category, notices, accordion, problems],
+            queue=False,  # a slow Hub keeps nobody from inspecting
+            show_progress="hidden",
+            api_visibility="private",
+        )
     return demo.queue(max_size=16, default_concurrency_limit=1)
 
 
 def read_arguments() -> argparse.Namespace:
     """The command line; where it names no models, the environment."""
     parser = argparse.ArgumentParser(description="Compare SimpleNet and GLASS on a picture of a part.")
-    place = parser.add_mutually_exclusive_group()
-    place.add_argument("--models", metavar="DIR", help="folder of model folders, such as runs (HUBMODELS_MODELS)")
-    place.add_argument("--namespace", metavar="NAME", help="Hub user or organisation (HUBMODELS_NAMESPACE)")
+    parser.add_argument("--models", metavar="DIR", help="folder of model folders, such as runs (HUBMODELS_MODELS)")
+    parser.add_argument("--namespace", metavar="NAME", help="Hub user or organisation (HUBMODELS_NAMESPACE)")
     parser.add_argument("--backbone-weights", metavar="FILE", help="default: bundled, local cache, Hub")
     parser.add_argument(
         "--examples", metavar="DIR", type=Path, default=EXAMPLES, help="pictures to offer, DIR/DATASET/CATEGORY/*.png"
@@ -244,33 +271,30 @@ def read_arguments() -> argparse.Namespace:
     args = parser.parse_args()
     if not (args.models or args.namespace):
         args.models, args.namespace = (os.environ.get(f"HUBMODELS_{name}") for name in ("MODELS", "NAMESPACE"))
-    if not args.examples.is_dir():
-        parser.error(f"--examples {args.examples} is not a folder of pictures")
+    for option in ("models", "examples"):
+        if (folder := getattr(args, option)) and not Path(folder).is_dir():
+            parser.error(f"--{option} {folder} is not a folder")
     return args
 
 
 def open_catalog(args: argparse.Namespace) -> Catalog:
-    """The models that were asked for; without such a wish, the bundled ones and those trained here."""
+    """The models asked for, or else those trained here; then the bundled ones. The page tells what failed."""
+    places = []
     if args.models:
-        return Catalog.from_folder(args.models, args.backbone_weights)
+        places.append(partial(list_folder, args.models, args.backbone_weights))
     if args.namespace:
-        return Catalog.from_namespace(args.namespace, args.backbone_weights)
-    catalog = Catalog.bundled()
-    if any(OWN_MODELS.glob(f"*/{CONFIG_FILE}")):
-        try:
-            catalog = Catalog.from_folder(OWN_MODELS, args.backbone_weights) | catalog
-        except ModelError as error:
-            catalog.problems[str(OWN_MODELS)] = str(error)  # the page tells; the bundle still works
-    return catalog
+        places.append(partial(list_namespace, args.namespace, args.backbone_weights))
+    if not places and any(OWN_MODELS.glob(f"*/{CONFIG_FILE}")):
+        places.append(partial(list_folder, OWN_MODELS, args.backbone_weights))
+    return Catalog(*places, list_bundle)
 
 
 def main() -> None:
     """Opens the catalog that was asked for and serves the page."""
     args = read_arguments()
-    try:
-        catalog = open_catalog(args)
-    except ModelError as error:
-        sys.exit(f"app.py: {error}")
+    catalog = open_catalog(args)
+    for notice in catalog.notices:
+        print(f"app.py: {notice}", file=sys.stderr)
     build_demo(catalog, find_examples(args.examples, catalog)).launch(
         server_name=args.host,
         server_port=args.port,

@@ -140,8 +140,7 @@ def find_weights(name: str) -> Path:
     bundled = BUNDLED_WEIGHTS / f"{name}.safetensors"
     if bundled.is_file():
         return bundled
-    repo_id = _pretrained_cfg(name).hf_hub_id or "timm/"
-    repo_id += name if repo_id.endswith("/") else ""
+    repo_id = hub_repository(name)
     try:
         return Path(hf_hub_download(repo_id, WEIGHTS_FILE, local_files_only=True))
     except LocalEntryNotFoundError:
@@ -154,6 +153,12 @@ def find_weights(name: str) -> Path:
             f"downloaded ({type(error).__name__}). Connect to the Hub once, or give a file by `backbone_weights=FILE` "
             "(`--backbone-weights FILE`)."
         ) from error
+
+
+def hub_repository(name: str) -> str:
+    """Id of the Hub repository with a timm network's weights."""
+    repo_id = _pretrained_cfg(name).hf_hub_id or "timm/"
+    return repo_id + name if repo_id.endswith("/") else repo_id
 
 
 @lru_cache

@@ -1,79 +1,61 @@
-"""Which (method, dataset, category) models exist: bundled, in a local folder, in a Hub namespace; loads by category.
+"""Which categories can be inspected, from several places in one view; loads by category.
 
-A folder holds one model folder per model and names its identity in `config.json`; a namespace holds one repository per
-model and names it `{method}-{dataset}-{category}`. One unusable model never hides the others: see `Catalog.problems`.
+catalog = Catalog.from_namespace("acme") | Catalog.from_folder("runs") | Catalog.bundled()
+simplenet, glass = catalog.load("mvtec / bottle")
 """
 
-import json
+import math
 import threading
-from dataclasses import dataclass, replace
-from functools import lru_cache
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Self
 
-from huggingface_hub import HfApi
-from huggingface_hub.errors import HfHubHTTPError
-from huggingface_hub.utils import httpx
+from hubmodels.backbone import BackboneError
+from hubmodels.detector import AnomalyDetector
+from hubmodels.listings import METHODS, Listing, ModelEntry, list_bundle, list_folder, list_namespace
+from hubmodels.repository import ModelError
 
-from hubmodels.backbone import BUNDLED_WEIGHTS, BackboneError
-from hubmodels.detector import CONFIG_FILE, WEIGHTS_FILE, AnomalyDetector, ModelError
-from hubmodels.glass import GLASS
-from hubmodels.simplenet import SimpleNet
-
-METHODS: dict[str, type[AnomalyDetector]] = {c.method: c for c in (SimpleNet, GLASS)}  # in the order of all listings
 KEPT_DETECTORS = 8  # four categories; a head is 16 MB, the backbone is shared
-BUNDLED_MODELS = BUNDLED_WEIGHTS / "models"  # both methods for the sample parts
-HUB_TAG = "hubmodels"  # the library name in a published model's card
 
-
-@dataclass(frozen=True)
-class ModelEntry:
-    """One model that can be loaded; `source` is its folder or repository id, `backbone_weights` as in loading it."""
-
-    method: str
-    dataset: str
-    category: str
-    source: str
-    backbone_weights: str | Path | None = None
-
-    @property
-    def label(self) -> str:
-        """What a user chooses: all methods of a category share it."""
-        return f"{self.dataset} / {self.category}"
+Place = Callable[[], Listing]
 
 
 class Catalog:
     """Models by category, each loaded when first asked for; catalogs add up by `|`.
 
-    Make one by `bundled`, `from_folder` or `from_namespace`.
+    Where two places hold a model for the same method and category, the first place's is used. A place that cannot be
+    listed is a notice, and is asked again by `refresh`.
+
+    Args:
+        places: functions that list the models of a place; made by `bundled`, `from_folder` and `from_namespace`.
 
     Attributes:
         entries: by dataset, category and method.
-        problems: why a model cannot be used, by its source; loading may add to it.
+        notices: what concerns a whole place: it could not be listed, or only from the cache.
     """
 
-    def __init__(
-        self, entries: list[ModelEntry], problems: dict[str, str], backbone_weights: str | Path | None = None
-    ) -> None:
-        order = list(METHODS)
-        entries = [replace(e, backbone_weights=e.backbone_weights or backbone_weights) for e in entries]
-        self.entries = sorted(entries, key=lambda e: (e.label, order.index(e.method), e.source))
-        self.problems = problems
-        self._read = lru_cache(KEPT_DETECTORS)(self._read)  # of this catalog; failures are not kept
-        self._lock = threading.Lock()
+    def __init__(self, *places: Place) -> None:
+        self._listings: dict[Place, Listing] = dict.fromkeys(places, Listing())
+        self._unloadable: dict[ModelEntry, str] = {}
+        self._refreshing, self._locks = threading.Lock(), defaultdict(threading.Lock)
+        self._listed_at = -math.inf
+        self._read = lru_cache(KEPT_DETECTORS)(_read)  # of this catalog; failures are not kept
+        self.refresh()
 
     def __or__(self, other: "Catalog") -> "Catalog":
-        """The models of both; of two for the same method and category this catalog's is used, the other named."""
-        own = {(e.method, e.label): e for e in self.entries}
-        twins = [(e, own[e.method, e.label]) for e in other.entries if (e.method, e.label) in own]
-        doubled = {e.source: _doubled(used) for e, used in twins}
-        added = [e for e in other.entries if e.source not in doubled]
-        return Catalog([*self.entries, *added], {**self.problems, **other.problems, **doubled})
+        """The models of both; of two for the same method and category this catalog's is used."""
+        both = Catalog()
+        both._listings = self._listings | other._listings
+        both._join()
+        return both
 
     @classmethod
     def bundled(cls) -> Self:
         """The models that come with this package: the sample parts of `training/parts.py`, on the compact backbone."""
-        return cls.from_folder(BUNDLED_MODELS)
+        return cls(list_bundle)
 
     @classmethod
     def from_folder(cls, path: str | Path, backbone_weights: str | Path | None = None) -> Self:
@@ -82,40 +64,56 @@ class Catalog:
         Raises:
             ModelError: no such folder, or no usable model in it; the message says what to do.
         """
-        root = Path(path)
-        if not root.is_dir():
-            raise ModelError(f"{root} is not a folder: give the folder that training wrote to, such as runs")
-        folders = [root] if _is_model(root) else sorted(filter(_is_model, root.iterdir()))
-        entries, problems = _sorted_out((str(folder), _folder_identity) for folder in folders)
-        if not entries:
-            reasons = "".join(f"\n  {source}: {reason}" for source, reason in problems.items())
-            raise ModelError(f"{root} holds no usable model folder: train one, or give another folder{reasons}")
-        return cls(entries, problems, backbone_weights)
+        return cls._not_empty(partial(list_folder, path, backbone_weights))
 
     @classmethod
     def from_namespace(cls, namespace: str, backbone_weights: str | Path | None = None) -> Self:
-        """The models that a user or organisation published on the Hub.
+        """The models that a user or organisation published on the Hub; those in the cache where it cannot be asked.
 
         Raises:
-            ModelError: the Hub cannot be asked, or lists no model there; the message says what to do.
+            ModelError: there are none; the message says what to do.
         """
-        try:
-            repositories = [model.id for model in HfApi().list_models(author=namespace, filter=HUB_TAG)]
-        except (HfHubHTTPError, httpx.HTTPError, OSError) as error:
-            raise ModelError(
-                f"the models of {namespace!r} on the Hub could not be listed ({type(error).__name__}): check the name "
-                "and the connection, or give a local folder of models"
-            ) from error
-        entries, problems = _sorted_out((repository, _repository_identity) for repository in sorted(repositories))
-        if not entries:
-            raise ModelError(
-                f"{namespace!r} has no models of this library on the Hub: check the name, or give a local folder"
-            )
-        return cls(entries, problems, backbone_weights)
+        return cls._not_empty(partial(list_namespace, namespace, backbone_weights))
+
+    @classmethod
+    def _not_empty(cls, place: Place) -> Self:
+        catalog = cls(place)
+        if not catalog.entries:
+            raise ModelError("; ".join(catalog.notices))
+        return catalog
+
+    @property
+    def problems(self) -> dict[str, str]:
+        """Why a model cannot be used, by its source; loading adds to it."""
+        listed = {s: reason for listing in self._listings.values() for s, reason in listing.problems.items()}
+        return listed | {e.source: self._unloadable[e] for e in self.entries if e in self._unloadable}
 
     def categories(self) -> list[str]:
         """Labels of all categories, such as "mvtec / screw"."""
         return list(dict.fromkeys(entry.label for entry in self.entries))
+
+    def refresh(self, older_than: float = 0) -> None:
+        """Lists all places again, where that was longer ago than so many seconds.
+
+        A place that fails this time keeps the models that it had, and is a notice.
+        """
+        with self._refreshing:
+            if time.monotonic() - self._listed_at < older_than:
+                return
+            for place, before in self._listings.items():
+                try:
+                    self._listings[place] = place()
+                except ModelError as error:
+                    self._listings[place] = Listing(before.entries, before.problems, [str(error)])
+            self._listed_at = time.monotonic()
+            self._join()
+
+    def _join(self) -> None:
+        listings = list(self._listings.values())
+        self.notices = [notice for listing in listings for notice in listing.notices]
+        by_name = {entry.name: entry for listing in reversed(listings) for entry in listing.entries}
+        order = list(METHODS)
+        self.entries = sorted(by_name.values(), key=lambda e: (e.label, order.index(e.method)))
 
     def load(self, label: str) -> list[AnomalyDetector]:
         """The category's detectors, SimpleNet before GLASS; one that cannot be loaded is left out.
@@ -126,10 +124,10 @@ class Catalog:
         entries = [entry for entry in self.entries if entry.label == label]
         if not entries:
             raise ModelError(f"there is no category {label!r}; choose one of: {', '.join(self.categories())}")
-        with self._lock:
+        with self._locks[label]:  # visitors of one category load it once, and wait for no other category
             detectors = [detector for entry in entries if (detector := self._try(entry)) is not None]
         if not detectors:
-            reasons = "; ".join(dict.fromkeys(self.problems[entry.source] for entry in entries))
+            reasons = "; ".join(dict.fromkeys(self._unloadable[entry] for entry in entries))
             raise ModelError(f"no model of {label} can be loaded: {reasons}")
         return detectors
 
@@ -137,62 +135,19 @@ class Catalog:
         try:
             detector = self._read(entry)
         except (ModelError, BackboneError) as error:
-            self.problems[entry.source] = str(error)
+            self._unloadable[entry] = str(error)
             return None
-        self.problems.pop(entry.source, None)
+        self._unloadable.pop(entry, None)
         return detector
 
-    def _read(self, entry: ModelEntry) -> AnomalyDetector:
-        return METHODS[entry.method].from_pretrained(entry.source, backbone_weights=entry.backbone_weights)
 
-
-def _is_model(path: Path) -> bool:
-    """Either file makes a model folder: one that lost the other is damaged, and must be named, not overlooked."""
-    return (path / CONFIG_FILE).is_file() or (path / WEIGHTS_FILE).is_file()
-
-
-def _sorted_out(sources) -> tuple[list[ModelEntry], dict[str, str]]:
-    """(source, function that reads its identity) pairs -> entries, and problems by source."""
-    entries, problems = {}, {}
-    for source, read_identity in sources:
-        try:
-            identity = read_identity(source)
-        except (ValueError, OSError) as error:
-            problems[source] = str(error)
-            continue
-        if identity in entries:
-            problems[source] = _doubled(entries[identity])
-        else:
-            entries[identity] = ModelEntry(*identity, source)
-    return list(entries.values()), problems
-
-
-def _doubled(used: ModelEntry) -> str:
-    return f"{used.source} is the same {used.method}-{used.dataset}-{used.category}, and is used"
-
-
-def _folder_identity(folder: str) -> tuple[str, str, str]:
-    try:
-        config = json.loads((Path(folder) / CONFIG_FILE).read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ValueError(f"{CONFIG_FILE} is missing") from error
-    except ValueError as error:
-        raise ValueError(f"{CONFIG_FILE} is damaged ({error})") from error
-    if not isinstance(config, dict):
-        raise ValueError(f"{CONFIG_FILE} is damaged (not a JSON object)")
-    return _checked(*(config.get(key) for key in ("method", "dataset", "category")))
-
-
-def _repository_identity(repository: str) -> tuple[str, str, str]:
-    parts = repository.split("/")[-1].split("-", 2)  # a category may hold dashes
-    if len(parts) < 3:
-        raise ValueError("the repository's name is not {method}-{dataset}-{category}")
-    return _checked(*parts)
-
-
-def _checked(method, dataset, category) -> tuple[str, str, str]:
-    if method not in METHODS:
-        raise ValueError(f"its method is {method!r}, not one of this library ({', '.join(METHODS)})")
-    if not (isinstance(dataset, str) and dataset and isinstance(category, str) and category):
-        raise ValueError(f"its {CONFIG_FILE} or name tells no dataset and category, so nobody could choose it")
-    return method, dataset, category
+def _read(entry: ModelEntry) -> AnomalyDetector:
+    detector = METHODS[entry.method].from_pretrained(
+        entry.source, revision=entry.revision, backbone_weights=entry.backbone_weights
+    )
+    if (detector.dataset, detector.category) != (entry.dataset, entry.category):
+        raise ModelError(
+            f"{entry.source} is named after {entry.label}, but holds a model of {detector.dataset} / "
+            f"{detector.category}: its scores would mean nothing"
+        )
+    return detector

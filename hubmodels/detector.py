@@ -5,6 +5,8 @@
 The backbone is not part of the weights: see `hubmodels.backbone`.
 """
 
+import copy
+import hashlib
 import json
 import time
 from abc import abstractmethod
@@ -14,27 +16,26 @@ from pathlib import Path
 from typing import ClassVar, Self
 
 import torch
-from huggingface_hub import PyTorchModelHubMixin, hf_hub_download
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub import HfApi, ModelCard, PyTorchModelHubMixin
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load
 from torch import Tensor, nn
 
 from hubmodels.backbone import WEIGHTS_FILE, Backbone, BackboneError, feature_channels, load_backbone
 from hubmodels.features import PatchFeatures, align, flatten
 from hubmodels.pictures import IMAGENET_MEAN, IMAGENET_STD, Picture, read_picture, to_image, to_picture_size
+from hubmodels.repository import CONFIG_FILE, LIBRARY, ModelError, fetch_model
 from hubmodels.scoring import AnomalyPrediction, Calibration, smooth_map
 
 FORMAT_VERSION = 1
-CONFIG_FILE = "config.json"
+NOT_ARGUMENTS = ("method", "format_version", "weights_sha256")  # in the config, but not for `__init__`
 LEAKY_SLOPE = 0.2
+PIPELINE_TAG = "image-segmentation"  # the Hub has no pipeline of anomaly detection
+CARD_FILE = "README.md"
+PICKLE_STARTS = (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")  # zip of torch.save, bare pickles
 
 
-class ModelError(RuntimeError):
-    """A published model cannot be loaded; the message names the file and what is wrong with it."""
-
-
-class AnomalyDetector(nn.Module, PyTorchModelHubMixin, library_name="hubmodels", pipeline_tag="image-segmentation"):
+class AnomalyDetector(nn.Module, PyTorchModelHubMixin, library_name=LIBRARY, pipeline_tag=PIPELINE_TAG):
     """A small head on a frozen backbone that scores every patch of a picture. Use `SimpleNet` or `GLASS`.
 
     Args:
@@ -213,14 +214,40 @@ class AnomalyDetector(nn.Module, PyTorchModelHubMixin, library_name="hubmodels",
         source = str(pretrained_model_name_or_path)
         hub = dict(revision=revision, token=token, cache_dir=cache_dir)
         hub |= dict(local_files_only=local_files_only, force_download=force_download)
-        config = _read_config(_fetch(source, CONFIG_FILE, hub), source)
-        weights = _read_weights(_fetch(source, WEIGHTS_FILE, hub), source)
+        config_file, weights_file = fetch_model(source, **hub)
+        config = _read_config(config_file, source)
+        weights = _read_weights(weights_file, config.get("weights_sha256"), source)
         detector = cls._build(config, source)
         detector._load_weights(weights, source)
         load_backbone(
             detector.backbone_name, detector.layers, weights=backbone_weights, sha256=detector.backbone_sha256
         )
         return detector.to(map_location).eval()
+
+    def push_to_hub(self, repo_id: str, *, ignore_patterns: list[str] | str | None = None, **options) -> str:
+        """Pushes config, weights and a short card, as the mixin does; a card that is there already is kept."""
+        api = HfApi(token=options.get("token"), library_name=LIBRARY)
+        if api.file_exists(repo_id, CARD_FILE, revision=options.get("branch")):
+            given = [ignore_patterns] if isinstance(ignore_patterns, str) else ignore_patterns or []
+            ignore_patterns = [*given, CARD_FILE]
+        return super().push_to_hub(repo_id, ignore_patterns=ignore_patterns, **options)
+
+    def generate_model_card(self, *args, **kwargs) -> ModelCard:
+        """What is known of a detector without its training; `training/card.py` writes the full card."""
+        name, part = type(self).__name__, f"{self.dataset or 'own data'} / {self.category or 'one category'}"
+        data = copy.deepcopy(self._hub_mixin_info.model_card_data)  # the class shares one
+        data.tags = [*data.tags, "anomaly-detection", self.method]
+        return ModelCard(
+            f"---\n{data.to_yaml()}\n---\n\n# {name} for {part}\n\n"
+            f"```python\nfrom hubmodels import {name}\n\n"
+            f'prediction = {name}.from_pretrained("USER/REPOSITORY").predict("photo.png")\n```\n\n'
+            f"It {self.calibration.describe()}. Accuracy: not measured.\n"
+        )
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        super()._save_pretrained(save_directory)
+        content = (save_directory / WEIGHTS_FILE).read_bytes()
+        self._hub_mixin_config["weights_sha256"] = hashlib.sha256(content).hexdigest()
 
     @classmethod
     def _class_for(cls, config: dict, source: str) -> type[Self]:
@@ -253,21 +280,6 @@ class AnomalyDetector(nn.Module, PyTorchModelHubMixin, library_name="hubmodels",
         return {"method": self.method, "format_version": FORMAT_VERSION, **sizes}
 
 
-def _fetch(source: str, name: str, hub: dict) -> Path:
-    if Path(source).is_dir():
-        path = Path(source) / name
-        if not path.is_file():
-            raise ModelError(f"{source} holds no {name}: it is not a complete model folder")
-        return path
-    try:
-        return Path(hf_hub_download(source, name, **hub))
-    except (HfHubHTTPError, OSError, ValueError) as error:
-        raise ModelError(
-            f"{source} is no local model folder, and {name} could not be fetched from the Hub "
-            f"({type(error).__name__}: {str(error).strip().splitlines()[0]})"
-        ) from error
-
-
 def _read_config(path: Path, source: str) -> dict:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
@@ -282,7 +294,7 @@ def _read_config(path: Path, source: str) -> dict:
 
 
 def _init_arguments(config: dict, source: str) -> dict:
-    arguments = {k: v for k, v in config.items() if k not in ("method", "format_version")}
+    arguments = {k: v for k, v in config.items() if k not in NOT_ARGUMENTS}
     unknown = arguments.keys() - AnomalyDetector._hub_mixin_init_parameters.keys()
     if unknown:
         raise ModelError(
@@ -291,8 +303,18 @@ def _init_arguments(config: dict, source: str) -> dict:
     return arguments
 
 
-def _read_weights(path: Path, source: str) -> dict[str, Tensor]:
+def _read_weights(path: Path, sha256: str | None, source: str) -> dict[str, Tensor]:
+    """The tensors of a safetensors file that is, where the config tells its SHA-256, the very file that was saved."""
+    content = path.read_bytes()
+    if content[:2] in PICKLE_STARTS:
+        raise ModelError(f"{source}: {WEIGHTS_FILE} is a pickle in disguise, which can run any code: refused")
     try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
+        weights = load(content)
+    except SafetensorError as error:
         raise ModelError(f"{source}: {WEIGHTS_FILE} is truncated or not a safetensors file ({error})") from error
+    if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
+        raise ModelError(
+            f"{source}: {WEIGHTS_FILE} is not the file that its {CONFIG_FILE} names (damaged or exchanged): load it "
+            "anew by `force_download=True`, or ask its author"
+        )
+    return weights

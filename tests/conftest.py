@@ -1,4 +1,6 @@
-"""Shared fixtures: random backbone weights, tiny detectors, a folder of model folders. All offline, on the CPU."""
+"""Shared fixtures: a Hub of our own, backbone weights, tiny detectors, a folder of model folders. All on the CPU."""
+
+import hub_environment  # isort: split
 
 import shutil
 
@@ -6,6 +8,8 @@ import numpy as np
 import pytest
 import timm
 import torch
+from hub_server import LoopbackHub, bound
+from huggingface_hub import constants
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -55,3 +59,12 @@ def saved_models(make_detector, tmp_path_factory):
 def model_folder(saved_models, tmp_path):
     """A folder with both methods for the category `widget` of the data set `toy`; the test's own, to be damaged."""
     return shutil.copytree(saved_models, tmp_path / "models")
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """An empty Hub and an empty cache, for the real client in this process, logged in as `acme`."""
+    shutil.rmtree(constants.HF_HUB_CACHE, ignore_errors=True)
+    monkeypatch.setenv("HF_TOKEN", "hf_write")
+    with LoopbackHub(tmp_path / "hub", bound(hub_environment.HUB_PORT)) as hub:
+        yield hub

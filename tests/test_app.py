@@ -163,7 +163,8 @@ def test_hostile_categories_and_problems_are_escaped(model_folder, picture):
     assert not any(
         HOSTILE in part for part in app.inspect(catalog, f"toy / {HOSTILE}", picture) if isinstance(part, str)
     )
-    assert HOSTILE not in app._problems(catalog) and "&lt;img" in app._problems(catalog)
+    *_, problems = app.arrive(catalog)
+    assert HOSTILE not in problems and "&lt;img" in problems
     (config.parent / "model.safetensors").write_bytes(b"")
     assert HOSTILE not in app.inspect(catalog, f"toy / {HOSTILE}", picture)[0]
 
@@ -223,7 +224,9 @@ def test_what_else_lies_in_runs_does_not_keep_the_bundle_from_showing(tmp_path, 
     (tmp_path / "runs" / "broken" / "config.json").write_text("{")
     catalog = app.open_catalog(app.read_arguments())
     assert catalog.categories() == Catalog.bundled().categories()
-    assert "config.json is damaged" in catalog.problems[str(tmp_path / "runs")]
+    (notice,) = catalog.notices
+    assert "holds no usable model folder" in notice and "config.json is damaged" in notice
+    assert "config.json is damaged" in text_of(app.build_demo(catalog))
 
 
 @pytest.mark.parametrize("arguments", [["--models", "nowhere"], ["--examples", "nowhere"]])
@@ -241,6 +244,38 @@ def test_a_space_names_its_models_in_the_environment(monkeypatch):
     assert (app.read_arguments().models, app.read_arguments().namespace) == ("runs", "acme")
     monkeypatch.setattr(sys, "argv", ["app.py", "--namespace", "mine"])  # the command line wins
     assert (app.read_arguments().models, app.read_arguments().namespace) == (None, "mine")
+
+
+def test_models_of_the_hub_a_folder_and_the_bundle_are_offered_together(
+    hub, make_detector, model_folder, monkeypatch, backbone_weights
+):
+    make_detector(GLASS, category="lid").push_to_hub("acme/glass-toy-lid")
+    arguments = ["--models", str(model_folder), "--namespace", "acme", "--backbone-weights", str(backbone_weights)]
+    monkeypatch.setattr(sys, "argv", ["app.py", *arguments])
+    catalog = app.open_catalog(app.read_arguments())
+    assert catalog.categories() == [*Catalog.bundled().categories(), "toy / lid", LABEL]
+    assert [type(detector) for detector in catalog.load("toy / lid")] == [GLASS]
+
+
+def test_a_hub_that_is_down_leaves_the_bundle_and_is_told(hub, monkeypatch):
+    hub.stop()
+    monkeypatch.setattr(sys, "argv", ["app.py", "--namespace", "acme"])
+    catalog = app.open_catalog(app.read_arguments())
+    assert catalog.categories() == Catalog.bundled().categories()
+    assert "could not be listed" in text_of(app.build_demo(catalog))
+
+
+def test_a_visitor_finds_what_was_published_since_the_start(hub, make_detector, monkeypatch):
+    make_detector(GLASS).push_to_hub("acme/glass-toy-widget")
+    catalog = Catalog.from_namespace("acme")
+    make_detector(GLASS, category="lid").push_to_hub("acme/glass-toy-lid")
+    assert app.arrive(catalog)[0]["choices"] == [LABEL]  # listed a moment ago
+    monkeypatch.setattr(app, "LISTED_FOR", 0)
+    assert app.arrive(catalog)[0]["choices"] == ["toy / lid", LABEL]
+    hub.stop()
+    choices, notices, *_ = app.arrive(catalog)
+    assert choices["choices"] == ["toy / lid", LABEL]
+    assert notices["visible"] and "could not be listed" in notices["value"]
 
 
 # ---------------------------------------------------------------- the running app

@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 
 from hubmodels import AnomalyDetector, BackboneError, ModelError, backbone
 from hubmodels.backbone import BUNDLED_WEIGHTS, feature_channels, find_weights, load_backbone, normalisation
-from hubmodels.catalog import BUNDLED_MODELS
 from hubmodels.compactnet import COMPACT_BACKBONE
+from hubmodels.listings import BUNDLED_MODELS
 from training import distill
 
 WEIGHTS = BUNDLED_WEIGHTS / f"{COMPACT_BACKBONE}.safetensors"
