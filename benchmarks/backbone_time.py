@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from hubmodels.backbone import Backbone, find_weights
 from hubmodels.compactnet import COMPACT_BACKBONE
 from training.evaluation import write_json
-from training.train import machine, versions
+from training.provenance import machine, versions
 
 NAMES = ("wide_resnet50_2.tv_in1k", "resnet18.tv_in1k", COMPACT_BACKBONE)
 LAYERS, SIZE, THREADS, ROUNDS = (2, 3), 256, 2, 30

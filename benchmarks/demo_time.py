@@ -21,7 +21,7 @@ import psutil
 from app import EXAMPLES, find_examples
 from hubmodels.catalog import Catalog
 from training.evaluation import write_json
-from training.train import machine, versions
+from training.provenance import machine, versions
 
 ROOT = Path(__file__).parents[1]
 RESULT = Path(__file__).parent / "results" / "demo_time.json"

@@ -23,7 +23,8 @@ from training.batches import BatchPlan, TrainingItems, make_loader
 from training.cache import build_cache, extract, load_images
 from training.config import TrainConfig
 from training.evaluation import write_json
-from training.train import build_detector, build_objective, machine, plan_jobs, settle, start, versions
+from training.provenance import machine, versions
+from training.train import build_detector, build_objective, plan_jobs, settle, start
 
 STEPS = 7
 RESULT = Path(__file__).parent / "results" / "epoch_time.json"

@@ -19,7 +19,7 @@ from hubmodels import SimpleNet
 from hubmodels.backbone import load_backbone
 from hubmodels.features import align, flatten
 from training.data import open_categories
-from training.train import machine, versions
+from training.provenance import machine, versions
 
 WEIGHTS = "../shared/weights/resnet18_tv_in1k_layer3.safetensors"
 RESULTS = Path(__file__).parent / "results" / "nearest_neighbour.json"

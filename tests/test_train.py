@@ -27,6 +27,7 @@ from training.config import EPOCHS, PAPER_BACKBONE, TrainConfig
 from training.fitting import Fitting
 from training.jobs import TrainingError
 from training.objectives import SimpleNetObjective
+from training.provenance import commit
 from training.samples import Sample
 from training.state import TrainingState
 
@@ -87,13 +88,14 @@ def test_both_methods_from_folder_to_prediction(arguments, data_root, tmp_path):
         folder = next((tmp_path / "runs").glob(f"{method}-*-plate"))  # the data set's name is pytest's numbered folder
         names = {path.name for path in folder.iterdir()}
         files = {"config.json", "model.safetensors", "README.md", "metrics.json", "scores.parquet", "panels"}
-        assert names == files | {"training_log.jsonl"}
+        assert names == files | {"training_log.jsonl", "LICENSE.md"}  # the Hub has no word for the pictures' terms
         report = json.loads((folder / "metrics.json").read_text())
         keys = {"image_auroc", "image_ap", "image_f1_max", "pixel_auroc", "pixel_ap", "pixel_f1_max", "aupro"}
         assert set(report["metrics"]) == keys | {"false_alarm_rate", "recall_at_threshold"}
         assert all(0 <= value <= 1 for value in report["metrics"].values())
         assert (report["protocol"], report["seed"], report["training"]["held_out"]) == ("last", 0, 1)
         assert report["data"]["counts"] == {"train": {"good": 10}, "test": {"good": 4, "square": 4}}
+        assert report["latency"]["cpu"]["median_ms"] > 0 and report["latency"]["cpu"]["width"] == 72
         scores = pq.read_table(folder / "scores.parquet").to_pylist()
         assert len(scores) == 8 and {row["defect_type"] for row in scores} == {"good", "square"}
         detector = AnomalyDetector.from_pretrained(folder)
@@ -150,7 +152,7 @@ def test_the_record_of_a_hub_data_set_names_its_revision(arguments, tmp_path, mo
 
 def test_where_there_is_no_git_no_commit_is_named(monkeypatch):
     monkeypatch.setenv("PATH", "")
-    assert train.commit() is None
+    assert commit() is None
 
 
 def test_the_hypothesis_is_judged_from_whole_pictures_where_the_model_sees_a_crop(arguments, tmp_path):

@@ -120,6 +120,10 @@ class TrainConfig:
     tracker: str | None = _option(
         None, "also log to an accelerate tracker: tensorboard, wandb, mlflow, trackio ...", "run", metavar="NAME"
     )
+    push_to_hub: str | None = _option(
+        None, "publish the finished models there on the Hub (more options: publish.py)", "run", metavar="NAMESPACE"
+    )
+    private: bool = _option(False, "make new Hub repositories private", "run")
 
     def epochs_of(self, method: str) -> int:
         """Passes over the training pictures for a method."""

@@ -12,7 +12,7 @@ from training.sanity import SanityReport
 # settings that may differ when a run is repeated: where things lie, and how the work is spread or watched
 FREE_SETTINGS = (
     *("output", "parallel", "tracker", "categories", "methods"),
-    *("data_root", "backbone_weights", "skip_bad"),
+    *("data_root", "backbone_weights", "skip_bad", "push_to_hub", "private"),
 )
 GLASS_SETTINGS = ("hypothesis", "foreground", "textures")  # SimpleNet never looks at them
 IN_WORDS = {"train_sha256": "training pictures", "backbone_sha256": "backbone weights"}

@@ -10,17 +10,14 @@ before training has ended. Run it again and it continues: finished jobs are kept
 
 import logging
 import os
-import platform
 import shlex
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from datetime import timedelta
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -29,10 +26,11 @@ from accelerate.utils import gather_object
 
 from hubmodels import GLASS, AnomalyDetector, BackboneError, SimpleNet
 from hubmodels.backbone import find_weights, load_backbone, normalisation
-from hubmodels.catalog import METHODS
 from hubmodels.compactnet import COMPACT_BACKBONE, COMPACT_IMAGE_SIZE
+from hubmodels.listings import METHODS
 from training.batches import LocalSynthesis, seed_of
 from training.cache import AUTOCAST, FeatureCache, build_cache, load_images
+from training.card import write_card
 from training.config import PAPER_BACKBONE, PAPER_IMAGE_SIZE, TrainConfig
 from training.data import hold_out, open_categories
 from training.evaluation import PROTOCOL, evaluate, summarise, summary_table, write_json
@@ -41,8 +39,10 @@ from training.foreground import foreground_masks
 from training.hub_data import HubColumns
 from training.hypothesis import decide_hypothesis
 from training.jobs import Job, TrainingError, is_finished
+from training.latency import measure_on_devices
 from training.objectives import OBJECTIVES, REFERENCE_NOISE_STD
-from training.publish import write_card
+from training.provenance import commit, machine, versions
+from training.publish import Publication, check_login, publish
 from training.samples import Sample
 from training.sanity import inspect_category
 from training.synthesis import TextureSource
@@ -69,7 +69,9 @@ def main(arguments: list[str] | None = None) -> int:
     accelerator.wait_for_everyone()
     failures = dict(pair for pair in gather_object(list(failures.items())))
     if accelerator.is_main_process:
-        report([job for job in jobs if job.name not in failures], failures, config)
+        done = [job for job in jobs if job.name not in failures]
+        failures |= push(done, config)
+        report(done, failures, config)
     accelerator.end_training()
     return 1 if failures else 0
 
@@ -150,6 +152,8 @@ def refuse_early(config: TrainConfig) -> None:
         raise ValueError(f"no mixed precision {config.mixed_precision} here: choose no, {', '.join(AUTOCAST)}")
     if config.tracker:
         find_tracker(config.tracker)
+    if config.push_to_hub:
+        check_login(config.push_to_hub)
     if GLASS.method in config.methods:
         TextureSource(config.image_size, config.textures)
 
@@ -328,14 +332,22 @@ def finish(job: Job, detector: AnomalyDetector, decisions: dict) -> None:
     content = {"method": job.method, "dataset": category.dataset, "category": category.name}
     content |= {"protocol": PROTOCOL, "seed": job.config.seed, "epochs": job.config.epochs_of(job.method)}
     content |= {"metrics": metrics, "calibration": calibration, "training": decisions, "settings": job.settings}
+    content |= {"latency": measure_on_devices(shipped, category.train[0].read())}  # readable, as the test need not be
     content |= {"backbone": {"name": shipped.backbone_name, "sha256": shipped.backbone_sha256}}
     content |= {"data": job.sanity.as_dict() | {"revision": category.revision}}
     content |= {"command": command(), "commit": commit(), "machine": machine(), "versions": versions()}
     write_json(folder / "metrics.json", content)
-    write_card(folder, job.name)
+    write_card(folder)
     shutil.copy(job.workplace / LOG_FILE, folder / LOG_FILE)
     os.replace(folder, job.folder)
     shutil.rmtree(job.workplace)
+
+
+def push(jobs: list[Job], config: TrainConfig) -> dict[str, str]:
+    """Publishes the finished models where that was asked for; what failed is told, and pushed by the same command."""
+    if not config.push_to_hub:
+        return {}
+    return publish([job.folder for job in jobs], Publication(config.push_to_hub, private=config.private))
 
 
 def report(jobs: list[Job], failures: dict[str, str], config: TrainConfig) -> None:
@@ -354,36 +366,6 @@ def report(jobs: list[Job], failures: dict[str, str], config: TrainConfig) -> No
 def command() -> str:
     """The command line of this run, as it can be typed again."""
     return shlex.join(["python", "training/train.py", *sys.argv[1:]])
-
-
-def machine() -> str:
-    """GPU, where there is one, and processor, in words."""
-    cpu = f"CPU {processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
-    if torch.cuda.is_available():
-        return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}, {cpu}"
-    return cpu
-
-
-def processor() -> str:
-    """The CPU's model, or what else the system tells of it."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return models[0] if models else platform.processor() or platform.machine()
-
-
-def commit() -> str | None:
-    """The git commit of this code; None where it lies in no clone, or there is no git."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
-
-
-def versions() -> dict[str, str]:
-    """Versions of the packages that can change a result."""
-    return {name: version(name) for name in ("torch", "torchvision", "timm", "accelerate", "numpy", "pillow")}
 
 
 if __name__ == "__main__":
