@@ -92,6 +92,13 @@ class Catalog:
         """Labels of all categories, such as "mvtec / screw"."""
         return list(dict.fromkeys(entry.label for entry in self.entries))
 
+    def __str__(self) -> str:
+        """One line per model: category, method, where it is, commit."""
+        rows = [(e.label, e.method, e.origin, e.source, (e.revision or "")[:12]) for e in self.entries]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+        return "\n".join([*lines, *self.notices, *(f"{source}: {reason}" for source, reason in self.problems.items())])
+
     def refresh(self, older_than: float = 0) -> None:
         """Lists all places again, where that was longer ago than so many seconds.
 

@@ -20,6 +20,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
     RevisionResolutionError,
+    XetDownloadError,
 )
 from huggingface_hub.utils import httpx
 
@@ -31,7 +32,11 @@ PICKLES = (".bin", ".ckpt", ".pkl", ".pt", ".pth")
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NO_SOURCE = "neither a folder here nor the id of a Hub repository (user/name)"
 LOG_IN = "log in by `hf auth login`, or set HF_TOKEN"
-HUB_ERRORS = (HfHubHTTPError, httpx.HTTPError, EntryNotFoundError, RevisionResolutionError, HFValidationError, OSError)
+XET_ERRORS = (XetDownloadError, RuntimeError)  # the latter is all that hf_xet, which is compiled, raises by itself
+HUB_ERRORS = (
+    *(HfHubHTTPError, httpx.HTTPError, OSError, EntryNotFoundError, RevisionResolutionError, HFValidationError),
+    *XET_ERRORS,
+)
 
 
 class ModelError(RuntimeError):
@@ -66,7 +71,7 @@ def fetch_model(
         commit = api.resolve_revision(source, revision=revision, **place)
         download = partial(api.hf_hub_download, source, revision=commit, force_download=force_download, **place)
         return Path(download(CONFIG_FILE)), Path(download(WEIGHTS_FILE))
-    except HUB_ERRORS as error:
+    except (*HUB_ERRORS, ValueError) as error:
         pickle = _pickle_in(source, revision, api) if isinstance(error, RemoteEntryNotFoundError) else None
         raise ModelError(f"{source}: {_refusal(pickle) if pickle else in_words(error)}") from error
 
@@ -161,4 +166,6 @@ EXPLANATIONS = (
     (HfHubHTTPError, _http_in_words),
     (httpx.HTTPError, lambda e: f"the connection to the Hub failed ({type(e).__name__}): check it, and try again"),
     (OSError, _os_in_words),
+    (XET_ERRORS, lambda e: f"the transfer failed ({_first_line(e)}): try again, or set HF_HUB_DISABLE_XET=1"),
+    (ValueError, lambda e: in_words(e.__cause__) if e.__cause__ else str(e)),  # force_download without a Hub
 )

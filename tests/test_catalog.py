@@ -265,6 +265,10 @@ def test_one_view_of_hub_folder_and_bundle(hub, make_detector, model_folder):
     assert origins == {("toy / lid", "glass"): "Hub", (LABEL, "glass"): "folder", (LABEL, "simplenet"): "folder"}
     assert {e.origin for e in catalog.entries if e.dataset == "parts"} == {"bundled"}
     assert [e.source for e in catalog.entries if e.label == "toy / lid"] == ["acme/glass-toy-lid"]
+    (lid,) = [line.split() for line in str(catalog).splitlines() if "toy / lid" in line]
+    commit = hub.commits("acme/glass-toy-lid")[0].oid
+    assert lid == ["toy", "/", "lid", "glass", "Hub", "acme/glass-toy-lid", commit[:12]]
+    assert str(Catalog()) == ""
 
 
 def test_a_repository_of_another_name_is_a_problem(hub, make_detector):

@@ -341,6 +341,11 @@ def test_a_login_lost_on_the_way_is_told_for_each_model(hub, run):
     assert all("does not allow this (403" in reason for reason in failures.values())
 
 
+def test_a_space_for_nobodys_models_says_so(hub, capsys):
+    assert main(["space", "acme/inspection", "--namespace", "nobody"]) == 1
+    assert "failed: 'nobody' has no models of this library" in capsys.readouterr().out and hub.repos == {}
+
+
 def test_an_empty_run_says_what_to_do(hub, tmp_path, capsys):
     assert main(["models", str(tmp_path), "acme"]) == 1
     assert "holds no finished model: train one" in capsys.readouterr().out

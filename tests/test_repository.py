@@ -14,6 +14,7 @@ import torch
 from hub_client import client_env
 from hub_server import Fault, answer, cut_download, tamper, truncate
 from huggingface_hub import HfApi, constants
+from huggingface_hub.errors import XetDownloadError
 
 from hubmodels import GLASS, AnomalyDetector, ModelError, SimpleNet
 
@@ -112,6 +113,15 @@ def test_force_download_fetches_again(hub, published):
     hub.requests.clear()
     GLASS.from_pretrained(REPOSITORY, force_download=True)
     assert downloads(hub) == ["config.json", "model.safetensors"]
+
+
+def test_force_download_without_a_hub_says_why_it_cannot(hub, published, impatient):
+    GLASS.from_pretrained(REPOSITORY)
+    with pytest.raises(ModelError, match="Cannot pass 'force_download=True' and 'local_files_only=True'"):
+        GLASS.from_pretrained(REPOSITORY, force_download=True, local_files_only=True)
+    hub.stop()
+    with pytest.raises(ModelError, match=r"the connection to the Hub failed \(ConnectError\)"):
+        GLASS.from_pretrained(REPOSITORY, force_download=True)
 
 
 def test_a_card_that_is_there_is_kept_by_push_to_hub(hub, published):
@@ -240,6 +250,18 @@ def test_a_file_that_came_short_is_not_kept(hub, published, impatient):
     assert kept() == {"config.json"}
     hub.faults.clear()
     assert GLASS.from_pretrained(REPOSITORY).category == "widget"
+
+
+@pytest.mark.parametrize("error", [XetDownloadError("reset by peer"), RuntimeError("reset by peer")])
+def test_what_xet_raises_is_understood(hub, published, monkeypatch, error):
+    """Our Hub serves no Xet downloads: the client's own function fails here as its compiled part would."""
+
+    def fail(*arguments, **options):
+        raise error
+
+    monkeypatch.setattr("huggingface_hub.file_download.http_get", fail)
+    with pytest.raises(ModelError, match=r"the transfer failed \(reset by peer\): try again, or set HF_HUB"):
+        GLASS.from_pretrained(REPOSITORY)
 
 
 def test_a_burst_of_server_errors_passes(hub, published, impatient):

@@ -16,12 +16,14 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS
+from hub_server import Fault, answer
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import training.train as train
 from hubmodels import AnomalyDetector, BackboneError
+from hubmodels.catalog import Catalog
 from training.cache import FeatureCache
 from training.config import EPOCHS, PAPER_BACKBONE, TrainConfig
 from training.fitting import Fitting
@@ -117,6 +119,31 @@ def test_a_folder_of_good_pictures_is_enough(arguments, data_root, tmp_path):
     assert json.loads((folder / "metrics.json").read_text())["metrics"] == {}
     assert "| image AUROC | not measured |" in (folder / "README.md").read_text()
     assert AnomalyDetector.from_pretrained(folder).calibration.size == 1
+
+
+def test_trained_models_are_pushed_and_what_failed_is_pushed_by_the_same_command(hub, arguments, tmp_path, capsys):
+    pushing = [*arguments, "--dataset-name", "toy", "--push-to-hub", "acme", "--private"]
+    hub.faults.append(Fault("POST", "/commit/", 1, answer(403)))
+    assert train.main(pushing) == 1
+    assert "FAILED acme/glass-toy-plate: the token does not allow this (403" in capsys.readouterr().err
+    assert (tmp_path / "runs" / "glass-toy-plate" / "metrics.json").is_file()  # the training is kept
+    assert (
+        "config.json" in hub.files("acme/simplenet-toy-plate")
+        and hub.repo("acme/glass-toy-plate").visibility == "private"
+    )
+    assert train.main(pushing) == 0
+    files = hub.files("acme/glass-toy-plate")
+    assert files["model.safetensors"] == (tmp_path / "runs/glass-toy-plate/model.safetensors").read_bytes()
+    assert {detector.method for detector in Catalog.from_namespace("acme").load("toy / plate")} == {
+        "simplenet",
+        "glass",
+    }
+
+
+def test_a_login_that_may_not_push_is_told_before_the_training(hub, arguments, tmp_path, capsys):
+    assert train.main([*arguments, "--push-to-hub", "others"]) == 1
+    assert "the login acme is not of others" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_test_set_without_masks_gives_image_metrics_only(arguments, tmp_path):

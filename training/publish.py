@@ -27,7 +27,7 @@ from huggingface_hub.utils import httpx
 from hubmodels.backbone import WEIGHTS_FILE
 from hubmodels.detector import CARD_FILE
 from hubmodels.listings import BUNDLED_MODELS
-from hubmodels.repository import CONFIG_FILE, HUB_ERRORS, LIBRARY, in_words
+from hubmodels.repository import CONFIG_FILE, HUB_ERRORS, LIBRARY, ModelError, in_words
 from training.card import find_panels, finished_models, public_report, ship_cards, write_card
 from training.evaluation import write_json
 from training.space import assemble_space, published, push_space
@@ -309,10 +309,10 @@ def main(arguments: list[str] | None = None) -> int:
     args = vars(read_arguments(arguments))
     try:
         failures = ACTIONS[args.pop("action")](**args)
+    except (ModelError, ValueError) as error:
+        failures = {"failed": str(error)}
     except HUB_ERRORS as error:
         failures = {"failed": in_words(error)}
-    except ValueError as error:
-        failures = {"failed": str(error)}
     for name, reason in failures.items():
         logger.error("%s: %s", name, reason)
     return 1 if failures else 0
