@@ -128,6 +128,7 @@ def test_pictures_are_shown_only_where_the_terms_of_the_data_allow_it(hub, make_
     publish(folders(run), Publication("acme"))
     files = hub.files("acme/glass-widgets-lid")
     assert not any(name.startswith("panels/") for name in files) and b"panels/" not in files["README.md"]
+    assert pq.read_table(pa.BufferReader(files["scores.parquet"])).column_names == ["image_score"]  # nor their names
     publish(folders(run), Publication("acme", show_pictures=True))
     files = hub.files("acme/glass-widgets-lid")
     assert sum(name.startswith("panels/") for name in files) == 3 and b"panels/good_highest.png" in files["README.md"]

@@ -19,6 +19,7 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import pyarrow.parquet as pq
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 from huggingface_hub.hf_api import RepoFile
@@ -50,7 +51,7 @@ class Publication:
         private: of new repositories.
         revision: branch to push to, made where it is missing; None = main.
         overwrite_cards: also cards that were edited on the Hub.
-        show_pictures: result panels also where the data's terms are not known to allow it.
+        show_pictures: panels, and names in the raw scores, also where the data's terms are not known to allow it.
         dry_run: only tell.
     """
 
@@ -188,18 +189,25 @@ def stage(folder: Path, repo_id: str, place: Path, show_pictures: bool = False) 
     weights_sha256 = hashlib.sha256((folder / WEIGHTS_FILE).read_bytes()).hexdigest()
     if config.get("weights_sha256", weights_sha256) != weights_sha256:
         raise ValueError(f"{folder / WEIGHTS_FILE} is not the file that its {CONFIG_FILE} names: train it again")
-    for name in (CONFIG_FILE, WEIGHTS_FILE, SCORES_FILE):
-        if (folder / name).is_file():
-            shutil.copy(folder / name, place / name)
+    for name in (CONFIG_FILE, WEIGHTS_FILE):
+        shutil.copy(folder / name, place / name)
     report = public_report(_report(folder))
     write_json(place / REPORT_FILE, report)
-    if show_pictures or terms_of(report["dataset"]).may_be_shown:
-        (place / PANELS).mkdir()
-        for panel in find_panels(folder):
-            shutil.copy(folder / panel, place / panel)
+    _stage_evaluation(folder, place, show_pictures or terms_of(report["dataset"]).may_be_shown)
     write_card(place, repo_id=repo_id)
     _stamp(place / CARD_FILE)
     return place
+
+
+def _stage_evaluation(folder: Path, place: Path, pictures_may_be_shown: bool) -> None:
+    """Raw scores and panels; of pictures that may be confidential neither the names nor the pictures."""
+    if (folder / SCORES_FILE).is_file():
+        scores = pq.read_table(folder / SCORES_FILE)
+        pq.write_table(scores if pictures_may_be_shown else scores.drop_columns("name"), place / SCORES_FILE)
+    if pictures_may_be_shown:
+        (place / PANELS).mkdir()
+        for panel in find_panels(folder):
+            shutil.copy(folder / panel, place / panel)
 
 
 def compare(api: HfApi, staged: Path, repo_id: str, publication: Publication) -> Changes:
