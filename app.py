@@ -25,7 +25,7 @@ from hubmodels.catalog import Catalog
 from hubmodels.heatmap import overlay
 from hubmodels.listings import METHODS, list_bundle, list_folder, list_namespace
 from hubmodels.pictures import read_picture
-from hubmodels.repository import CONFIG_FILE
+from hubmodels.repository import CONFIG_FILE, limit_waiting
 
 TITLE = "Is this part good?"
 INTRODUCTION = f"""# {TITLE}
@@ -51,6 +51,7 @@ VERDICTS = {True: "Defective", False: "Good", None: "No verdict (not calibrated)
 TONES = {True: "defective", False: "good", None: ""}
 SHOWN_SIDE = 2048  # pixels; a larger heat map only costs the visitor's time
 OWN_MODELS = Path("runs")  # where training writes to by default
+HUB_TIMEOUT = 10  # seconds without a byte from the Hub
 LISTED_FOR = 600  # seconds until a visitor's arrival makes the app look for new models
 EXAMPLES = Path(__file__).parent / "examples"  # DATASET/CATEGORY/*.png
 EXAMPLE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}  # what a browser can show
@@ -292,6 +293,7 @@ def open_catalog(args: argparse.Namespace) -> Catalog:
 def main() -> None:
     """Opens the catalog that was asked for and serves the page."""
     args = read_arguments()
+    limit_waiting(HUB_TIMEOUT)
     catalog = open_catalog(args)
     for notice in catalog.notices:
         print(f"app.py: {notice}", file=sys.stderr)

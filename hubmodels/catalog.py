@@ -102,11 +102,12 @@ class Catalog:
     def refresh(self, older_than: float = 0) -> None:
         """Lists all places again, where that was longer ago than so many seconds.
 
-        A place that fails this time keeps the models that it had, and is a notice.
+        A place that fails this time keeps the models that it had, and is a notice. Who comes while another call is
+        listing does not wait for it.
         """
-        with self._refreshing:
-            if time.monotonic() - self._listed_at < older_than:
-                return
+        if time.monotonic() - self._listed_at < older_than or not self._refreshing.acquire(blocking=False):
+            return
+        try:
             for place, before in self._listings.items():
                 try:
                     self._listings[place] = place()
@@ -114,6 +115,8 @@ class Catalog:
                     self._listings[place] = Listing(before.entries, before.problems, [str(error)])
             self._listed_at = time.monotonic()
             self._join()
+        finally:
+            self._refreshing.release()
 
     def _join(self) -> None:
         listings = list(self._listings.values())

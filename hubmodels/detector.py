@@ -30,6 +30,7 @@ from hubmodels.scoring import AnomalyPrediction, Calibration, smooth_map
 FORMAT_VERSION = 1
 NOT_ARGUMENTS = ("method", "format_version", "weights_sha256")  # in the config, but not for `__init__`
 LEAKY_SLOPE = 0.2
+SMALLEST_IMAGE, LARGEST_IMAGE = 32, 4096  # pixels: below it a backbone sees nothing, above it a computer has no memory
 PIPELINE_TAG = "image-segmentation"  # the Hub has no pipeline of anomaly detection
 CARD_FILE = "README.md"
 PICKLE_STARTS = (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")  # zip of torch.save, bare pickles
@@ -72,8 +73,12 @@ class AnomalyDetector(nn.Module, PyTorchModelHubMixin, library_name=LIBRARY, pip
         super().__init__()
         self.backbone_name, self.layers, self.backbone_sha256 = backbone, tuple(layers), backbone_sha256
         self.mean, self.std = tuple(mean), tuple(std)
-        if image_size < 32:
-            raise ValueError(f"image_size {image_size} leaves the backbone nothing to see: use 32 or more")
+        if not SMALLEST_IMAGE <= image_size <= LARGEST_IMAGE:
+            raise ValueError(
+                f"image_size {image_size} does not lie between {SMALLEST_IMAGE} and {LARGEST_IMAGE} pixels"
+            )
+        if not (len(self.mean) == len(self.std) == 3 and min(self.std) > 0):
+            raise ValueError(f"mean {mean} and std {std} are not three values each, and std positive")
         self.image_size, self.resize, self.patch_size = image_size, resize or image_size, patch_size
         self.dataset, self.category = dataset, category
         channels = feature_channels(backbone, self.layers)
@@ -252,7 +257,7 @@ class AnomalyDetector(nn.Module, PyTorchModelHubMixin, library_name=LIBRARY, pip
     @classmethod
     def _class_for(cls, config: dict, source: str) -> type[Self]:
         methods = {c.method: c for c in AnomalyDetector.__subclasses__()}
-        found = methods.get(config.get("method", ""))
+        found = methods.get(str(config.get("method")))
         if found is None:
             raise ModelError(f"{source}: {CONFIG_FILE} names no method of this library ({', '.join(methods)})")
         if not issubclass(found, cls):
@@ -264,7 +269,7 @@ class AnomalyDetector(nn.Module, PyTorchModelHubMixin, library_name=LIBRARY, pip
         found, arguments = cls._class_for(config, source), _init_arguments(config, source)
         try:
             return found(**arguments)
-        except (TypeError, ValueError, AttributeError, LookupError, RuntimeError) as error:
+        except (TypeError, ValueError, AttributeError, LookupError, RuntimeError, ArithmeticError) as error:
             if isinstance(error, BackboneError):
                 raise  # it says more
             raise ModelError(f"{source}: {CONFIG_FILE} holds values that build no model ({error})") from error
@@ -283,8 +288,10 @@ class AnomalyDetector(nn.Module, PyTorchModelHubMixin, library_name=LIBRARY, pip
 def _read_config(path: Path, source: str) -> dict:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-        version = int(config["format_version"])
-    except (ValueError, KeyError, TypeError) as error:
+        version = config["format_version"]
+        if type(version) is not int or version < 1:
+            raise ValueError(f"format_version is {version!r}")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ModelError(f"{source}: {CONFIG_FILE} is damaged or not of this library ({error!r})") from error
     if version > FORMAT_VERSION:
         raise ModelError(

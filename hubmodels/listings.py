@@ -9,13 +9,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from huggingface_hub import HfApi, constants, scan_cache_dir
-from huggingface_hub.errors import CacheNotFound
+from huggingface_hub import HfApi, constants
 from huggingface_hub.utils import get_session
 
 from hubmodels.backbone import BUNDLED_WEIGHTS, WEIGHTS_FILE
 from hubmodels.glass import GLASS
-from hubmodels.repository import CONFIG_FILE, HUB_ERRORS, LIBRARY, ModelError, in_words
+from hubmodels.repository import CONFIG_FILE, HUB_ERRORS, LIBRARY, ModelError, cached_models, in_words
 from hubmodels.simplenet import SimpleNet
 
 METHODS = {c.method: c for c in (SimpleNet, GLASS)}  # in the order of all listings
@@ -98,7 +97,8 @@ def list_namespace(namespace: str, backbone_weights: str | Path | None = None) -
         models = HfApi(library_name=LIBRARY).list_models(author=namespace, filter=LIBRARY, expand=["sha"])
         repositories = {model.id: model.sha for model in models}
     except HUB_ERRORS as error:
-        origin, repositories = CACHE, _cached_repositories(namespace)
+        origin, cached = CACHE, cached_models()
+        repositories = {name: commit for name, commit in cached.items() if name.startswith(f"{namespace}/")}
         notices = [f"the models of {namespace!r} on the Hub could not be listed: {in_words(error)}"]
         if repositories:
             notices = [f"{notices[0]}; these are the {len(repositories)} in the local cache"]
@@ -110,20 +110,6 @@ def list_namespace(namespace: str, backbone_weights: str | Path | None = None) -
         reason = "".join(notices) or f"{namespace!r} has no models of this library on the Hub that this login may see"
         raise ModelError(f"{reason}: check the name, the login and the connection, or give a local folder of models")
     return listing
-
-
-def _cached_repositories(namespace: str) -> dict[str, str]:
-    """Repository id -> the newest commit of which the cache holds the whole model."""
-    try:
-        cached = scan_cache_dir().repos
-    except CacheNotFound:
-        return {}
-    found = {}
-    for repository in cached:
-        whole = [r for r in repository.revisions if {CONFIG_FILE, WEIGHTS_FILE} <= {f.file_name for f in r.files}]
-        if repository.repo_type == "model" and repository.repo_id.startswith(f"{namespace}/") and whole:
-            found[repository.repo_id] = max(whole, key=lambda r: r.last_modified).commit_hash
-    return found
 
 
 def _model_folders(root: Path) -> list[str]:
@@ -159,7 +145,7 @@ def _folder_identity(folder: str) -> tuple[str, str, str]:
         config = json.loads((Path(folder) / CONFIG_FILE).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ValueError(f"{CONFIG_FILE} is missing") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{CONFIG_FILE} is damaged ({error})") from error
     if not isinstance(config, dict):
         raise ValueError(f"{CONFIG_FILE} is damaged (not a JSON object)")
@@ -174,7 +160,7 @@ def _repository_identity(repository: str) -> tuple[str, str, str]:
 
 
 def _checked(method, dataset, category) -> tuple[str, str, str]:
-    if method not in METHODS:
+    if not isinstance(method, str) or method not in METHODS:
         raise ValueError(f"its method is {method!r}, not one of this library ({', '.join(METHODS)})")
     if not (isinstance(dataset, str) and dataset and isinstance(category, str) and category):
         raise ValueError(f"its {CONFIG_FILE} or name tells no dataset and category, so nobody could choose it")

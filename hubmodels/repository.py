@@ -4,11 +4,13 @@ What a fault means to the user is decided here alone: `in_words` is also what th
 """
 
 import errno
+import logging
 from functools import partial
 from pathlib import Path
 
-from huggingface_hub import HfApi, constants
+from huggingface_hub import HfApi, constants, scan_cache_dir
 from huggingface_hub.errors import (
+    CacheNotFound,
     EntryNotFoundError,
     GatedRepoError,
     HfHubHTTPError,
@@ -22,9 +24,11 @@ from huggingface_hub.errors import (
     RevisionResolutionError,
     XetDownloadError,
 )
-from huggingface_hub.utils import httpx
+from huggingface_hub.utils import get_session, httpx
 
 from hubmodels.backbone import WEIGHTS_FILE
+
+logger = logging.getLogger(__name__)
 
 CONFIG_FILE = "config.json"
 LIBRARY = "hubmodels"  # as the Hub knows it: in a published card, in its lists, and in the user agent of downloads
@@ -68,12 +72,41 @@ def fetch_model(
         raise ModelError(f"{source}: {NO_SOURCE}")
     api, place = HfApi(token=token, library_name=LIBRARY), dict(cache_dir=cache_dir, local_files_only=local_files_only)
     try:
-        commit = api.resolve_revision(source, revision=revision, **place)
+        commit = _resolve(api, source, revision, place)
         download = partial(api.hf_hub_download, source, revision=commit, force_download=force_download, **place)
         return Path(download(CONFIG_FILE)), Path(download(WEIGHTS_FILE))
     except (*HUB_ERRORS, ValueError) as error:
         pickle = _pickle_in(source, revision, api) if isinstance(error, RemoteEntryNotFoundError) else None
         raise ModelError(f"{source}: {_refusal(pickle) if pickle else in_words(error)}") from error
+
+
+def cached_models(cache_dir: str | Path | None = None) -> dict[str, str]:
+    """Repository id -> the newest commit of which the local cache holds the whole model."""
+    try:
+        repositories = scan_cache_dir(cache_dir).repos
+    except CacheNotFound:
+        return {}
+    found = {}
+    for repository in repositories:
+        whole = [r for r in repository.revisions if {CONFIG_FILE, WEIGHTS_FILE} <= {f.file_name for f in r.files}]
+        if repository.repo_type == "model" and whole:
+            found[repository.repo_id] = max(whole, key=lambda r: r.last_modified).commit_hash
+    return found
+
+
+def limit_waiting(seconds: float) -> None:
+    """Makes the Hub's client give up on a Hub that takes connections and never answers: by default it waits for ever.
+
+    For programs to call once, not for a library to decide. The client tries a few times before it gives up.
+    """
+
+    def limit(request: httpx.Request) -> None:
+        request.extensions["timeout"] = {
+            kind: limit or seconds for kind, limit in request.extensions["timeout"].items()
+        }
+
+    # a hook, because some of the client's functions ask for no limit in so many words
+    get_session().event_hooks["request"].append(limit)
 
 
 def in_words(error: Exception) -> str:
@@ -82,6 +115,21 @@ def in_words(error: Exception) -> str:
         if isinstance(error, kinds):
             return explain(error)
     return f"{type(error).__name__}: {_first_line(error)}"
+
+
+def _resolve(api: HfApi, source: str, revision: str | None, place: dict) -> str:
+    """The commit to load; where no revision was asked for and the Hub tells none, the newest whole one in the cache.
+
+    That is needed after the catalog, which asks for commits, so that the cache knows of no branch.
+    """
+    try:
+        return api.resolve_revision(source, revision=revision, **place)
+    except RevisionResolutionError:
+        commit = None if revision else cached_models(place["cache_dir"]).get(source)
+        if commit is None:
+            raise
+        logger.warning("%s: the Hub was not asked; loaded from the local cache, commit %s", source, commit[:12])
+        return commit
 
 
 def _local_file(folder: Path, name: str) -> Path:

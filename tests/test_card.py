@@ -204,7 +204,18 @@ def test_the_card_shows_no_folder_of_the_machine_it_ran_on():
     shown = card()
     assert not any(private in shown for private in ("/home", "/srv", "secret", "my own", "ann"))
     assert "python training/train.py --data-root mvtec_ad --output=runs --textures dtd" in shown
-    assert "--hub-columns image=photo --dataset-name owner/parts --noise-std .015\n" in shown
+    assert "--hub-columns image=photo --dataset-name parts --noise-std .015\n" in shown
+
+
+def test_a_data_set_of_the_hub_keeps_its_name():
+    data = REPORT["data"] | {"revision": "e" * 40}
+    for command in (
+        "python a/train.py --data-root owner/parts --output b/c",
+        "python a/train.py --data-root=owner/parts --output b/c",
+    ):
+        shown = public_report(report(command=command, data=data))["command"]
+        assert shown == command.replace("b/c", "c")
+    assert public_report(report(command="python a/train.py --data-root clients/acme"))["command"].endswith(" acme")
 
 
 def test_a_public_report_holds_no_folder_and_no_file_name_and_all_else():
@@ -225,7 +236,8 @@ def test_a_public_report_holds_no_folder_and_no_file_name_and_all_else():
         ("../a b/x/", "x"),
         ("clients/acme/x", "x"),
         ("--output=/srv/x", "--output=x"),
-        ("owner/name", "owner/name"),
+        ("clients/acme", "acme"),
+        (r"C:\Users\ann\x", "x"),
         (".015", ".015"),
         (".", "."),
         ("parts:", "parts:"),

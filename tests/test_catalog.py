@@ -3,12 +3,13 @@
 import json
 import shutil
 import threading
+import time
 from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from hub_server import Fault, answer
+from hub_server import Fault, answer, delay
 from huggingface_hub import HfApi, constants
 
 from hubmodels import GLASS, AnomalyDetector, ModelError, SimpleNet
@@ -77,6 +78,8 @@ def test_other_things_in_the_folder_are_no_models(model_folder):
         (lambda config: config.write_text("{"), "damaged"),
         (lambda config: config.write_bytes(b"\xff\xfe\x00"), "damaged"),
         (lambda config: config.write_text("[]"), "damaged"),
+        (lambda config: config.write_text("[" * 100_000), "damaged"),
+        (lambda config: change_config(config.parent, method=["glass"]), "its method is"),
         (lambda config: change_config(config.parent, method="patchcore"), "patchcore"),
         (lambda config: change_config(config.parent, category=None), "category"),
         (lambda config: change_config(config.parent, dataset=7), "dataset"),
@@ -256,6 +259,20 @@ def test_new_categories_show_when_the_places_are_listed_again(hub, make_detector
     assert catalog.categories() == [LABEL]
     catalog.refresh()
     assert catalog.categories() == ["toy / lid", LABEL]
+
+
+def test_who_comes_while_another_lists_does_not_wait(hub, make_detector):
+    push(make_detector, "acme/glass-toy-widget")
+    catalog = Catalog.from_namespace("acme")
+    hub.faults.append(Fault("GET", "api/models", 1, delay(1)))
+    first = threading.Thread(target=catalog.refresh)
+    first.start()
+    begun = time.perf_counter()
+    while not catalog._refreshing.locked():
+        assert time.perf_counter() - begun < 1
+    catalog.refresh()
+    assert time.perf_counter() - begun < 1 and catalog.categories() == [LABEL]
+    first.join()
 
 
 def test_one_view_of_hub_folder_and_bundle(hub, make_detector, model_folder):

@@ -3,22 +3,28 @@
 import json
 import logging
 import shutil
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hub_client import client
-from hub_server import Account, Fault, answer, cut_upload
+from hub_client import client, client_env
+from hub_server import Account, Fault, answer, cut_upload, delay
 from huggingface_hub import HfApi, ModelCard
 from PIL import Image
 from small_pictures import picture
 from small_report import COMPACT, describe
 
-import training.publish as publishing
 from hubmodels import GLASS, SimpleNet
 from hubmodels.catalog import Catalog
 from training.publish import Publication, bundle, check_login, main, publish
+from training.staging import stamp
 
+ROOT = Path(__file__).parents[1]
 NAMES = ("glass-mvtec-bottle", "simplenet-mvtec-bottle")
 PANELS = ("good_lowest", "good_median", "good_highest", "defective_lowest", "defective_median", "defective_highest")
 MODEL = "acme/glass-mvtec-bottle"
@@ -149,6 +155,13 @@ def test_private_repositories(hub, run, monkeypatch):
     assert list(HfApi().list_models(author="acme")) == []
 
 
+def test_a_public_repository_is_not_mistaken_for_a_private_one(hub, run):
+    publish(folders(run), Publication("acme"))
+    failures = publish(folders(run), Publication("acme", private=True))
+    assert set(failures) == {f"acme/{name}" for name in NAMES}
+    assert all("is public, and --private makes only new ones private" in reason for reason in failures.values())
+
+
 def test_a_collection_lists_the_whole_set_once(hub, run, make_run):
     publish(folders(run), Publication("acme"))
     make_run("glass-mvtec-cable")
@@ -167,6 +180,15 @@ def test_a_branch_of_its_own(hub, run):
     assert json.loads(hub.files(MODEL)["metrics.json"])["epochs"] == 3
     publish(folders(run), Publication("acme", revision="longer"))
     assert [c.title for c in hub.commits(MODEL, "longer")][:2] == [f"Update {NAMES[0]}", f"Publish {NAMES[0]}"]
+
+
+def test_a_branch_is_made_even_where_it_equals_main(hub, run, capsys):
+    publish(folders(run), Publication("acme"))
+    assert main(["models", str(run), "acme", "--revision", "v1", "--dry-run"]) == 0
+    assert f"{MODEL}: new branch v1\n" in capsys.readouterr().out and hub.repo(MODEL).branches.keys() == {"main"}
+    publish(folders(run), Publication("acme", revision="v1"))
+    assert GLASS.from_pretrained(MODEL, revision="v1").category == "bottle"
+    assert hub.repo(MODEL).branches["v1"] == hub.repo(MODEL).branches["main"]
 
 
 def test_the_first_publication_may_go_to_a_branch(hub, run):
@@ -214,12 +236,23 @@ def test_a_card_that_was_never_ours_is_kept(hub, run, card):
     assert hub.files(MODEL)["README.md"] == card and "config.json" in hub.files(MODEL)
 
 
+def test_a_model_that_is_replaced_is_named_with_its_numbers(hub, run, make_detector, capsys):
+    """A short trial, pushed by mistake, would else silently take a good model's place."""
+    publish(folders(run), Publication("acme"))
+    other = make_detector(GLASS, calibrated=False, dataset="mvtec", category="bottle")
+    other.save_pretrained(run / NAMES[0])
+    edit_report(run / NAMES[0], epochs=1, metrics={})
+    main(["models", str(run), "acme", "--dry-run"])
+    assert "replaces 3 epochs, image AUROC 75.0 % by 1 epochs, image AUROC not measured" in capsys.readouterr().out
+
+
 def test_files_of_a_person_stay(hub, run):
     publish(folders(run), Publication("acme"))
     hub.edit(MODEL, "notes.txt", b"mine")
+    hub.edit(MODEL, "panels/mine.png", b"mine")
     edit_report(run / NAMES[0], epochs=4)
     publish(folders(run), Publication("acme"))
-    assert hub.files(MODEL)["notes.txt"] == b"mine"
+    assert hub.files(MODEL)["notes.txt"] == hub.files(MODEL)["panels/mine.png"] == b"mine"
 
 
 def test_a_dry_run_tells_and_sends_nothing(hub, run, capsys, monkeypatch):
@@ -283,6 +316,32 @@ def test_an_interrupted_publication_goes_on(hub, run):
     assert len(Catalog.from_namespace("acme").load("mvtec / bottle")) == 2
 
 
+def test_a_killed_publication_goes_on(hub, run, tmp_path):
+    """Killed in a commit: the first model is there, the second not at all, and the same command brings it."""
+    hub.faults.append(Fault("POST", "simplenet-mvtec-bottle/commit/", 1, delay(60)))
+    command = [sys.executable, "training/publish.py", "models", str(run), "acme"]
+    process = subprocess.Popen(command, cwd=ROOT, env=client_env(hub, tmp_path / "home"), stdout=subprocess.DEVNULL)
+    for _ in range(600):
+        if not hub.faults:  # the second commit has come, and hangs
+            break
+        threading.Event().wait(0.1)  # nobody sleeps in these tests
+    process.kill()
+    assert process.wait() == -signal.SIGKILL and "config.json" in hub.files(MODEL)
+    assert "config.json" not in hub.files("acme/simplenet-mvtec-bottle")
+    sent(hub)
+    assert publish(folders(run), Publication("acme")) == {}
+    assert [r for r in sent(hub) if "/commit/" in r] == ["POST /api/models/acme/simplenet-mvtec-bottle/commit/main"]
+
+
+def test_an_interrupt_by_hand_says_how_to_go_on(hub, run, monkeypatch, capsys):
+    def interrupt(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(HfApi, "create_commit", interrupt)
+    assert main(["models", str(run), "acme"]) == 1
+    assert "interrupted: the same command goes on" in capsys.readouterr().out
+
+
 def test_somebody_elses_commit_is_not_trampled_on(hub, run):
     """It comes between our look and our commit: the Hub refuses, and the second look keeps what the person wrote."""
     publish(folders(run), Publication("acme"))
@@ -298,11 +357,41 @@ def test_somebody_elses_commit_is_not_trampled_on(hub, run):
     assert json.loads(hub.files(MODEL)["metrics.json"])["epochs"] == 4
 
 
-def test_a_damaged_model_is_not_published_and_stops_no_other(hub, run):
-    weights = run / NAMES[0] / "model.safetensors"
+def cut_weights(folder):
+    weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])
+
+
+def exchange_weights(folder):
+    shutil.copy(folder.parent / NAMES[1] / "model.safetensors", folder)
+
+
+def without(*keys):
+    def spoil(folder):
+        report = json.loads((folder / "metrics.json").read_text())
+        (folder / "metrics.json").write_text(json.dumps({k: v for k, v in report.items() if k not in keys}))
+
+    return spoil
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (cut_weights, "holds no whole model"),
+        (lambda folder: (folder / "model.safetensors").unlink(), "holds no whole model"),
+        (lambda folder: (folder / "config.json").write_text("{"), "holds no whole model"),
+        (exchange_weights, "is not the file that its config.json names"),
+        (lambda folder: (folder / "metrics.json").write_text("{"), "metrics.json cannot be read"),
+        (without("data"), "damaged or of an older version"),
+        (without("versions"), "damaged or of an older version"),
+        (without("method", "category"), "damaged or of an older version"),
+        (lambda folder: edit_report(folder, category="screw"), "tells glass-mvtec-screw: give all one name"),
+    ],
+)
+def test_a_damaged_model_is_not_published_and_stops_no_other(hub, run, spoil, words):
+    spoil(run / NAMES[0])
     failures = publish(folders(run), Publication("acme"))
-    assert set(failures) == {MODEL} and "is not the file that its config.json names" in failures[MODEL]
+    assert set(failures) == {MODEL} and words in failures[MODEL]
     assert ("models", MODEL) not in hub.repos and "config.json" in hub.files("acme/simplenet-mvtec-bottle")
 
 
@@ -322,6 +411,19 @@ def test_who_may_not_push_is_told_at_once(hub, run, monkeypatch, capsys, token, 
     assert token is None or token not in str(refused.value)
     assert main(["models", str(run), namespace]) == 1
     assert str(refused.value) in capsys.readouterr().out and hub.repos == {}
+
+
+@pytest.mark.parametrize("category", ["Schraube groß", "x" * 96, "widget.git"])
+def test_a_name_that_the_hub_does_not_allow_is_told(hub, make_run, category):
+    (reason,) = publish(folders(make_run(f"glass-toy-{category}")), Publication("acme")).values()
+    assert reason.startswith("Repo") and hub.repos == {}
+
+
+def test_the_weights_of_an_older_run_are_published_with_their_hash(hub, run):
+    config = json.loads((run / NAMES[0] / "config.json").read_text())
+    (run / NAMES[0] / "config.json").write_text(json.dumps({k: v for k, v in config.items() if k != "weights_sha256"}))
+    publish(folders(run), Publication("acme"))
+    assert json.loads(hub.files(MODEL)["config.json"]) == config
 
 
 def test_an_organisation_of_the_login_will_do(hub, run):
@@ -384,5 +486,5 @@ def test_an_empty_run_is_no_bundle(tmp_path):
 def test_the_stamp_is_what_tells_an_edited_card(tmp_path):
     card = tmp_path / "README.md"
     card.write_text("# Card\n\nText.\n", encoding="utf-8")
-    publishing._stamp(card)
+    stamp(card)
     assert card.read_text().startswith("# Card\n\nText.\n\n<!-- Written by training/publish.py.")

@@ -12,11 +12,14 @@ import numpy as np
 import pytest
 import torch
 from hub_client import client_env
-from hub_server import Fault, answer, cut_download, tamper, truncate
+from hub_server import Fault, answer, cut_download, delay, tamper, truncate
 from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import XetDownloadError
+from huggingface_hub.utils import get_session
 
 from hubmodels import GLASS, AnomalyDetector, ModelError, SimpleNet
+from hubmodels.catalog import Catalog
+from hubmodels.repository import limit_waiting
 
 REPOSITORY = "acme/glass-toy-widget"
 PICTURE = np.random.default_rng(1).integers(0, 256, (50, 70, 3), np.uint8)
@@ -291,6 +294,31 @@ def test_without_a_hub_a_filled_cache_serves_and_says_so(hub, published, impatie
     hub.stop()
     assert GLASS.from_pretrained(REPOSITORY).category == "widget"
     assert "Could not reach the Hub" in caplog.text
+
+
+def test_what_the_catalog_fetched_loads_by_its_name_without_a_hub(hub, published, impatient, caplog):
+    """The catalog asks for commits, so that the cache knows of no branch."""
+    Catalog.from_namespace("acme").load("toy / widget")
+    hub.stop()
+    assert GLASS.from_pretrained(REPOSITORY).category == "widget"
+    assert "the Hub was not asked; loaded from the local cache, commit" in caplog.text
+    assert GLASS.from_pretrained(REPOSITORY, local_files_only=True).category == "widget"
+    with pytest.raises(ModelError, match="not in the local cache"):
+        GLASS.from_pretrained(REPOSITORY, revision="v1")
+
+
+def test_a_hub_that_never_answers_is_given_up_where_a_program_says_so(hub, published, impatient):
+    hooks = get_session().event_hooks["request"]
+    before = len(hooks)
+    limit_waiting(0.2)
+    try:
+        hub.faults.append(Fault("GET|HEAD", "api/models", 99, delay(5)))
+        with pytest.raises(ModelError, match=r"cannot be reached \(ReadTimeout\)"):
+            GLASS.from_pretrained(REPOSITORY)
+        with pytest.raises(ModelError, match=r"could not be listed: the connection to the Hub failed \(ReadTimeout\)"):
+            Catalog.from_namespace("acme")
+    finally:
+        del hooks[before:]
 
 
 def test_the_offline_switch_is_obeyed(hub, published, monkeypatch):

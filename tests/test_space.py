@@ -237,6 +237,12 @@ def push(hub, root, times=1):
     return client(hub, PUSH.format(root=str(root), times=times), root.parent / "home", cwd=ROOT)
 
 
+def test_a_public_space_tells_of_no_private_model(hub, root):
+    hub.repo("acme/glass-mvtec-bottle").visibility = "private"
+    push(hub, root)
+    assert b"glass-mvtec-bottle" not in hub.files(SPACE, repo_type="space")["README.md"]
+
+
 def test_the_space_equals_the_folder_after_each_push(hub, root):
     addresses = push(hub, root, times=2)
     assert addresses == [f"{hub.endpoint}/spaces/{SPACE}"] * 2

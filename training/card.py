@@ -9,7 +9,7 @@ import shlex
 import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
@@ -145,15 +145,22 @@ def public_report(report: dict) -> dict:
     """The report without what is private: folders of the machine, and names of the files that have a fault."""
     data = report["data"] | {key: _count(report["data"][key]) for key in PRIVATE_FINDINGS}
     settings = {k: without_folders(v) if isinstance(v, str) else v for k, v in report["settings"].items()}
-    command = shlex.join(map(without_folders, shlex.split(report["command"])))
-    return report | {"data": data, "settings": settings, "command": command}
+    return report | {"data": data, "settings": settings, "command": _public_command(report)}
+
+
+def _public_command(report: dict) -> str:
+    """The command without folders; but a data set's id on the Hub, which looks like one, stays."""
+    python, script, *words = shlex.split(report["command"])
+    on_hub = report["data"]["revision"] is not None
+    data = {i for i, word in enumerate(words) if (["", *words][i] == "--data-root" or word.startswith("--data-root="))}
+    shown = [word if on_hub and i in data else without_folders(word) for i, word in enumerate(words)]
+    return shlex.join([python, script, *shown])
 
 
 def without_folders(argument: str) -> str:
-    """A local path's last component, since the folders are private; a Hub id or any other argument as it is."""
+    """A path's last component, since the folders are private; any other argument as it is."""
     option, equals, value = argument.partition("=") if argument.startswith("-") else ("", "", argument)
-    is_local = Path(value).is_absolute() or value.startswith((".", "~")) or value.count("/") > 1  # a Hub id has one
-    return option + equals + ((is_local and Path(value).name) or value)
+    return option + equals + (PureWindowsPath(value).name or value)  # which knows both kinds of slashes
 
 
 def example_picture(report: dict) -> str | None:

@@ -59,10 +59,10 @@ def push_space(repo_id: str, *, namespace: str | None = None, private: bool = Fa
 
     Args:
         namespace: who published the models; None: the demo shows the bundled ones.
-        private: of a new Space only.
+        private: of a new Space only; private models are named in a private Space alone.
     """
     api = api or HfApi(library_name=LIBRARY)
-    shown = published(namespace, api) if namespace else {}
+    shown = published(namespace, api, private) if namespace else {}
     url = api.create_repo(repo_id, repo_type="space", space_sdk="gradio", private=private, exist_ok=True)
     set_namespace(api, repo_id, namespace)  # before the files, whose commit starts the first build
     with TemporaryDirectory() as folder:
@@ -77,13 +77,18 @@ def push_space(repo_id: str, *, namespace: str | None = None, private: bool = Fa
     return str(url)
 
 
-def published(namespace: str, api: HfApi) -> dict[str, list[str]]:
+def published(namespace: str, api: HfApi, private: bool = False) -> dict[str, list[str]]:
     """The models that the demo will find in a namespace, and their backbones, as `assemble_space` takes them.
+
+    Args:
+        private: name private models, too. The builder could not fetch them, and a public Space must not tell of them.
 
     Raises:
         ModelError: there are none, or the Hub cannot be asked; the message says what to do.
     """
     models = [entry.source for entry in Catalog.from_namespace(namespace).entries]
+    if not private:
+        models = [model for model in models if not api.model_info(model, expand=["private"]).private]
     configs = (json.loads(Path(api.hf_hub_download(model, CONFIG_FILE)).read_text()) for model in models)
     return {"models": models, "backbones": sorted({config["backbone"] for config in configs})}
 

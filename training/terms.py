@@ -84,7 +84,10 @@ def weights_licence(dataset: str, compact_backbone: bool) -> WeightsLicence:
     non_commercial = terms.licence == CC_BY_NC_SA
     if terms.licence_id and (non_commercial or not compact_backbone):
         limit = ": non-commercial use only" if non_commercial else ""
-        return WeightsLicence(terms.licence_id, None, f"{terms.licence}, as the training pictures{limit}")
+        backbone = (
+            "; the compact backbone that they need is for research and non-commercial use" if compact_backbone else ""
+        )
+        return WeightsLicence(terms.licence_id, None, f"{terms.licence}, as the training pictures{limit}{backbone}")
     pictures = "the terms of the training pictures apply"
     if compact_backbone:
         words = "research and non-commercial use only, as the compact backbone that they need"

@@ -23,11 +23,13 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
 from accelerate.utils import gather_object
+from huggingface_hub.utils import validate_repo_id
 
 from hubmodels import GLASS, AnomalyDetector, BackboneError, SimpleNet
 from hubmodels.backbone import find_weights, load_backbone, normalisation
 from hubmodels.compactnet import COMPACT_BACKBONE, COMPACT_IMAGE_SIZE
 from hubmodels.listings import METHODS
+from hubmodels.repository import limit_waiting
 from training.batches import LocalSynthesis, seed_of
 from training.cache import AUTOCAST, FeatureCache, build_cache, load_images
 from training.card import write_card
@@ -42,7 +44,7 @@ from training.jobs import Job, TrainingError, is_finished
 from training.latency import measure_on_devices
 from training.objectives import OBJECTIVES, REFERENCE_NOISE_STD
 from training.provenance import commit, machine, versions
-from training.publish import Publication, check_login, publish
+from training.publish import HUB_TIMEOUT, Publication, check_login, publish
 from training.samples import Sample
 from training.sanity import inspect_category
 from training.synthesis import TextureSource
@@ -59,9 +61,12 @@ def main(arguments: list[str] | None = None) -> int:
     config = TrainConfig.from_command_line(arguments)
     accelerator = start(config)
     try:
+        limit_waiting(HUB_TIMEOUT)
         config = settle(config, accelerator)
         refuse_early(config)
         jobs, failures = plan_jobs(config)
+        for job in jobs if config.push_to_hub else ():
+            validate_repo_id(f"{config.push_to_hub}/{job.name}")
     except EXPECTED as error:
         logger.error("%s", error)
         return 1
