@@ -102,7 +102,7 @@ def limit_waiting(seconds: float) -> None:
 
     def limit(request: httpx.Request) -> None:
         request.extensions["timeout"] = {
-            kind: limit or seconds for kind, limit in request.extensions["timeout"].items()
+            kind: min(limit or seconds, seconds) for kind, limit in request.extensions["timeout"].items()
         }
 
     # a hook, because some of the client's functions ask for no limit in so many words
