@@ -237,11 +237,11 @@ def test_a_wrong_command_line_ends_with_a_message(monkeypatch, arguments):
     assert stopped.value.code != 0
 
 
-def test_a_space_names_its_models_in_the_environment(monkeypatch):
-    monkeypatch.setenv("HUBMODELS_MODELS", "runs")
+def test_a_space_names_its_models_in_the_environment(monkeypatch, tmp_path):
+    monkeypatch.setenv("HUBMODELS_MODELS", str(tmp_path))
     monkeypatch.setenv("HUBMODELS_NAMESPACE", "acme")
     monkeypatch.setattr(sys, "argv", ["app.py"])
-    assert (app.read_arguments().models, app.read_arguments().namespace) == ("runs", "acme")
+    assert (app.read_arguments().models, app.read_arguments().namespace) == (str(tmp_path), "acme")
     monkeypatch.setattr(sys, "argv", ["app.py", "--namespace", "mine"])  # the command line wins
     assert (app.read_arguments().models, app.read_arguments().namespace) == (None, "mine")
 
