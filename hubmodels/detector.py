@@ -313,11 +313,11 @@ def _init_arguments(config: dict, source: str) -> dict:
 def _read_weights(path: Path, sha256: str | None, source: str) -> dict[str, Tensor]:
     """The tensors of a safetensors file that is, where the config tells its SHA-256, the very file that was saved."""
     content = path.read_bytes()
-    if content[:2] in PICKLE_STARTS:
-        raise ModelError(f"{source}: {WEIGHTS_FILE} is a pickle in disguise, which can run any code: refused")
     try:
         weights = load(content)
     except SafetensorError as error:
+        if content[:2] in PICKLE_STARTS:  # only now: the length of a header may begin with the same bytes
+            raise ModelError(f"{source}: {WEIGHTS_FILE} is a pickle in disguise, which can run any code") from error
         raise ModelError(f"{source}: {WEIGHTS_FILE} is truncated or not a safetensors file ({error})") from error
     if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
         raise ModelError(

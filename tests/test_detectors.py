@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 
 from hubmodels import GLASS, AnomalyDetector, BackboneError, ModelError, PictureError, SimpleNet, compare
 from hubmodels.backbone import Backbone
@@ -232,6 +232,17 @@ def test_missing_and_damaged_files_are_named(make_detector, tmp_path):
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(ModelError, match="damaged"):
         SimpleNet.from_pretrained(tmp_path)
+
+
+def test_a_header_with_a_pickles_first_bytes_is_no_pickle(make_detector, tmp_path):
+    """A safetensors file begins with the length of its header, little end first: here 0x580."""
+    make_detector(SimpleNet).save_pretrained(tmp_path)
+    edit_config(tmp_path, weights_sha256=None)
+    tensors = load_file(tmp_path / "model.safetensors")
+    empty = int.from_bytes(save(tensors, {"pad": ""})[:8], "little")
+    save_file(tensors, tmp_path / "model.safetensors", {"pad": "x" * (0x580 - empty)})
+    assert (tmp_path / "model.safetensors").read_bytes()[:2] == b"\x80\x05"
+    assert SimpleNet.from_pretrained(tmp_path).category == "widget"
 
 
 def test_a_missing_tensor_is_not_filled_with_random_numbers(make_detector, tmp_path):
