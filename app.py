@@ -55,7 +55,14 @@ HUB_TIMEOUT = 10  # seconds without a byte from the Hub
 LISTED_FOR = 600  # seconds until a visitor's arrival makes the app look for new models
 EXAMPLES = Path(__file__).parent / "examples"  # DATASET/CATEGORY/*.png
 EXAMPLE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}  # what a browser can show
-CSS = """
+RESULT = "result"
+SHOW_RESULT = f"""(...inputs) => {{
+    document.getElementById("{RESULT}").scrollIntoView({{ block: "nearest" }});  // from an example far below it
+    return inputs;
+}}"""
+CSS = (
+    f"#{RESULT} {{ scroll-margin: 12px; }}"
+    + """
 .card { --tone: var(--border-color-primary); border: 1px solid var(--border-color-primary); border-radius: 8px;
         border-left: 6px solid var(--tone); background: var(--block-background-fill); padding: 12px 16px;
         color: var(--body-text-color); overflow-wrap: anywhere; }
@@ -66,6 +73,7 @@ CSS = """
 .card dt, .card .note { opacity: 0.8; } .card .note { font-size: 0.85rem; }
 .html-container { padding: 0 !important; } footer .divider:last-child { display: none; }
 """
+)
 
 
 def inspect_upload(catalog: Catalog, category: str | None, picture: dict | None) -> list:
@@ -222,7 +230,7 @@ def build_demo(catalog: Catalog, examples: Sequence[list[str]] = ()) -> gr.Block
                     shown = gr.Textbox(label="Shows", visible=False)  # a column of the table, nothing more
                     gr.Examples(list(examples), [picture, category, shown], cache_examples=False)
             with gr.Column(scale=5):
-                status = gr.HTML(_status("", HINT), label="Status")
+                status = gr.HTML(_status("", HINT), label="Status", elem_id=RESULT)
                 outputs = [status]
                 buttons = ["download", "fullscreen"]  # the third, share, would upload the picture elsewhere
                 with gr.Row():
@@ -246,6 +254,7 @@ def build_demo(catalog: Catalog, examples: Sequence[list[str]] = ()) -> gr.Block
             api_name="inspect",
             api_description=API,
             show_progress_on=status,
+            js=SHOW_RESULT,
             trigger_mode="always_last",
         )
         demo.load(

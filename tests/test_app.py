@@ -396,5 +396,6 @@ def test_a_newcomer_clicks_an_example_and_both_methods_see_the_defect(bundled):
         page.locator(".card .verdict").nth(1).wait_for()
         assert page.locator(".card .verdict").all_text_contents() == ["Defective", "Defective"]
         assert page.get_by_label("Category").input_value() == "parts / cloth"
+        assert page.evaluate("document.querySelector('.card').getBoundingClientRect().top >= 0")  # it came into view
         page.locator("tr", has_text="parts / cloth").filter(has_text="good").click()
         page.get_by_text("Both methods agree: good").wait_for()
