@@ -55,17 +55,14 @@ HUB_TIMEOUT = 10  # seconds without a byte from the Hub
 LISTED_FOR = 600  # seconds until a visitor's arrival makes the app look for new models
 EXAMPLES = Path(__file__).parent / "examples"  # DATASET/CATEGORY/*.png
 EXAMPLE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}  # what a browser can show
-RESULT = "result"
-SHOW_RESULT = f"""(...inputs) => {{
-    document.getElementById("{RESULT}").scrollIntoView({{ block: "nearest" }});  // from an example far below it
+SHOW_RESULT = """(...inputs) => {
+    document.querySelector("[role=status]").closest(".card").scrollIntoView({ block: "nearest" });
     return inputs;
-}}"""
-CSS = (
-    f"#{RESULT} {{ scroll-margin: 12px; }}"
-    + """
+}"""  # or a click on an example far below it seems to do nothing
+CSS = """
 .card { --tone: var(--border-color-primary); border: 1px solid var(--border-color-primary); border-radius: 8px;
         border-left: 6px solid var(--tone); background: var(--block-background-fill); padding: 12px 16px;
-        color: var(--body-text-color); overflow-wrap: anywhere; }
+        color: var(--body-text-color); overflow-wrap: anywhere; scroll-margin: 12px; }
 .card.defective { --tone: #e08000; } .card.good { --tone: #0a8f6a; } .card.failed { --tone: #c0392b; }
 .card h3 { margin: 0; font-size: 1rem; } .card p { margin: 4px 0 0; } .card dd { margin: 0; }
 .card .verdict { font-size: 1.6rem; font-weight: 700; line-height: 1.2; margin: 2px 0 8px; }
@@ -73,7 +70,6 @@ CSS = (
 .card dt, .card .note { opacity: 0.8; } .card .note { font-size: 0.85rem; }
 .html-container { padding: 0 !important; } footer .divider:last-child { display: none; }
 """
-)
 
 
 def inspect_upload(catalog: Catalog, category: str | None, picture: dict | None) -> list:
@@ -230,7 +226,7 @@ def build_demo(catalog: Catalog, examples: Sequence[list[str]] = ()) -> gr.Block
                     shown = gr.Textbox(label="Shows", visible=False)  # a column of the table, nothing more
                     gr.Examples(list(examples), [picture, category, shown], cache_examples=False)
             with gr.Column(scale=5):
-                status = gr.HTML(_status("", HINT), label="Status", elem_id=RESULT)
+                status = gr.HTML(_status("", HINT), label="Status")
                 outputs = [status]
                 buttons = ["download", "fullscreen"]  # the third, share, would upload the picture elsewhere
                 with gr.Row():
