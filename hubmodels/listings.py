@@ -49,8 +49,8 @@ class ModelEntry:
 
     @property
     def name(self) -> str:
-        """`{method}-{dataset}-{category}`, as folders and repositories are called."""
-        return f"{self.method}-{self.dataset}-{self.category}"
+        """As its folder or repository is called."""
+        return model_name(self.method, self.dataset, self.category)
 
 
 @dataclass
@@ -60,6 +60,11 @@ class Listing:
     entries: list[ModelEntry] = field(default_factory=list)
     problems: dict[str, str] = field(default_factory=dict)
     notices: list[str] = field(default_factory=list)
+
+
+def model_name(method: str, dataset: str, category: str) -> str:
+    """What a model's folder and repository are called; only a category may hold dashes."""
+    return f"{method}-{dataset}-{category}"
 
 
 def list_bundle() -> Listing:

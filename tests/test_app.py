@@ -6,13 +6,13 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
+from app_process import wait_for
 from PIL import Image
 
 import app
@@ -333,17 +333,6 @@ def visit(url):
         yield page
         browser.close()
     assert (errors, foreign) == ([], [])
-
-
-def wait_for(url, process, log):
-    for _ in range(600):
-        assert process.poll() is None, log.read_text()
-        try:
-            urllib.request.urlopen(url, timeout=5)
-            return url
-        except OSError:
-            time.sleep(0.2)
-    raise AssertionError(f"the app does not answer: {log.read_text()}")
 
 
 def call(url, *data):

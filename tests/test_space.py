@@ -6,14 +6,13 @@ import re
 import socket
 import subprocess
 import sys
-import time
 import tomllib
-import urllib.request
 from importlib.metadata import packages_distributions, version
 from pathlib import Path
 from unittest.mock import create_autospec
 
 import pytest
+from app_process import wait_for
 from gradio_client import Client, handle_file
 from hub_client import client
 from hub_server import LoopbackHub, is_large
@@ -148,17 +147,6 @@ def run_as_a_space(space, python, folder) -> tuple[str, set[Path]]:
             process.terminate()
             process.wait(30)
     return answer, {Path(name) for name in re.findall(r"code object from '?([^'\n]+)", log.read_text())}
-
-
-def wait_for(url, process, log):
-    for _ in range(600):
-        assert process.poll() is None, log.read_text()[-5000:]
-        try:
-            urllib.request.urlopen(url, timeout=5)
-            return url
-        except OSError:
-            time.sleep(0.2)
-    raise AssertionError(f"the app does not answer: {log.read_text()[-5000:]}")
 
 
 def judged(url, space) -> str:

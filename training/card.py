@@ -18,8 +18,9 @@ from PIL import Image
 from hubmodels.backbone import WEIGHTS_FILE
 from hubmodels.compactnet import COMPACT_BACKBONE
 from hubmodels.detector import CARD_FILE, PIPELINE_TAG
-from hubmodels.listings import METHODS
+from hubmodels.listings import METHODS, model_name
 from hubmodels.repository import CONFIG_FILE, LIBRARY
+from training.evaluation import PANELS, REPORT_FILE, read_report
 from training.parts import DATASET as SAMPLE_PARTS
 from training.parts import DEFECTS
 from training.samples import is_normal
@@ -70,7 +71,7 @@ def write_card(folder: Path, repo_id: str | None = None) -> None:
     """
     card = card_of(folder, repo_id=repo_id, panels=find_panels(folder))
     (folder / CARD_FILE).write_text(card, encoding="utf-8")
-    licence = _licence_of(_read(folder / "metrics.json"))
+    licence = _licence_of(read_report(folder))
     if licence.name:
         (folder / LICENCE_FILE).write_text(f"# {licence.name}\n\nThe weights: {licence.words}.\n")
 
@@ -85,7 +86,7 @@ def ship_cards(run: Path, target: Path = TEMPLATES) -> list[Path]:
     for folder in finished_models(run):
         place = target / folder.name
         shutil.rmtree(place, ignore_errors=True)
-        (place / "panels").mkdir(parents=True)
+        (place / PANELS).mkdir(parents=True)
         for panel in find_panels(folder):
             Image.open(folder / panel).save(place / Path(panel).with_suffix(".jpg"), quality=JPEG_QUALITY)
         (place / CARD_FILE).write_text(card_of(folder, panels=find_panels(place), bundled=True), encoding="utf-8")
@@ -95,7 +96,7 @@ def ship_cards(run: Path, target: Path = TEMPLATES) -> list[Path]:
 
 def finished_models(run: Path) -> list[Path]:
     """The model folders of a run, by name; raises ValueError where there is none."""
-    folders = sorted(path.parent for path in run.glob("*/metrics.json"))
+    folders = sorted(path.parent for path in run.glob(f"*/{REPORT_FILE}"))
     if not folders:
         raise ValueError(f"{run} holds no finished model: train one with --output {run}")
     return folders
@@ -103,16 +104,16 @@ def finished_models(run: Path) -> list[Path]:
 
 def find_panels(folder: Path) -> list[str]:
     """Paths, relative to the folder, of the panels that a card shows, as far as they were drawn."""
-    drawn = [path for stem in SHOWN_PANELS for path in folder.glob(f"panels/{stem}.*")]
+    drawn = [path for stem in SHOWN_PANELS for path in folder.glob(f"{PANELS}/{stem}.*")]
     return [path.relative_to(folder).as_posix() for path in drawn]
 
 
 def card_of(folder: Path, **options) -> str:
     """The card of a model folder; options as in `render_card`."""
-    config = _read(folder / CONFIG_FILE)
+    config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
     if "weights_sha256" not in config:  # of models saved before the config told it
         config["weights_sha256"] = hashlib.sha256((folder / WEIGHTS_FILE).read_bytes()).hexdigest()
-    return render_card(_read(folder / "metrics.json"), config, **options)
+    return render_card(read_report(folder), config, **options)
 
 
 def render_card(
@@ -179,17 +180,13 @@ def _template() -> Template:
     return environment.get_template("card.md")
 
 
-def _read(path: Path) -> dict:
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
 def _names(report: dict, repo_id: str | None) -> dict[str, str]:
     """Classes of this model and of its twin, the other method's, and what `from_pretrained` takes for each."""
     twin = next(method for method in METHODS if method != report["method"])
     place = repo_id.split("/")[0] if repo_id else "."
-    names = {"source": repo_id or f"./{_model_name(report)}", "class_name": METHODS[report["method"]].__name__}
+    names = {"source": repo_id or f"./{name_of(report)}", "class_name": METHODS[report["method"]].__name__}
     names |= {"twin": twin, "twin_class": METHODS[twin].__name__}
-    return names | {"place": place, "twin_source": f"{place}/{_model_name(report | {'method': twin})}"}
+    return names | {"place": place, "twin_source": f"{place}/{name_of(report | {'method': twin})}"}
 
 
 def _facts(report: dict) -> dict:
@@ -206,8 +203,9 @@ def _facts(report: dict) -> dict:
     }
 
 
-def _model_name(report: dict) -> str:
-    return "{method}-{dataset}-{category}".format(**report)
+def name_of(identity: dict) -> str:
+    """What a model's folder and repository are called, by its report or config."""
+    return model_name(*(identity[key] for key in ("method", "dataset", "category")))
 
 
 def _licence_of(report: dict) -> WeightsLicence:
@@ -229,7 +227,7 @@ def _metadata(report: dict, licence_link: str) -> ModelCardData:
         tags=[*filter(None, tags), f"arxiv:{PAPERS[report['method']].arxiv}"],
         datasets=[terms.tag] if terms.link else None,
         metrics=list(dict.fromkeys(METRICS[key][1] for key in measured)) or None,
-        model_name=_model_name(report),
+        model_name=name_of(report),
         eval_results=[_result(report, terms, key) for key in measured] or None,
         **({} if backbone == COMPACT_BACKBONE else on_hub),
     )

@@ -14,7 +14,8 @@ from hubmodels.backbone import WEIGHTS_FILE
 from hubmodels.detector import CARD_FILE
 from hubmodels.repository import CONFIG_FILE
 from training.card import SHOWN_PANELS
-from training.staging import PANELS, REPORT_FILE, is_edited, read_report
+from training.evaluation import PANELS, REPORT_FILE, read_report
+from training.staging import is_edited
 
 
 @dataclass
@@ -34,7 +35,6 @@ class Changes:
     replaces: str = ""
     added: list[str] = field(default_factory=list)
     deleted: list[str] = field(default_factory=list)
-    unchanged: list[str] = field(default_factory=list)
     card_is_kept: bool = False
 
     def describe(self, folder: Path) -> str:
@@ -68,15 +68,13 @@ def compare(
         ValueError: it is public, but should be private.
     """
     parent, remote, new_branch = _remote_files(api, repo_id, revision, private)
-    changes, kept = (
-        Changes(parent, CONFIG_FILE in remote, new_branch),
-        None if overwrite_cards else CARD_FILE,
-    )
+    changes = Changes(parent, CONFIG_FILE in remote, new_branch)
+    kept = None if overwrite_cards else CARD_FILE
     for path in sorted(path for path in staged.rglob("*") if path.is_file()):
         name = path.relative_to(staged).as_posix()
         if name in remote and _is_same(path, remote[name]):
-            changes.unchanged.append(name)
-        elif name in remote and name == kept and _is_edited(api, repo_id, parent):
+            continue
+        if name in remote and name == kept and _is_edited(api, repo_id, parent):
             changes.card_is_kept = True
         else:
             changes.added.append(name)

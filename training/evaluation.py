@@ -24,6 +24,7 @@ from training.samples import Category, Sample, listing
 
 logger = logging.getLogger(__name__)
 
+REPORT_FILE, SCORES_FILE, PANELS = "metrics.json", "scores.parquet", "panels"  # beside the model, in its folder
 PROTOCOL = "last"
 BATCH_SIZE = 8
 HEADLINE = ("image_auroc", "image_ap", "image_f1_max", "pixel_auroc", "pixel_ap", "pixel_f1_max", "aupro")
@@ -53,8 +54,8 @@ def evaluate(detector: AnomalyDetector, category: Category, folder: Path, skip_b
     if not rows:
         logger.warning("%s: no test picture to be read, so no metrics", category.name)
         return {}
-    pq.write_table(pa.Table.from_pylist(rows), folder / "scores.parquet")
-    _draw_panels(detector, category, rows, folder / "panels")
+    pq.write_table(pa.Table.from_pylist(rows), folder / SCORES_FILE)
+    _draw_panels(detector, category, rows, folder / PANELS)
     return _image_metrics(rows) | (pixels.compute(skip_bad) if pixels is not None else {})
 
 
@@ -182,9 +183,17 @@ def write_json(path: Path, content) -> None:
     os.replace(partial, path)
 
 
+def read_report(folder: Path) -> dict:
+    """The report of a model folder, as training wrote it; raises ValueError, naming it, where it cannot be read."""
+    try:
+        return json.loads((folder / REPORT_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{folder / REPORT_FILE} cannot be read ({error})") from error
+
+
 def summarise(folders: list[Path]) -> list[dict]:
     """A row per model folder, then rows of means per (method, data set): all, and on MVTec AD textures, objects."""
-    reports = [json.loads((folder / "metrics.json").read_text()) for folder in folders]
+    reports = [read_report(folder) for folder in folders]
     rows = [_identity(report) | {k: report["metrics"].get(k) for k in HEADLINE} for report in reports]
     groups: dict[tuple, list[dict]] = {}
     for row in rows:

@@ -1,11 +1,12 @@
 """What a run consists of: one job per (category, method), where it lies, and whether it is done."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from hubmodels import GLASS
+from hubmodels.listings import model_name
 from training.config import TrainConfig
+from training.evaluation import REPORT_FILE, read_report
 from training.samples import Category
 from training.sanity import SanityReport
 
@@ -34,7 +35,7 @@ class Job:
     @property
     def name(self) -> str:
         """Name of the model's folder and Hub repository."""
-        return f"{self.method}-{self.category.dataset}-{self.category.name}"
+        return model_name(self.method, self.category.dataset, self.category.name)
 
     @property
     def folder(self) -> Path:
@@ -60,10 +61,9 @@ def is_finished(job: Job, backbone_sha256: str) -> bool:
     Raises:
         ValueError: a model made with others lies there.
     """
-    path = job.folder / "metrics.json"
-    if not path.is_file():
+    if not (job.folder / REPORT_FILE).is_file():
         return False
-    report, wanted = json.loads(path.read_text()), job.settings | {"backbone_sha256": backbone_sha256}
+    report, wanted = read_report(job.folder), job.settings | {"backbone_sha256": backbone_sha256}
     made_with = report["settings"] | {"backbone_sha256": report["backbone"]["sha256"]}
     if changed := differences({k: made_with.get(k) for k in wanted}, wanted):
         raise ValueError(

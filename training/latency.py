@@ -8,7 +8,6 @@ machine.
 """
 
 import argparse
-import json
 import statistics
 import time
 from pathlib import Path
@@ -19,7 +18,7 @@ import torch
 from hubmodels import AnomalyDetector, BackboneError, ModelError
 from hubmodels.pictures import Picture, read_picture
 from training.card import example_picture, finished_models, write_card
-from training.evaluation import write_json
+from training.evaluation import REPORT_FILE, read_report, write_json
 from training.provenance import processor
 
 ROOT = Path(__file__).parents[1]
@@ -55,14 +54,14 @@ def add_latency(folder: Path, picture: Picture | None = None) -> dict[str, dict]
     Raises:
         ValueError: the model learned something else, and no picture is given.
     """
-    report = json.loads((folder / "metrics.json").read_text())
+    report = read_report(folder)
     example = example_picture(report)
     if picture is None and example is None:
         raise ValueError(f"{folder.name} did not learn the sample parts: give a PICTURE of what it learned")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     detector = AnomalyDetector.from_pretrained(folder, map_location=device)
     measured = measure_on_devices(detector, picture or ROOT / example)
-    write_json(folder / "metrics.json", report | {"latency": report.get("latency", {}) | measured})
+    write_json(folder / REPORT_FILE, report | {"latency": report.get("latency", {}) | measured})
     write_card(folder)
     return measured
 

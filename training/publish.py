@@ -25,9 +25,9 @@ from hubmodels.listings import BUNDLED_MODELS
 from hubmodels.repository import CONFIG_FILE, HUB_ERRORS, LIBRARY, ModelError, in_words, limit_waiting
 from training.card import finished_models, public_report, ship_cards
 from training.changes import commit, compare
-from training.evaluation import write_json
+from training.evaluation import REPORT_FILE, read_report, write_json
 from training.space import assemble_space, published, push_space
-from training.staging import REPORT_FILE, read_report, stage
+from training.staging import stage
 
 logger = logging.getLogger("training")
 
@@ -65,23 +65,22 @@ def publish(folders: list[Path], publication: Publication) -> dict[str, str]:
     Returns:
         What failed, by repository or Collection; the others are done.
     """
-    api, failures, done = HfApi(library_name=LIBRARY), {}, []
+    api, failures, members = HfApi(library_name=LIBRARY), {}, {}
     for folder in folders:
         repo_id = f"{publication.namespace}/{folder.name}"
         try:
             logger.info("%s: %s", repo_id, patiently(partial(publish_one, api, folder, repo_id, publication)))
-            done.append(folder)
+            members.setdefault(read_report(folder)["dataset"], []).append(repo_id)
         except ValueError as error:
             failures[repo_id] = str(error)
         except HUB_ERRORS as error:
             failures[repo_id] = in_words(error)
         if repo_id in failures:
             logger.error("%s failed: %s", repo_id, failures[repo_id])
-    for dataset in sorted({read_report(folder)["dataset"] for folder in done}):
-        members = [f"{publication.namespace}/{f.name}" for f in done if read_report(f)["dataset"] == dataset]
+    for dataset, repo_ids in sorted(members.items()):
         title = f"SimpleNet and GLASS: {dataset}"
         try:
-            logger.info("Collection %r: %s", title, patiently(partial(collect, api, title, members, publication)))
+            logger.info("Collection %r: %s", title, patiently(partial(collect, api, title, repo_ids, publication)))
         except HUB_ERRORS as error:
             failures[f"Collection {title!r}"] = in_words(error)
             logger.error("Collection %r failed: %s", title, in_words(error))
@@ -122,8 +121,14 @@ def publish_one(api: HfApi, folder: Path, repo_id: str, publication: Publication
     """Brings one repository to the state of a model folder in one commit; returns what was, or would be, done."""
     with TemporaryDirectory() as place:
         staged = stage(folder, repo_id, Path(place), publication.show_pictures)
-        aims = {name: getattr(publication, name) for name in ("revision", "private", "overwrite_cards")}
-        changes = compare(api, staged, repo_id, **aims)
+        changes = compare(
+            api,
+            staged,
+            repo_id,
+            revision=publication.revision,
+            private=publication.private,
+            overwrite_cards=publication.overwrite_cards,
+        )
         if publication.dry_run or not (changes.added or changes.deleted or changes.new_branch):
             return changes.describe(staged)
         api.create_repo(repo_id, private=publication.private, exist_ok=True)
@@ -171,7 +176,7 @@ def read_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     models.add_argument("--revision", metavar="BRANCH", help="push to this branch (default: main)")
     models.add_argument("--dry-run", action="store_true", help="only show what would be pushed")
     models.add_argument("--overwrite-cards", action="store_true", help="also cards that were edited on the Hub")
-    pictures = "show result panels although the terms of the data are not known to allow it"
+    pictures = "show panels and picture names although the terms of the data are not known to allow it"
     models.add_argument("--show-pictures", action="store_true", help=pictures)
     space = actions.add_parser("space", help="push the demo as a Space, or write its folder")
     space.add_argument("repo_id", metavar="OWNER/NAME", help="of the Space")

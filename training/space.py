@@ -14,6 +14,7 @@ from huggingface_hub import HfApi, SpaceCard, SpaceCardData
 
 from hubmodels.backbone import BUNDLED_WEIGHTS, WEIGHTS_FILE, hub_repository
 from hubmodels.catalog import Catalog
+from hubmodels.detector import CARD_FILE
 from hubmodels.repository import CONFIG_FILE, LIBRARY
 
 ROOT = Path(__file__).parents[1]
@@ -48,7 +49,7 @@ def assemble_space(
             shutil.copy(source, target)
     settings = _settings(models, backbones)
     told = {"namespace": namespace, "variable": NAMESPACE_VARIABLE}
-    SpaceCard.from_template(settings, TEMPLATE, **told).save(target / "README.md")
+    SpaceCard.from_template(settings, TEMPLATE, **told).save(target / CARD_FILE)
     return target
 
 

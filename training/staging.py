@@ -14,11 +14,10 @@ from safetensors.torch import load
 from hubmodels.backbone import WEIGHTS_FILE
 from hubmodels.detector import CARD_FILE
 from hubmodels.repository import CONFIG_FILE
-from training.card import find_panels, public_report, write_card
-from training.evaluation import write_json
+from training.card import find_panels, name_of, public_report, write_card
+from training.evaluation import PANELS, REPORT_FILE, SCORES_FILE, read_report, write_json
 from training.terms import terms_of
 
-REPORT_FILE, SCORES_FILE, PANELS = "metrics.json", "scores.parquet", "panels"
 STAMP = "<!-- Written by training/publish.py. It will be kept as it is once a person has edited it. sha256: {} -->\n"
 
 
@@ -32,9 +31,9 @@ def stage(folder: Path, repo_id: str, place: Path, show_pictures: bool = False) 
     try:
         config = _stage_model(folder, place)
         report = public_report(read_report(folder))
-        if not folder.name == _name(report) == _name(config):
+        if not folder.name == name_of(report) == name_of(config):
             raise ValueError(
-                f"{folder} holds {_name(config)}, of which {REPORT_FILE} tells {_name(report)}: give all one name"
+                f"{folder} holds {name_of(config)}, of which {REPORT_FILE} tells {name_of(report)}: give all one name"
             )
         write_json(place / REPORT_FILE, report)
         _stage_evaluation(folder, place, show_pictures or terms_of(report["dataset"]).may_be_shown)
@@ -45,14 +44,6 @@ def stage(folder: Path, repo_id: str, place: Path, show_pictures: bool = False) 
         ) from error
     stamp(place / CARD_FILE)
     return place
-
-
-def read_report(folder: Path) -> dict:
-    """`metrics.json` of a model folder; raises ValueError, naming it, where it is damaged or missing."""
-    try:
-        return json.loads((folder / REPORT_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{folder / REPORT_FILE} cannot be read ({error})") from error
 
 
 def _stage_model(folder: Path, place: Path) -> dict:
@@ -79,10 +70,6 @@ def _stage_evaluation(folder: Path, place: Path, pictures_may_be_shown: bool) ->
         (place / PANELS).mkdir()
         for panel in find_panels(folder):
             shutil.copy(folder / panel, place / panel)
-
-
-def _name(report: dict) -> str:
-    return "{method}-{dataset}-{category}".format(**report)
 
 
 def stamp(card: Path) -> None:

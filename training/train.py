@@ -35,7 +35,7 @@ from training.cache import AUTOCAST, FeatureCache, build_cache, load_images
 from training.card import write_card
 from training.config import PAPER_BACKBONE, PAPER_IMAGE_SIZE, TrainConfig
 from training.data import hold_out, open_categories
-from training.evaluation import PROTOCOL, evaluate, summarise, summary_table, write_json
+from training.evaluation import PROTOCOL, REPORT_FILE, evaluate, summarise, summary_table, write_json
 from training.fitting import Fitting, recompute_statistics
 from training.foreground import foreground_masks
 from training.hub_data import HubColumns
@@ -341,7 +341,7 @@ def finish(job: Job, detector: AnomalyDetector, decisions: dict) -> None:
     content |= {"backbone": {"name": shipped.backbone_name, "sha256": shipped.backbone_sha256}}
     content |= {"data": job.sanity.as_dict() | {"revision": category.revision}}
     content |= {"command": command(), "commit": commit(), "machine": machine(), "versions": versions()}
-    write_json(folder / "metrics.json", content)
+    write_json(folder / REPORT_FILE, content)
     write_card(folder)
     shutil.copy(job.workplace / LOG_FILE, folder / LOG_FILE)
     os.replace(folder, job.folder)
@@ -357,7 +357,7 @@ def push(jobs: list[Job], config: TrainConfig) -> dict[str, str]:
 
 def report(jobs: list[Job], failures: dict[str, str], config: TrainConfig) -> None:
     """The table of this run's models, and what failed."""
-    folders = [job.folder for job in jobs if (job.folder / "metrics.json").is_file()]
+    folders = [job.folder for job in jobs if (job.folder / REPORT_FILE).is_file()]
     if folders:
         rows = summarise(folders)
         output = Path(config.output)
