@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from hubmodels.scoring import AnomalyPrediction
+from hubmodels.scoring import SMALLEST_SPAN, AnomalyPrediction
 
 # The step at level 1 is meant: a pixel is on one side of its threshold or on the other.
 LEVELS = (0.0, 0.5, 0.99, 1.0, 1.5, 2.0)
@@ -22,7 +22,6 @@ PALETTE_LEVELS = np.arange(2 * STEPS_PER_LEVEL + 1) / STEPS_PER_LEVEL
 PALETTE = np.column_stack(
     [np.interp(PALETTE_LEVELS, LEVELS, channel) for channel in zip(*COLOURS, strict=True)]
 ).astype(np.uint8)
-SMALLEST_SPAN = 1e-12  # keeps a degenerate calibration (all held-out pixels alike) from dividing by zero
 
 # Levels between which an overlay fades in, quadratically: a faint suspicion must not look like dirt on a good part.
 INVISIBLE_BELOW, FULL_FROM = 0.5, 1.0
@@ -77,15 +76,25 @@ def overlay(picture: Image.Image, prediction: AnomalyPrediction, opacity: float 
     level = colour_level(prediction)
     pixels = _pixels_like(picture, level, "anomaly map")
     shown = level > INVISIBLE_BELOW
-    fade = np.minimum((level[shown] - INVISIBLE_BELOW) / (FULL_FROM - INVISIBLE_BELOW), 1) ** 2
-    pixels[shown] = _blended(pixels[shown], colourise(level[shown]), opacity * fade[:, None])
+    pixels[shown] = _blended(pixels[shown], colourise(level[shown]), opacity * fade(level[shown])[:, None])
     return Image.fromarray(_outlined(pixels, prediction.mask))
+
+
+def fade(level: NDArray) -> NDArray:
+    """How much of its full opacity the heat has at each level, in [0, 1]."""
+    return np.clip((level - INVISIBLE_BELOW) / (FULL_FROM - INVISIBLE_BELOW), 0, 1) ** 2
 
 
 def contour(mask: NDArray[np.bool_], thickness: int) -> NDArray[np.bool_]:
     """Outline of a mask (H, W), `thickness` pixels wide and inside it; beyond the picture's edge nothing is masked."""
     outside = np.pad(~mask, 1, constant_values=True)
     return mask & _grown(outside, thickness)[1:-1, 1:-1]
+
+
+def outline(mask: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """The contour of a mask (H, W), as thick as suits its size, and the rim around it."""
+    thickness = max(1, round(min(mask.shape) / 200))
+    return contour(mask, thickness), _grown(mask, thickness) & ~mask
 
 
 def panel(
@@ -147,9 +156,8 @@ def _grown(mask: NDArray[np.bool_], radius: int) -> NDArray[np.bool_]:
 
 def _outlined(pixels: NDArray[np.uint8], mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
     """Draws on `pixels` the mask's outline in white with a black rim, so that it shows on any picture."""
-    thickness = max(1, round(min(mask.shape) / 200))
-    pixels[_grown(mask, thickness) & ~mask] = 0
-    pixels[contour(mask, thickness)] = 255
+    line, rim = outline(mask)
+    pixels[rim], pixels[line] = 0, 255
     return pixels
 
 

@@ -33,7 +33,16 @@ Picture = str | os.PathLike | bytes | Image.Image | np.ndarray | Tensor
 
 
 class PictureError(ValueError):
-    """The one error for a picture that cannot be inspected; the message names the cause and what to do."""
+    """The one error for a picture that cannot be inspected; the message names the cause and what to do.
+
+    Attributes:
+        fault: the cause for programs, which word it in other languages: "empty", "unknown_format", "corrupt",
+            "animated", "too_large", "too_small", or "unreadable" for everything else.
+    """
+
+    def __init__(self, message: str, fault: str = "unreadable") -> None:
+        super().__init__(message)
+        self.fault = fault
 
 
 def read_picture(picture: Picture) -> Image.Image:
@@ -153,7 +162,7 @@ def _read_header(stream: BinaryIO, name: str) -> Image.Image:
     """Open stream -> picture that knows its size and mode, not yet decoded."""
     with _decoding(name):
         if not stream.read(1):
-            raise PictureError(f"{name} is empty (0 bytes); save or upload it again")
+            raise PictureError(f"{name} is empty (0 bytes); save or upload it again", "empty")
         stream.seek(0)
         with warnings.catch_warnings():  # our own limit speaks in `_check_size`
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -168,13 +177,15 @@ def _decoding(name: str) -> Iterator[None]:
     except PictureError:
         raise
     except Image.DecompressionBombError as error:
-        raise PictureError(f"{name} has more than {MAX_PIXELS:,} pixels; shrink or tile it first") from error
+        raise PictureError(
+            f"{name} has more than {MAX_PIXELS:,} pixels; shrink or tile it first", "too_large"
+        ) from error
     except UnidentifiedImageError as error:
         raise PictureError(
-            f"{name} is not a picture in a known format; save it as PNG, JPEG, WebP, BMP or TIFF"
+            f"{name} is not a picture in a known format; save it as PNG, JPEG, WebP, BMP or TIFF", "unknown_format"
         ) from error
     except Exception as error:  # OSError, SyntaxError, struct.error, ...: every format's parser has its own
-        raise PictureError(f"{name} is corrupt or truncated; save, export or upload it again") from error
+        raise PictureError(f"{name} is corrupt or truncated; save, export or upload it again", "corrupt") from error
 
 
 def _from_pillow(image: Image.Image, name: str) -> Image.Image:
@@ -183,7 +194,7 @@ def _from_pillow(image: Image.Image, name: str) -> Image.Image:
     with _decoding(name):
         # MPO is what many phones call a JPEG: the photo first, then previews or a depth map
         if getattr(image, "is_animated", False) and image.format != "MPO":
-            raise PictureError(f"{name} has several frames or pages; save the one to inspect as PNG")
+            raise PictureError(f"{name} has several frames or pages; save the one to inspect as PNG", "animated")
         upright = ImageOps.exif_transpose(image)
     if upright.mode == "F" or upright.mode.startswith("I"):  # I, I;16, I;16L, I;16B: Pillow would clip at 255
         return _from_array(_wide_samples(upright, name), name)
@@ -255,12 +266,15 @@ def _to_uint8(samples: np.ndarray, name: str) -> np.ndarray:
 
 def _check_size(height: int, width: int, name: str) -> None:
     if height * width == 0:
-        raise PictureError(f"{name} has no pixels ({width} x {height}); check how it was cut or saved")
+        raise PictureError(f"{name} has no pixels ({width} x {height}); check how it was cut or saved", "empty")
     if height * width > MAX_PIXELS:
-        raise PictureError(f"{name} has {width} x {height} pixels, more than {MAX_PIXELS:,}; shrink or tile it first")
+        raise PictureError(
+            f"{name} has {width} x {height} pixels, more than {MAX_PIXELS:,}; shrink or tile it first", "too_large"
+        )
     if min(height, width) < MIN_SIDE:
         raise PictureError(
-            f"{name} has {width} x {height} pixels; too thin to inspect, crop with sides of at least {MIN_SIDE}"
+            f"{name} has {width} x {height} pixels; too thin to inspect, crop with sides of at least {MIN_SIDE}",
+            "too_small",
         )
 
 

@@ -13,6 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hubmodels.regions import count_regions
+
+SMALLEST_SPAN = 1e-12  # keeps a degenerate calibration (all held-out pictures alike) from dividing by zero
 SMOOTHING_SIGMA = 4.0  # pixels of the model input; both papers' codes
 SMOOTHING_RADIUS = 16  # truncated at 4 sigma: 33 taps
 
@@ -28,9 +31,10 @@ class AnomalyPrediction:
         threshold: the picture is anomalous where `image_score > threshold`.
         pixel_threshold: a pixel is anomalous where `anomaly_map > pixel_threshold`.
         normal_level: median anomaly map value of held-out normal pictures: zero point of heat maps.
+        normal_score: median image score of held-out normal pictures: zero point of `score_level`.
         latency_ms: wall time of a separate `predict` call without reading the picture, milliseconds.
 
-    The fields from `p_value` to `normal_level` are None as long as the detector is not calibrated.
+    The fields from `p_value` to `normal_score` are None as long as the detector is not calibrated.
     """
 
     image_score: float
@@ -39,6 +43,7 @@ class AnomalyPrediction:
     threshold: float | None = None
     pixel_threshold: float | None = None
     normal_level: float | None = None
+    normal_score: float | None = None
     latency_ms: float | None = None
 
     @property
@@ -50,6 +55,31 @@ class AnomalyPrediction:
     def mask(self) -> np.ndarray | None:
         """(H, W) bool, the pixels above the pixel threshold; None when not calibrated."""
         return None if self.pixel_threshold is None else self.anomaly_map > self.pixel_threshold
+
+    @property
+    def score_level(self) -> float | None:
+        """Where the image score stands on a scale that methods share: 0 = a typical good part, above 1 = anomalous.
+
+        None when not calibrated.
+        """
+        if self.threshold is None:
+            return None
+        span = max(self.threshold - self.normal_score, SMALLEST_SPAN)
+        return 1 + (self.image_score - self.threshold) / span  # anchored at 1, so that rounding moves no verdict
+
+    def numbers(self) -> dict[str, float | int | bool | None]:
+        """All that can be said without the map, ready for JSON; shares lie in [0, 1]."""
+        mask = self.mask
+        return {
+            "is_anomalous": self.is_anomalous,
+            "p_value": self.p_value,
+            "image_score": self.image_score,
+            "threshold": self.threshold,
+            "score_level": self.score_level,
+            "defects": None if mask is None else count_regions(mask),
+            "defect_share": None if mask is None else float(mask.mean()),
+            "latency_ms": self.latency_ms,
+        }
 
 
 def smooth_map(patch_scores: Tensor, image_size: int) -> Tensor:
@@ -102,8 +132,7 @@ class Calibration(nn.Module):
         Raises:
             ValueError: no predictions, a score that is not finite, or a rate outside (0, 1).
         """
-        if not 0 < false_alarm_rate < 1:
-            raise ValueError(f"the false-alarm rate must lie between 0 and 1, not {false_alarm_rate}")
+        _check_rate(false_alarm_rate)
         kept = [(p.image_score, p.anomaly_map.max(), np.median(p.anomaly_map)) for p in predictions]
         scores, maxima, levels = np.array(kept, dtype=np.float32).reshape(-1, 3).T
         if len(scores) == 0 or not np.isfinite(scores).all():
@@ -118,9 +147,10 @@ class Calibration(nn.Module):
         """Number n of held-out normal pictures; 0 = not calibrated."""
         return len(self.image_scores)
 
-    def guaranteed_rate(self) -> float:
+    def guaranteed_rate(self, false_alarm_rate: float | None = None) -> float:
         """False-alarm rate that the n held-out pictures can vouch for: the one asked for, but never under 1/(n+1)."""
-        return max(round(self.false_alarm_rate.item(), 6), 1 / (self.size + 1))
+        asked = round(self.false_alarm_rate.item(), 6) if false_alarm_rate is None else false_alarm_rate
+        return max(asked, 1 / (self.size + 1))
 
     def is_sufficient(self) -> bool:
         """Whether there are enough held-out pictures for the rate asked for."""
@@ -131,17 +161,31 @@ class Calibration(nn.Module):
         below = torch.searchsorted(self.image_scores.cpu(), torch.tensor(image_score, dtype=torch.float32)).item()
         return (1 + self.size - below) / (self.size + 1)
 
-    def apply(self, image_score: float, anomaly_map: np.ndarray) -> AnomalyPrediction:
-        """The prediction with its verdict, or without one where not calibrated."""
+    def apply(
+        self, image_score: float, anomaly_map: np.ndarray, false_alarm_rate: float | None = None
+    ) -> AnomalyPrediction:
+        """The prediction with its verdict, or without one where not calibrated.
+
+        Args:
+            false_alarm_rate: share of good parts that may be flagged, instead of the one calibrated for. A picture is
+                anomalous exactly where its p-value is at most `guaranteed_rate(false_alarm_rate)`.
+
+        Raises:
+            ValueError: the rate lies outside (0, 1).
+        """
+        if false_alarm_rate is not None:
+            _check_rate(false_alarm_rate)
         if self.size == 0:
             return AnomalyPrediction(image_score, anomaly_map)
+        rate = self.guaranteed_rate(false_alarm_rate)
         return AnomalyPrediction(
             image_score,
             anomaly_map,
             p_value=self.p_value(image_score),
-            threshold=self._quantile(self.image_scores),
-            pixel_threshold=self._quantile(self.map_maxima),
+            threshold=self._quantile(self.image_scores, rate),
+            pixel_threshold=self._quantile(self.map_maxima, rate),
             normal_level=self.normal_level.item(),
+            normal_score=self.image_scores.median().item(),
         )
 
     def describe(self) -> str:
@@ -155,9 +199,9 @@ class Calibration(nn.Module):
             words += f" (too few for the {100 * asked:.2g} % asked for, which needs {needed})"
         return words
 
-    def _quantile(self, ascending: Tensor) -> float:
+    def _quantile(self, ascending: Tensor, rate: float) -> float:
         # the k-th smallest of n: a new normal exceeds it with probability (n + 1 - k) / (n + 1) at most
-        k = math.ceil((self.size + 1) * (1 - self.guaranteed_rate()) - 1e-9)
+        k = math.ceil((self.size + 1) * (1 - rate) - 1e-9)
         return ascending[min(max(k, 1), self.size) - 1].item()
 
     def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
@@ -165,3 +209,8 @@ class Calibration(nn.Module):
             if (saved := state_dict.get(prefix + name)) is not None:
                 setattr(self, name, torch.empty_like(saved))
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def _check_rate(false_alarm_rate: float) -> None:
+    if not 0 < false_alarm_rate < 1:
+        raise ValueError(f"the false-alarm rate must lie between 0 and 1, not {false_alarm_rate}")

@@ -1,5 +1,7 @@
 """Patch scores -> map, score, p-value, verdict; against scipy and by hand."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -109,3 +111,58 @@ def test_normal_level_is_the_median_pixel():
     calibration = Calibration()
     calibration.fit(predictions([5.0, 5.0, 5.0], level=2.0), 0.5)
     assert calibration.normal_level.item() == 2.0
+
+
+# ---------------------------------------------------------------- other false-alarm rates
+
+
+def test_at_any_rate_the_verdict_is_that_of_the_p_value():
+    """score > threshold exactly where p <= the rate that can be vouched for, ties included."""
+    rng = np.random.default_rng(0)
+    for n in (1, 5, 20, 100):
+        calibration = Calibration()
+        calibration.fit(predictions(rng.integers(0, 30, n)), 0.01)
+        for rate in (0.005, 0.01, 0.05, 1 / (n + 1), 0.2, 0.5):
+            for score in (-1.0, *rng.integers(0, 30, 10).astype(float), 31.0):
+                said = calibration.apply(score, np.zeros((2, 2), np.float32), rate)
+                assert said.is_anomalous == (said.p_value <= calibration.guaranteed_rate(rate) + 1e-9)
+
+
+def test_without_a_rate_the_one_asked_for_at_calibration_holds():
+    calibration = Calibration()
+    calibration.fit(predictions(range(100)), 0.05)
+    scores = np.zeros((2, 2), np.float32)
+    assert calibration.apply(7.0, scores).threshold == calibration.apply(7.0, scores, 0.05).threshold == 95
+    assert calibration.apply(7.0, scores, 0.2).threshold == 80
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        calibration.apply(7.0, scores, 1.0)
+
+
+def test_the_score_level_is_0_for_a_typical_good_part_and_1_at_the_threshold():
+    calibration = Calibration()
+    calibration.fit(predictions(range(101)), 0.01)
+    scores = np.zeros((2, 2), np.float32)
+    threshold = calibration.apply(0.0, scores).threshold
+    assert calibration.apply(50.0, scores).score_level == pytest.approx(0)
+    assert calibration.apply(threshold, scores).score_level == 1
+    assert calibration.apply(threshold + 1, scores).score_level > 1
+    assert AnomalyPrediction(1.0, scores).score_level is None
+
+
+def test_a_calibration_of_equal_scores_keeps_verdict_and_level_together():
+    calibration = Calibration()
+    calibration.fit(predictions([3.0] * 10), 0.1)
+    for score in (2.0, 3.0, 3.0001):
+        said = calibration.apply(score, np.zeros((2, 2), np.float32))
+        assert said.is_anomalous == (said.score_level > 1)
+
+
+def test_the_numbers_are_ready_for_json():
+    calibration = Calibration()
+    calibration.fit(predictions(range(10)), 0.1)
+    spots = np.zeros((10, 10), np.float32)
+    spots[0, 0] = spots[5, 5:7] = 100
+    numbers = json.loads(json.dumps(calibration.apply(100.0, spots).numbers()))
+    assert numbers["is_anomalous"] is True and numbers["defects"] == 2 and numbers["defect_share"] == 0.03
+    unjudged = AnomalyPrediction(1.0, spots).numbers()
+    assert unjudged["image_score"] == 1.0 and unjudged["defects"] is unjudged["is_anomalous"] is None

@@ -1,0 +1,72 @@
+"""Layers for a viewer: laid over the picture they are the overlay, and agreement needs no colours to be seen."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hubmodels.heatmap import overlay
+from hubmodels.layers import Overlap, agreement_layer, heat_layer, outline_layer, overlap, shrink
+from hubmodels.scoring import AnomalyPrediction
+
+
+@pytest.fixture
+def prediction():
+    """A map that rises from the normal level (0) to twice the pixel threshold (1)."""
+    ramp = np.tile(np.linspace(0, 2, 80, dtype=np.float32), (48, 1))
+    return AnomalyPrediction(1.0, ramp, 0.1, 0.5, pixel_threshold=1.0, normal_level=0.0, normal_score=0.2)
+
+
+def laid_over(picture, layer, opacity=1.0):
+    """What a browser shows: `source over`, the layer's alpha times the opacity."""
+    pixels = np.asarray(layer.convert("RGBA"), np.float64)
+    alpha = pixels[..., 3:] / 255 * opacity
+    return (1 - alpha) * np.asarray(picture, np.float64) + alpha * pixels[..., :3]
+
+
+@pytest.mark.parametrize("opacity", [0.0, 0.6, 1.0])
+def test_heat_and_outline_over_the_picture_are_the_overlay(prediction, opacity):
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (48, 80, 3), np.uint8))
+    heated = laid_over(picture, heat_layer(prediction), opacity)
+    shown = laid_over(heated, outline_layer(prediction.mask))
+    assert np.abs(shown - np.asarray(overlay(picture, prediction, opacity), np.float64)).max() <= 6  # of 255: levels are in hundredths
+
+
+def test_heat_of_a_detector_without_calibration_is_refused(prediction):
+    with pytest.raises(ValueError, match="calibrate"):
+        heat_layer(AnomalyPrediction(1.0, prediction.anomaly_map))
+
+
+def test_an_outline_is_white_inside_black_around_and_clear_elsewhere():
+    mask = np.zeros((40, 40), bool)
+    mask[10:30, 10:30] = True
+    pixels = np.asarray(outline_layer(mask).convert("RGBA"))
+    assert pixels[10, 15].tolist() == [255, 255, 255, 255]
+    assert pixels[9, 15].tolist() == [0, 0, 0, 255]
+    assert pixels[20, 20, 3] == pixels[2, 2, 3] == 0
+
+
+def test_agreement_differs_in_pattern_not_only_in_colour():
+    """Both: solid. One alone: stripes, which run the other way for the other one."""
+    full, none = np.ones((96, 96), bool), np.zeros((96, 96), bool)
+    opaque = [np.asarray(agreement_layer(*pair).convert("RGBA"))[..., 3] > 0 for pair in ((full, full), (full, none))]
+    second = np.asarray(agreement_layer(none, full).convert("RGBA"))[..., 3] > 0
+    assert opaque[0].all()
+    for stripes in (opaque[1], second):
+        assert 0.4 < stripes.mean() < 0.6
+    assert (opaque[1][:, ::-1] != opaque[1]).any() and 0.2 < (opaque[1] != second).mean()
+    assert not np.asarray(agreement_layer(none, none).convert("RGBA"))[..., 3].any()
+
+
+def test_overlap_gives_shares_of_the_picture():
+    first, second = np.zeros((10, 10), bool), np.zeros((10, 10), bool)
+    first[:4], second[2:5] = True, True
+    assert overlap(first, second) == Overlap(both=0.2, first_only=0.2, second_only=0.1)
+
+
+def test_a_large_map_shrinks_to_the_side_and_a_small_one_stays(prediction):
+    smaller = shrink(prediction, 40)
+    assert smaller.anomaly_map.shape == (24, 40) and smaller.threshold == prediction.threshold
+    assert abs(smaller.mask.mean() - prediction.mask.mean()) < 0.03
+    assert shrink(prediction, 80) is prediction
+    thin = AnomalyPrediction(1.0, np.ones((1, 5000), np.float32))
+    assert shrink(thin, 100).anomaly_map.shape == (1, 100)
