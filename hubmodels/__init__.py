@@ -6,10 +6,11 @@
 """
 
 from hubmodels.backbone import BackboneError
-from hubmodels.comparison import compare
+from hubmodels.comparison import Look, check, compare, suggest
 from hubmodels.detector import AnomalyDetector, ModelError
 from hubmodels.glass import GLASS
 from hubmodels.pictures import PictureError
+from hubmodels.resemblance import Resemblance
 from hubmodels.scoring import AnomalyPrediction
 from hubmodels.simplenet import SimpleNet
 
@@ -18,8 +19,12 @@ __all__ = [
     "AnomalyDetector",
     "AnomalyPrediction",
     "BackboneError",
+    "Look",
     "ModelError",
     "PictureError",
+    "Resemblance",
     "SimpleNet",
+    "check",
     "compare",
+    "suggest",
 ]

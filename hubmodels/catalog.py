@@ -40,7 +40,8 @@ class Catalog:
     def __init__(self, *places: Place) -> None:
         self._listings: dict[Place, Listing] = dict.fromkeys(places, Listing())
         self._unloadable: dict[ModelEntry, str] = {}
-        self._refreshing, self._locks = threading.Lock(), defaultdict(threading.Lock)
+        self._scouts: dict[ModelEntry, AnomalyDetector] = {}
+        self._refreshing, self._scouting, self._locks = threading.Lock(), threading.Lock(), defaultdict(threading.Lock)
         self._listed_at = -math.inf
         self._read = lru_cache(KEPT_DETECTORS)(_read)  # of this catalog; failures are not kept
         self.refresh()
@@ -140,6 +141,19 @@ class Catalog:
             reasons = "; ".join(dict.fromkeys(self._unloadable[entry] for entry in entries))
             raise ModelError(f"no model of {label} can be loaded: {reasons}")
         return detectors
+
+    def scouts(self) -> dict[str, list[AnomalyDetector]]:
+        """One detector of each category for `suggest`, without its head: so small that all are kept.
+
+        The first call loads a model of every category; categories that have none to load are left out.
+        """
+        with self._scouting:
+            self._scouts = {entry: self._scouts[entry] for entry in self.entries if entry in self._scouts}
+            for entry in self.entries:
+                scouted = entry.label in {known.label for known in self._scouts}
+                if not scouted and entry not in self._unloadable and (detector := self._try(entry)) is not None:
+                    self._scouts[entry] = detector.without_head()
+            return {entry.label: [scout] for entry, scout in self._scouts.items()}
 
     def _try(self, entry: ModelEntry) -> AnomalyDetector | None:
         try:

@@ -25,9 +25,10 @@ from hubmodels.backbone import WEIGHTS_FILE, Backbone, BackboneError, feature_ch
 from hubmodels.features import PatchFeatures, align, flatten
 from hubmodels.pictures import IMAGENET_MEAN, IMAGENET_STD, Picture, read_picture, to_image, to_picture_size
 from hubmodels.repository import CONFIG_FILE, LIBRARY, ModelError, fetch_model
+from hubmodels.resemblance import Appearance, Glance, glances
 from hubmodels.scoring import AnomalyPrediction, Calibration, smooth_map
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 1 had no `appearance`
 NOT_ARGUMENTS = ("method", "format_version", "weights_sha256")  # in the config, but not for `__init__`
 LEAKY_SLOPE = 0.2
 SMALLEST_IMAGE, LARGEST_IMAGE = 32, 4096  # pixels: below it a backbone sees nothing, above it a computer has no memory
@@ -93,6 +94,7 @@ class AnomalyDetector(nn.Module, PyTorchModelHubMixin, library_name=LIBRARY, pip
             nn.Linear(self.hidden_dim, 1, bias=False),
         )
         self.calibration = Calibration()
+        self.appearance = Appearance(self.embed_dim)
         for linear in (self.adaptor, self.discriminator[0], self.discriminator[3]):
             nn.init.xavier_normal_(linear.weight)
         self._hub_mixin_config |= self._resolved_config()
@@ -102,7 +104,7 @@ class AnomalyDetector(nn.Module, PyTorchModelHubMixin, library_name=LIBRARY, pip
     @property
     def device(self) -> torch.device:
         """Where the head lives; pictures and the shared backbone follow it."""
-        return self.adaptor.weight.device
+        return self.calibration.normal_level.device
 
     @property
     def backbone(self) -> Backbone:
@@ -169,6 +171,15 @@ class AnomalyDetector(nn.Module, PyTorchModelHubMixin, library_name=LIBRARY, pip
         latency_ms = 1000 * (time.perf_counter() - start) / len(upright)
         return [replace(prediction, latency_ms=latency_ms) for prediction in predictions]
 
+    def decide(self, prediction: AnomalyPrediction, false_alarm_rate: float | None) -> AnomalyPrediction:
+        """The same scores, decided at another false-alarm rate; None = the one calibrated for.
+
+        Raises:
+            ValueError: the rate lies outside (0, 1).
+        """
+        decided = self.calibration.apply(prediction.image_score, prediction.anomaly_map, false_alarm_rate)
+        return replace(decided, latency_ms=prediction.latency_ms)
+
     def prepare(self, pictures: list) -> Tensor:
         """PIL RGB pictures -> images (B, 3, S, S) in [0, 1] on the detector's device."""
         return torch.stack([to_image(p, self.image_size, self.resize) for p in pictures]).to(self.device)
@@ -182,9 +193,33 @@ class AnomalyDetector(nn.Module, PyTorchModelHubMixin, library_name=LIBRARY, pip
         resized = [to_picture_size(m, size, self.resize) for m, size in zip(maps, sizes, strict=True)]
         return [self.calibration.apply(s, m) for s, m in zip(image_scores, resized, strict=True)]
 
+    def without_head(self) -> Self:
+        """A copy that can say what a picture looks like, but not judge it: some kB instead of up to 16 MB."""
+        scout = copy.copy(self)
+        scout._modules = {k: v for k, v in self._modules.items() if k not in ("adaptor", "discriminator")}
+        return scout
+
+    def glance(self, pictures: list, images: Tensor, aggregated: list[Tensor]) -> list[Glance]:
+        """PIL RGB pictures, their images and aggregated feature maps -> what `appearance` learns from and judges."""
+        return glances(images, aggregated, [self.resize / min(p.size) for p in pictures])
+
     def calibrate(self, pictures: Iterable[Picture], false_alarm_rate: float = 0.01) -> None:
-        """Sets thresholds from normal pictures that the head was not trained on, taken one at a time."""
-        self.calibration.fit((self.predict(picture) for picture in pictures), false_alarm_rate)
+        """Sets thresholds, and learns the category's look, from normal pictures that the head was not trained on.
+
+        They are taken one at a time; nothing large is kept of them.
+        """
+        seen: list[Glance] = []
+        self.calibration.fit((self._study(picture, seen) for picture in pictures), false_alarm_rate)
+        self.appearance.fit(seen)
+
+    @torch.inference_mode()
+    def _study(self, picture: Picture, seen: list[Glance]) -> AnomalyPrediction:
+        """The prediction of one picture, and a glance at it for the list, by a single backbone pass."""
+        upright = read_picture(picture)
+        images = self.prepare([upright])
+        aggregated = self.extract(images)
+        seen += self.glance([upright], images, aggregated)
+        return self.judge(aggregated, [(upright.height, upright.width)])[0]
 
     def _require_eval(self) -> None:
         if self.training:  # batch statistics would make a score depend on the other pictures of the batch
@@ -223,6 +258,8 @@ class AnomalyDetector(nn.Module, PyTorchModelHubMixin, library_name=LIBRARY, pip
         config = _read_config(config_file, source)
         weights = _read_weights(weights_file, config.get("weights_sha256"), source)
         detector = cls._build(config, source)
+        if config["format_version"] == 1:
+            weights = {f"appearance.{k}": v for k, v in detector.appearance.state_dict().items()} | weights
         detector._load_weights(weights, source)
         load_backbone(
             detector.backbone_name, detector.layers, weights=backbone_weights, sha256=detector.backbone_sha256

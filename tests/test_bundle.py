@@ -1,5 +1,6 @@
 """What comes with the package: both methods for every sample part, offline, small, and judging well."""
 
+import hashlib
 import json
 import os
 import subprocess
@@ -34,11 +35,12 @@ def test_the_bundle_is_small():
 
 @pytest.mark.parametrize("folder", sorted(BUNDLED_MODELS.iterdir()), ids=lambda folder: folder.name)
 def test_a_bundled_model_is_whole_and_has_its_card_in_model_cards(folder):
-    """With the measured numbers, and that the data is synthetic."""
+    """With the measured numbers, the weights' fingerprint, and that the data is synthetic."""
     assert {"config.json", "model.safetensors", "metrics.json"} == {p.name for p in folder.iterdir()}
     report = json.loads((folder / "metrics.json").read_text())
     card = (ROOT / "model_cards" / folder.name / "README.md").read_text()
     assert f"{100 * report['metrics']['image_auroc']:.1f} %" in card
+    assert hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest() in card
     assert "synthetic" in card
     assert report["protocol"] == "last"
 

@@ -109,15 +109,15 @@ def test_no_pictures_give_no_predictions(method, make_detector):
 def test_calibration_holds_one_picture_and_one_map_at_a_time(make_detector, monkeypatch):
     """Thirty maps and pictures of 20 megapixels would be several gigabytes."""
     detector, seen, alive = make_detector(SimpleNet, calibrated=False), [], []
-    predict = detector.predict
+    study = detector._study
 
-    def watched(shown):
-        prediction = predict(shown)
+    def watched(shown, glances):
+        prediction = study(shown, glances)
         alive.append(sum(reference() is not None for reference in seen))
         seen.extend(map(weakref.ref, (shown, prediction.anomaly_map)))
         return prediction
 
-    monkeypatch.setattr(detector, "predict", watched)
+    monkeypatch.setattr(detector, "_study", watched)
     detector.calibrate(picture(seed=seed) for seed in range(5))
     assert detector.calibration.size == 5 and max(alive) <= 1
 
@@ -172,7 +172,7 @@ def test_the_folder_holds_the_head_only(method, make_detector, tmp_path):
     make_detector(method).save_pretrained(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"config.json", "model.safetensors", "README.md"}
     prefixes = {key.split(".")[0] for key in load_file(tmp_path / "model.safetensors")}
-    assert prefixes == {"adaptor", "discriminator", "calibration"}
+    assert prefixes == {"adaptor", "discriminator", "calibration", "appearance"}
     config = json.loads((tmp_path / "config.json").read_text())
     assert config["method"] == method.method and len(config["backbone_sha256"]) == 64
     assert (config["embed_dim"], config["hidden_dim"], config["resize"]) == (32, 21, 64)  # resolved, not null
@@ -235,12 +235,12 @@ def test_missing_and_damaged_files_are_named(make_detector, tmp_path):
 
 
 def test_a_header_with_a_pickles_first_bytes_is_no_pickle(make_detector, tmp_path):
-    """A safetensors file begins with the length of its header, little end first: here 0x580."""
+    """A safetensors file begins with the length of its header, little end first: here 0x10580."""
     make_detector(SimpleNet).save_pretrained(tmp_path)
     edit_config(tmp_path, weights_sha256=None)
     tensors = load_file(tmp_path / "model.safetensors")
     empty = int.from_bytes(save(tensors, {"pad": ""})[:8], "little")
-    save_file(tensors, tmp_path / "model.safetensors", {"pad": "x" * (0x580 - empty)})
+    save_file(tensors, tmp_path / "model.safetensors", {"pad": "x" * (0x10580 - empty)})
     assert (tmp_path / "model.safetensors").read_bytes()[:2] == b"\x80\x05"
     assert SimpleNet.from_pretrained(tmp_path).category == "widget"
 

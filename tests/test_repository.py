@@ -219,9 +219,9 @@ def test_tampered_weights_are_found_by_their_hash(hub, published):
 
 
 def test_a_newer_format_says_upgrade(hub, published):
-    config = json.loads(hub.files(REPOSITORY)["config.json"]) | {"format_version": 2}
+    config = json.loads(hub.files(REPOSITORY)["config.json"]) | {"format_version": 3}
     hub.edit(REPOSITORY, "config.json", json.dumps(config).encode())
-    with pytest.raises(ModelError, match=r"format 2, newer than this library knows \(1\): upgrade"):
+    with pytest.raises(ModelError, match=r"format 3, newer than this library knows \(2\): upgrade"):
         GLASS.from_pretrained(REPOSITORY)
 
 
