@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from hubmodels.pictures import IMAGENET_MEAN, IMAGENET_STD
 
 COMPACT_BACKBONE, COMPACT_IMAGE_SIZE = "compactnet.distilled_in1k", 256
+COMPACT_LICENCE = "compact-backbone-non-commercial"  # of heads that need it, where their pictures ask for no other
 BUNDLED_WEIGHTS = Path(__file__).parent / "weights"
 
 default_cfgs = generate_default_cfgs(

@@ -30,7 +30,7 @@ from hubmodels.backbone import WEIGHTS_FILE
 
 logger = logging.getLogger(__name__)
 
-CONFIG_FILE = "config.json"
+CONFIG_FILE, REPORT_FILE = "config.json", "metrics.json"  # beside the weights; the latter says how well they did
 LIBRARY = "hubmodels"  # as the Hub knows it: in a published card, in its lists, and in the user agent of downloads
 PICKLES = (".bin", ".ckpt", ".pkl", ".pt", ".pth")
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

@@ -18,9 +18,10 @@ from PIL import Image
 from hubmodels.backbone import WEIGHTS_FILE
 from hubmodels.compactnet import COMPACT_BACKBONE
 from hubmodels.detector import CARD_FILE, PIPELINE_TAG
+from hubmodels.facts import METRICS
 from hubmodels.listings import METHODS, model_name
-from hubmodels.repository import CONFIG_FILE, LIBRARY
-from training.evaluation import PANELS, REPORT_FILE, read_report
+from hubmodels.repository import CONFIG_FILE, LIBRARY, REPORT_FILE
+from training.evaluation import PANELS, read_report
 from training.parts import DATASET as SAMPLE_PARTS
 from training.parts import DEFECTS
 from training.samples import is_normal
@@ -32,18 +33,6 @@ NOTICE = "../../NOTICE.md"  # the same, seen from a card in this repository
 SHOWN_PANELS = ("defective_median", "good_highest", "defective_lowest")  # of those that evaluation draws
 JPEG_QUALITY = 85
 
-METRICS = {  # key in `metrics.json`: name in print, type as the Hub calls it
-    "image_auroc": ("image AUROC", "roc_auc"),
-    "image_ap": ("image AP", "average_precision"),
-    "image_f1_max": ("image F1-max", "f1"),
-    "pixel_auroc": ("pixel AUROC", "roc_auc"),
-    "pixel_ap": ("pixel AP", "average_precision"),
-    "pixel_f1_max": ("pixel F1-max", "f1"),
-    "aupro": ("AUPRO@0.3", "aupro"),
-    "false_alarm_rate": ("false-alarm rate at the calibrated threshold", "false_alarm_rate"),
-    "recall_at_threshold": ("recall at the calibrated threshold", "recall"),
-    "cropped_defect_pixels": ("share of the defect pixels outside the inspected centre crop", "cropped_defect_pixels"),
-}
 PRIVATE_FINDINGS = ("unreadable", "duplicates", "leaks", "missing_masks", "bad_masks")  # they name files
 
 

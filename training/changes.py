@@ -12,9 +12,9 @@ from huggingface_hub.hf_api import RepoFile
 
 from hubmodels.backbone import WEIGHTS_FILE
 from hubmodels.detector import CARD_FILE
-from hubmodels.repository import CONFIG_FILE
+from hubmodels.repository import CONFIG_FILE, REPORT_FILE
 from training.card import SHOWN_PANELS
-from training.evaluation import PANELS, REPORT_FILE, read_report
+from training.evaluation import PANELS, read_report
 from training.staging import is_edited
 
 

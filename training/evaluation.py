@@ -18,13 +18,14 @@ from tqdm import tqdm
 from hubmodels.detector import AnomalyDetector
 from hubmodels.heatmap import panel
 from hubmodels.pictures import PictureError, inspected_part
+from hubmodels.repository import REPORT_FILE
 from hubmodels.scoring import AnomalyPrediction
 from training.metrics import PixelMetrics, false_alarm_rate, image_metrics, recall_at_threshold
 from training.samples import Category, Sample, listing
 
 logger = logging.getLogger(__name__)
 
-REPORT_FILE, SCORES_FILE, PANELS = "metrics.json", "scores.parquet", "panels"  # beside the model, in its folder
+SCORES_FILE, PANELS = "scores.parquet", "panels"  # beside the model, in its folder
 PROTOCOL = "last"
 BATCH_SIZE = 8
 HEADLINE = ("image_auroc", "image_ap", "image_f1_max", "pixel_auroc", "pixel_ap", "pixel_f1_max", "aupro")

@@ -5,8 +5,9 @@ from pathlib import Path
 
 from hubmodels import GLASS
 from hubmodels.listings import model_name
+from hubmodels.repository import REPORT_FILE
 from training.config import TrainConfig
-from training.evaluation import REPORT_FILE, read_report
+from training.evaluation import read_report
 from training.samples import Category
 from training.sanity import SanityReport
 

@@ -17,8 +17,9 @@ import torch
 
 from hubmodels import AnomalyDetector, BackboneError, ModelError
 from hubmodels.pictures import Picture, read_picture
+from hubmodels.repository import REPORT_FILE
 from training.card import example_picture, finished_models, write_card
-from training.evaluation import REPORT_FILE, read_report, write_json
+from training.evaluation import read_report, write_json
 from training.provenance import processor
 
 ROOT = Path(__file__).parents[1]

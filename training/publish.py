@@ -22,10 +22,10 @@ from huggingface_hub.utils import httpx
 
 from hubmodels.backbone import WEIGHTS_FILE
 from hubmodels.listings import BUNDLED_MODELS
-from hubmodels.repository import CONFIG_FILE, HUB_ERRORS, LIBRARY, ModelError, in_words, limit_waiting
+from hubmodels.repository import CONFIG_FILE, HUB_ERRORS, LIBRARY, REPORT_FILE, ModelError, in_words, limit_waiting
 from training.card import finished_models, public_report, ship_cards
 from training.changes import commit, compare
-from training.evaluation import REPORT_FILE, read_report, write_json
+from training.evaluation import read_report, write_json
 from training.space import assemble_space, published, push_space
 from training.staging import stage
 

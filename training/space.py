@@ -18,12 +18,12 @@ from hubmodels.detector import CARD_FILE
 from hubmodels.repository import CONFIG_FILE, LIBRARY
 
 ROOT = Path(__file__).parents[1]
-CONTENT = ("app.py", "hubmodels", "examples", "requirements.txt", "LICENSE", "NOTICE.md")
+CONTENT = ("app.py", "webapp", "hubmodels", "examples", "requirements.txt", "LICENSE", "NOTICE.md")
 LEFT_OUT = shutil.ignore_patterns("__pycache__", ".*")
 TEMPLATE = ROOT / "model_cards" / "space.md"
 PYTHON = "3.12"  # the builder's default, 3.10, is older than what we need
 NAMESPACE_VARIABLE = "HUBMODELS_NAMESPACE"  # app.py reads it
-OWNED = ["hubmodels/*", "examples/*"]  # what is gone here goes from the Space too; a person's packages.txt stays
+OWNED = [f"{room}/*" for room in ("webapp", "hubmodels", "examples")]  # what is gone here goes from the Space too
 
 
 def assemble_space(

@@ -13,9 +13,9 @@ from safetensors.torch import load
 
 from hubmodels.backbone import WEIGHTS_FILE
 from hubmodels.detector import CARD_FILE
-from hubmodels.repository import CONFIG_FILE
+from hubmodels.repository import CONFIG_FILE, REPORT_FILE
 from training.card import find_panels, name_of, public_report, write_card
-from training.evaluation import PANELS, REPORT_FILE, SCORES_FILE, read_report, write_json
+from training.evaluation import PANELS, SCORES_FILE, read_report, write_json
 from training.terms import terms_of
 
 STAMP = "<!-- Written by training/publish.py. It will be kept as it is once a person has edited it. sha256: {} -->\n"

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from hubmodels.compactnet import COMPACT_LICENCE
+
 CC_BY_NC_SA = "CC BY-NC-SA 4.0"
 
 
@@ -91,5 +93,5 @@ def weights_licence(dataset: str, compact_backbone: bool) -> WeightsLicence:
     pictures = "the terms of the training pictures apply"
     if compact_backbone:
         words = "research and non-commercial use only, as the compact backbone that they need"
-        return WeightsLicence("other", "compact-backbone-non-commercial", f"{words}; and {pictures}")
+        return WeightsLicence("other", COMPACT_LICENCE, f"{words}; and {pictures}")
     return WeightsLicence("other", "terms-of-the-training-pictures", pictures)

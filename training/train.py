@@ -29,13 +29,13 @@ from hubmodels import GLASS, AnomalyDetector, BackboneError, SimpleNet
 from hubmodels.backbone import find_weights, load_backbone, normalisation
 from hubmodels.compactnet import COMPACT_BACKBONE, COMPACT_IMAGE_SIZE
 from hubmodels.listings import METHODS
-from hubmodels.repository import limit_waiting
+from hubmodels.repository import REPORT_FILE, limit_waiting
 from training.batches import LocalSynthesis, seed_of
 from training.cache import AUTOCAST, FeatureCache, build_cache, load_images
 from training.card import write_card
 from training.config import PAPER_BACKBONE, PAPER_IMAGE_SIZE, TrainConfig
 from training.data import hold_out, open_categories
-from training.evaluation import PROTOCOL, REPORT_FILE, evaluate, summarise, summary_table, write_json
+from training.evaluation import PROTOCOL, evaluate, summarise, summary_table, write_json
 from training.fitting import Fitting, recompute_statistics
 from training.foreground import foreground_masks
 from training.hub_data import HubColumns
