@@ -16,10 +16,11 @@ ROOT = Path(__file__).parents[1]
 TRAINING_ONLY = {"accelerate", "datasets", "pandas", "scipy", "sklearn"}
 FORBIDDEN = {
     "app.py": {"training", "tests", "accelerate"},
-    "hubmodels": {"training", "app", "tests", "gradio", *TRAINING_ONLY},
+    "webapp": {"training", "app", "tests", *TRAINING_ONLY},
+    "hubmodels": {"training", "app", "webapp", "tests", "gradio", *TRAINING_ONLY},
     "hubmodels/simplenet.py": {"hubmodels.glass"},
     "hubmodels/glass.py": {"hubmodels.simplenet"},
-    "training": {"app", "tests", "gradio"},
+    "training": {"app", "webapp", "tests", "gradio"},
 }
 
 
@@ -102,7 +103,7 @@ def test_imports_flow_one_way(room):
 
 def test_no_file_is_named_after_nothing():
     """A `utils.py` collects what nobody placed, and then everybody imports it."""
-    rooms = (ROOT / room for room in ("hubmodels", "training", "tests", "benchmarks"))
+    rooms = (ROOT / room for room in ("hubmodels", "webapp", "training", "tests", "benchmarks"))
     nameless = [file for room in rooms for file in room.rglob("*.py") if file.stem in {"utils", "helpers", "misc"}]
     assert nameless == []
 

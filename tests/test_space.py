@@ -54,7 +54,7 @@ def requirements() -> dict[str, SpecifierSet]:
 
 def test_the_folder_holds_what_the_app_needs_and_nothing_else(space):
     assert {path.name for path in space.iterdir()} == {*CONTENT, "README.md"}
-    for room in ("hubmodels", "examples"):
+    for room in ("hubmodels", "webapp", "examples"):
         here, there = ({str(p.relative_to(top)) for p in (top / room).rglob("*")} for top in (ROOT, space))
         assert there == {name for name in here if "__pycache__" not in name}
     assert not [path for path in space.rglob("*") if path.is_symlink()]  # the Hub would store them as text
@@ -104,9 +104,9 @@ def test_the_app_reads_the_variable_that_the_space_sets(monkeypatch):
 
 
 def test_all_that_is_imported_is_required():
-    files = [*sources("app.py"), *sources("hubmodels")]
+    files = [*sources("app.py"), *sources("webapp"), *sources("hubmodels")]
     names = {name.split(".")[0] for file in files for name in imported(file.read_text(), "hubmodels")}
-    foreign = names - set(sys.stdlib_module_names) - {"hubmodels"}
+    foreign = names - set(sys.stdlib_module_names) - {"hubmodels", "webapp"}
     distributions = packages_distributions()
     wanted = {canonicalize_name(name) for module in foreign for name in distributions[module]}
     assert {"torch", "gradio"} <= wanted  # the search finds something
@@ -130,7 +130,7 @@ def python(tmp_path_factory):
     return environment / "bin" / "python"
 
 
-def run_as_a_space(space, python, folder) -> tuple[str, set[Path]]:
+def run_as_a_space(space, python, folder) -> tuple[dict, set[Path]]:
     """The answer for one example, and all files that Python loaded code from, as it says itself."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -149,10 +149,10 @@ def run_as_a_space(space, python, folder) -> tuple[str, set[Path]]:
     return answer, {Path(name) for name in re.findall(r"code object from '?([^'\n]+)", log.read_text())}
 
 
-def judged(url, space) -> str:
+def judged(url, space) -> dict:
     picture = handle_file(space / "examples" / "parts" / "washer" / "scratch.png")
     client = Client(url, verbose=False, download_files=False)
-    return json.dumps(client.predict("parts / washer", picture, api_name="/inspect"))
+    return client.predict(picture, "parts / washer", api_name="/inspect")
 
 
 def test_the_requirements_can_be_installed_together_with_the_sdk(space, python, front_matter):
@@ -172,9 +172,9 @@ def test_the_environment_lacks_the_repository(python, tmp_path):
 
 def test_the_app_answers_from_its_own_folder(space, python, tmp_path):
     answer, loaded = run_as_a_space(space, python, tmp_path)
-    assert answer.count("class='verdict'") == 2 and "Defective" in answer
-    assert space / "hubmodels" / "catalog.py" in loaded
-    rooms = [ROOT / room for room in ("hubmodels", "training", "tests")]
+    assert [said["is_anomalous"] for said in answer["methods"].values()] == [True, True]
+    assert {space / "hubmodels" / "catalog.py", space / "webapp" / "page.py"} <= loaded
+    rooms = [ROOT / room for room in ("hubmodels", "webapp", "training", "tests")]
     assert not [path for path in loaded if any(path.is_relative_to(room) for room in rooms)]
 
 
@@ -204,7 +204,8 @@ print(json.dumps([training.space.push_space("acme/demo", namespace="acme") for _
 def root(tmp_path):
     """What the Space is made of, the test's own; small, because only the transfer matters."""
     folder = tmp_path / "repository"
-    for name in ("hubmodels/catalog.py", "hubmodels/weights/a.safetensors", "examples/parts/washer/good.png"):
+    texts = ("webapp/page.py", "hubmodels/catalog.py")
+    for name in (*texts, "hubmodels/weights/a.safetensors", "examples/parts/washer/good.png"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(name)
     for name in ("app.py", "requirements.txt", "LICENSE", "NOTICE.md"):

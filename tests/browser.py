@@ -1,0 +1,74 @@
+"""The app in a real browser: started as a user starts it, looked at, photographed."""
+
+import os
+import socket
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from app_process import wait_for
+
+ROOT = Path(__file__).parents[1]
+SCREENSHOTS = ROOT / "build" / "screenshots"  # artefacts of the run
+CHROMIUM = Path("/usr/bin/chromium")
+CHROMIUM_FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+@contextmanager
+def running(folder, *arguments):
+    """Address of the app, started from an empty folder, without network."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    log, environment = folder / "log.txt", os.environ | {"HF_HUB_OFFLINE": "1", "GRADIO_TEMP_DIR": str(folder / "up")}
+    command = [sys.executable, str(ROOT / "app.py"), *map(str, arguments), "--port", str(port)]
+    with log.open("w") as out:
+        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=out, stderr=out)
+        try:
+            yield wait_for(f"http://127.0.0.1:{port}", process, log)
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
+@contextmanager
+def visit(url, path="/", width=1280, height=900, **context):
+    """A page of a real browser; ends with the check that nothing went wrong in it and nobody else was asked.
+
+    Args:
+        context: of `playwright.Browser.new_context`, such as `locale` and `color_scheme`.
+    """
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if not CHROMIUM.is_file():
+        pytest.skip(f"no browser at {CHROMIUM}")
+    errors, foreign = [], []
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_FLAGS)
+        page = browser.new_context(viewport={"width": width, "height": height}, **context).new_page()
+        page.set_default_timeout(60_000)
+        page.on("console", lambda message: message.type == "error" and errors.append(message.text))
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on(
+            "request", lambda request: request.url.startswith((url, "data:", "blob:")) or foreign.append(request.url)
+        )
+        page.goto(url + path)
+        yield page
+        browser.close()
+    assert (errors, foreign) == ([], [])
+
+
+def photograph(page, name, full_page=True):
+    """Keeps what the page looks like as `build/screenshots/NAME.png`."""
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    page.wait_for_timeout(300)  # transitions
+    page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=full_page)

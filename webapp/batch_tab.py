@@ -1,0 +1,308 @@
+"""The tab Batch: many pictures or a folder, a table that sorts, and CSV and ZIP of what was found."""
+
+import secrets
+import time
+from collections.abc import Iterator
+from html import unescape
+from pathlib import Path
+
+import gradio as gr  # noqa: TID251
+from gradio.utils import get_upload_folder  # noqa: TID251
+from PIL import Image
+
+from hubmodels import BackboneError, ModelError, PictureError
+from hubmodels.catalog import Catalog
+from hubmodels.listings import METHODS
+from webapp.categories import dropdown
+from webapp.judging import BATCH, judge
+from webapp.privacy import without_folders
+from webapp.records import Records, models_of, printable
+from webapp.templates import data_url, read_static
+from webapp.uploads import uploaded_path
+from webapp.words import SIGNS, TONES, VERDICT_KEYS, label, language_of, number, say, say_fault
+
+MAX_PICTURES, MAX_BYTES = 500, 1_000_000_000  # `batch_limits` says so on the page
+SHOWN_EVERY = 1.0  # seconds between updates of the page: not one for each picture
+FILE_TYPES = ["image", ".pgm", ".ppm", ".pnm", ".jp2"]  # the latter are no pictures to some browsers
+THUMBNAIL_SIDE = 64  # pixels
+VERDICT_ORDER = {True: 0, False: 1, None: 2}
+DISAGREEMENT, DEFECTIVE, UNREAD, NO_VERDICT, GOOD = range(5)  # the order of the table
+# without what file managers leave in folders
+JOIN_FOLDER = """(folder, pictures) => {
+    const hidden = /^([.]|Thumbs[.]db$|desktop[.]ini$)/;
+    return [[...(pictures ?? []), ...(folder ?? []).filter((file) => !hidden.test(file.orig_name))]];
+}"""
+
+
+def add(catalog: Catalog) -> gr.Dropdown:
+    """Builds the tab inside the current gr.Tab.
+
+    Returns:
+        The choice of category, for its choices to be kept fresh.
+    """
+    with gr.Row(elem_classes="batch-inputs"):
+        with gr.Column(scale=3, min_width=280):
+            pictures = gr.File(
+                file_count="multiple",
+                file_types=FILE_TYPES,
+                label=label("batch_pictures"),
+                height=200,
+                elem_id="batch-files",
+            )
+            folder = gr.UploadButton(label("batch_folder"), file_count="directory", size="sm", elem_id="batch-folder")
+            gr.Markdown(label("batch_limits"), elem_classes="note")
+        with gr.Column(scale=2, min_width=280):
+            category = dropdown(catalog)
+            rate = gr.Slider(0.5, 20, 1, step=0.5, label=label("batch_rate"), elem_id="batch-rate")
+            with gr.Row():
+                start = gr.Button(label("batch_start"), variant="primary", min_width=120)
+                stop = gr.Button(label("batch_stop"), interactive=False, min_width=80)
+    status = gr.HTML(elem_id="batch-status", apply_default_css=False)
+    with gr.Row():
+        keys = ("batch_csv", "batch_zip")
+        downloads = [gr.DownloadButton(label(key), visible=False, size="sm", scale=0, min_width=180) for key in keys]
+    found = gr.HTML(
+        html_template='<div class="batch-table"></div>', js_on_load=read_static("batch.js"), apply_default_css=False
+    )
+    with gr.Accordion(label("batch_reading"), open=False):
+        gr.Markdown(label("batch_explanation"))
+    batches = _Batches(catalog, downloads[0].temp_files)
+    folder.upload(None, [folder, pictures], pictures, js=JOIN_FOLDER, api_visibility="private")
+    start.click(
+        batches.run,
+        [category, pictures, rate],
+        [status, found, start, stop, *downloads],
+        preprocess=False,  # see uploaded_path
+        show_progress="minimal",
+        show_progress_on=status,
+        api_visibility="private",
+        **BATCH,
+    )
+    stop.click(batches.stop, queue=False, show_progress="hidden", api_visibility="private")
+    return category
+
+
+class _Batches:
+    """The events of the tab, for all visitors.
+
+    Args:
+        deleted_later: the files that Gradio deletes after an hour; the results join them.
+    """
+
+    def __init__(self, catalog: Catalog, deleted_later: set[str]) -> None:
+        self._catalog, self._deleted_later = catalog, deleted_later
+        self._running: dict[str, _Batch] = {}  # by the visitor's session
+
+    def stop(self, request: gr.Request) -> None:
+        """Lets the visitor's batch end after the picture in hand; what is done is kept."""
+        if batch := self._running.get(request.session_hash):
+            batch.stopped = True
+
+    def run(self, category: str | None, uploads: list | None, percent: float, request: gr.Request) -> Iterator[list]:
+        """Inspects the uploads one by one; yields updates of status, table, both buttons, CSV and ZIP."""
+        language = language_of(request)
+        if refusal := self._refusal(category, uploads, percent, language):
+            yield _page(f'<p class="failed" role="alert">{refusal}</p>')
+            return
+        rate = float(percent) / 100
+        head = {"category": category, "false_alarm_rate": rate, "models": models_of(self._catalog, category)}
+        folder = Path(get_upload_folder()).resolve() / "batches" / secrets.token_hex(16)  # nobody guesses that
+        with Records(folder, head) as records:
+            batch = self._running[request.session_hash] = _Batch(records, len(uploads), language)
+            try:
+                yield batch.shown()
+                for upload in uploads:
+                    batch.inspect(self._catalog, upload)
+                    if batch.stopped:
+                        break
+                    if batch.is_due():
+                        yield batch.shown()
+            finally:
+                self._running.pop(request.session_hash, None)
+            records.finish()
+            self._deleted_later |= {str(records.csv_path), str(records.zip_path)}
+        yield batch.ended()
+
+    def _refusal(self, category: object, uploads: object, percent: object, language: str) -> str | None:
+        """Why this batch cannot be inspected, as HTML; None where it can."""
+        if not isinstance(uploads, list) or not uploads:
+            return say("batch_no_pictures", language)
+        if len(uploads) > MAX_PICTURES:
+            return say("batch_too_many", language, count=len(uploads), limit=MAX_PICTURES)
+        if (size := sum(map(_size, uploads))) > MAX_BYTES:
+            return say("batch_too_large", language, size=size // 10**6, limit=MAX_BYTES // 10**6)
+        if not isinstance(percent, int | float) or not 0 < percent < 100:
+            return say("batch_bad_rate", language)
+        if not category:
+            return say("batch_no_category", language)
+        try:
+            self._catalog.load(category)
+        except (ModelError, BackboneError) as error:
+            return say("batch_no_model", language, reason=without_folders(str(error), self._catalog))
+
+
+class _Batch:
+    """One visitor's batch: what is done, and how the page shows it."""
+
+    def __init__(self, records: Records, total: int, language: str) -> None:
+        self._records, self._total, self._language = records, total, language
+        self._run, self._rows = secrets.token_hex(4), []
+        self._began = self._shown_at = time.monotonic()
+        self.stopped = False
+
+    def inspect(self, catalog: Catalog, upload: object) -> None:
+        """Judges one upload; a picture that cannot be read is a row like the others."""
+        name, head = _name(upload), self._records.head
+        try:
+            judgement = judge(catalog, head["category"], checked_path(upload), head["false_alarm_rate"])
+        except (PictureError, ModelError, BackboneError) as error:
+            record = self._records.add_failure(name, without_folders(str(error), catalog))
+            reason = without_folders(unescape(say_fault(error, self._language)), catalog)
+            self._rows.append(_unread(record, reason, self._language))
+        else:
+            record = self._records.add(name, judgement)
+            self._rows.append(_row(record, _thumbnail(judgement.picture), self._language))
+
+    def is_due(self) -> bool:
+        """Whether the page was last shown long enough ago to be shown again."""
+        return time.monotonic() - self._shown_at >= SHOWN_EVERY
+
+    def shown(self) -> list:
+        """The page while the batch runs."""
+        self._shown_at = time.monotonic()
+        done, failed = len(self._rows), self._counts()[UNREAD]
+        words = [self._say("batch_progress", done=done, total=self._total)]
+        if done:
+            seconds = (self._shown_at - self._began) / done * (self._total - done)
+            words.append(self._say("batch_left", time=_duration(seconds)))
+        if failed:
+            words.append(self._say("batch_failed", failed=failed))
+        bar = f'<progress max="{self._total}" value="{done}" aria-label="{self._say("batch_running")}"></progress>'
+        return _page(f"<p>{', '.join(words)}</p>{bar}", self._table(), running=True)
+
+    def ended(self) -> list:
+        """The page after the last picture, or after Stop."""
+        done, counts = len(self._rows), self._counts()
+        words = self._say("batch_stopped" if done < self._total else "batch_done", done=done, total=self._total)
+        keys = ("batch_disagree", "defective", "batch_unread", "no_verdict", "good")
+        listed = "".join(
+            f"<li><b>{count}</b> {self._say(key)}</li>" for key, count in zip(keys, counts, strict=True) if count
+        )
+        status = f'<div role="status"><p><strong>{words}</strong></p><ul>{listed}</ul></div>'
+        return _page(status, self._table(), files=(self._records.csv_path, self._records.zip_path))
+
+    def _counts(self) -> list[int]:
+        ranks = [row["keys"][1] for row in self._rows]
+        return [ranks.count(rank) for rank in (DISAGREEMENT, DEFECTIVE, UNREAD, NO_VERDICT, GOOD)]
+
+    def _table(self) -> dict:
+        """What static/batch.js makes a table of; Gradio sends the rows that are new since the last time."""
+        columns = [{"name": self._say(key)} for key in ("batch_picture", "batch_result")]
+        for method in METHODS.values():
+            columns.append({"name": self._say("batch_verdict"), "group": method.__name__})
+            for key in ("batch_p_value", "batch_level", "batch_defects"):
+                columns.append({"name": self._say(key), "group": method.__name__, "numeric": True})
+        caption = self._say("batch_caption")
+        return {"run": self._run, "caption": caption, "columns": columns, "sorted": 1, "rows": list(self._rows)}
+
+    def _say(self, key: str, **values: object) -> str:
+        return say(key, self._language, **values)
+
+
+def _page(status: str, table: dict | None = None, running: bool = False, files: tuple = (None, None)) -> list:
+    """The outputs of the event, in their order."""
+    return [
+        f'<div class="batch-status">{status}</div>',
+        table,
+        gr.update(interactive=not running),
+        gr.update(interactive=running),
+        *(gr.update(value=path and str(path), visible=path is not None) for path in files),
+    ]
+
+
+def _row(record: dict, thumbnail: str, language: str) -> dict:
+    """A record as a row of the table: its cells, and the keys it is sorted by, one for each column."""
+    rank = _rank(record)
+    cells, keys = [_result(rank, language)], [record["file"], rank]
+    for method in METHODS.values():
+        for cell, key in _said(record["methods"].get(method.__name__), language):
+            cells.append(cell)
+            keys.append(key)
+    note = say("batch_unlike", language) if record["looks_like_category"] is False else ""
+    shown = {"thumbnail": thumbnail, "alt": say("batch_alt", language), "note": note}
+    return {"number": record["number"], "file": record["file"], **shown, "cells": cells, "keys": keys}
+
+
+def _unread(record: dict, reason: str, language: str) -> dict:
+    """The row of a picture that could not be inspected."""
+    text, beside = f"{say('batch_unread', language)}: {reason}", 4 * len(METHODS)
+    cells = [{"text": text, "sign": "!", "tone": "failed", "span": 1 + beside}]
+    keys = [record["file"], UNREAD, *[None] * beside]
+    return {"number": record["number"], "file": record["file"], "thumbnail": None, "cells": cells, "keys": keys}
+
+
+def _rank(record: dict) -> int:
+    verdicts = {numbers["is_anomalous"] for numbers in record["methods"].values()}
+    if record["agree"] is False:
+        return DISAGREEMENT
+    return DEFECTIVE if True in verdicts else NO_VERDICT if None in verdicts else GOOD
+
+
+def _result(rank: int, language: str) -> dict:
+    if rank == DISAGREEMENT:
+        return {"text": say("batch_disagree", language), "sign": "≠", "tone": "disagree"}
+    return _verdict({DEFECTIVE: True, GOOD: False, NO_VERDICT: None}[rank], language)
+
+
+def _verdict(is_anomalous: bool | None, language: str) -> dict:
+    words = say(VERDICT_KEYS[is_anomalous], language)
+    return {"text": words, "sign": SIGNS[is_anomalous], "tone": TONES[is_anomalous]}
+
+
+def _said(numbers: dict | None, language: str) -> list[tuple[dict, float | None]]:
+    """Verdict, p-value, level and number of defects of one method, each with its key to sort by."""
+    if numbers is None:  # no model of this method
+        return [({"text": "-"}, None)] * 4
+    verdict = numbers["is_anomalous"]
+    cells = [(_verdict(verdict, language), VERDICT_ORDER[verdict])]
+    for key, digits in (("p_value", 2), ("score_level", 3), ("defects", 6)):
+        value = numbers[key]
+        text = "-" if value is None else number(value, language, digits)
+        cells.append(({"text": text, "tone": "number"}, value))
+    return cells
+
+
+def _thumbnail(picture: Image.Image) -> str:
+    """The picture as a tiny JPEG in a data URL."""
+    scale = THUMBNAIL_SIDE / max(picture.size)
+    size = tuple(max(1, round(side * scale)) for side in picture.size)
+    return data_url(picture.resize(size, Image.Resampling.BILINEAR, reducing_gap=2), "JPEG", quality=70)
+
+
+def checked_path(upload: object) -> str:
+    """The path of an upload.
+
+    Raises:
+        PictureError: it is none of a visitor's uploads.
+    """
+    if (path := uploaded_path(upload)) is None:
+        raise PictureError("the file was not uploaded, or is deleted by now; upload it again")
+    return path
+
+
+def _name(upload: object) -> str:
+    """What the visitor calls the file."""
+    described = upload if isinstance(upload, dict) else {}
+    return printable(str(described.get("orig_name") or described.get("path") or "?"))
+
+
+def _size(upload: object) -> int:
+    path = uploaded_path(upload)
+    try:
+        return Path(path).stat().st_size if path else 0
+    except OSError:  # deleted meanwhile; its row will say so
+        return 0
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"

@@ -1,0 +1,53 @@
+"""The list of categories that every tab offers: searchable, by source, remembered, and linked to by `?category=`."""
+
+import gradio as gr  # noqa: TID251
+
+from hubmodels.catalog import Catalog
+from hubmodels.listings import BUNDLE, CACHE, FOLDER, HUB
+from webapp.words import LANGUAGES, label, say
+
+SOURCES = {FOLDER: "source_folder", HUB: "source_hub", CACHE: "source_hub_cache", BUNDLE: "source_bundled"}
+REMEMBER = """(category) => {
+    if (!category) return;
+    localStorage.setItem("hubmodels-category", category);
+    const address = new URL(location);
+    address.searchParams.set("category", category);
+    history.replaceState(null, "", address);
+}"""
+RECALL = """() => localStorage.getItem("hubmodels-category")"""
+
+
+def dropdown(catalog: Catalog) -> gr.Dropdown:
+    """A list of the categories, nothing chosen yet."""
+    return gr.Dropdown(
+        choices(catalog, LANGUAGES[0]),
+        value=None,
+        label=label("category"),
+        info=label("category_info"),
+        interactive=True,
+    )
+
+
+def choices(catalog: Catalog, language: str) -> list[tuple[str, str]]:
+    """(what is shown, label) of each category, grouped by where its models come from, one's own first."""
+    origins = {}
+    for entry in catalog.entries:
+        origins.setdefault(entry.label, entry.origin)
+    order = list(SOURCES)
+    grouped = sorted(origins.items(), key=lambda item: (order.index(item[1]), item[0]))
+    return [(f"{name} ({say(SOURCES[origin], language)})", name) for name, origin in grouped]
+
+
+def find_category(asked: str | None, catalog: Catalog) -> str | None:
+    """The category that a link or the browser's memory means: its label, with or without spaces, or its last part."""
+    if not asked:
+        return None
+    wanted = _squeezed(asked)
+    labels = catalog.categories()
+    named = [name for name in labels if _squeezed(name) == wanted]
+    shorter = [name for name in labels if _squeezed(name.split(" / ")[-1]) == wanted]
+    return next(iter(named or (shorter if len(shorter) == 1 else [])), None)
+
+
+def _squeezed(name: str) -> str:
+    return "".join(name.lower().split())

@@ -1,0 +1,201 @@
+"""The tab Inspect: one picture in, the report of both methods out."""
+
+import shutil
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import gradio as gr  # noqa: TID251
+from PIL import Image
+
+from hubmodels import BackboneError, Look, ModelError, PictureError
+from hubmodels.catalog import Catalog
+from hubmodels.listings import METHODS
+from hubmodels.resemblance import UNLIKE
+from webapp.categories import dropdown
+from webapp.downloads import write_download
+from webapp.judging import MODEL, Judgement, judge, suggest_category
+from webapp.privacy import without_folders
+from webapp.records import models_of
+from webapp.report import render_report, render_status
+from webapp.templates import data_url, read_static, render
+from webapp.uploads import fresh_path, uploaded_path
+from webapp.words import label, language_of, say, say_fault, say_plainly
+
+THUMBNAIL = 144  # pixels
+EXAMPLES_JS = """element.addEventListener("click", ({ target }) => {
+    const button = target.closest("[data-example]");
+    if (button) trigger("select", { index: Number(button.dataset.example) });
+});"""
+SHOW_REPORT = """(...inputs) => {
+    document.getElementById("report").scrollIntoView({ block: "nearest" });
+    return inputs;
+}"""  # or a click on an example far below it seems to do nothing
+START_DOWNLOAD = "() => document.querySelector('#download').click()"
+
+
+@dataclass(frozen=True)
+class Example:
+    """A picture to click on, of a category that there are models for; `shows` says what is on it."""
+
+    path: Path
+    category: str
+    shows: str
+
+
+class InspectTab:
+    """The events of the tab."""
+
+    def __init__(self, catalog: Catalog, examples: Sequence[Example]) -> None:
+        self._catalog, self._examples = catalog, list(examples)
+
+    def build(self) -> gr.Dropdown:
+        """Adds the components and events inside the current gr.Tab; returns the choice of category."""
+        with gr.Row():
+            with gr.Column(scale=2, min_width=280):
+                self._build_inputs()
+            with gr.Column(scale=5, min_width=320):
+                self._build_outputs()
+        self._connect()
+        return self._category
+
+    def _build_inputs(self) -> None:
+        self._category = dropdown(self._catalog)
+        sources = ["upload", "clipboard", "webcam"]
+        self._picture = gr.Image(label=label("picture"), type="filepath", sources=sources, height=300, buttons=[])
+        self._button = gr.Button(label("inspect"), variant="primary")
+        gr.HTML(label("examples"), elem_classes="quiet", visible=bool(self._examples))
+        self._gallery = gr.HTML(
+            render("examples.html", groups=_grouped(self._examples)),
+            label=label("examples"),
+            elem_id="examples",
+            js_on_load=EXAMPLES_JS,
+            apply_default_css=False,
+            visible=bool(self._examples),
+        )
+
+    def _build_outputs(self) -> None:
+        self._suggestion = gr.Button(visible=False, size="sm", elem_id="suggestion")
+        self._suggested = gr.State()
+        self._report = gr.HTML(
+            label("hint_card"),
+            label=label("tab_inspect"),
+            elem_id="report",
+            js_on_load=read_static("report.js"),
+            apply_default_css=False,
+        )
+        self._file = gr.DownloadButton(visible="hidden", elem_id="download")
+        with gr.Accordion(label("how_to_read"), open=False):
+            gr.Markdown(label("explanation"))
+        with gr.Accordion(label("own_parts"), open=False):
+            gr.Markdown(label("own_parts_how"))
+
+    def _connect(self) -> None:
+        inputs = [self._category, self._picture]
+        outputs = [self._category, self._report, self._suggestion, self._suggested]
+        private = {"api_visibility": "private", "preprocess": False}  # see webapp/uploads.py
+        inspection = dict(fn=self.inspect, inputs=inputs, outputs=outputs, show_progress_on=self._report, **MODEL)
+        gr.on(
+            [self._button.click, self._picture.change, self._category.input],
+            **inspection,
+            **private,
+            js=SHOW_REPORT,
+            trigger_mode="always_last",
+        )
+        self._gallery.select(self.pick, None, [self._category, self._picture], queue=False, api_visibility="private")
+        self._suggestion.click(
+            lambda suggested: suggested, self._suggested, self._category, queue=False, api_visibility="private"
+        ).then(**inspection, **private)
+        self._report.select(self.download, inputs, self._file, **private, **MODEL).success(fn=None, js=START_DOWNLOAD)
+
+    def pick(self, event: gr.EventData) -> tuple[str, str]:
+        """A click on an example -> its category, and a copy of its picture."""
+        example = self._examples[event._data["index"]]
+        return example.category, str(shutil.copy(example.path, fresh_path(example.path.name)))
+
+    def inspect(self, category: str | None, picture: dict | None, request: gr.Request) -> tuple:
+        """Category and upload -> category, report (HTML), and the category to change to, with its button."""
+        language, path = language_of(request), uploaded_path(picture)
+        if path is None:
+            return self._said(say("hint_card", language))
+        try:
+            return self._inspect(category, Look(path), language)
+        except (PictureError, ModelError, BackboneError) as error:
+            reason = without_folders(say_fault(error, language), self._catalog)
+            words = f"<strong>{say('not_inspected', language)}</strong> {reason}"
+            return self._said(render_status("failed", words))
+
+    def _inspect(self, category: str | None, look: Look, language: str) -> tuple:
+        chosen = category or suggest_category(self._catalog, look)
+        if chosen is None:
+            return self._said(render_status("", say("no_category", language)))
+        judgement = judge(self._catalog, chosen, look)
+        unlike = UNLIKE in judgement.resemblance.warnings
+        other = suggest_category(self._catalog, look) if unlike else None
+        report = render_report(
+            judgement,
+            absent=self._absent(chosen, judgement, language),
+            warnings=[_warning(code, chosen, other, language) for code in judgement.resemblance.warnings],
+            note="" if category else say("suggested", language, category=chosen),
+            language=language,
+        )
+        button = gr.update(visible=other is not None, value=say_plainly("use_suggestion", language, category=other))
+        return chosen, report, button, other
+
+    def _said(self, report: str) -> tuple:
+        """A report that judges nothing."""
+        return gr.skip(), report, gr.update(visible=False), None
+
+    def download(self, category: str | None, picture: dict | None, event: gr.EventData, request: gr.Request) -> str:
+        """A click on a download -> the file."""
+        chosen = event._data
+        path = uploaded_path(picture)
+        try:
+            judgement = judge(self._catalog, category, path, chosen.get("rate"))
+            models = {"models": models_of(self._catalog, category)}
+            record = judgement.record(category, chosen.get("rate")) | models
+            return str(write_download(judgement, chosen["what"], chosen.get("method"), record))
+        except (PictureError, ModelError, BackboneError, ValueError, KeyError, TypeError) as error:
+            raise gr.Error(say_fault(error, language_of(request)), print_exception=False) from error
+
+    def _absent(self, category: str, judgement: Judgement, language: str) -> dict[str, str]:
+        """Why a method says nothing, as HTML."""
+        names = {method: c.__name__ for method, c in METHODS.items() if c.__name__ not in judgement.predictions}
+        reasons = {
+            e.method: self._catalog.problems.get(e.source) for e in self._catalog.entries if e.label == category
+        }
+        return {
+            name: say("not_loadable", language, method=name, reason=reasons[method])
+            if reasons.get(method)
+            else say("no_model", language, method=name)
+            for method, name in names.items()
+        }
+
+
+def find_examples(folder: Path, catalog: Catalog) -> list[Example]:
+    """The pictures `folder/DATASET/CATEGORY/SHOWN.png` of categories with a model."""
+    suffixes = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}  # what a browser can show
+    pictures = sorted(path for path in folder.glob("*/*/*") if path.suffix.lower() in suffixes)
+    labels = {(entry.dataset, entry.category): entry.label for entry in catalog.entries}
+    known = [(path, labels[path.parts[-3:-1]]) for path in pictures if path.parts[-3:-1] in labels]
+    return [Example(path, category, path.stem.replace("_", " ")) for path, category in known]
+
+
+def _warning(code: str, category: str, other: str | None, language: str) -> str:
+    key = f"{code}_but" if code == UNLIKE and other else code
+    return say(f"warning_{key}", language, category=category, other=other)
+
+
+def _grouped(examples: Sequence[Example]) -> dict[str, list[tuple[int, Example, str]]]:
+    """By category: index, example, thumbnail."""
+    groups = defaultdict(list)
+    for index, example in enumerate(examples):
+        groups[example.category].append((index, example, _thumbnail(example.path)))
+    return groups
+
+
+def _thumbnail(path: Path) -> str:
+    with Image.open(path) as picture:
+        picture.thumbnail((THUMBNAIL, THUMBNAIL))
+        return data_url(picture.convert("RGB"), "JPEG", quality=80)

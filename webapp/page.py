@@ -1,0 +1,93 @@
+"""The page: what all tabs share, and the tabs."""
+
+from html import escape
+from pathlib import Path
+
+import gradio as gr  # noqa: TID251
+
+from hubmodels.catalog import Catalog
+from webapp import api, batch_tab, compare_tab, models_tab
+from webapp.categories import RECALL, REMEMBER, choices, find_category
+from webapp.inspect_tab import InspectTab, find_examples
+from webapp.privacy import without_folders
+from webapp.templates import STATIC, read_static
+from webapp.words import I18N, LANGUAGES, label, language_of, say
+
+LISTED_FOR = 600  # seconds until a visitor's arrival makes the app look for new models
+KEPT_FOR, LOOKED_AFTER = 3600, 60  # seconds: uploads and results are deleted after an hour, looked for each minute
+WAITING = 16  # visitors in the queue; more are told to come back
+STYLES = sorted(path.name for path in STATIC.glob("*.css"))
+THEME = gr.themes.Soft(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]).set(
+    body_text_color_subdued="*neutral_600",  # Gradio's own colours are too faint for AA
+    block_info_text_color="*neutral_600",
+    block_label_text_color="*primary_700",
+    block_title_text_color="*primary_700",
+    button_primary_background_fill="*primary_600",
+    button_primary_background_fill_hover="*primary_700",
+    button_primary_background_fill_dark="*primary_700",
+    button_primary_background_fill_hover_dark="*primary_600",
+)
+APPEARANCE = {
+    "theme": THEME,
+    "css": "\n".join(map(read_static, STYLES)),
+    "i18n": I18N,
+    "footer_links": ["api"],
+    "run_history": False,
+}
+SAFETY = {"show_error": False, "max_file_size": "64mb", "ssr_mode": False, "mcp_server": api.mcp_available()}
+
+
+def build_page(catalog: Catalog, examples: Path | None = None, test_folder: Path | None = None) -> gr.Blocks:
+    """The page with all its tabs, ready to `launch(**APPEARANCE, **SAFETY)`.
+
+    Args:
+        examples: folder of pictures to click on, DATASET/CATEGORY/SHOWN.png.
+        test_folder: pictures of known truth for the tab Compare, in MVTec AD layout.
+    """
+    blocks = gr.Blocks(
+        title=say("title", LANGUAGES[0]), analytics_enabled=False, delete_cache=(LOOKED_AFTER, KEPT_FOR)
+    )
+    with blocks as page:
+        api.add(catalog)  # first: Gradio gives the names of later events to nobody else
+        gr.Markdown(label("headline"))
+        notices, remembered = gr.HTML(visible=False), gr.Textbox(visible="hidden")
+        with gr.Tabs():
+            with gr.Tab(label("tab_inspect"), id="inspect"):
+                inspected = InspectTab(catalog, find_examples(examples, catalog) if examples else []).build()
+            with gr.Tab(label("tab_batch"), id="batch"):
+                sorted_out = batch_tab.add(catalog)
+            with gr.Tab(label("tab_compare"), id="compare") as compare:
+                compare_tab.add(catalog, compare, examples, test_folder)
+            with gr.Tab(label("tab_models"), id="models") as models:
+                models_tab.add(catalog, models)
+
+        def welcome(remembered: str | None, request: gr.Request) -> tuple[dict, dict, dict]:
+            linked = dict(request.query_params).get("category")
+            category, notice = arrive(catalog, linked, remembered, language_of(request))
+            return category, category, notice
+
+        page.load(
+            welcome,
+            remembered,
+            [inspected, sorted_out, notices],
+            js=RECALL,
+            queue=False,  # a slow Hub keeps nobody from inspecting
+            show_progress="hidden",
+            api_visibility="private",
+        )
+        inspected.change(None, inspected, js=REMEMBER, api_visibility="private")
+    return page.queue(max_size=WAITING, default_concurrency_limit=1)
+
+
+def arrive(catalog: Catalog, linked: str | None, remembered: str | None, language: str) -> tuple[dict, dict]:
+    """A visitor's arrival -> Gradio updates of the lists of categories and of the notices, as they are now.
+
+    Args:
+        linked, remembered: the category of the address, and the one that the browser keeps from the last visit.
+    """
+    catalog.refresh(older_than=LISTED_FOR)
+    chosen = find_category(linked, catalog) or find_category(remembered, catalog)
+    lines = "".join(f"<li>{escape(without_folders(notice, catalog))}</li>" for notice in catalog.notices)
+    notices = f'<section class="card failed"><ul>{lines}</ul></section>'
+    categories = gr.update(choices=choices(catalog, language), value=chosen)
+    return categories, gr.update(value=notices, visible=bool(catalog.notices))

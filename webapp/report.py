@@ -1,0 +1,194 @@
+"""The report on one picture: verdicts first, then both methods on one scale, then where they agree. HTML.
+
+The verdicts, outlines and heat maps for each false-alarm rate are in the page from the start, and the sliders of
+`static/report.js` only choose what is shown: nothing is computed in the browser, and no slider asks the server.
+"""
+
+from dataclasses import dataclass, replace
+from math import ceil
+
+import numpy as np
+from markupsafe import Markup
+from PIL import Image
+
+from hubmodels import AnomalyDetector, AnomalyPrediction
+from hubmodels.layers import agreement_layer, heat_layer, outline_layer, overlap, shrink
+from hubmodels.listings import METHODS
+from hubmodels.regions import count_regions
+from hubmodels.resemblance import UNLIKE
+from webapp.judging import Judgement, agreement
+from webapp.templates import data_url, render
+from webapp.words import SIGNS, TONES, VERDICT_KEYS, number, percent, say
+
+RATES = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2)  # accepted false alarms that the slider offers
+PICTURE_SIDE = 1600  # pixels; what a screen shows, also zoomed
+LAYER_SIDE = 768  # pixels; the models' maps are coarser still
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One method at one false-alarm rate, as the template shows it."""
+
+    key: str
+    tone: str
+    sign: str
+    level: float | None
+    rows: dict[str, Markup]
+    note: Markup
+    outlined: Markup
+    heat: str | None
+    outline: str | None
+
+
+@dataclass(frozen=True)
+class Step:
+    """All that is shown at one false-alarm rate."""
+
+    rate: str
+    tone: str
+    headline: Markup
+    verdicts: dict[str, Verdict]
+    agreement: str | None
+    overlap: Markup
+
+
+def render_report(judgement: Judgement, absent: dict[str, str], warnings: list[str], note: str, language: str) -> str:
+    """The report in the visitor's language.
+
+    Args:
+        absent: by method's name, why it says nothing (HTML).
+        warnings: about the picture (HTML).
+        note: what else to know before reading (HTML).
+    """
+    rates = step_rates(judgement)
+    small = {name: shrink(p, LAYER_SIDE) for name, p in judgement.predictions.items()}
+    shrunk = replace(judgement, predictions=small)
+    steps = [_step(shrunk, rate, language) for rate in rates]
+    return render(
+        "report.html",
+        say=lambda key, **values: Markup(say(key, language, **values)),
+        language=language,
+        names=[method.__name__ for method in METHODS.values()],
+        photo=data_url(_shown(judgement.picture), "JPEG", quality=92, subsampling=0),
+        size=judgement.picture.size,
+        steps=steps,
+        start=rates.index(own_rate(judgement)) if len(rates) > 1 else 0,
+        rates=rates,
+        absent={name: Markup(reason) for name, reason in absent.items()},
+        warnings=[Markup(warning) for warning in warnings],
+        note=Markup(note),
+        swatches=_swatches(),
+    )
+
+
+def render_status(tone: str, content: str) -> str:
+    """A card that says one thing; `content` is HTML. Screen readers read it out."""
+    return f'<section class="card {tone}"><div role="status">{content}</div></section>'
+
+
+def own_rate(judgement: Judgement) -> float | None:
+    """The false-alarm rate that the first calibrated method was calibrated for."""
+    calibrations = (detector.calibration for detector in judgement.detectors.values())
+    return next((round(c.false_alarm_rate.item(), 6) for c in calibrations if c.size), None)
+
+
+def step_rates(judgement: Judgement) -> list[float | None]:
+    """The rates to choose from, ascending; none but None where nothing is calibrated."""
+    own = own_rate(judgement)
+    return [None] if own is None else sorted({*RATES, own})
+
+
+def _step(judgement: Judgement, rate: float | None, language: str) -> Step:
+    predictions = judgement.at_rate(rate)
+    pictures = [p.mask for p in predictions.values()]
+    comparable = len(pictures) == 2 and all(mask is not None for mask in pictures)
+    tone, headline = _headline(predictions, language)
+    if UNLIKE in judgement.resemblance.warnings:
+        tone = TONES[None]  # a verdict on something else
+    return Step(
+        rate=say("rate_value", language, rate=percent(rate, language)) if rate else "",
+        tone=tone,
+        headline=Markup(headline),
+        verdicts={name: _verdict(judgement.detectors[name], p, rate, language) for name, p in predictions.items()},
+        agreement=data_url(agreement_layer(*pictures)) if comparable else None,
+        overlap=Markup(_overlap(*pictures, language) if comparable else ""),
+    )
+
+
+def _headline(predictions: dict[str, AnomalyPrediction], language: str) -> tuple[str, str]:
+    """Tone and sentence."""
+    words = {name: say(VERDICT_KEYS[p.is_anomalous], language) for name, p in predictions.items()}
+    said = ", ".join(say("method_says", language, method=name, verdict=word) for name, word in words.items())
+    agree = agreement(predictions)
+    if agree:
+        verdict = next(iter(predictions.values())).is_anomalous
+        return TONES[verdict], say("both_agree", language, verdict=next(iter(words.values())))
+    key = "disagree" if agree is False else "one_method" if len(words) == 1 else "no_comparison"
+    return TONES[None], say(key, language, verdicts=Markup(said))
+
+
+def _verdict(detector: AnomalyDetector, prediction: AnomalyPrediction, rate: float | None, language: str) -> Verdict:
+    calibrated = prediction.is_anomalous is not None
+    outlined = _outlined(prediction.mask, language) if calibrated else ""
+    return Verdict(
+        key=VERDICT_KEYS[prediction.is_anomalous],
+        tone=TONES[prediction.is_anomalous],
+        sign=SIGNS[prediction.is_anomalous],
+        level=prediction.score_level,
+        rows=_rows(prediction, outlined, language),
+        note=Markup(_vouches(detector, rate, language) if calibrated else say("not_calibrated", language)),
+        outlined=Markup(outlined),
+        heat=data_url(heat_layer(prediction)) if calibrated else None,
+        outline=data_url(outline_layer(prediction.mask)) if calibrated else None,
+    )
+
+
+def _rows(prediction: AnomalyPrediction, outlined: str, language: str) -> dict[str, Markup]:
+    score, latency = number(prediction.image_score, language), f"{prediction.latency_ms:.0f}"
+    rows = {"image_score": say("score_only", language, score=score)}
+    if prediction.is_anomalous is not None:
+        p, share = number(prediction.p_value, language, 2), percent(prediction.p_value, language)
+        rows = {
+            "p_value": say("p_value_words", language, p=p, share=share),
+            "image_score": say("score_words", language, score=score, threshold=prediction.threshold),
+            "outlined": outlined,
+        }
+    rows["latency"] = say("milliseconds", language, value=latency)
+    return {key: Markup(words) for key, words in rows.items()}
+
+
+def _outlined(mask: np.ndarray, language: str) -> str:
+    count, share = count_regions(mask), percent(float(mask.mean()), language)
+    key = "outlined_none" if count == 0 else "outlined_one" if count == 1 else "outlined_many"
+    return say(key, language, count=count, share=share)
+
+
+def _vouches(detector: AnomalyDetector, rate: float, language: str) -> str:
+    calibration = detector.calibration
+    guaranteed = calibration.guaranteed_rate(rate)
+    told = {"size": calibration.size, "rate": percent(guaranteed, language)}
+    if guaranteed == rate:
+        return say("vouches", language, **told)
+    needed = ceil(round(1 / rate, 3)) - 1
+    return say("vouches_less", language, **told, asked=percent(rate, language), needed=needed)
+
+
+def _overlap(first: np.ndarray, second: np.ndarray, language: str) -> str:
+    shares = overlap(first, second)
+    if shares.both + shares.first_only + shares.second_only == 0:
+        return say("overlap_none", language)
+    told = {"both": shares.both, "first": shares.first_only, "second": shares.second_only}
+    return say("overlap_words", language, **{key: percent(share, language) for key, share in told.items()})
+
+
+def _swatches() -> dict[str, str]:
+    """A patch of each kind of agreement, by the key of its words."""
+    masked, empty = np.ones((LAYER_SIDE, LAYER_SIDE), bool), np.zeros((LAYER_SIDE, LAYER_SIDE), bool)
+    pairs = {"both": (masked, masked), "first": (masked, empty), "second": (empty, masked)}
+    return {f"outlined_by_{who}": data_url(agreement_layer(*pair).crop((0, 0, 96, 96))) for who, pair in pairs.items()}
+
+
+def _shown(picture: Image.Image) -> Image.Image:
+    shown = picture.copy()
+    shown.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
+    return shown

@@ -1,0 +1,53 @@
+// The sliders of the report choose what is shown; nothing is computed here and no slider asks the server.
+// Gradio runs this once for the component, and its content comes and goes: so events are caught on the component.
+const kept = {}; // what the visitor chose holds for the next picture, too
+
+function show(control) {
+  const name = control.dataset.control;
+  const text = name === "rate" ? control.dataset.texts.split("|")[control.value] : `${control.value} %`;
+  element.querySelector(`[data-output=${name}]`).textContent = text;
+  control.setAttribute("aria-valuetext", text);
+  if (name === "rate") {
+    element.querySelectorAll("[data-step]").forEach((part) => { part.hidden = part.dataset.step !== control.value; });
+  } else {
+    element.querySelector(".report").style.setProperty(`--${name}`, control.value / 100);
+  }
+}
+
+function arrive() {
+  const report = element.querySelector(".report");
+  if (!report) return;
+  const source = report.querySelector(".photo[src]").src; // sent once, shown in every viewer
+  report.querySelectorAll(".photo").forEach((photo) => { photo.src = source; });
+  report.querySelectorAll("[data-control]").forEach((control) => {
+    const name = control.dataset.control;
+    const chosen = name === "rate" ? control.dataset.rates.split("|").indexOf(kept.rate) : (kept[name] ?? -1);
+    if (Number(chosen) >= 0) control.value = chosen;
+    show(control);
+  });
+}
+
+element.addEventListener("input", ({ target }) => {
+  const name = target.dataset?.control;
+  if (!name) return;
+  kept[name] = name === "rate" ? target.dataset.rates.split("|")[target.value] : target.value;
+  show(target);
+});
+
+element.addEventListener("click", ({ target }) => {
+  const button = target.closest("[data-download]");
+  if (!button) return;
+  const control = element.querySelector("[data-control=rate]");
+  const rate = control ? Number(control.dataset.rates.split("|")[control.value]) : null;
+  trigger("select", { what: button.dataset.download, method: button.dataset.method ?? null, rate });
+});
+
+element.addEventListener("scroll", ({ target }) => { // zoomed viewers move together
+  element.querySelectorAll(".viewer").forEach((viewer) => {
+    if (viewer !== target && viewer.scrollLeft !== target.scrollLeft) viewer.scrollLeft = target.scrollLeft;
+    if (viewer !== target && viewer.scrollTop !== target.scrollTop) viewer.scrollTop = target.scrollTop;
+  });
+}, true);
+
+watch("value", arrive);
+arrive();
