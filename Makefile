@@ -11,9 +11,10 @@ option = $(if $($(2)),--$(1) "$($(2))")
 help:  ## show this list
 	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
 
-demo: $(RUNTIME)  ## serve the app; options: MODELS=folder NAMESPACE=name BACKBONE_WEIGHTS=file EXAMPLES=folder PORT=7860
+demo: $(RUNTIME)  ## serve the app; options: MODELS=folder NAMESPACE=name BACKBONE_WEIGHTS=file EXAMPLES=folder TEST_FOLDER=folder PORT=7860
 	$(BIN)/python app.py $(call option,models,MODELS) $(call option,namespace,NAMESPACE) \
-	    $(call option,backbone-weights,BACKBONE_WEIGHTS) $(call option,examples,EXAMPLES) $(call option,port,PORT)
+	    $(call option,backbone-weights,BACKBONE_WEIGHTS) $(call option,examples,EXAMPLES) \
+	    $(call option,test-folder,TEST_FOLDER) $(call option,port,PORT)
 
 test: $(FULL)  ## run the tests: CPU, offline
 	$(BIN)/python -m pytest -q

@@ -17,7 +17,9 @@ from pathlib import Path
 from hubmodels.catalog import Catalog
 from hubmodels.listings import list_bundle, list_folder, list_namespace
 from hubmodels.repository import CONFIG_FILE, limit_waiting
-from webapp.page import APPEARANCE, SAFETY, build_page
+from webapp.memory import return_freed_memory
+from webapp.page import APPEARANCE, KEPT_FOR, LOOKED_AFTER, SAFETY, build_page
+from webapp.uploads import keep_deleting, own_folder
 
 OWN_MODELS = Path("runs")  # where training writes to by default
 HUB_TIMEOUT = 10  # seconds without a byte from the Hub
@@ -63,6 +65,9 @@ def main() -> None:
     """Opens the catalog that was asked for and serves the page."""
     args = read_arguments()
     limit_waiting(HUB_TIMEOUT)
+    return_freed_memory()
+    own_folder()
+    keep_deleting(KEPT_FOR, LOOKED_AFTER)
     catalog = open_catalog(args)
     for notice in catalog.notices:
         print(f"app.py: {notice}", file=sys.stderr)

@@ -74,7 +74,8 @@ async def visitor(client: httpx2.AsyncClient, files: dict, until: float, tally: 
             begun = time.perf_counter()
             (await client.get("/")).raise_for_status()
             tally.seconds["page"].append(time.perf_counter() - begun)
-            sent = await client.post("/gradio_api/upload", files={"files": ("part.png", content)})
+            own = content + rng.randbytes(16)  # decoders stop before it; equal files would be kept once
+            sent = await client.post("/gradio_api/upload", files={"files": ("part.png", own)})
             upload = {"path": sent.raise_for_status().json()[0], "meta": {"_type": "gradio.FileData"}}
             through = ask_program if rng.random() < 0.25 else ask_page
             await insist(through, client, session, category, upload, kind, until, tally, rng)

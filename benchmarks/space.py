@@ -70,8 +70,8 @@ def judge(url: str, folder: Path) -> None:
     """One example, as a visitor's program asks; two verdicts, or the run has failed."""
     category, picture = EXAMPLE
     client = Client(url, verbose=False, download_files=False)
-    answer = json.dumps(client.predict(category, handle_file(folder / picture), api_name="/inspect"))
-    if answer.count("class='verdict'") != 2:
+    answer = json.dumps(client.predict(handle_file(folder / picture), category, api_name="/inspect"))
+    if answer.count('"is_anomalous": ') != 2:
         raise SystemExit(f"not two verdicts: {answer}")
 
 

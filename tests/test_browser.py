@@ -162,11 +162,47 @@ def test_a_german_visitor_on_a_dark_phone(bundled):
         assert page.locator(".report .headline:visible").evaluate(
             "element => { const box = element.getBoundingClientRect(); return box.top >= 0 && box.top < innerHeight; }"
         )  # the verdict came into view, though the examples are above it
+        assert page.locator(".report").evaluate("report => report.clientWidth") > 320  # nothing beside it
         photograph(page, "phone_german_dark")
         for tab in ("Stapel", "Vergleich", "Modelle", "Prüfen"):
             page.get_by_role("tab", name=tab).click()
             page.wait_for_timeout(500)
             assert page.evaluate("document.documentElement.scrollWidth") <= 360, tab
+
+
+def test_mistakes_are_compared_on_a_phone(bundled):
+    with visit(bundled, **PHONE) as page:
+        page.get_by_role("tab", name="Compare").click()
+        page.get_by_role("heading", name="Measured after training").wait_for()
+        page.get_by_role("button", name="Run both methods").click()
+        mistake = page.locator(".compare-gallery button").first
+        mistake.focus()
+        page.keyboard.press("Enter")
+        assert mistake.get_attribute("aria-expanded") == "true"
+        assert page.get_by_role("img", name="ROC curves").count() == 1
+        assert page.evaluate("document.documentElement.scrollWidth") == 360
+        photograph(page, "compare_phone")
+
+
+def test_a_batch_with_a_bad_file_goes_on_and_the_models_are_listed(bundled, tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    files = [*(EXAMPLES / "pill").glob("*.png"), tmp_path / "broken.png"]
+    with visit(bundled, "/?category=pill") as page:
+        page.get_by_role("tab", name="Batch").click()
+        page.locator("#batch-files input[type=file]").set_input_files(files)
+        page.locator("#batch-files").get_by_text("broken").first.wait_for()
+        page.get_by_role("button", name="Inspect all").click()
+        page.get_by_text("Done: 5 of 5").wait_for()
+        rows = page.locator(".batch-table tbody tr")
+        assert "Could not be read" in rows.filter(has_text="broken.png").text_content()
+        assert "methods disagree" in rows.first.text_content().lower()  # what needs a look comes first
+        with page.expect_download() as download:
+            page.locator("a, button", has_text="Table as CSV").last.click()
+        assert download.value.path().read_text("utf-8-sig").count("\n") == 6
+        photograph(page, "batch_page")
+        page.get_by_role("tab", name="Models").click()
+        page.get_by_text("compact-backbone-non-commercial").first.wait_for()
+        photograph(page, "models")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

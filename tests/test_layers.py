@@ -28,7 +28,8 @@ def test_heat_and_outline_over_the_picture_are_the_overlay(prediction, opacity):
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (48, 80, 3), np.uint8))
     heated = laid_over(picture, heat_layer(prediction), opacity)
     shown = laid_over(heated, outline_layer(prediction.mask))
-    assert np.abs(shown - np.asarray(overlay(picture, prediction, opacity), np.float64)).max() <= 6  # of 255: levels are in hundredths
+    expected = np.asarray(overlay(picture, prediction, opacity), np.float64)
+    assert np.abs(shown - expected).max() <= 6  # of 255: levels are in hundredths
 
 
 def test_heat_of_a_detector_without_calibration_is_refused(prediction):

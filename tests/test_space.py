@@ -1,6 +1,5 @@
 """The Space's folder: what its front matter promises is true, and its app runs from it with its requirements alone."""
 
-import json
 import os
 import re
 import socket

@@ -4,10 +4,12 @@ from html import escape
 from pathlib import Path
 
 import gradio as gr  # noqa: TID251
+from starlette.middleware import Middleware
 
 from hubmodels.catalog import Catalog
 from webapp import api, batch_tab, compare_tab, models_tab
 from webapp.categories import RECALL, REMEMBER, choices, find_category
+from webapp.doors import Doors
 from webapp.inspect_tab import InspectTab, find_examples
 from webapp.privacy import without_folders
 from webapp.templates import STATIC, read_static
@@ -16,6 +18,7 @@ from webapp.words import I18N, LANGUAGES, label, language_of, say
 LISTED_FOR = 600  # seconds until a visitor's arrival makes the app look for new models
 KEPT_FOR, LOOKED_AFTER = 3600, 60  # seconds: uploads and results are deleted after an hour, looked for each minute
 WAITING = 16  # visitors in the queue; more are told to come back
+SESSIONS = 100  # whose last report Gradio keeps in memory, some MB each; it never forgets one below this number
 STYLES = sorted(path.name for path in STATIC.glob("*.css"))
 THEME = gr.themes.Soft(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]).set(
     body_text_color_subdued="*neutral_600",  # Gradio's own colours are too faint for AA
@@ -34,7 +37,15 @@ APPEARANCE = {
     "footer_links": ["api"],
     "run_history": False,
 }
-SAFETY = {"show_error": False, "max_file_size": "64mb", "ssr_mode": False, "mcp_server": api.mcp_available()}
+SAFETY = {
+    "show_error": False,
+    "max_file_size": "64mb",
+    "enable_monitoring": False,  # by default everybody may read which events ran how often
+    "state_session_capacity": SESSIONS,
+    "ssr_mode": False,
+    "mcp_server": api.mcp_available(),
+    "app_kwargs": {"middleware": [Middleware(Doors)]},
+}
 
 
 def build_page(catalog: Catalog, examples: Path | None = None, test_folder: Path | None = None) -> gr.Blocks:
@@ -54,28 +65,32 @@ def build_page(catalog: Catalog, examples: Path | None = None, test_folder: Path
         with gr.Tabs():
             with gr.Tab(label("tab_inspect"), id="inspect"):
                 inspected = InspectTab(catalog, find_examples(examples, catalog) if examples else []).build()
-            with gr.Tab(label("tab_batch"), id="batch"):
+            with gr.Tab(label("tab_batch"), id="batch") as batch:
                 sorted_out = batch_tab.add(catalog)
             with gr.Tab(label("tab_compare"), id="compare") as compare:
                 compare_tab.add(catalog, compare, examples, test_folder)
             with gr.Tab(label("tab_models"), id="models") as models:
                 models_tab.add(catalog, models)
 
-        def welcome(remembered: str | None, request: gr.Request) -> tuple[dict, dict, dict]:
+        def welcome(remembered: str | None, request: gr.Request) -> tuple[dict, dict]:
             linked = dict(request.query_params).get("category")
-            category, notice = arrive(catalog, linked, remembered, language_of(request))
-            return category, category, notice
+            return arrive(catalog, linked, remembered, language_of(request))
+
+        def follow(category: str | None, request: gr.Request) -> dict:
+            return gr.update(choices=choices(catalog, language_of(request)), value=category)
 
         page.load(
             welcome,
             remembered,
-            [inspected, sorted_out, notices],
+            [inspected, notices],
             js=RECALL,
             queue=False,  # a slow Hub keeps nobody from inspecting
             show_progress="hidden",
             api_visibility="private",
         )
         inspected.change(None, inspected, js=REMEMBER, api_visibility="private")
+        # when it is opened, because Gradio loses updates of a tab that was never shown
+        batch.select(follow, inspected, sorted_out, queue=False, show_progress="hidden", api_visibility="private")
     return page.queue(max_size=WAITING, default_concurrency_limit=1)
 
 

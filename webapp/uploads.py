@@ -1,9 +1,42 @@
 """Files of visitors: an event reads what its visitor uploaded and nothing else; what it hands out goes in an hour."""
 
+import os
+import threading
+import time
 import uuid
+from contextlib import suppress
 from pathlib import Path
 
 from gradio.utils import get_upload_folder  # noqa: TID251
+
+
+def own_folder() -> None:
+    """Gives this app a folder of its own inside Gradio's upload folder, so that nobody else's files are deleted."""
+    os.environ["GRADIO_TEMP_DIR"] = str(Path(get_upload_folder()) / "hubmodels")
+
+
+def keep_deleting(age_s: float, every_s: float) -> None:
+    """Starts to delete, again and again, what has lain longer in the upload folder, whoever wrote it.
+
+    Gradio's `delete_cache` alone is not enough: in 6.31 it ends for good when an upload comes while it looks, and it
+    knows neither what an interrupted upload leaves nor what an earlier process left.
+    """
+
+    def work() -> None:
+        while True:
+            delete_old(age_s)
+            time.sleep(every_s)
+
+    threading.Thread(target=work, daemon=True).start()
+
+
+def delete_old(age_s: float) -> None:
+    """Deletes what has lain longer in the upload folder: files, and folders that are empty."""
+    for folder, _, names in os.walk(get_upload_folder(), topdown=False):
+        for path in (*(Path(folder) / name for name in names), Path(folder)):
+            with suppress(OSError):  # deleted meanwhile, or a folder that is not empty
+                if time.time() - path.lstat().st_ctime > age_s:
+                    path.rmdir() if path == Path(folder) else path.unlink()
 
 
 def uploaded_path(upload: dict | None) -> str | None:
