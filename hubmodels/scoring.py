@@ -158,8 +158,12 @@ class Calibration(nn.Module):
 
     def p_value(self, image_score: float) -> float:
         """(1 + number of held-out scores >= image_score) / (n + 1)."""
+        return (1 + self.count_as_unusual(image_score)) / (self.size + 1)
+
+    def count_as_unusual(self, image_score: float) -> int:
+        """Number of held-out normal pictures with at least this image score."""
         below = torch.searchsorted(self.image_scores.cpu(), torch.tensor(image_score, dtype=torch.float32)).item()
-        return (1 + self.size - below) / (self.size + 1)
+        return self.size - below
 
     def apply(
         self, image_score: float, anomaly_map: np.ndarray, false_alarm_rate: float | None = None

@@ -16,12 +16,14 @@ from hubmodels.layers import agreement_layer, heat_layer, outline_layer, overlap
 from hubmodels.listings import METHODS
 from hubmodels.regions import count_regions
 from hubmodels.resemblance import UNLIKE
+from hubmodels.scoring import Calibration
 from webapp.judging import Judgement, agreement
 from webapp.templates import data_url, render
 from webapp.words import SIGNS, TONES, VERDICT_KEYS, number, percent, say
 
 RATES = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2)  # accepted false alarms that the slider offers
 PICTURE_SIDE = 1600  # pixels; what a screen shows, also zoomed
+PATCH = (96, 96)  # of the legend, shown at a quarter
 LAYER_SIDE = 768  # pixels; the models' maps are coarser still
 
 
@@ -60,7 +62,7 @@ def render_report(judgement: Judgement, absent: dict[str, str], warnings: list[s
         warnings: about the picture (HTML).
         note: what else to know before reading (HTML).
     """
-    rates = step_rates(judgement)
+    rates, names = step_rates(judgement), [method.__name__ for method in METHODS.values()]
     small = {name: shrink(p, LAYER_SIDE) for name, p in judgement.predictions.items()}
     shrunk = replace(judgement, predictions=small)
     steps = [_step(shrunk, rate, language) for rate in rates]
@@ -68,7 +70,7 @@ def render_report(judgement: Judgement, absent: dict[str, str], warnings: list[s
         "report.html",
         say=lambda key, **values: Markup(say(key, language, **values)),
         language=language,
-        names=[method.__name__ for method in METHODS.values()],
+        names=names,
         photo=data_url(_shown(judgement.picture), "JPEG", quality=92, subsampling=0),
         size=judgement.picture.size,
         steps=steps,
@@ -77,7 +79,7 @@ def render_report(judgement: Judgement, absent: dict[str, str], warnings: list[s
         absent={name: Markup(reason) for name, reason in absent.items()},
         warnings=[Markup(warning) for warning in warnings],
         note=Markup(note),
-        swatches=_swatches(),
+        legend=_legend(names, language) if steps[0].agreement else {},
     )
 
 
@@ -100,8 +102,8 @@ def step_rates(judgement: Judgement) -> list[float | None]:
 
 def _step(judgement: Judgement, rate: float | None, language: str) -> Step:
     predictions = judgement.at_rate(rate)
-    pictures = [p.mask for p in predictions.values()]
-    comparable = len(pictures) == 2 and all(mask is not None for mask in pictures)
+    masks = {name: p.mask for name, p in predictions.items() if p.mask is not None}
+    comparable = len(masks) == 2
     tone, headline = _headline(predictions, language)
     if UNLIKE in judgement.resemblance.warnings:
         tone = TONES[None]  # a verdict on something else
@@ -110,8 +112,8 @@ def _step(judgement: Judgement, rate: float | None, language: str) -> Step:
         tone=tone,
         headline=Markup(headline),
         verdicts={name: _verdict(judgement.detectors[name], p, rate, language) for name, p in predictions.items()},
-        agreement=data_url(agreement_layer(*pictures)) if comparable else None,
-        overlap=Markup(_overlap(*pictures, language) if comparable else ""),
+        agreement=data_url(agreement_layer(*masks.values())) if comparable else None,
+        overlap=Markup(_overlap(masks, language) if comparable else ""),
     )
 
 
@@ -135,7 +137,7 @@ def _verdict(detector: AnomalyDetector, prediction: AnomalyPrediction, rate: flo
         tone=TONES[prediction.is_anomalous],
         sign=SIGNS[prediction.is_anomalous],
         level=prediction.score_level,
-        rows=_rows(prediction, outlined, language),
+        rows=_rows(detector.calibration, prediction, outlined, language),
         note=Markup(_vouches(detector, rate, language) if calibrated else say("not_calibrated", language)),
         outlined=Markup(outlined),
         heat=data_url(heat_layer(prediction)) if calibrated else None,
@@ -143,13 +145,13 @@ def _verdict(detector: AnomalyDetector, prediction: AnomalyPrediction, rate: flo
     )
 
 
-def _rows(prediction: AnomalyPrediction, outlined: str, language: str) -> dict[str, Markup]:
+def _rows(calibration: Calibration, prediction: AnomalyPrediction, outlined: str, language: str) -> dict[str, Markup]:
     score, latency = number(prediction.image_score, language), f"{prediction.latency_ms:.0f}"
     rows = {"image_score": say("score_only", language, score=score)}
     if prediction.is_anomalous is not None:
-        p, share = number(prediction.p_value, language, 2), percent(prediction.p_value, language)
+        p, count = number(prediction.p_value, language, 2), calibration.count_as_unusual(prediction.image_score)
         rows = {
-            "p_value": say("p_value_words", language, p=p, share=share),
+            "p_value": say("p_value_words", language, p=p, count=count, size=calibration.size),
             "image_score": say("score_words", language, score=score, threshold=prediction.threshold),
             "outlined": outlined,
         }
@@ -173,19 +175,23 @@ def _vouches(detector: AnomalyDetector, rate: float, language: str) -> str:
     return say("vouches_less", language, **told, asked=percent(rate, language), needed=needed)
 
 
-def _overlap(first: np.ndarray, second: np.ndarray, language: str) -> str:
-    shares = overlap(first, second)
+def _overlap(masks: dict[str, np.ndarray], language: str) -> str:
+    shares = overlap(*masks.values())
     if shares.both + shares.first_only + shares.second_only == 0:
         return say("overlap_none", language)
     told = {"both": shares.both, "first": shares.first_only, "second": shares.second_only}
-    return say("overlap_words", language, **{key: percent(share, language) for key, share in told.items()})
+    one, other = masks
+    return say("overlap_words", language, one=one, other=other, **{k: percent(v, language) for k, v in told.items()})
 
 
-def _swatches() -> dict[str, str]:
-    """A patch of each kind of agreement, by the key of its words."""
+def _legend(methods: list[str], language: str) -> dict[Markup, str]:
+    """A patch of each kind of agreement, by what it means."""
+    words = [say("outlined_by_both", language)]
+    words += [say("outlined_by_one", language, method=method) for method in methods]
     masked, empty = np.ones((LAYER_SIDE, LAYER_SIDE), bool), np.zeros((LAYER_SIDE, LAYER_SIDE), bool)
-    pairs = {"both": (masked, masked), "first": (masked, empty), "second": (empty, masked)}
-    return {f"outlined_by_{who}": data_url(agreement_layer(*pair).crop((0, 0, 96, 96))) for who, pair in pairs.items()}
+    pairs = ((masked, masked), (masked, empty), (empty, masked))
+    patches = [data_url(agreement_layer(*pair).crop((0, 0, *PATCH))) for pair in pairs]
+    return {Markup(word): patch for word, patch in zip(words, patches, strict=True)}
 
 
 def _shown(picture: Image.Image) -> Image.Image:
