@@ -199,8 +199,7 @@ class Calibration(nn.Module):
         rate, asked = self.guaranteed_rate(), self.false_alarm_rate.item()
         words = f"flags at most {100 * rate:.2g} % of good parts; calibrated on {self.size} held-out normal pictures"
         if not self.is_sufficient():
-            needed = math.ceil(round(1 / asked, 3)) - 1
-            words += f" (too few for the {100 * asked:.2g} % asked for, which needs {needed})"
+            words += f" (too few for the {100 * asked:.2g} % asked for, which needs {pictures_needed(asked)})"
         return words
 
     def _quantile(self, ascending: Tensor, rate: float) -> float:
@@ -213,6 +212,11 @@ class Calibration(nn.Module):
             if (saved := state_dict.get(prefix + name)) is not None:
                 setattr(self, name, torch.empty_like(saved))
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def pictures_needed(false_alarm_rate: float) -> int:
+    """Number of held-out normal pictures that can vouch for a false-alarm rate: the least n with 1/(n+1) <= rate."""
+    return math.ceil(round(1 / false_alarm_rate, 3)) - 1
 
 
 def _check_rate(false_alarm_rate: float) -> None:

@@ -70,7 +70,7 @@ class Shown(HTMLParser):
         assert self.stack.pop()[0] == tag  # or a browser would have to guess
 
     def handle_data(self, data):
-        if any(attrs.get("data-step") == self.index for _, attrs in self.stack):
+        if any(self.index in attrs.get("data-step", "").split() for _, attrs in self.stack):
             self.texts[next((a["aria-label"] for tag, a in self.stack if tag == "section"), None)] += (
                 f" {data.strip()}"
             )
@@ -92,7 +92,7 @@ def test_a_picture_gets_a_report_with_both_methods(catalog, picture):
     assert category == LABEL and suggestion["visible"] is False
     for name in ("SimpleNet", "GLASS"):
         assert f'aria-label="{name}"' in report
-    assert report.count('class="heat"') == 2 * len({*RATES, 0.2})
+    assert report.count('class="heat"') == 2  # five pictures can vouch for 17 and for 20 %: the rest looks the same
     assert 'width="80" height="48"' in report
 
 
@@ -113,8 +113,8 @@ def test_the_report_opens_at_the_rate_that_the_models_were_calibrated_for(catalo
     report = inspected(catalog, LABEL, picture)
     start = int(re.search(r'data-start="(\d)"', report)[1])
     assert sorted({*RATES, 0.2})[start] == 0.2
-    shown = re.findall(r'data-step="(\d)"(?![^>]*hidden)', report)
-    assert set(shown) == {str(start)}
+    for steps, rest in re.findall(r'data-step="([^"]*)"([^>]*)', report):
+        assert ("hidden" in rest) == (str(start) not in steps.split())
 
 
 def test_too_few_held_out_pictures_are_named_at_low_rates(catalog, picture):

@@ -4,54 +4,63 @@ The verdicts, outlines and heat maps for each false-alarm rate are in the page f
 `static/report.js` only choose what is shown: nothing is computed in the browser, and no slider asks the server.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from math import ceil
+from html import unescape
+from itertools import groupby
 
 import numpy as np
 from markupsafe import Markup
 from PIL import Image
 
-from hubmodels import AnomalyDetector, AnomalyPrediction
+from hubmodels import AnomalyPrediction
 from hubmodels.layers import agreement_layer, heat_layer, outline_layer, overlap, shrink
 from hubmodels.listings import METHODS
 from hubmodels.regions import count_regions
 from hubmodels.resemblance import UNLIKE
-from hubmodels.scoring import Calibration
+from hubmodels.scoring import Calibration, pictures_needed
+from webapp.downloads import FILES
 from webapp.judging import Judgement, agreement
 from webapp.templates import data_url, render
 from webapp.words import SIGNS, TONES, VERDICT_KEYS, number, percent, say
 
 RATES = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2)  # accepted false alarms that the slider offers
 PICTURE_SIDE = 1600  # pixels; what a screen shows, also zoomed
-PATCH = (96, 96)  # of the legend, shown at a quarter
-LAYER_SIDE = 768  # pixels; the models' maps are coarser still
+LAYER_SIDE = 640  # pixels; the models' maps are coarser still
+PATCH = (96, 96)  # pixels of the legend, shown at a quarter
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """One method at one false-alarm rate, as the template shows it."""
+    """One method at false-alarm rates between which nothing changes; `steps` are their places in the list of rates."""
 
+    steps: list[int]
     key: str
     tone: str
     sign: str
     level: float | None
     rows: dict[str, Markup]
-    note: Markup
     outlined: Markup
     heat: str | None
     outline: str | None
 
 
 @dataclass(frozen=True)
-class Step:
-    """All that is shown at one false-alarm rate."""
+class Column:
+    """What one method says: its verdicts, what its threshold promises at each rate, and what can be downloaded."""
 
-    rate: str
-    tone: str
-    headline: Markup
-    verdicts: dict[str, Verdict]
-    agreement: str | None
-    overlap: Markup
+    verdicts: list[Verdict]
+    notes: list[Markup]
+    downloads: list[str]
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Where the methods agree at some of the rates, as a layer and in words."""
+
+    steps: list[int]
+    layer: str
+    words: Markup
 
 
 def render_report(judgement: Judgement, absent: dict[str, str], warnings: list[str], note: str, language: str) -> str:
@@ -63,9 +72,8 @@ def render_report(judgement: Judgement, absent: dict[str, str], warnings: list[s
         note: what else to know before reading (HTML).
     """
     rates, names = step_rates(judgement), [method.__name__ for method in METHODS.values()]
-    small = {name: shrink(p, LAYER_SIDE) for name, p in judgement.predictions.items()}
-    shrunk = replace(judgement, predictions=small)
-    steps = [_step(shrunk, rate, language) for rate in rates]
+    shrunk = replace(judgement, predictions={n: shrink(p, LAYER_SIDE) for n, p in judgement.predictions.items()})
+    agreements = _agreements(shrunk, rates, language)
     return render(
         "report.html",
         say=lambda key, **values: Markup(say(key, language, **values)),
@@ -73,13 +81,16 @@ def render_report(judgement: Judgement, absent: dict[str, str], warnings: list[s
         names=names,
         photo=data_url(_shown(judgement.picture), "JPEG", quality=92, subsampling=0),
         size=judgement.picture.size,
-        steps=steps,
-        start=rates.index(own_rate(judgement)) if len(rates) > 1 else 0,
-        rates=rates,
+        headlines=[_headline(shrunk, rate, language) for rate in rates],
+        columns={name: _column(shrunk, name, rates, language) for name in judgement.predictions},
+        agreements=agreements,
+        legend=_legend(names, language) if agreements else {},
+        start=rates.index(own_rate(judgement)),
+        rates=[rate for rate in rates if rate is not None],
+        shown_rates=[percent(rate, language) for rate in rates if rate is not None],
         absent={name: Markup(reason) for name, reason in absent.items()},
         warnings=[Markup(warning) for warning in warnings],
         note=Markup(note),
-        legend=_legend(names, language) if steps[0].agreement else {},
     )
 
 
@@ -100,45 +111,51 @@ def step_rates(judgement: Judgement) -> list[float | None]:
     return [None] if own is None else sorted({*RATES, own})
 
 
-def _step(judgement: Judgement, rate: float | None, language: str) -> Step:
-    predictions = judgement.at_rate(rate)
-    masks = {name: p.mask for name, p in predictions.items() if p.mask is not None}
-    comparable = len(masks) == 2
-    tone, headline = _headline(predictions, language)
-    if UNLIKE in judgement.resemblance.warnings:
-        tone = TONES[None]  # a verdict on something else
-    return Step(
-        rate=say("rate_value", language, rate=percent(rate, language)) if rate else "",
-        tone=tone,
-        headline=Markup(headline),
-        verdicts={name: _verdict(judgement.detectors[name], p, rate, language) for name, p in predictions.items()},
-        agreement=data_url(agreement_layer(*masks.values())) if comparable else None,
-        overlap=Markup(_overlap(masks, language) if comparable else ""),
-    )
+def _alike(judgement: Judgement, methods: Iterable[str], rates: list[float | None]) -> list[list[int]]:
+    """Places of the rates, grouped where these methods' thresholds stay the same, and so all that is shown."""
+    decided = [[predictions[method] for method in methods] for predictions in map(judgement.at_rate, rates)]
+    thresholds = [[(p.threshold, p.pixel_threshold) for p in predictions] for predictions in decided]
+    return [list(group) for _, group in groupby(range(len(rates)), thresholds.__getitem__)]
 
 
-def _headline(predictions: dict[str, AnomalyPrediction], language: str) -> tuple[str, str]:
+def _headline(judgement: Judgement, rate: float | None, language: str) -> tuple[str, Markup]:
     """Tone and sentence."""
+    predictions = judgement.at_rate(rate)
     words = {name: say(VERDICT_KEYS[p.is_anomalous], language) for name, p in predictions.items()}
     said = ", ".join(say("method_says", language, method=name, verdict=word) for name, word in words.items())
     agree = agreement(predictions)
     if agree:
         verdict = next(iter(predictions.values())).is_anomalous
-        return TONES[verdict], say("both_agree", language, verdict=next(iter(words.values())))
+        on_something_else = UNLIKE in judgement.resemblance.warnings
+        sentence = say("both_agree", language, verdict=next(iter(words.values())))
+        return TONES[None if on_something_else else verdict], Markup(sentence)
     key = "disagree" if agree is False else "one_method" if len(words) == 1 else "no_comparison"
-    return TONES[None], say(key, language, verdicts=Markup(said))
+    return TONES[None], Markup(say(key, language, verdicts=unescape(said)))
 
 
-def _verdict(detector: AnomalyDetector, prediction: AnomalyPrediction, rate: float | None, language: str) -> Verdict:
+def _column(judgement: Judgement, name: str, rates: list[float | None], language: str) -> Column:
+    detector, prediction = judgement.detectors[name], judgement.predictions[name]
+    notes = [_vouches(detector.calibration, rate, language) for rate in rates]
+    return Column(
+        [
+            _verdict(detector.calibration, detector.decide(prediction, rates[steps[0]]), steps, language)
+            for steps in _alike(judgement, [name], rates)
+        ],
+        list(map(Markup, notes)),
+        [what for what in FILES if what == "map" or detector.calibration.size],
+    )
+
+
+def _verdict(calibration: Calibration, prediction: AnomalyPrediction, steps: list[int], language: str) -> Verdict:
     calibrated = prediction.is_anomalous is not None
     outlined = _outlined(prediction.mask, language) if calibrated else ""
     return Verdict(
+        steps=steps,
         key=VERDICT_KEYS[prediction.is_anomalous],
         tone=TONES[prediction.is_anomalous],
         sign=SIGNS[prediction.is_anomalous],
         level=prediction.score_level,
-        rows=_rows(detector.calibration, prediction, outlined, language),
-        note=Markup(_vouches(detector, rate, language) if calibrated else say("not_calibrated", language)),
+        rows=_rows(calibration, prediction, outlined, language),
         outlined=Markup(outlined),
         heat=data_url(heat_layer(prediction)) if calibrated else None,
         outline=data_url(outline_layer(prediction.mask)) if calibrated else None,
@@ -165,14 +182,26 @@ def _outlined(mask: np.ndarray, language: str) -> str:
     return say(key, language, count=count, share=share)
 
 
-def _vouches(detector: AnomalyDetector, rate: float, language: str) -> str:
-    calibration = detector.calibration
+def _vouches(calibration: Calibration, rate: float | None, language: str) -> str:
+    """What the threshold promises."""
+    if not calibration.size:
+        return say("not_calibrated", language)
     guaranteed = calibration.guaranteed_rate(rate)
     told = {"size": calibration.size, "rate": percent(guaranteed, language)}
     if guaranteed == rate:
         return say("vouches", language, **told)
-    needed = ceil(round(1 / rate, 3)) - 1
-    return say("vouches_less", language, **told, asked=percent(rate, language), needed=needed)
+    return say("vouches_less", language, **told, asked=percent(rate, language), needed=pictures_needed(rate))
+
+
+def _agreements(judgement: Judgement, rates: list[float | None], language: str) -> list[Agreement]:
+    found = []
+    for steps in _alike(judgement, judgement.detectors, rates):
+        predictions = judgement.at_rate(rates[steps[0]])
+        masks = {name: p.mask for name, p in predictions.items() if p.mask is not None}
+        if len(masks) == 2:
+            layer = data_url(agreement_layer(*masks.values()))
+            found.append(Agreement(steps, layer, Markup(_overlap(masks, language))))
+    return found
 
 
 def _overlap(masks: dict[str, np.ndarray], language: str) -> str:

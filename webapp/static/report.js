@@ -8,7 +8,9 @@ function show(control) {
   element.querySelector(`[data-output=${name}]`).textContent = text;
   control.setAttribute("aria-valuetext", text);
   if (name === "rate") {
-    element.querySelectorAll("[data-step]").forEach((part) => { part.hidden = part.dataset.step !== control.value; });
+    element.querySelectorAll("[data-step]").forEach((part) => {
+      part.hidden = !part.dataset.step.split(" ").includes(control.value);
+    });
   } else {
     element.querySelector(".report").style.setProperty(`--${name}`, control.value / 100);
   }
