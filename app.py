@@ -17,8 +17,9 @@ from pathlib import Path
 from hubmodels.catalog import Catalog
 from hubmodels.listings import list_bundle, list_folder, list_namespace
 from hubmodels.repository import CONFIG_FILE, limit_waiting
+from webapp.doors import fetch_nothing
 from webapp.memory import return_freed_memory
-from webapp.page import APPEARANCE, KEPT_FOR, LOOKED_AFTER, SAFETY, build_page
+from webapp.page import KEPT_FOR, LOOKED_AFTER, build_page, launch_settings
 from webapp.uploads import keep_deleting, own_folder
 
 OWN_MODELS = Path("runs")  # where training writes to by default
@@ -66,13 +67,14 @@ def main() -> None:
     args = read_arguments()
     limit_waiting(HUB_TIMEOUT)
     return_freed_memory()
+    fetch_nothing()
     own_folder()
     keep_deleting(KEPT_FOR, LOOKED_AFTER)
     catalog = open_catalog(args)
     for notice in catalog.notices:
         print(f"app.py: {notice}", file=sys.stderr)
     page = build_page(catalog, args.examples, args.test_folder)
-    page.launch(server_name=args.host, server_port=args.port, **APPEARANCE, **SAFETY)
+    page.launch(server_name=args.host, server_port=args.port, **launch_settings())
 
 
 if __name__ == "__main__":

@@ -1,16 +1,15 @@
 """Fifty visitors for a minute: `PYTHONPATH=.:tests python benchmarks/load.py`. Starts the demo as `make demo` does.
 
-Each visitor loads the page, uploads a picture (of an example, of a 12-megapixel camera, or a broken file), asks for the
-report as the browser does or, every fourth time, for numbers as a program does, and begins anew when answered. Who is
-told that the queue is full comes back after 1 to 3 s. An answer counts when it says what has to be said of its picture;
-a question is lost when it is neither answered nor refused. Prints and writes `results/load.json`: answers, refusals,
-errors, losses, seconds to the answer, and what the app's process holds, second by second. Needs `.[train,dev]`.
+Each visitor loads the page, uploads a picture (of an example, of a 12-megapixel camera, or a broken file), asks for
+the report as the browser does or, every fourth time, for numbers as a program does, and begins anew when answered.
+Who is told that the queue is full comes back after 1 to 3 s. An answer counts when it says what has to be said of its
+picture; a question is lost when it is neither answered nor refused. Prints and writes `results/load.json`: answers,
+refusals, errors, losses, seconds to the answer, and what the app's process holds, each second. Needs `.[train,dev]`.
 """
 
 import argparse
 import asyncio
 import io
-import json
 import random
 import sys
 import time
@@ -156,15 +155,15 @@ async def crowd(url: str, process: psutil.Process, visitors: int, seconds: float
     limits = httpx2.Limits(max_connections=None, max_keepalive_connections=None)
     async with httpx2.AsyncClient(base_url=url, timeout=PATIENCE, limits=limits, trust_env=False) as client:
         config = (await client.get("/config")).json()
-        (client.inspect_event,) = (d["id"] for d in config["dependencies"] if d["api_name"] == "inspect_1")  # the button
+        (client.inspect_event,) = (
+            d["id"] for d in config["dependencies"] if d["api_name"] == "inspect_1"
+        )  # the button
         for category, content in files["example"][:1] + files["camera"]:  # models are loaded once, before the crowd
             await alone(client, category, content)
         quiet = [await alone(client, *files["example"][0]) for _ in range(3)]
         before, watching = process.memory_info().rss / 2**20, asyncio.create_task(watch(process, tally))
         until = time.perf_counter() + seconds
-        await asyncio.gather(
-            *(visitor(client, files, until, tally, random.Random(seed)) for seed in range(visitors))
-        )
+        await asyncio.gather(*(visitor(client, files, until, tally, random.Random(seed)) for seed in range(visitors)))
         crowd_s = time.perf_counter() - until + seconds
         watching.cancel()
         after = [await alone(client, *files["example"][0]) for _ in range(3)]

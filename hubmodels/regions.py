@@ -9,7 +9,11 @@ def count_regions(mask: NDArray[np.bool_]) -> int:
 
     Each row falls into runs of masked pixels; runs of neighbouring rows that touch, corners included, are joined.
     """
-    edges = np.diff(np.pad(mask, ((0, 0), (1, 1))).astype(np.int8), axis=1)
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    if len(rows) == 0:
+        return 0
+    found = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]  # a defect is small beside a large picture
+    edges = np.diff(np.pad(found, ((0, 0), (1, 1))).astype(np.int8), axis=1)
     rows, starts = np.nonzero(edges == 1)
     ends = np.nonzero(edges == -1)[1]  # exclusive
     parents = list(range(len(rows)))

@@ -21,7 +21,7 @@ from hubmodels.catalog import Catalog
 from webapp import batch_tab, records
 from webapp.batch_tab import DEFECTIVE, DISAGREEMENT, GOOD, NO_VERDICT, UNREAD
 from webapp.judging import judge
-from webapp.page import APPEARANCE, SAFETY
+from webapp.page import launch_settings
 from webapp.records import Records, printable
 from webapp.words import TEXTS, label
 
@@ -343,7 +343,7 @@ def served(catalog, folder, monkeypatch):
     with gr.Blocks(analytics_enabled=False) as page, gr.Tab(label("tab_batch")):
         batch_tab.add(catalog)
     try:
-        yield page.queue().launch(**APPEARANCE, **SAFETY, quiet=True, prevent_thread_lock=True)[1].rstrip("/")
+        yield page.queue().launch(**launch_settings(), quiet=True, prevent_thread_lock=True)[1].rstrip("/")
     finally:
         page.close()
 

@@ -7,7 +7,7 @@ import gradio as gr
 import pytest
 from test_house import ROOT
 
-from webapp.words import LANGUAGES, TEXTS, label, language_of, number, percent, say, say_plainly
+from webapp.words import LANGUAGES, TEXTS, apart, label, language_of, number, percent, say, say_plainly
 
 
 def fields(text):
@@ -40,10 +40,18 @@ def test_values_are_escaped_and_numbers_written_as_the_language_does():
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(0.0123456, "0.0123"), (12.34, "12.3"), (999.4, "999"), (1234.5, "1234"), (-0.5, "-0.5")]
+    ("value", "text"), [
+        *((0.0123456, "0.0123"), (12.34, "12.3"), (999.4, "999"), (1234.4, "1234"), (-0.5, "-0.5"), (0.0, "0")),
+        *((1.2e-5, "0.000012"), (0.99996, "1"), (100.0, "100"), (9.999, "10"), (-1234567.0, "-1234567")),
+    ]
 )
 def test_numbers_have_three_digits_and_no_exponent(value, text):
     assert number(value, "en") == text and number(value, "de") == text.replace(".", ",")
+
+
+def test_numbers_that_differ_look_different():
+    assert apart(0.99996, 0.99992, "en") == ("1", "0.9999")
+    assert apart(1.5, 0.25, "de") == ("1,5", "0,25") and apart(1.0, 1.0, "en") == ("1", "1")
 
 
 def test_percents_do_not_break_from_their_sign():
@@ -55,14 +63,14 @@ def test_percents_do_not_break_from_their_sign():
     [
         ("de", "de"),
         ("de-AT,de;q=0.9,en;q=0.8", "de"),
-        ("fr-FR,fr;q=0.9,de;q=0.5,en;q=0.4", "de"),
+        ("fr-FR,fr;q=0.9,de;q=0.5,en;q=0.4", "en"),
         ("en-US", "en"),
         ("fr", "en"),
         ("", "en"),
         (";;,,<script>", "en"),
     ],
 )
-def test_the_browsers_first_language_that_we_speak(header, language):
+def test_the_browsers_first_language_decides_as_in_gradio(header, language):
     assert language_of(gr.Request(headers={"accept-language": header})) == language
     assert language_of(None) == "en"
 

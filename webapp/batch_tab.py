@@ -18,7 +18,7 @@ from webapp.judging import BATCH, judge
 from webapp.privacy import without_folders
 from webapp.records import Records, models_of, printable
 from webapp.templates import data_url, read_static
-from webapp.uploads import uploaded_path
+from webapp.uploads import checked_path, uploaded_path
 from webapp.words import SIGNS, TONES, VERDICT_KEYS, label, language_of, number, say, say_fault
 
 MAX_PICTURES, MAX_BYTES = 500, 1_000_000_000  # `batch_limits` says so on the page
@@ -277,17 +277,6 @@ def _thumbnail(picture: Image.Image) -> str:
     scale = THUMBNAIL_SIDE / max(picture.size)
     size = tuple(max(1, round(side * scale)) for side in picture.size)
     return data_url(picture.resize(size, Image.Resampling.BILINEAR, reducing_gap=2), "JPEG", quality=70)
-
-
-def checked_path(upload: object) -> str:
-    """The path of an upload.
-
-    Raises:
-        PictureError: it is none of a visitor's uploads.
-    """
-    if (path := uploaded_path(upload)) is None:
-        raise PictureError("the file was not uploaded, or is deleted by now; upload it again")
-    return path
 
 
 def _name(upload: object) -> str:

@@ -1,14 +1,13 @@
 """What came out of a trial, as HTML: how much it can tell, the table, the drawings, the worst mistakes."""
 
-from base64 import b64encode
 from collections.abc import Callable, Mapping
-from io import BytesIO
 
 from PIL import Image
 
 from hubmodels.trial import Outcome, Tally, Trial
 from webapp.compare_plots import level_edges, level_figure, roc_figure
 from webapp.compare_recorded import NAMES, NONE, scrolling
+from webapp.templates import data_url
 from webapp.words import number, percent, say
 
 FEW = 20  # of a class: with fewer, one picture moves its rate by more than 5 points
@@ -133,15 +132,10 @@ def _gallery(name: str, tally: Tally, draw: Draw, language: str) -> str:
 def _framed(picture: Image.Image, caption: str, language: str) -> str:
     """A panel under its caption, to be enlarged by a click or key."""
     size = f"width='{picture.width}' height='{picture.height}'"
-    image = f"<img {size} alt='{say('compare_panel', language)}' src='{_embedded(picture)}'>"
+    source = data_url(picture, "WEBP", quality=85)
+    image = f"<img {size} alt='{say('compare_panel', language)}' src='{source}'>"
     button = f"<button type='button' aria-expanded='false' title='{say('compare_enlarge', language)}'>{image}</button>"
     return f"<figure><figcaption>{caption}</figcaption>{button}</figure>"
-
-
-def _embedded(picture: Image.Image) -> str:
-    buffer = BytesIO()
-    picture.save(buffer, "WEBP", quality=85)
-    return f"data:image/webp;base64,{b64encode(buffer.getvalue()).decode()}"
 
 
 def _caption(outcome: Outcome, name: str, language: str) -> str:

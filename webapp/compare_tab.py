@@ -16,7 +16,8 @@ from hubmodels.trial import LabelledPicture, Outcome, Trial, by_category, find_l
 from webapp.compare_recorded import recorded_table
 from webapp.compare_report import report
 from webapp.judging import BATCH, judge
-from webapp.models_tab import gather, without_folders
+from webapp.models_tab import gather
+from webapp.privacy import without_folders
 from webapp.words import LANGUAGES, label, language_of, say, say_fault
 
 EXAMPLES, TEST = "examples", "test"  # where pictures of known truth come from

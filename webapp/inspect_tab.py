@@ -1,5 +1,6 @@
 """The tab Inspect: one picture in, the report of both methods out."""
 
+import json
 import shutil
 from collections import defaultdict
 from collections.abc import Sequence
@@ -20,8 +21,8 @@ from webapp.privacy import without_folders
 from webapp.records import models_of
 from webapp.report import render_report, render_status
 from webapp.templates import data_url, read_static, render
-from webapp.uploads import fresh_path, uploaded_path
-from webapp.words import label, language_of, say, say_fault, say_plainly
+from webapp.uploads import checked_path, fresh_path
+from webapp.words import LANGUAGES, label, language_of, say, say_fault, say_plainly
 
 THUMBNAIL = 144  # pixels
 EXAMPLES_JS = """element.addEventListener("click", ({ target }) => {
@@ -77,7 +78,7 @@ class InspectTab:
 
     def _build_outputs(self) -> None:
         self._suggestion = gr.Button(visible=False, size="sm", elem_id="suggestion")
-        self._suggested = gr.State()
+        self._suggested, self._adopted = gr.State(), gr.State()
         self._report = gr.HTML(
             label("hint_card"),
             label=label("tab_inspect"),
@@ -93,20 +94,24 @@ class InspectTab:
 
     def _connect(self) -> None:
         inputs = [self._category, self._picture]
-        outputs = [self._category, self._report, self._suggestion, self._suggested]
+        outputs = [self._report, self._suggestion, self._suggested, self._adopted]
         private = {"api_visibility": "private", "preprocess": False}  # see webapp/uploads.py
         inspection = dict(fn=self.inspect, inputs=inputs, outputs=outputs, show_progress_on=self._report, **MODEL)
-        gr.on(
+        failed = dict(fn=None, outputs=self._report, js=not_answered(), api_visibility="private")
+        quick = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+        adoption = dict(fn=self.adopt, inputs=[self._category, self._adopted], outputs=self._category, **quick)
+        inspected = gr.on(
             [self._button.click, self._picture.change, self._category.input],
             **inspection,
             **private,
             js=SHOW_REPORT,
             trigger_mode="always_last",
         )
-        self._gallery.select(self.pick, None, [self._category, self._picture], queue=False, api_visibility="private")
-        self._suggestion.click(
-            lambda suggested: suggested, self._suggested, self._category, queue=False, api_visibility="private"
-        ).then(**inspection, **private)
+        inspected.failure(**failed)
+        inspected.success(**adoption)
+        self._gallery.select(self.pick, None, [self._category, self._picture], **quick)
+        taken = self._suggestion.click(lambda suggested: suggested, self._suggested, self._category, **quick)
+        taken.then(**inspection, **private).failure(**failed)
         self._report.select(self.download, inputs, self._file, **private, **MODEL).success(fn=None, js=START_DOWNLOAD)
 
     def pick(self, event: gr.EventData) -> tuple[str, str]:
@@ -114,13 +119,17 @@ class InspectTab:
         example = self._examples[event._data["index"]]
         return example.category, str(shutil.copy(example.path, fresh_path(example.path.name)))
 
+    def adopt(self, category: str | None, suggested: str | None) -> object:
+        """The category in the list after an inspection: the suggested one, unless the visitor has chosen meanwhile."""
+        return gr.skip() if category or not suggested else suggested
+
     def inspect(self, category: str | None, picture: dict | None, request: gr.Request) -> tuple:
-        """Category and upload -> category, report (HTML), and the category to change to, with its button."""
-        language, path = language_of(request), uploaded_path(picture)
-        if path is None:
+        """Category and upload -> report (HTML), the category to change to with its button, and one to adopt."""
+        language = language_of(request)
+        if picture is None:
             return self._said(say("hint_card", language))
         try:
-            return self._inspect(category, Look(path), language)
+            return self._inspect(category, Look(checked_path(picture)), language)
         except (PictureError, ModelError, BackboneError) as error:
             reason = without_folders(say_fault(error, language), self._catalog)
             words = f"<strong>{say('not_inspected', language)}</strong> {reason}"
@@ -129,48 +138,55 @@ class InspectTab:
     def _inspect(self, category: str | None, look: Look, language: str) -> tuple:
         chosen = category or suggest_category(self._catalog, look)
         if chosen is None:
-            return self._said(render_status("", say("no_category", language)))
+            key = "no_category" if self._catalog.entries else "models_none"
+            return self._said(render_status("", say(key, language)))
         judgement = judge(self._catalog, chosen, look)
         unlike = UNLIKE in judgement.resemblance.warnings
         other = suggest_category(self._catalog, look) if unlike else None
         report = render_report(
             judgement,
+            category=chosen,
             absent=self._absent(chosen, judgement, language),
             warnings=[_warning(code, chosen, other, language) for code in judgement.resemblance.warnings],
             note="" if category else say("suggested", language, category=chosen),
             language=language,
         )
         button = gr.update(visible=other is not None, value=say_plainly("use_suggestion", language, category=other))
-        return chosen, report, button, other
+        return report, button, other, None if category else chosen
 
     def _said(self, report: str) -> tuple:
         """A report that judges nothing."""
-        return gr.skip(), report, gr.update(visible=False), None
+        return report, gr.update(visible=False), None, None
 
     def download(self, category: str | None, picture: dict | None, event: gr.EventData, request: gr.Request) -> str:
         """A click on a download -> the file."""
         chosen = event._data
-        path = uploaded_path(picture)
         try:
-            judgement = judge(self._catalog, category, path, chosen.get("rate"))
+            judgement = judge(self._catalog, category, checked_path(picture), chosen.get("rate"))
             models = {"models": models_of(self._catalog, category)}
             record = judgement.record(category, chosen.get("rate")) | models
             return str(write_download(judgement, chosen["what"], chosen.get("method"), record))
         except (PictureError, ModelError, BackboneError, ValueError, KeyError, TypeError) as error:
-            raise gr.Error(say_fault(error, language_of(request)), print_exception=False) from error
+            told = without_folders(say_fault(error, language_of(request)), self._catalog)
+            raise gr.Error(told, print_exception=False) from error
 
     def _absent(self, category: str, judgement: Judgement, language: str) -> dict[str, str]:
         """Why a method says nothing, as HTML."""
         names = {method: c.__name__ for method, c in METHODS.items() if c.__name__ not in judgement.predictions}
-        reasons = {
-            e.method: self._catalog.problems.get(e.source) for e in self._catalog.entries if e.label == category
-        }
+        problems, entries = self._catalog.problems, self._catalog.entries
+        reasons = {e.method: problems[e.source] for e in entries if e.label == category and e.source in problems}
         return {
-            name: say("not_loadable", language, method=name, reason=reasons[method])
-            if reasons.get(method)
+            name: say("not_loadable", language, method=name, reason=without_folders(reasons[method], self._catalog))
+            if method in reasons
             else say("no_model", language, method=name)
             for method, name in names.items()
         }
+
+
+def not_answered() -> str:
+    """Script that takes away the report on another picture where no answer came; the server may be gone, too."""
+    cards = {code: render_status("failed", say("not_answered", code)) for code in LANGUAGES}
+    return f'() => ({json.dumps(cards)})[navigator.language.toLowerCase().startsWith("de") ? "de" : "en"]'
 
 
 def find_examples(folder: Path, catalog: Catalog) -> list[Example]:

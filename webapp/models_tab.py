@@ -17,12 +17,13 @@ from hubmodels.catalog import Catalog
 from hubmodels.facts import ModelFacts, read_facts
 from hubmodels.listings import BUNDLE, CACHE, FOLDER, HUB, METHODS, ModelEntry
 from webapp.privacy import without_folders
+from webapp.templates import read_static
 from webapp.words import label, language_of, say
 
 PATIENCE = 8  # seconds that a visitor waits for what the Hub tells
 SHORT = 12  # characters of a commit
 READERS = ThreadPoolExecutor(8, "facts")  # of all visitors together
-SCRIPT = (Path(__file__).parent / "static" / "models.js").read_text(encoding="utf-8")
+SCRIPT = read_static("models.js")
 ORDER = (FOLDER, HUB, CACHE, BUNDLE)
 GROUPS = {FOLDER: "models_of_folder", HUB: "models_of_hub", CACHE: "models_of_cache", BUNDLE: "models_of_bundle"}
 PROTOCOLS = {"last": "models_last", "best-on-test": "models_best_on_test"}

@@ -1,5 +1,6 @@
 """The page: what all tabs share, and the tabs."""
 
+import json
 from html import escape
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from webapp.doors import Doors
 from webapp.inspect_tab import InspectTab, find_examples
 from webapp.privacy import without_folders
 from webapp.templates import STATIC, read_static
-from webapp.words import I18N, LANGUAGES, label, language_of, say
+from webapp.words import I18N, LANGUAGES, TEXTS, label, language_of, say
 
 LISTED_FOR = 600  # seconds until a visitor's arrival makes the app look for new models
 KEPT_FOR, LOOKED_AFTER = 3600, 60  # seconds: uploads and results are deleted after an hour, looked for each minute
@@ -30,26 +31,32 @@ THEME = gr.themes.Soft(font=["system-ui", "sans-serif"], font_mono=["ui-monospac
     button_primary_background_fill_dark="*primary_700",
     button_primary_background_fill_hover_dark="*primary_600",
 )
-APPEARANCE = {
-    "theme": THEME,
-    "css": "\n".join(map(read_static, STYLES)),
-    "i18n": I18N,
-    "footer_links": ["api"],
-    "run_history": False,
-}
-SAFETY = {
-    "show_error": False,
-    "max_file_size": "64mb",
-    "enable_monitoring": False,  # by default everybody may read which events ran how often
-    "state_session_capacity": SESSIONS,
-    "ssr_mode": False,
-    "mcp_server": api.mcp_available(),
-    "app_kwargs": {"middleware": [Middleware(Doors)]},
-}
+TOASTS = {key: TEXTS[key] for key in ("not_done", "busy", "file_too_large", "connection_lost")}
+
+
+def launch_settings() -> dict:
+    """How to `launch` the page; a new one each time, for Gradio writes into it."""
+    appearance = {
+        "theme": THEME,
+        "css": "\n".join(map(read_static, STYLES)),
+        "js": read_static("toasts.js").replace("WORDS", json.dumps(TOASTS)),
+        "i18n": I18N,
+        "footer_links": ["api"],
+        "run_history": False,
+    }
+    return appearance | {
+        "show_error": False,
+        "max_file_size": "64mb",
+        "enable_monitoring": False,  # by default everybody may read which events ran how often
+        "state_session_capacity": SESSIONS,
+        "ssr_mode": False,
+        "mcp_server": api.mcp_available(),
+        "app_kwargs": {"middleware": [Middleware(Doors)]},
+    }
 
 
 def build_page(catalog: Catalog, examples: Path | None = None, test_folder: Path | None = None) -> gr.Blocks:
-    """The page with all its tabs, ready to `launch(**APPEARANCE, **SAFETY)`.
+    """The page with all its tabs, ready to `launch(**launch_settings())`.
 
     Args:
         examples: folder of pictures to click on, DATASET/CATEGORY/SHOWN.png.

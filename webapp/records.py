@@ -17,6 +17,7 @@ from PIL import Image
 from hubmodels import AnomalyPrediction
 from hubmodels.catalog import Catalog
 from hubmodels.heatmap import overlay
+from hubmodels.layers import shrink
 from hubmodels.listings import METHODS
 from webapp.judging import Judgement
 
@@ -37,9 +38,9 @@ def models_of(catalog: Catalog, category: str) -> dict[str, dict]:
 
 def shown_overlay(picture: Image.Image, prediction: AnomalyPrediction) -> bytes:
     """PNG of the picture under its heat map, of limited size; the prediction has to be calibrated."""
-    drawn, stream = overlay(picture, prediction), BytesIO()
-    drawn.thumbnail((OVERLAY_SIDE, OVERLAY_SIDE))
-    drawn.save(stream, "PNG")
+    smaller, stream = shrink(prediction, OVERLAY_SIDE), BytesIO()
+    height, width = smaller.anomaly_map.shape
+    overlay(picture.resize((width, height), reducing_gap=3), smaller).save(stream, "PNG")
     return stream.getvalue()
 
 

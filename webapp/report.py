@@ -5,7 +5,7 @@ The verdicts, outlines and heat maps for each false-alarm rate are in the page f
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from html import unescape
 from itertools import groupby
 
@@ -16,13 +16,12 @@ from PIL import Image
 from hubmodels import AnomalyPrediction
 from hubmodels.layers import agreement_layer, heat_layer, outline_layer, overlap, shrink
 from hubmodels.listings import METHODS
-from hubmodels.regions import count_regions
 from hubmodels.resemblance import UNLIKE
 from hubmodels.scoring import Calibration, pictures_needed
 from webapp.downloads import FILES
 from webapp.judging import Judgement, agreement
 from webapp.templates import data_url, render
-from webapp.words import SIGNS, TONES, VERDICT_KEYS, number, percent, say
+from webapp.words import SIGNS, TONES, VERDICT_KEYS, apart, number, percent, say
 
 RATES = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2)  # accepted false alarms that the slider offers
 PICTURE_SIDE = 1600  # pixels; what a screen shows, also zoomed
@@ -63,26 +62,29 @@ class Agreement:
     words: Markup
 
 
-def render_report(judgement: Judgement, absent: dict[str, str], warnings: list[str], note: str, language: str) -> str:
+def render_report(
+    judgement: Judgement, category: str, absent: dict[str, str], warnings: list[str], note: str, language: str
+) -> str:
     """The report in the visitor's language.
 
     Args:
+        category: as whose part the picture was judged.
         absent: by method's name, why it says nothing (HTML).
         warnings: about the picture (HTML).
         note: what else to know before reading (HTML).
     """
     rates, names = step_rates(judgement), [method.__name__ for method in METHODS.values()]
-    shrunk = replace(judgement, predictions={n: shrink(p, LAYER_SIDE) for n, p in judgement.predictions.items()})
-    agreements = _agreements(shrunk, rates, language)
+    agreements = _agreements(judgement, rates, language)
     return render(
         "report.html",
         say=lambda key, **values: Markup(say(key, language, **values)),
         language=language,
+        category=category,
         names=names,
         photo=data_url(_shown(judgement.picture), "JPEG", quality=92, subsampling=0),
         size=judgement.picture.size,
-        headlines=[_headline(shrunk, rate, language) for rate in rates],
-        columns={name: _column(shrunk, name, rates, language) for name in judgement.predictions},
+        headlines=[_headline(judgement, rate, language) for rate in rates],
+        columns={name: _column(judgement, name, rates, language) for name in judgement.predictions},
         agreements=agreements,
         legend=_legend(names, language) if agreements else {},
         start=rates.index(own_rate(judgement)),
@@ -95,8 +97,8 @@ def render_report(judgement: Judgement, absent: dict[str, str], warnings: list[s
 
 
 def render_status(tone: str, content: str) -> str:
-    """A card that says one thing; `content` is HTML. Screen readers read it out."""
-    return f'<section class="card {tone}"><div role="status">{content}</div></section>'
+    """A card that says one thing; `content` is HTML."""
+    return f'<section class="card {tone}">{content}</section>'
 
 
 def own_rate(judgement: Judgement) -> float | None:
@@ -121,69 +123,68 @@ def _alike(judgement: Judgement, methods: Iterable[str], rates: list[float | Non
 def _headline(judgement: Judgement, rate: float | None, language: str) -> tuple[str, Markup]:
     """Tone and sentence."""
     predictions = judgement.at_rate(rate)
-    words = {name: say(VERDICT_KEYS[p.is_anomalous], language) for name, p in predictions.items()}
-    said = ", ".join(say("method_says", language, method=name, verdict=word) for name, word in words.items())
-    agree = agreement(predictions)
-    if agree:
-        verdict = next(iter(predictions.values())).is_anomalous
-        on_something_else = UNLIKE in judgement.resemblance.warnings
-        sentence = say("both_agree", language, verdict=next(iter(words.values())))
-        return TONES[None if on_something_else else verdict], Markup(sentence)
-    key = "disagree" if agree is False else "one_method" if len(words) == 1 else "no_comparison"
+    verdicts = [prediction.is_anomalous for prediction in predictions.values()]
+    words = [say(VERDICT_KEYS[verdict], language) for verdict in verdicts]
+    if UNLIKE in judgement.resemblance.warnings:
+        return TONES[None], Markup(say("unreliable", language))
+    if agreement(predictions):
+        return TONES[verdicts[0]], Markup(say("both_agree", language, verdict=unescape(words[0])))
+    pairs = zip(predictions, words, strict=True)
+    said = ", ".join(say("method_says", language, method=name, verdict=unescape(word)) for name, word in pairs)
+    key = "one_method" if len(words) == 1 else "no_comparison" if None in verdicts else "disagree"
     return TONES[None], Markup(say(key, language, verdicts=unescape(said)))
 
 
 def _column(judgement: Judgement, name: str, rates: list[float | None], language: str) -> Column:
-    detector, prediction = judgement.detectors[name], judgement.predictions[name]
-    notes = [_vouches(detector.calibration, rate, language) for rate in rates]
-    return Column(
-        [
-            _verdict(detector.calibration, detector.decide(prediction, rates[steps[0]]), steps, language)
-            for steps in _alike(judgement, [name], rates)
-        ],
-        list(map(Markup, notes)),
-        [what for what in FILES if what == "map" or detector.calibration.size],
-    )
+    calibration = judgement.detectors[name].calibration
+    verdicts = [_verdict(judgement, name, rates, steps, language) for steps in _alike(judgement, [name], rates)]
+    notes = [Markup(vouches(calibration, rate, language)) for rate in rates]
+    return Column(verdicts, notes, [what for what in FILES if what == "map" or calibration.size])
 
 
-def _verdict(calibration: Calibration, prediction: AnomalyPrediction, steps: list[int], language: str) -> Verdict:
-    calibrated = prediction.is_anomalous is not None
-    outlined = _outlined(prediction.mask, language) if calibrated else ""
+def _verdict(judgement: Judgement, name: str, rates: list[float | None], steps: list[int], language: str) -> Verdict:
+    detector = judgement.detectors[name]
+    prediction = detector.decide(judgement.predictions[name], rates[steps[0]])
+    calibrated, small = prediction.is_anomalous is not None, shrink(prediction, LAYER_SIDE)
+    outlined = _outlined(prediction, language) if calibrated else ""
+    unlike = UNLIKE in judgement.resemblance.warnings
     return Verdict(
         steps=steps,
         key=VERDICT_KEYS[prediction.is_anomalous],
-        tone=TONES[prediction.is_anomalous],
+        tone=TONES[None if unlike else prediction.is_anomalous],  # a verdict on something else calls for no colour
         sign=SIGNS[prediction.is_anomalous],
         level=prediction.score_level,
-        rows=_rows(calibration, prediction, outlined, language),
+        rows=_rows(detector.calibration, prediction, outlined, language),
         outlined=Markup(outlined),
-        heat=data_url(heat_layer(prediction)) if calibrated else None,
-        outline=data_url(outline_layer(prediction.mask)) if calibrated else None,
+        heat=data_url(heat_layer(small)) if calibrated else None,
+        outline=data_url(outline_layer(small.mask)) if calibrated else None,
     )
 
 
 def _rows(calibration: Calibration, prediction: AnomalyPrediction, outlined: str, language: str) -> dict[str, Markup]:
-    score, latency = number(prediction.image_score, language), f"{prediction.latency_ms:.0f}"
-    rows = {"image_score": say("score_only", language, score=score)}
+    """What stands below the verdict, by the key of its name."""
+    rows = {"image_score": number(prediction.image_score, language)}
     if prediction.is_anomalous is not None:
+        score, threshold = apart(prediction.image_score, prediction.threshold, language)
         p, count = number(prediction.p_value, language, 2), calibration.count_as_unusual(prediction.image_score)
         rows = {
             "p_value": say("p_value_words", language, p=p, count=count, size=calibration.size),
-            "image_score": say("score_words", language, score=score, threshold=prediction.threshold),
+            "image_score": say("score_words", language, score=score, threshold=threshold),
             "outlined": outlined,
         }
-    rows["latency"] = say("milliseconds", language, value=latency)
+    rows["latency"] = say("milliseconds", language, value=f"{prediction.latency_ms:.0f}")
     return {key: Markup(words) for key, words in rows.items()}
 
 
-def _outlined(mask: np.ndarray, language: str) -> str:
-    count, share = count_regions(mask), percent(float(mask.mean()), language)
+def _outlined(prediction: AnomalyPrediction, language: str) -> str:
+    found = prediction.numbers()
+    count = found["defects"]
     key = "outlined_none" if count == 0 else "outlined_one" if count == 1 else "outlined_many"
-    return say(key, language, count=count, share=share)
+    return say(key, language, count=count, share=percent(found["defect_share"], language))
 
 
-def _vouches(calibration: Calibration, rate: float | None, language: str) -> str:
-    """What the threshold promises."""
+def vouches(calibration: Calibration, rate: float | None, language: str) -> str:
+    """What a threshold promises at a false-alarm rate."""
     if not calibration.size:
         return say("not_calibrated", language)
     guaranteed = calibration.guaranteed_rate(rate)
@@ -199,7 +200,8 @@ def _agreements(judgement: Judgement, rates: list[float | None], language: str) 
         predictions = judgement.at_rate(rates[steps[0]])
         masks = {name: p.mask for name, p in predictions.items() if p.mask is not None}
         if len(masks) == 2:
-            layer = data_url(agreement_layer(*masks.values()))
+            small = [shrink(prediction, LAYER_SIDE).mask for prediction in predictions.values()]
+            layer = data_url(agreement_layer(*small))
             found.append(Agreement(steps, layer, Markup(_overlap(masks, language))))
     return found
 

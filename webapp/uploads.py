@@ -9,6 +9,8 @@ from pathlib import Path
 
 from gradio.utils import get_upload_folder  # noqa: TID251
 
+from hubmodels import PictureError
+
 
 def own_folder() -> None:
     """Gives this app a folder of its own inside Gradio's upload folder, so that nobody else's files are deleted."""
@@ -49,6 +51,18 @@ def uploaded_path(upload: dict | None) -> str | None:
     path = upload.get("path") if isinstance(upload, dict) else None
     uploads = Path(get_upload_folder()).resolve()
     return path if isinstance(path, str) and _inside(Path(path), uploads) else None
+
+
+def checked_path(upload: object) -> str:
+    """The path of an upload that is still there.
+
+    Raises:
+        PictureError: it is none of a visitor's uploads, or was deleted.
+    """
+    path = uploaded_path(upload)
+    if path is None or not Path(path).is_file():
+        raise PictureError("the upload is gone, for uploads are deleted after an hour: give the picture again", "gone")
+    return path
 
 
 def fresh_path(name: str) -> Path:

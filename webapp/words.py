@@ -47,9 +47,17 @@ def say_fault(error: Exception, language: str) -> str:
 
 
 def number(value: float, language: str, digits: int = 3) -> str:
-    """A number with so many significant digits, large ones rounded to the unit."""
-    text = f"{value:.0f}" if abs(value) >= 10**digits - 0.5 else f"{value:.{digits}g}"
+    """A number with so many significant digits, large ones rounded to the unit, and never with an exponent."""
+    decimals = max(0, digits - 1 - int(f"{value:.{digits - 1}e}".split("e")[1])) if value else 0
+    text = f"{value:.{decimals}f}"
+    text = text.rstrip("0").rstrip(".") if "." in text else text
     return text.replace(".", ",") if language == "de" else text
+
+
+def apart(value: float, other: float, language: str) -> tuple[str, str]:
+    """Two numbers with as many digits as show that they differ."""
+    texts = ((number(value, language, digits), number(other, language, digits)) for digits in range(3, 10))
+    return next((pair for pair in texts if pair[0] != pair[1]), (number(value, language), number(other, language)))
 
 
 def percent(share: float, language: str, digits: int = 2) -> str:
@@ -58,7 +66,7 @@ def percent(share: float, language: str, digits: int = 2) -> str:
 
 
 def language_of(request: gr.Request | None) -> str:
-    """The first language of the browser's list that we speak; English where there is none."""
+    """The browser's first language where we speak it, else English: as Gradio decides for the labels."""
     header = dict(request.headers).get("accept-language", "") if request else ""
-    asked = (part.split(";")[0].strip().lower().split("-")[0] for part in header.split(","))
-    return next((code for code in asked if code in LANGUAGES), LANGUAGES[0])
+    asked = header.split(",")[0].split(";")[0].strip().lower().split("-")[0]
+    return asked if asked in LANGUAGES else LANGUAGES[0]

@@ -1,6 +1,15 @@
 // The sliders of the report choose what is shown; nothing is computed here and no slider asks the server.
 // Gradio runs this once for the component, and its content comes and goes: so events are caught on the component.
 const kept = {}; // what the visitor chose holds for the next picture, too
+const spoken = document.createElement("p"); // for screen readers, which read out what changes in what was there before
+spoken.className = "spoken";
+spoken.setAttribute("role", "status");
+element.after(spoken);
+
+function speak() {
+  const said = element.querySelectorAll(".card:not([hidden])");
+  spoken.textContent = [...said].map((card) => card.innerText).join(" ");
+}
 
 function show(control) {
   const name = control.dataset.control;
@@ -11,6 +20,7 @@ function show(control) {
     element.querySelectorAll("[data-step]").forEach((part) => {
       part.hidden = !part.dataset.step.split(" ").includes(control.value);
     });
+    speak();
   } else {
     element.querySelector(".report").style.setProperty(`--${name}`, control.value / 100);
   }
@@ -18,7 +28,7 @@ function show(control) {
 
 function arrive() {
   const report = element.querySelector(".report");
-  if (!report) return;
+  if (!report) return speak();
   const source = report.querySelector(".photo[src]").src; // sent once, shown in every viewer
   report.querySelectorAll(".photo").forEach((photo) => { photo.src = source; });
   report.querySelectorAll("[data-control]").forEach((control) => {
@@ -27,6 +37,7 @@ function arrive() {
     if (Number(chosen) >= 0) control.value = chosen;
     show(control);
   });
+  speak();
 }
 
 element.addEventListener("input", ({ target }) => {
