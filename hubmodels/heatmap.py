@@ -26,6 +26,7 @@ PALETTE = np.column_stack(
 # Levels between which an overlay fades in, quadratically: a faint suspicion must not look like dirt on a good part.
 INVISIBLE_BELOW, FULL_FROM = 0.5, 1.0
 GT_COLOUR, GT_OPACITY = (0, 190, 200), 0.45  # not on the heat scale, so that truth is not taken for a prediction
+PANEL_WORDS = {"input": "input", "truth": "ground truth", "defective": "defective", "good": "good", "score": "score"}
 INK, FAINT_INK, PAPER = (24, 28, 36), (96, 104, 116), (255, 255, 255)
 
 
@@ -102,6 +103,7 @@ def panel(
     gt_mask: NDArray[np.bool_] | None,
     predictions: Mapping[str, AnomalyPrediction],
     height: int = 256,
+    words: Mapping[str, str] = PANEL_WORDS,
 ) -> Image.Image:
     """Side by side: input | ground truth | the overlay of each method, each under a caption.
 
@@ -110,15 +112,20 @@ def panel(
         gt_mask: (H, W), nonzero = anomalous; None leaves that column out.
         predictions: by the name to print, in the order to show; the caption adds verdict, score and p-value.
         height: of the pictures in pixels; the caption strip and the margins come on top.
+        words: what is printed, by the keys of `PANEL_WORDS`.
 
     Raises:
         ValueError: a mask or map differs in size from the picture, or a prediction is not calibrated.
     """
-    columns = [(picture.convert("RGB"), "input", None, "")]
+    verdicts = {None: "", True: words["defective"], False: words["good"]}
+    columns = [(picture.convert("RGB"), words["input"], None, "", "")]
     if gt_mask is not None:
-        columns.append((_truth(picture, gt_mask), "ground truth", bool(np.any(gt_mask)), ""))
-    for name, prediction in predictions.items():
-        columns.append((overlay(picture, prediction), name, prediction.is_anomalous, _numbers(prediction)))
+        truth = bool(np.any(gt_mask))
+        columns.append((_truth(picture, gt_mask), words["truth"], truth, verdicts[truth], ""))
+    for name, p in predictions.items():
+        shown = overlay(picture, p)
+        numbers = f"{words['score']} {p.image_score:#.3g}   p = {p.p_value:.2g}"
+        columns.append((shown, name, p.is_anomalous, verdicts[p.is_anomalous], numbers))
     drawn = [_column(*column, height) for column in columns]
     gap = max(4, height // 32)
     sheet = Image.new("RGB", (sum(d.width + gap for d in drawn) + gap, drawn[0].height + 2 * gap), PAPER)
@@ -168,15 +175,12 @@ def _truth(picture: Image.Image, gt_mask: NDArray[np.bool_]) -> Image.Image:
     return Image.fromarray(_outlined(pixels, marked))
 
 
-def _numbers(prediction: AnomalyPrediction) -> str:
-    return f"score {prediction.image_score:#.3g}   p = {prediction.p_value:.2g}"
-
-
-def _column(picture: Image.Image, name: str, is_anomalous: bool | None, numbers: str, height: int) -> Image.Image:
+def _column(
+    picture: Image.Image, name: str, is_anomalous: bool | None, verdict: str, numbers: str, height: int
+) -> Image.Image:
     """One picture, `height` high, under two lines: the name with its verdict, and the numbers."""
     size = max(11, height // 16)
     font, small = ImageFont.load_default(size), ImageFont.load_default(max(10, size * 7 // 8))
-    verdict = {None: "", True: "defective", False: "good"}[is_anomalous]
     shown = picture.resize((max(1, round(picture.width * height / picture.height)), height), Image.Resampling.LANCZOS)
 
     badge = font.getlength(verdict) + size

@@ -115,7 +115,8 @@ def test_a_visitor_finds_what_was_published_since_the_start(hub, make_detector, 
 def test_the_linked_category_is_chosen_before_the_remembered_one(catalog):
     both = catalog | Catalog.bundled()
     assert arrive(both, "parts/pill", LABEL, "en")[0]["value"] == "parts / pill"
-    assert arrive(both, "no such", LABEL, "en")[0]["value"] == LABEL
+    unknown, notices = arrive(both, "<b>no such", LABEL, "de")
+    assert unknown["value"] is None and "keine Kategorie &lt;b&gt;no such" in notices["value"]
     assert arrive(both, None, "gone since", "en")[0]["value"] is None
 
 

@@ -14,9 +14,9 @@ import gradio as gr
 import numpy as np
 import pytest
 from browser import photograph, visit
-from gradio.route_utils import delete_files_created_by_app
 from PIL import Image
 
+from hubmodels import Resemblance
 from hubmodels.catalog import Catalog
 from webapp import batch_tab, records
 from webapp.batch_tab import DEFECTIVE, DISAGREEMENT, GOOD, NO_VERDICT, UNREAD
@@ -74,13 +74,12 @@ def judged(catalog, **verdicts):
         name: replace(p, threshold=None if verdicts[name] is None else p.image_score - 1 + 2 * (not verdicts[name]))
         for name, p in real.predictions.items()
     }
-    return replace(real, predictions=predictions)
+    return replace(real, predictions=predictions, resemblance=Resemblance(1.0, ()))
 
 
 def run(catalog, files, percent=20, category=LABEL, request=None):
-    """All pages that the event shows, and the files that will be deleted."""
-    later = set()
-    return list(batch_tab._Batches(catalog, later).run(category, files, percent, request or visitor())), later
+    """All pages that the event shows."""
+    return list(batch_tab._Batches(catalog).run(category, files, percent, request or visitor()))
 
 
 def read_csv(path):
@@ -187,19 +186,19 @@ def test_one_bad_file_does_not_stop_the_rest(catalog, uploads, tmp_path):
     bad = {**uploads("broken.png", content=b"no picture")[0], "path": str(tmp_path / "uploads" / "broken.png")}
     Path(bad["path"]).write_bytes(b"no picture")
     one, two = uploads("one.png", "two.png")
-    pages, later = run(catalog, [one, bad, two])
+    pages = run(catalog, [one, bad, two])
     status, table, start, stop, *files = pages[-1]
     assert "Done: 3 of 3" in status and "<b>1</b> Could not be read" in status
     assert [row["file"] for row in table["rows"]] == ["one.png", "broken.png", "two.png"]
     assert "known format" in table["rows"][1]["cells"][0]["text"]
     assert (start["interactive"], stop["interactive"]) == (True, False)
-    assert {update["value"] for update in files} == later and all(Path(path).is_file() for path in later)
+    assert all(Path(update["value"]).is_file() for update in files)
     assert len(read_csv(Path(files[0]["value"]))) == 3
 
 
 def test_the_rows_say_what_the_detectors_say(catalog, uploads):
     files = uploads("one.png")
-    row = run(catalog, files)[0][-1][1]["rows"][0]
+    row = run(catalog, files)[-1][1]["rows"][0]
     predictions = judge(catalog, LABEL, files[0]["path"], 0.2).predictions.values()
     told = [number for p in predictions for number in (p.p_value, p.score_level, p.numbers()["defects"])]
     assert [*row["keys"][3:6], *row["keys"][7:10]] == told
@@ -210,17 +209,18 @@ def test_the_rows_say_what_the_detectors_say(catalog, uploads):
 def test_the_page_is_not_sent_anew_for_each_picture(catalog, uploads, monkeypatch):
     files = uploads("a", "b", "c")
     monkeypatch.setattr(batch_tab, "SHOWN_EVERY", 1000)
-    assert len(run(catalog, files)[0]) == 2  # before the first picture, and after the last
+    assert len(run(catalog, files)) == 2  # before the first picture, and after the last
     monkeypatch.setattr(batch_tab, "SHOWN_EVERY", 0)
-    pages = run(catalog, files)[0]
+    pages = run(catalog, files)
     assert [len(page[1]["rows"]) for page in pages] == [0, 1, 2, 3, 3]
     assert "2 of 3" in pages[2][0] and "left" in pages[2][0] and 'value="2"' in pages[2][0]
 
 
-def test_stop_keeps_what_is_done(catalog, uploads):
-    batches, request = batch_tab._Batches(catalog, set()), visitor()
+def test_stop_keeps_what_is_done(catalog, uploads, monkeypatch):
+    monkeypatch.setattr(batch_tab, "SHOWN_EVERY", 0)
+    batches, request = batch_tab._Batches(catalog), visitor()
     pages = batches.run(LABEL, uploads("a", "b", "c"), 20, request)
-    next(pages)
+    next(pages), next(pages)  # the empty page, then the first picture
     batches.stop(SimpleNamespace(session_hash="somebody else"))
     batches.stop(request)
     status, table, _, _, csv_file, _ = next(pages)
@@ -232,22 +232,43 @@ def test_stop_keeps_what_is_done(catalog, uploads):
 
 
 def test_a_visitor_who_leaves_leaves_nothing(catalog, uploads, tmp_path):
-    batches = batch_tab._Batches(catalog, set())
+    batches = batch_tab._Batches(catalog)
     pages = batches.run(LABEL, uploads("a", "b"), 20, visitor())
     next(pages)
     assert list((tmp_path / "uploads" / "batches").iterdir())
     pages.close()
-    assert list((tmp_path / "uploads" / "batches").iterdir()) == [] and batches._running == {}
+    assert list((tmp_path / "uploads" / "batches").iterdir()) == [] and batches._stops == {}
 
 
-def test_results_are_deleted_as_uploads_are(catalog, uploads):
-    with gr.Blocks(analytics_enabled=False) as page:
-        batch_tab.add(catalog)
-    event = next(event.fn for event in page.fns.values() if event.name == "run")
-    *_, csv_file, zip_file = list(event(LABEL, uploads("a"), 20, visitor()))[-1]
-    assert Path(csv_file["value"]).is_file() and Path(zip_file["value"]).is_file()
-    delete_files_created_by_app(page, age=None)
-    assert not Path(csv_file["value"]).exists() and not Path(zip_file["value"]).exists()
+def test_who_waits_may_stop_and_who_is_refused_is_told(catalog, uploads):
+    batches, request = batch_tab._Batches(catalog), visitor()
+    status, _, start, stop, *_ = batches.wait(request)
+    assert "Waiting for its turn" in status and (start["interactive"], stop["interactive"]) == (False, True)
+    batches.stop(request)
+    assert "Stopped after 0 of 2" in list(batches.run(LABEL, uploads("a", "b"), 20, request))[-1][0]
+    batches.wait(request)
+    status, _, start, stop, *_ = batches.refused(request)
+    assert "Too many people" in status and (start["interactive"], stop["interactive"]) == (True, False)
+    assert batches._stops == {}
+
+
+def test_a_rate_that_cannot_be_vouched_for_is_told(catalog, uploads):
+    """Five held-out pictures: the table flags at 17 %, whatever the slider says."""
+    status = run(catalog, uploads("a"), percent=1)[-1][0].replace("\xa0", " ")
+    for name in ("SimpleNet", "GLASS"):
+        assert f"{name}: 5 held-out pictures of good parts are enough for 17 % false alarms, not for the 1 %" in status
+    assert "are enough for" not in run(catalog, uploads("a"), percent=20)[-1][0]
+
+
+def test_pictures_of_something_else_are_no_defects(catalog, uploads, monkeypatch):
+    real = judge(catalog, LABEL, png(), 0.2)
+    strange = replace(real, resemblance=Resemblance(9.0, ("dark", "unlike")))
+    monkeypatch.setattr(batch_tab, "judge", lambda *_: strange)
+    status, table, *_ = run(catalog, uploads("a"))[-1]
+    (row,) = table["rows"]
+    assert row["cells"][0]["text"] == "No reliable verdict" and row["keys"][1] == batch_tab.SOMETHING_ELSE
+    assert row["note"] == "much darker than the good parts, looks like something else"
+    assert "<b>1</b> looks like something else" in status and "Defective" not in status
 
 
 @pytest.mark.parametrize(
@@ -265,31 +286,31 @@ def test_results_are_deleted_as_uploads_are(catalog, uploads):
     ],
 )
 def test_what_cannot_start_says_why(catalog, uploads, change, words):
-    (page,), later = run(catalog, **({"files": uploads("a")} | change))
-    assert words in page[0] and page[1] is None and later == set()
+    (page,) = run(catalog, **({"files": uploads("a")} | change))
+    assert words in page[0] and page[1] is None
     assert HOSTILE not in page[0]
 
 
 def test_a_batch_that_is_too_large_or_without_model_does_not_start(catalog, uploads, model_folder, monkeypatch):
     monkeypatch.setattr(batch_tab, "MAX_BYTES", 100)
-    assert "MB are too much" in run(catalog, uploads("a"))[0][0][0]
+    assert "MB are too much" in run(catalog, uploads("a"))[0][0]
     monkeypatch.undo()
     for weights in model_folder.glob("*/model.safetensors"):
         weights.write_bytes(b"")
-    page = run(Catalog.from_folder(model_folder), uploads("a"))[0][0]
+    page = run(Catalog.from_folder(model_folder), uploads("a"))[0]
     assert "Not inspected" in page[0] and str(model_folder.parent) not in page[0]
 
 
 def test_files_of_the_server_are_out_of_reach(catalog, uploads, tmp_path):
     uploads("a")
     (tmp_path / "secret.png").write_bytes(png())
-    table = run(catalog, [{"path": str(tmp_path / "secret.png")}, "x", None])[0][-1][1]
+    table = run(catalog, [{"path": str(tmp_path / "secret.png")}, "x", None])[-1][1]
     assert [row["keys"][1] for row in table["rows"]] == [UNREAD] * 3
     assert str(tmp_path) not in json.dumps(table)
 
 
 def test_a_german_visitor_reads_german(catalog, uploads):
-    status, table, *_ = run(catalog, uploads("a"), request=visitor("de"))[0][-1]
+    status, table, *_ = run(catalog, uploads("a"), request=visitor("de"))[-1]
     assert "Fertig: 1 von 1" in status
     assert [column["name"] for column in table["columns"][:4]] == ["Bild", "Ergebnis", "Urteil", "p-Wert"]
     assert {".", ","} & set("".join(cell["text"] for cell in table["rows"][0]["cells"])) == {","}
@@ -312,13 +333,6 @@ def test_disagreements_come_first(catalog, tmp_path, verdicts, rank):
     assert row["keys"][1] == rank
     assert row["cells"][0]["sign"] and row["cells"][0]["text"]  # not by colour alone
     assert sorted([GOOD, UNREAD, DEFECTIVE, DISAGREEMENT]) == [DISAGREEMENT, DEFECTIVE, UNREAD, GOOD]
-
-
-@pytest.mark.parametrize(("looks_like", "noted"), [(False, True), (True, False), (None, False)])
-def test_a_picture_of_something_else_is_told(catalog, tmp_path, looks_like, noted):
-    with Records(tmp_path / "batch", HEAD) as written:
-        record = written.add("a", judged(catalog, SimpleNet=True, GLASS=True)) | {"looks_like_category": looks_like}
-    assert (batch_tab._row(record, "", "en")["note"] == "does not look like this category") == noted
 
 
 @pytest.mark.parametrize("size", [(500, 300), (8, 3000), (10, 10)])

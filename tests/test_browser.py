@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 import pytest
 from browser import ROOT, photograph, running, visit
+from PIL import Image
 
 expect = pytest.importorskip("playwright.sync_api", reason="playwright is not installed").expect
 pytestmark = pytest.mark.browser
@@ -27,6 +28,11 @@ def pick(page, category, shows):
     """Clicks an example and waits for its report."""
     page.locator(f"#examples section[aria-label='parts / {category}'] button", has_text=shows).click()
     page.locator(".report .verdict:visible").nth(1).wait_for()
+
+
+def told(page, text):
+    """Waits for what a card says in place of a report, or above it."""
+    page.locator("#report .card:visible", has_text=text).first.wait_for()
 
 
 def headline(page, text):
@@ -58,7 +64,7 @@ def slide(page, control, value):
 
 def test_a_newcomer_clicks_an_example_and_both_methods_see_the_defect(bundled):
     with visit(bundled) as page:
-        page.get_by_text("Choose a category").wait_for()
+        told(page, "Choose a category")
         photograph(page, "empty")
         pick(page, "cloth", "hole")
         assert verdicts(page) == ["Defective", "Defective"]
@@ -78,10 +84,10 @@ def test_uploads_good_and_defective(bundled, tmp_path):
             headline(page, f"Both methods agree: {verdict}")
             assert verdicts(page) == [verdict, verdict]
             page.get_by_label("Remove Image").click()
-            page.get_by_text("Choose a category").wait_for()
+            told(page, "Choose a category")
         (tmp_path / "broken.png").write_bytes(b"no picture")
         page.set_input_files("input[type=file] >> nth=0", tmp_path / "broken.png")
-        page.get_by_text("'broken.png' is not a picture").wait_for()
+        told(page, "'broken.png' is not a picture")
         photograph(page, "not_a_picture")
 
 
@@ -140,22 +146,46 @@ def test_the_category_is_suggested_linked_to_and_remembered(bundled):
     with visit(bundled) as page:
         page.locator("input[type=file]").first.wait_for(state="attached")
         page.set_input_files("input[type=file] >> nth=0", EXAMPLES / "pill" / "good.png")
-        page.get_by_text("Category suggested from the picture: parts / pill").wait_for()
+        told(page, "Category suggested from the picture: parts / pill")
         page.wait_for_url("**/?category=parts*pill")
         page.goto(bundled)
         expect(page.get_by_label("Category").first).to_have_value("parts / pill (bundled)")
         page.goto(f"{bundled}/?category=washer")
         expect(page.get_by_label("Category").first).to_have_value("parts / washer (bundled)")
         page.set_input_files("input[type=file] >> nth=0", EXAMPLES / "pill" / "good.png")
-        page.get_by_text("does not look like parts / washer, but like parts / pill").wait_for()
+        told(page, "does not look like parts / washer, but like parts / pill")
         photograph(page, "wrong_category")
         page.get_by_role("button", name="Inspect as parts / pill").click()
         headline(page, "Both methods agree: Good")
 
 
+def test_what_is_chosen_while_an_inspection_runs_is_what_counts(bundled, tmp_path):
+    with Image.open(EXAMPLES / "pill" / "good.png") as picture:
+        picture.resize((4000, 3000)).save(tmp_path / "large.png", compress_level=1)
+    with visit(bundled, "/?category=washer") as page:
+        category = page.get_by_label("Category").first
+        expect(category).to_have_value("parts / washer (bundled)")
+        with page.expect_request("**/queue/join?*"):
+            page.set_input_files("input[type=file] >> nth=0", tmp_path / "large.png")
+        category.click()
+        page.keyboard.type("pill")  # what was chosen makes way for what is typed
+        expect(page.get_by_role("option")).to_have_count(1)
+        page.get_by_role("option", name="pill").click()
+        page.get_by_text("Judged as parts / pill").wait_for()
+        expect(category).to_have_value("parts / pill (bundled)")
+        headline(page, "Both methods agree: Good")
+        expect(page.locator(".spoken")).to_have_text("Both methods agree: Good")  # screen readers hear it
+
+
+def test_a_link_to_an_unknown_category_says_so_and_leads_nowhere_else(bundled):
+    with visit(bundled, "/?category=screw") as page:
+        page.get_by_text("There is no category screw").wait_for()
+        assert page.get_by_label("Category").first.input_value() == ""
+
+
 def test_a_german_visitor_on_a_dark_phone(bundled):
     with visit(bundled, locale="de-DE", color_scheme="dark", **PHONE) as page:
-        page.get_by_text("Kategorie wählen").wait_for()
+        told(page, "Kategorie wählen")
         pick(page, "pill", "crack")
         assert verdicts(page) == ["Fehlerhaft", "Gut"]
         headline(page, "Die Verfahren widersprechen sich")
@@ -209,7 +239,7 @@ def test_a_batch_with_a_bad_file_goes_on_and_the_models_are_listed(bundled, tmp_
 def test_every_text_is_readable(bundled, scheme):
     """Contrast of at least 4.5, or 3 for large texts (WCAG 2.2, AA), in all states of the tab."""
     with visit(bundled, color_scheme=scheme) as page:
-        page.get_by_text("Choose a category").wait_for()
+        told(page, "Choose a category")
         for tab in ("Batch", "Compare", "Models", "Inspect"):
             page.get_by_role("tab", name=tab).click()
             page.wait_for_timeout(1500)
@@ -223,7 +253,7 @@ def test_every_text_is_readable(bundled, scheme):
 
 def test_all_can_be_done_by_keyboard(bundled):
     with visit(bundled) as page:
-        page.get_by_text("Choose a category").wait_for()
+        told(page, "Choose a category")
         for _ in range(60):
             page.keyboard.press("Tab")
             if page.evaluate("document.activeElement.dataset.example") == "1":

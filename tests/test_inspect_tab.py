@@ -130,7 +130,7 @@ def test_the_report_opens_at_the_rate_that_the_models_were_calibrated_for(catalo
 def test_too_few_held_out_pictures_are_named_at_low_rates(catalog, picture):
     """Five pictures vouch for 17 % at best."""
     report = inspected(catalog, LABEL, picture)
-    assert "can vouch for 17 % at best, not for the 1 % asked for: that takes 99" in report
+    assert "are enough for 17 % false alarms, not for the 1 % asked for: that takes 99" in report
     assert "Flags at most 20 % of good parts; calibrated on 5" in report
 
 
@@ -238,7 +238,7 @@ def test_without_calibration_there_is_no_verdict(make_detector, tmp_path, famili
     make_detector(GLASS, calibrated=False).save_pretrained(tmp_path / "models" / "glass-toy-widget")
     make_detector(SimpleNet).save_pretrained(tmp_path / "models" / "simplenet-toy-widget")
     report = inspected(Catalog.from_folder(tmp_path / "models"), LABEL, familiar)
-    assert "No comparison" in report and "Not calibrated: scores only" in report
+    assert "No comparison without two verdicts" in report and "Not calibrated: scores only" in report
     assert "p-value" not in step(report, 0, "GLASS") and "p-value" in step(report, 0, "SimpleNet")
 
 

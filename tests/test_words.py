@@ -40,10 +40,11 @@ def test_values_are_escaped_and_numbers_written_as_the_language_does():
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [
+    ("value", "text"),
+    [
         *((0.0123456, "0.0123"), (12.34, "12.3"), (999.4, "999"), (1234.4, "1234"), (-0.5, "-0.5"), (0.0, "0")),
         *((1.2e-5, "0.000012"), (0.99996, "1"), (100.0, "100"), (9.999, "10"), (-1234567.0, "-1234567")),
-    ]
+    ],
 )
 def test_numbers_have_three_digits_and_no_exponent(value, text):
     assert number(value, "en") == text and number(value, "de") == text.replace(".", ",")

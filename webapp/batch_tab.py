@@ -1,6 +1,7 @@
 """The tab Batch: many pictures or a folder, a table that sorts, and CSV and ZIP of what was found."""
 
 import secrets
+import threading
 import time
 from collections.abc import Iterator
 from html import unescape
@@ -13,10 +14,12 @@ from PIL import Image
 from hubmodels import BackboneError, ModelError, PictureError
 from hubmodels.catalog import Catalog
 from hubmodels.listings import METHODS
+from hubmodels.resemblance import UNLIKE
 from webapp.categories import dropdown
 from webapp.judging import BATCH, judge
 from webapp.privacy import without_folders
 from webapp.records import Records, models_of, printable
+from webapp.report import vouches
 from webapp.templates import data_url, read_static
 from webapp.uploads import checked_path, uploaded_path
 from webapp.words import SIGNS, TONES, VERDICT_KEYS, label, language_of, number, say, say_fault
@@ -26,7 +29,7 @@ SHOWN_EVERY = 1.0  # seconds between updates of the page: not one for each pictu
 FILE_TYPES = ["image", ".pgm", ".ppm", ".pnm", ".jp2"]  # the latter are no pictures to some browsers
 THUMBNAIL_SIDE = 64  # pixels
 VERDICT_ORDER = {True: 0, False: 1, None: 2}
-DISAGREEMENT, DEFECTIVE, UNREAD, NO_VERDICT, GOOD = range(5)  # the order of the table
+DISAGREEMENT, SOMETHING_ELSE, DEFECTIVE, UNREAD, NO_VERDICT, GOOD = range(6)  # the order of the table
 # without what file managers leave in folders
 JOIN_FOLDER = """(folder, pictures) => {
     const hidden = /^([.]|Thumbs[.]db$|desktop[.]ini$)/;
@@ -66,62 +69,78 @@ def add(catalog: Catalog) -> gr.Dropdown:
     )
     with gr.Accordion(label("batch_reading"), open=False):
         gr.Markdown(label("batch_explanation"))
-    batches = _Batches(catalog, downloads[0].temp_files)
+    batches, outputs = _Batches(catalog), [status, found, start, stop, *downloads]
+    quick = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
     folder.upload(None, [folder, pictures], pictures, js=JOIN_FOLDER, api_visibility="private")
-    start.click(
+    waiting = start.click(batches.wait, None, outputs, **quick)
+    running = waiting.then(
         batches.run,
         [category, pictures, rate],
-        [status, found, start, stop, *downloads],
+        outputs,
         preprocess=False,  # see uploaded_path
-        show_progress="minimal",
-        show_progress_on=status,
+        show_progress="hidden",  # Gradio's own would guess wrongly how long others take
         api_visibility="private",
         **BATCH,
     )
-    stop.click(batches.stop, queue=False, show_progress="hidden", api_visibility="private")
+    running.failure(batches.refused, None, outputs, **quick)
+    stop.click(batches.stop, **quick)
     return category
 
 
 class _Batches:
-    """The events of the tab, for all visitors.
+    """The events of the tab, for all visitors."""
 
-    Args:
-        deleted_later: the files that Gradio deletes after an hour; the results join them.
-    """
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+        self._stops: dict[str, threading.Event] = {}  # by the session of a visitor whose batch waits or runs
 
-    def __init__(self, catalog: Catalog, deleted_later: set[str]) -> None:
-        self._catalog, self._deleted_later = catalog, deleted_later
-        self._running: dict[str, _Batch] = {}  # by the visitor's session
+    def wait(self, request: gr.Request) -> list:
+        """At once, whoever else has a batch: the visitor may still stop."""
+        self._stops[request.session_hash] = threading.Event()
+        return _page(f"<p>{say('batch_waiting', language_of(request))}</p>", running=True)
 
     def stop(self, request: gr.Request) -> None:
         """Lets the visitor's batch end after the picture in hand; what is done is kept."""
-        if batch := self._running.get(request.session_hash):
-            batch.stopped = True
+        if asked := self._stops.get(request.session_hash):
+            asked.set()
+
+    def refused(self, request: gr.Request) -> list:
+        """The queue was full, or the run failed."""
+        self._stops.pop(request.session_hash, None)
+        return _page(f'<p class="failed" role="alert">{say("busy", language_of(request))}</p>')
 
     def run(self, category: str | None, uploads: list | None, percent: float, request: gr.Request) -> Iterator[list]:
         """Inspects the uploads one by one; yields updates of status, table, both buttons, CSV and ZIP."""
         language = language_of(request)
+        stopped = self._stops.setdefault(request.session_hash, threading.Event())
         if refusal := self._refusal(category, uploads, percent, language):
+            self._stops.pop(request.session_hash, None)
             yield _page(f'<p class="failed" role="alert">{refusal}</p>')
             return
         rate = float(percent) / 100
         head = {"category": category, "false_alarm_rate": rate, "models": models_of(self._catalog, category)}
         folder = Path(get_upload_folder()).resolve() / "batches" / secrets.token_hex(16)  # nobody guesses that
         with Records(folder, head) as records:
-            batch = self._running[request.session_hash] = _Batch(records, len(uploads), language)
+            batch = _Batch(records, len(uploads), self._promises(category, rate, language), language)
             try:
                 yield batch.shown()
                 for upload in uploads:
-                    batch.inspect(self._catalog, upload)
-                    if batch.stopped:
+                    if stopped.is_set():
                         break
+                    batch.inspect(self._catalog, upload)
                     if batch.is_due():
                         yield batch.shown()
             finally:
-                self._running.pop(request.session_hash, None)
+                self._stops.pop(request.session_hash, None)
             records.finish()
-            self._deleted_later |= {str(records.csv_path), str(records.zip_path)}
         yield batch.ended()
+
+    def _promises(self, category: str, rate: float, language: str) -> str:
+        """What each method's threshold promises where that is less than was asked for, as HTML."""
+        calibrations = {type(d).__name__: d.calibration for d in self._catalog.load(category)}
+        short = {name: c for name, c in calibrations.items() if not c.size or c.guaranteed_rate(rate) > rate}
+        lines = (f"<p class='note'>{name}: {vouches(c, rate, language)}</p>" for name, c in short.items())
+        return "".join(lines)
 
     def _refusal(self, category: object, uploads: object, percent: object, language: str) -> str | None:
         """Why this batch cannot be inspected, as HTML; None where it can."""
@@ -144,11 +163,10 @@ class _Batches:
 class _Batch:
     """One visitor's batch: what is done, and how the page shows it."""
 
-    def __init__(self, records: Records, total: int, language: str) -> None:
-        self._records, self._total, self._language = records, total, language
+    def __init__(self, records: Records, total: int, promises: str, language: str) -> None:
+        self._records, self._total, self._promises, self._language = records, total, promises, language
         self._run, self._rows = secrets.token_hex(4), []
         self._began = self._shown_at = time.monotonic()
-        self.stopped = False
 
     def inspect(self, catalog: Catalog, upload: object) -> None:
         """Judges one upload; a picture that cannot be read is a row like the others."""
@@ -178,22 +196,22 @@ class _Batch:
         if failed:
             words.append(self._say("batch_failed", failed=failed))
         bar = f'<progress max="{self._total}" value="{done}" aria-label="{self._say("batch_running")}"></progress>'
-        return _page(f"<p>{', '.join(words)}</p>{bar}", self._table(), running=True)
+        return _page(f"<p>{', '.join(words)}</p>{bar}{self._promises}", self._table(), running=True)
 
     def ended(self) -> list:
         """The page after the last picture, or after Stop."""
         done, counts = len(self._rows), self._counts()
         words = self._say("batch_stopped" if done < self._total else "batch_done", done=done, total=self._total)
-        keys = ("batch_disagree", "defective", "batch_unread", "no_verdict", "good")
+        keys = ("batch_disagree", "batch_unlike", "defective", "batch_unread", "no_verdict", "good")
         listed = "".join(
             f"<li><b>{count}</b> {self._say(key)}</li>" for key, count in zip(keys, counts, strict=True) if count
         )
-        status = f'<div role="status"><p><strong>{words}</strong></p><ul>{listed}</ul></div>'
+        status = f'<div role="status"><p><strong>{words}</strong></p><ul>{listed}</ul></div>{self._promises}'
         return _page(status, self._table(), files=(self._records.csv_path, self._records.zip_path))
 
     def _counts(self) -> list[int]:
         ranks = [row["keys"][1] for row in self._rows]
-        return [ranks.count(rank) for rank in (DISAGREEMENT, DEFECTIVE, UNREAD, NO_VERDICT, GOOD)]
+        return [ranks.count(rank) for rank in range(GOOD + 1)]
 
     def _table(self) -> dict:
         """What static/batch.js makes a table of; Gradio sends the rows that are new since the last time."""
@@ -228,7 +246,7 @@ def _row(record: dict, thumbnail: str, language: str) -> dict:
         for cell, key in _said(record["methods"].get(method.__name__), language):
             cells.append(cell)
             keys.append(key)
-    note = say("batch_unlike", language) if record["looks_like_category"] is False else ""
+    note = ", ".join(say(f"batch_{code}", language) for code in record["warnings"])
     shown = {"thumbnail": thumbnail, "alt": say("batch_alt", language), "note": note}
     return {"number": record["number"], "file": record["file"], **shown, "cells": cells, "keys": keys}
 
@@ -243,6 +261,8 @@ def _unread(record: dict, reason: str, language: str) -> dict:
 
 def _rank(record: dict) -> int:
     verdicts = {numbers["is_anomalous"] for numbers in record["methods"].values()}
+    if UNLIKE in record["warnings"]:
+        return SOMETHING_ELSE
     if record["agree"] is False:
         return DISAGREEMENT
     return DEFECTIVE if True in verdicts else NO_VERDICT if None in verdicts else GOOD
@@ -251,6 +271,8 @@ def _rank(record: dict) -> int:
 def _result(rank: int, language: str) -> dict:
     if rank == DISAGREEMENT:
         return {"text": say("batch_disagree", language), "sign": "≠", "tone": "disagree"}
+    if rank == SOMETHING_ELSE:
+        return {"text": say("unsure", language), "sign": SIGNS[None], "tone": TONES[None]}
     return _verdict({DEFECTIVE: True, GOOD: False, NO_VERDICT: None}[rank], language)
 
 

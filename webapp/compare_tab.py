@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from functools import partial
 from html import unescape
 from pathlib import Path
 
@@ -11,14 +12,14 @@ from PIL import Image
 
 from hubmodels import BackboneError, ModelError, PictureError
 from hubmodels.catalog import Catalog
-from hubmodels.heatmap import panel
+from hubmodels.heatmap import PANEL_WORDS, panel
 from hubmodels.trial import LabelledPicture, Outcome, Trial, by_category, find_labelled
 from webapp.compare_recorded import recorded_table
 from webapp.compare_report import report
 from webapp.judging import BATCH, judge
 from webapp.models_tab import gather
 from webapp.privacy import without_folders
-from webapp.words import LANGUAGES, label, language_of, say, say_fault
+from webapp.words import LANGUAGES, label, language_of, say, say_fault, say_plainly
 
 EXAMPLES, TEST = "examples", "test"  # where pictures of known truth come from
 QUIET = {"show_progress": "hidden", "api_visibility": "private"}
@@ -149,9 +150,9 @@ class Comparing:
 
     def _report(self, trial: Trial, key: str, language: str) -> list:
         words = say(key if trial.rows else "compare_none_judged", language, count=len(trial.rows))
-        return _ended(words, report(trial, self._panel, language), trial)
+        return _ended(words, report(trial, partial(self._panel, language), language), trial)
 
-    def _panel(self, outcome: Outcome) -> Image.Image | None:
+    def _panel(self, language: str, outcome: Outcome) -> Image.Image | None:
         """The picture is judged once more, so that no map had to be kept; None where it is gone meanwhile."""
         try:
             judged = judge(self.catalog, outcome.category, outcome.picture.path)
@@ -162,7 +163,8 @@ class Comparing:
         except ValueError:  # a mask that cannot be used: the mistake is a mistake all the same
             gt_mask = None
         calibrated = {name: p for name, p in judged.predictions.items() if p.is_anomalous is not None}
-        return panel(judged.picture, gt_mask, calibrated)
+        words = {key: say_plainly(f"panel_{key}", language) for key in PANEL_WORDS}
+        return panel(judged.picture, gt_mask, calibrated, words=words)
 
 
 def _ended(status: str, found: str, trial: Trial) -> list:

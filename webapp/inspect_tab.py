@@ -29,10 +29,6 @@ EXAMPLES_JS = """element.addEventListener("click", ({ target }) => {
     const button = target.closest("[data-example]");
     if (button) trigger("select", { index: Number(button.dataset.example) });
 });"""
-SHOW_REPORT = """(...inputs) => {
-    document.getElementById("report").scrollIntoView({ block: "nearest" });
-    return inputs;
-}"""  # or a click on an example far below it seems to do nothing
 START_DOWNLOAD = "() => document.querySelector('#download').click()"
 
 
@@ -53,7 +49,7 @@ class InspectTab:
 
     def build(self) -> gr.Dropdown:
         """Adds the components and events inside the current gr.Tab; returns the choice of category."""
-        with gr.Row():
+        with gr.Row(elem_classes="inspect"):
             with gr.Column(scale=2, min_width=280):
                 self._build_inputs()
             with gr.Column(scale=5, min_width=320):
@@ -66,11 +62,12 @@ class InspectTab:
         sources = ["upload", "clipboard", "webcam"]
         self._picture = gr.Image(label=label("picture"), type="filepath", sources=sources, height=300, buttons=[])
         self._button = gr.Button(label("inspect"), variant="primary")
-        gr.HTML(label("examples"), elem_classes="quiet", visible=bool(self._examples))
+        gr.HTML(label("examples"), elem_classes=["quiet", "examples"], visible=bool(self._examples))
         self._gallery = gr.HTML(
             render("examples.html", groups=_grouped(self._examples)),
             label=label("examples"),
             elem_id="examples",
+            elem_classes="examples",
             js_on_load=EXAMPLES_JS,
             apply_default_css=False,
             visible=bool(self._examples),
@@ -104,7 +101,6 @@ class InspectTab:
             [self._button.click, self._picture.change, self._category.input],
             **inspection,
             **private,
-            js=SHOW_REPORT,
             trigger_mode="always_last",
         )
         inspected.failure(**failed)

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import gradio as gr  # noqa: TID251
 
 from hubmodels.catalog import Catalog
+from hubmodels.compactnet import COMPACT_LICENCE
 from hubmodels.facts import ModelFacts, read_facts
 from hubmodels.listings import BUNDLE, CACHE, FOLDER, HUB, METHODS, ModelEntry
 from webapp.privacy import without_folders
@@ -83,6 +84,8 @@ def _head(facts: dict[ModelEntry, ModelFacts], late: bool, language: str) -> str
     shown = say("models_shown", language, models="{}", all=len(facts))
     status = f'<p class="models-count" role="status" data-shown="{shown}">{count}</p>'
     explanation = _paragraph("models_explanation", language)
+    if any(told.licence == COMPACT_LICENCE for told in facts.values()):
+        explanation += _paragraph("models_compact", language)
     return f'<div class="models-head">{field}{status}</div>{explanation}' + (
         _paragraph("models_late", language) if late else ""
     )
@@ -175,14 +178,14 @@ def _problems(catalog: Catalog, language: str) -> str:
     title = say("models_problems", language, count=len(problems))
     rows = [(without_folders(s, catalog), without_folders(reason, catalog)) for s, reason in problems.items()]
     listed = "".join(f"<dt>{escape(source)}</dt><dd>{escape(reason)}</dd>" for source, reason in rows)
-    return f'<section class="models-problems"><h3>{title}</h3><dl>{listed}</dl></section>'
+    return f'<section class="models-problems"><h2>{title}</h2><dl>{listed}</dl></section>'
 
 
 def _notices(catalog: Catalog, language: str) -> str:
     if not catalog.notices:
         return ""
     title, items = say("models_notices", language), _items(without_folders(n, catalog) for n in catalog.notices)
-    return f'<section class="models-notices"><h3>{title}</h3><ul>{items}</ul></section>'
+    return f'<section class="models-notices"><h2>{title}</h2><ul>{items}</ul></section>'
 
 
 def _items(lines: Iterable[str]) -> str:

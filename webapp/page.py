@@ -31,7 +31,7 @@ THEME = gr.themes.Soft(font=["system-ui", "sans-serif"], font_mono=["ui-monospac
     button_primary_background_fill_dark="*primary_700",
     button_primary_background_fill_hover_dark="*primary_600",
 )
-TOASTS = {key: TEXTS[key] for key in ("not_done", "busy", "file_too_large", "connection_lost")}
+TOASTS = {key: TEXTS[key] for key in ("title", "not_done", "busy", "file_too_large", "connection_lost")}
 
 
 def launch_settings() -> dict:
@@ -39,7 +39,7 @@ def launch_settings() -> dict:
     appearance = {
         "theme": THEME,
         "css": "\n".join(map(read_static, STYLES)),
-        "js": read_static("toasts.js").replace("WORDS", json.dumps(TOASTS)),
+        "js": read_static("page.js").replace("WORDS", json.dumps(TOASTS)),
         "i18n": I18N,
         "footer_links": ["api"],
         "run_history": False,
@@ -62,13 +62,10 @@ def build_page(catalog: Catalog, examples: Path | None = None, test_folder: Path
         examples: folder of pictures to click on, DATASET/CATEGORY/SHOWN.png.
         test_folder: pictures of known truth for the tab Compare, in MVTec AD layout.
     """
-    blocks = gr.Blocks(
-        title=say("title", LANGUAGES[0]), analytics_enabled=False, delete_cache=(LOOKED_AFTER, KEPT_FOR)
-    )
-    with blocks as page:
+    with gr.Blocks(title=say("title", LANGUAGES[0]), analytics_enabled=False) as page:
         api.add(catalog)  # first: Gradio gives the names of later events to nobody else
         gr.Markdown(label("headline"))
-        notices, remembered = gr.HTML(visible=False), gr.Textbox(visible="hidden")
+        notices, remembered, followed = gr.HTML(visible=False), gr.Textbox(visible="hidden"), gr.State()
         with gr.Tabs():
             with gr.Tab(label("tab_inspect"), id="inspect"):
                 inspected = InspectTab(catalog, find_examples(examples, catalog) if examples else []).build()
@@ -83,8 +80,9 @@ def build_page(catalog: Catalog, examples: Path | None = None, test_folder: Path
             linked = dict(request.query_params).get("category")
             return arrive(catalog, linked, remembered, language_of(request))
 
-        def follow(category: str | None, request: gr.Request) -> dict:
-            return gr.update(choices=choices(catalog, language_of(request)), value=category)
+        def follow(category: str | None, before: str | None, request: gr.Request) -> tuple[dict, str | None]:
+            changed = {"value": category} if category != before else {}  # else what was chosen in the tab itself holds
+            return gr.update(choices=choices(catalog, language_of(request)), **changed), category
 
         page.load(
             welcome,
@@ -97,8 +95,17 @@ def build_page(catalog: Catalog, examples: Path | None = None, test_folder: Path
         )
         inspected.change(None, inspected, js=REMEMBER, api_visibility="private")
         # when it is opened, because Gradio loses updates of a tab that was never shown
-        batch.select(follow, inspected, sorted_out, queue=False, show_progress="hidden", api_visibility="private")
-    return page.queue(max_size=WAITING, default_concurrency_limit=1)
+        batch.select(
+            follow,
+            [inspected, followed],
+            [sorted_out, followed],
+            queue=False,
+            show_progress="hidden",
+            api_visibility="private",
+        )
+    page.queue(max_size=WAITING, default_concurrency_limit=1)
+    page._queue.pending_messages_per_session.max_size = SESSIONS  # answers that nobody fetched; by default of 2000
+    return page
 
 
 def arrive(catalog: Catalog, linked: str | None, remembered: str | None, language: str) -> tuple[dict, dict]:
@@ -108,8 +115,16 @@ def arrive(catalog: Catalog, linked: str | None, remembered: str | None, languag
         linked, remembered: the category of the address, and the one that the browser keeps from the last visit.
     """
     catalog.refresh(older_than=LISTED_FOR)
-    chosen = find_category(linked, catalog) or find_category(remembered, catalog)
-    lines = "".join(f"<li>{escape(without_folders(notice, catalog))}</li>" for notice in catalog.notices)
-    notices = f'<section class="card failed"><ul>{lines}</ul></section>'
+    chosen = find_category(linked or remembered, catalog)  # a link that leads nowhere leads to nothing else
     categories = gr.update(choices=choices(catalog, language), value=chosen)
-    return categories, gr.update(value=notices, visible=bool(catalog.notices))
+    notices = _notices(catalog, linked if linked and not chosen else None, language)
+    return categories, gr.update(value=notices, visible=bool(notices))
+
+
+def _notices(catalog: Catalog, unknown: str | None, language: str) -> str:
+    """What a visitor should know at once, as HTML; empty where there is nothing."""
+    parts = [f"<p>{say('fault_category', language, category=unknown)}</p>"] if unknown else []
+    if catalog.notices:
+        lines = "".join(f"<li>{escape(without_folders(notice, catalog))}</li>" for notice in catalog.notices)
+        parts.append(f"<p>{say('some_missing', language)}</p><ul class='note'>{lines}</ul>")
+    return f'<section class="card failed" role="status">{"".join(parts)}</section>' if parts else ""

@@ -62,5 +62,11 @@ element.addEventListener("scroll", ({ target }) => { // zoomed viewers move toge
   });
 }, true);
 
-watch("value", arrive);
+function comeIntoView() { // or a click on an example far below it would seem to do nothing
+  const said = element.querySelector(".report, .card.failed");
+  const top = said?.getBoundingClientRect().top;
+  if (top < 0 || top > innerHeight / 2) said.scrollIntoView();
+}
+
+watch("value", () => { arrive(); comeIntoView(); });
 arrive();

@@ -1,12 +1,20 @@
-// Gradio says what kept a request from being answered in English only, and tersely; here are the page's own words.
-// WORDS is filled in by webapp/page.py: each text by language.
+// What Gradio leaves undone in the whole page. WORDS is filled in by webapp/page.py: each text by language.
 () => {
+    // A list of categories is searched by typing, but what is chosen would stay in front of what is typed.
+    for (const event of ["focusin", "click"]) {
+        document.addEventListener(event, ({ target }) => {
+            if (target.matches("input[role=combobox]")) requestAnimationFrame(() => target.select());
+        });
+    }
+
+    // Gradio says what kept a request from being answered in English only, and tersely.
     const language = navigator.language.toLowerCase().startsWith("de") ? "de" : "en";
     const meant = [
         [/^This application is currently busy/, "busy"],
         [/^File\(s\) exceed the maximum allowed size of [^:]*: (.*)/, "file_too_large"],
         [/^Connection to the server was lost|^Connection errored out/, "connection_lost"],
     ];
+    document.title = WORDS.title[language];
     function translate(text) {
         for (const [pattern, key] of meant) {
             const found = text.textContent.trim().match(pattern);
