@@ -21,19 +21,15 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import quote
 
-import gradio as gr
 import httpx2
 import numpy as np
 import pytest
 from browser import ROOT, running, visit
-from gradio.utils import get_upload_folder
 from PIL import Image
 
-from hubmodels.catalog import Catalog
-from webapp import page as page_module
 from webapp.api import mcp_available
-from webapp.page import WAITING, build_page, launch_settings
-from webapp.uploads import delete_old
+from webapp.page import WAITING, launch_settings
+from webapp.uploads import delete_old, keep_deleting
 
 SCRIPT = "<img src=x onerror=alert(1)><script>alert(2)</script>"
 PICTURE = ROOT / "examples" / "parts" / "pill" / "crack.png"
@@ -116,7 +112,7 @@ class App:
 
     def inspects(self):
         """Whether it still does its work."""
-        report = self.event("inspect_1", PILL, self.upload(PICTURE.read_bytes()))["data"][1]
+        report = self.event("inspect_1", PILL, self.upload(PICTURE.read_bytes()))["data"][0]
         return 'aria-label="SimpleNet"' in report and 'aria-label="GLASS"' in report
 
 
@@ -240,7 +236,7 @@ def test_bombs_are_told_by_their_header(app, bomb):
     content = BOMBS[bomb]()
     assert len(content) < 200_000
     upload, begun = app.upload(content), time.perf_counter()
-    said = app.event("inspect_1", PILL, upload)["data"][1]
+    said = app.event("inspect_1", PILL, upload)["data"][0]
     assert "Not inspected" in said and "64,000,000" in said
     assert app.api("inspect", upload, PILL, None, False)["error"]["kind"] == "too_large"
     assert time.perf_counter() - begun < 5
@@ -251,14 +247,14 @@ def test_what_is_no_picture_is_neither_opened_nor_run(app, name):
     lure = app.folder / "made by what was uploaded"
     content, kind = MASKED[name](lure)
     upload = app.upload(content)
-    assert "Not inspected" in app.event("inspect_1", PILL, upload)["data"][1]
+    assert "Not inspected" in app.event("inspect_1", PILL, upload)["data"][0]
     assert app.api("inspect", upload, PILL, None, False)["error"]["kind"] == kind
     assert not lure.exists()
 
 
 def test_of_a_picture_with_something_behind_it_only_the_picture_is_used(app):
     upload = app.upload(PICTURE.read_bytes() + b"<script>alert('behind')</script>PK\x03\x04")
-    report = app.event("inspect_1", PILL, upload)["data"][1]
+    report = app.event("inspect_1", PILL, upload)["data"][0]
     assert 'aria-label="GLASS"' in report and "behind" not in report
 
 
@@ -288,7 +284,7 @@ def test_names_of_uploads_lead_nowhere(app, name):
     if answer.status_code == 200:
         (path,) = answer.json()
         assert Path(path).resolve().is_relative_to(app.uploads) and len(Path(path).relative_to(app.uploads).parts) == 2
-        assert "<img src=x" not in app.event("inspect_1", PILL, {"path": path, "orig_name": name, **MARK})["data"][1]
+        assert "<img src=x" not in app.event("inspect_1", PILL, {"path": path, "orig_name": name, **MARK})["data"][0]
     assert {p.name for p in app.folder.iterdir()} == {"log.txt", "up"}
 
 
@@ -298,17 +294,16 @@ def test_an_uploaded_page_is_not_shown_as_one(app):
         assert answer.headers["content-disposition"].startswith("attachment"), name
 
 
-def test_what_an_interrupted_upload_leaves_is_deleted_like_the_rest(app, monkeypatch):
+def test_what_an_interrupted_upload_leaves_is_deleted_like_the_rest(app):
     head = "Content-Type: multipart/form-data; boundary=b\r\nContent-Length: 999999"
     part = '--b\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n' + "x" * 99_000
     before = set(app.uploads.iterdir())
     raw(app, "POST /gradio_api/upload", head, part, wait_s=0.5)
     (left,) = set(app.uploads.iterdir()) - before  # Gradio's, which it forgets
-    monkeypatch.setenv("GRADIO_TEMP_DIR", str(app.uploads))
-    delete_old(3600)
+    delete_old(app.uploads, 3600)
     assert left.exists()
     time.sleep(0.2)
-    delete_old(0.1)
+    delete_old(app.uploads, 0.1)
     assert not left.exists()
 
 
@@ -543,7 +538,7 @@ def test_scripts_in_names_and_addresses_are_shown_and_not_run(app, tmp_path):
 
 @pytest.mark.parametrize("language", [SCRIPT, "de" * 4000, ",;,;q=;"])
 def test_odd_languages_are_answered_in_english(app, language):
-    said = app.event("inspect_1", PILL, None, language=language)["data"][1]
+    said = app.event("inspect_1", PILL, None, language=language)["data"][0]
     assert "Choose a category" in said and SCRIPT not in said
 
 
@@ -601,26 +596,30 @@ def test_the_app_sends_nothing_and_tells_nothing_of_itself(app, trap):
 # ---------------------------------------------------------------- an hour later
 
 
-def test_uploads_downloads_and_results_are_deleted_in_time(tmp_path, monkeypatch):
+def test_uploads_downloads_and_results_are_deleted_in_time(app):
+    """All that visitors leave lies in the one folder that is swept, and its going hurts nobody."""
+    upload = app.upload(PICTURE.read_bytes())
+    app.event("download", PILL, upload, event_data={"what": "zip"})
+    app.event("pick", event_data={"index": 0})
+    app.event("run", PILL, [upload], 1)
+    kept = {path.name for path in app.uploads.rglob("*") if path.is_file()}
+    assert {"part.png", "inspection.zip", "inspection.csv"} < kept  # upload, downloads, and an example's copy
+    delete_old(app.uploads, 3600)
+    assert Path(upload["path"]).is_file()
+    delete_old(app.uploads, 0)
+    assert [path for path in app.uploads.rglob("*") if path.is_file()] == []
+    assert app.client.get(f"/gradio_api/file={upload['path']}").status_code >= 400
+    assert "The upload is gone" in app.event("inspect_1", PILL, upload)["data"][0]
+    assert app.inspects()
+
+
+def test_the_folder_is_swept_again_and_again(tmp_path, monkeypatch):
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
-    monkeypatch.setattr(page_module, "KEPT_FOR", 2)
-    monkeypatch.setattr(page_module, "LOOKED_AFTER", 1)
-    page = build_page(Catalog.bundled(), ROOT / "examples")
-    settings = {**launch_settings(), "mcp_server": False, "quiet": True, "prevent_thread_lock": True}
-    try:
-        app = App(page.launch(**settings)[1].rstrip("/"), tmp_path / "elsewhere")
-        app.uploads = Path(get_upload_folder())
-        upload = app.upload(PICTURE.read_bytes())
-        app.event("download", PILL, upload, event_data={"what": "zip"})
-        app.event("pick", event_data={"index": 0})
-        app.event("run", PILL, [upload], 1)
-        kept = {path.name for path in tmp_path.rglob("*") if path.is_file()}
-        assert {"part.png", "inspection.zip", "inspection.csv"} < kept  # upload, downloads, and an example's copy
+    keep_deleting(0.05, 0.05)
+    for name in ("first", "second"):
+        (tmp_path / name).write_bytes(b"")
         deadline = time.monotonic() + 10
-        while [path for path in tmp_path.rglob("*") if path.is_file()] and time.monotonic() < deadline:
-            time.sleep(0.2)
-        assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
-        assert app.client.get(f"/gradio_api/file={upload['path']}").status_code >= 400
-    finally:
-        page.close()
-        gr.close_all()
+        while (tmp_path / name).exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert not (tmp_path / name).exists()
+        tmp_path.mkdir(exist_ok=True)  # empty, it went too

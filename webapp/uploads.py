@@ -24,21 +24,23 @@ def keep_deleting(age_s: float, every_s: float) -> None:
     knows neither what an interrupted upload leaves nor what an earlier process left.
     """
 
+    folder = Path(get_upload_folder())
+
     def work() -> None:
         while True:
-            delete_old(age_s)
+            delete_old(folder, age_s)
             time.sleep(every_s)
 
     threading.Thread(target=work, daemon=True).start()
 
 
-def delete_old(age_s: float) -> None:
-    """Deletes what has lain longer in the upload folder: files, and folders that are empty."""
-    for folder, _, names in os.walk(get_upload_folder(), topdown=False):
-        for path in (*(Path(folder) / name for name in names), Path(folder)):
+def delete_old(folder: Path, age_s: float) -> None:
+    """Deletes what has lain longer in a folder: files, and folders that are empty."""
+    for place, _, names in os.walk(folder, topdown=False):
+        for path in (*(Path(place) / name for name in names), Path(place)):
             with suppress(OSError):  # deleted meanwhile, or a folder that is not empty
                 if time.time() - path.lstat().st_ctime > age_s:
-                    path.rmdir() if path == Path(folder) else path.unlink()
+                    path.rmdir() if path == Path(place) else path.unlink()
 
 
 def uploaded_path(upload: dict | None) -> str | None:
