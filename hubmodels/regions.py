@@ -9,10 +9,12 @@ def count_regions(mask: NDArray[np.bool_]) -> int:
 
     Each row falls into runs of masked pixels; runs of neighbouring rows that touch, corners included, are joined.
     """
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    if len(rows) == 0:
+    lines = np.flatnonzero(mask.any(1))
+    if len(lines) == 0:
         return 0
-    found = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]  # a defect is small beside a large picture
+    found = mask[lines[0] : lines[-1] + 1]  # a defect is small beside a large picture
+    columns = np.flatnonzero(found.any(0))
+    found = found[:, columns[0] : columns[-1] + 1]
     edges = np.diff(np.pad(found, ((0, 0), (1, 1))).astype(np.int8), axis=1)
     rows, starts = np.nonzero(edges == 1)
     ends = np.nonzero(edges == -1)[1]  # exclusive

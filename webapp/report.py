@@ -5,7 +5,8 @@ The verdicts, outlines and heat maps for each false-alarm rate are in the page f
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from html import unescape
 from itertools import groupby
 
@@ -74,7 +75,8 @@ def render_report(
         note: what else to know before reading (HTML).
     """
     rates, names = step_rates(judgement), [method.__name__ for method in METHODS.values()]
-    agreements = _agreements(judgement, rates, language)
+    drawn = replace(judgement, predictions={n: shrink(p, LAYER_SIDE) for n, p in judgement.predictions.items()})
+    agreements = _agreements(drawn, rates, language)
     return render(
         "report.html",
         say=lambda key, **values: Markup(say(key, language, **values)),
@@ -84,7 +86,7 @@ def render_report(
         photo=data_url(_shown(judgement.picture), "JPEG", quality=92, subsampling=0),
         size=judgement.picture.size,
         headlines=[_headline(judgement, rate, language) for rate in rates],
-        columns={name: _column(judgement, name, rates, language) for name in judgement.predictions},
+        columns={name: _column(judgement, drawn, name, rates, language) for name in judgement.predictions},
         agreements=agreements,
         legend=_legend(names, language) if agreements else {},
         start=rates.index(own_rate(judgement)),
@@ -135,17 +137,26 @@ def _headline(judgement: Judgement, rate: float | None, language: str) -> tuple[
     return TONES[None], Markup(say(key, language, verdicts=unescape(said)))
 
 
-def _column(judgement: Judgement, name: str, rates: list[float | None], language: str) -> Column:
+def _column(judgement: Judgement, drawn: Judgement, name: str, rates: list[float | None], language: str) -> Column:
+    """What is said is measured on all of the picture, what is drawn of the smaller maps of `drawn`."""
     calibration = judgement.detectors[name].calibration
-    verdicts = [_verdict(judgement, name, rates, steps, language) for steps in _alike(judgement, [name], rates)]
+    verdicts = []
+    for steps in _alike(judgement, [name], rates):
+        prediction, layer = (j.at_rate(rates[steps[0]])[name] for j in (judgement, drawn))
+        verdicts.append(_verdict(judgement, calibration, prediction, layer, steps, language))
     notes = [Markup(vouches(calibration, rate, language)) for rate in rates]
     return Column(verdicts, notes, [what for what in FILES if what == "map" or calibration.size])
 
 
-def _verdict(judgement: Judgement, name: str, rates: list[float | None], steps: list[int], language: str) -> Verdict:
-    detector = judgement.detectors[name]
-    prediction = detector.decide(judgement.predictions[name], rates[steps[0]])
-    calibrated, small = prediction.is_anomalous is not None, shrink(prediction, LAYER_SIDE)
+def _verdict(
+    judgement: Judgement,
+    calibration: Calibration,
+    prediction: AnomalyPrediction,
+    drawn: AnomalyPrediction,
+    steps: list[int],
+    language: str,
+) -> Verdict:
+    calibrated = prediction.is_anomalous is not None
     outlined = _outlined(prediction, language) if calibrated else ""
     unlike = UNLIKE in judgement.resemblance.warnings
     return Verdict(
@@ -154,10 +165,10 @@ def _verdict(judgement: Judgement, name: str, rates: list[float | None], steps: 
         tone=TONES[None if unlike else prediction.is_anomalous],  # a verdict on something else calls for no colour
         sign=SIGNS[prediction.is_anomalous],
         level=prediction.score_level,
-        rows=_rows(detector.calibration, prediction, outlined, language),
+        rows=_rows(calibration, prediction, outlined, language),
         outlined=Markup(outlined),
-        heat=data_url(heat_layer(small)) if calibrated else None,
-        outline=data_url(outline_layer(small.mask)) if calibrated else None,
+        heat=data_url(heat_layer(drawn)) if calibrated else None,
+        outline=data_url(outline_layer(drawn.mask)) if calibrated else None,
     )
 
 
@@ -200,8 +211,7 @@ def _agreements(judgement: Judgement, rates: list[float | None], language: str) 
         predictions = judgement.at_rate(rates[steps[0]])
         masks = {name: p.mask for name, p in predictions.items() if p.mask is not None}
         if len(masks) == 2:
-            small = [shrink(prediction, LAYER_SIDE).mask for prediction in predictions.values()]
-            layer = data_url(agreement_layer(*small))
+            layer = data_url(agreement_layer(*masks.values()))
             found.append(Agreement(steps, layer, Markup(_overlap(masks, language))))
     return found
 
@@ -219,10 +229,14 @@ def _legend(methods: list[str], language: str) -> dict[Markup, str]:
     """A patch of each kind of agreement, by what it means."""
     words = [say("outlined_by_both", language)]
     words += [say("outlined_by_one", language, method=method) for method in methods]
+    return {Markup(word): patch for word, patch in zip(words, _patches(), strict=True)}
+
+
+@cache
+def _patches() -> list[str]:
     masked, empty = np.ones((LAYER_SIDE, LAYER_SIDE), bool), np.zeros((LAYER_SIDE, LAYER_SIDE), bool)
     pairs = ((masked, masked), (masked, empty), (empty, masked))
-    patches = [data_url(agreement_layer(*pair).crop((0, 0, *PATCH))) for pair in pairs]
-    return {Markup(word): patch for word, patch in zip(words, patches, strict=True)}
+    return [data_url(agreement_layer(*pair).crop((0, 0, *PATCH))) for pair in pairs]
 
 
 def _shown(picture: Image.Image) -> Image.Image:
