@@ -103,9 +103,7 @@ def build_page(catalog: Catalog, examples: Path | None = None, test_folder: Path
             show_progress="hidden",
             api_visibility="private",
         )
-    page.queue(max_size=WAITING, default_concurrency_limit=1)
-    page._queue.pending_messages_per_session.max_size = SESSIONS  # answers that nobody fetched; by default of 2000
-    return page
+    return page.queue(max_size=WAITING, default_concurrency_limit=1)
 
 
 def arrive(catalog: Catalog, linked: str | None, remembered: str | None, language: str) -> tuple[dict, dict]:
