@@ -25,6 +25,7 @@ from webapp.uploads import checked_path, uploaded_path
 from webapp.words import SIGNS, TONES, VERDICT_KEYS, label, language_of, number, say, say_fault
 
 MAX_PICTURES, MAX_BYTES = 500, 1_000_000_000  # `batch_limits` says so on the page
+MAX_WAITING = 100  # sessions that are remembered; the queue holds far fewer
 SHOWN_EVERY = 1.0  # seconds between updates of the page: not one for each picture
 FILE_TYPES = ["image", ".pgm", ".ppm", ".pnm", ".jp2"]  # the latter are no pictures to some browsers
 THUMBNAIL_SIDE = 64  # pixels
@@ -96,6 +97,8 @@ class _Batches:
 
     def wait(self, request: gr.Request) -> list:
         """At once, whoever else has a batch: the visitor may still stop."""
+        while len(self._stops) >= MAX_WAITING:  # of visitors who left before their turn
+            self._stops.pop(next(iter(self._stops)), None)
         self._stops[request.session_hash] = threading.Event()
         return _page(f"<p>{say('batch_waiting', language_of(request))}</p>", running=True)
 
