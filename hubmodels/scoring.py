@@ -77,7 +77,7 @@ class AnomalyPrediction:
             "threshold": self.threshold,
             "score_level": self.score_level,
             "defects": None if mask is None else count_regions(mask),
-            "defect_share": None if mask is None else np.count_nonzero(mask) / mask.size,
+            "defect_share": None if mask is None else float(np.count_nonzero(mask) / mask.size),
             "latency_ms": self.latency_ms,
         }
 

@@ -284,3 +284,22 @@ def test_the_script_and_style_know_the_names_of_the_page(described):
     styled = set(re.findall(r"\.(models[\w-]*|number)\b", (static / "models.css").read_text()))
     asked = set(re.findall(r"\.(models-[\w-]+)", (static / "models.js").read_text()))
     assert asked <= used and styled == used - {"models-count"}
+
+
+# ---------------------------------------------------------------- cards that lie on this machine
+
+
+def test_the_cards_of_local_models_can_be_read(model_folder):
+    card = model_folder / "glass-toy-widget" / "README.md"
+    card.write_text(f"---\nlicense: secret\n---\n# GLASS for widgets\n{SCRIPT} trained in {model_folder}/data")
+    page = Page(render(Catalog.from_folder(model_folder) | Catalog.bundled(), "en"))
+    assert "# GLASS for widgets" in page.text and "license: secret" not in page.text
+    assert page.of("script") == [] and str(model_folder.parent) not in page.text
+    assert len(page.of("details")) == len(list(model_folder.glob("*/README.md"))) + len(Catalog.bundled().entries)
+
+
+def test_without_cards_nothing_is_promised(model_folder):
+    for card in model_folder.glob("*/README.md"):
+        card.unlink()
+    page = Page(render(Catalog.from_folder(model_folder), "en"))
+    assert page.of("details") == [] and "Cards of the models" not in page.text

@@ -15,7 +15,8 @@ import gradio as gr  # noqa: TID251
 
 from hubmodels.catalog import Catalog
 from hubmodels.compactnet import COMPACT_LICENCE
-from hubmodels.facts import ModelFacts, read_facts
+from hubmodels.detector import CARD_FILE
+from hubmodels.facts import LARGEST_TEXT, ModelFacts, read_facts
 from hubmodels.listings import BUNDLE, CACHE, FOLDER, HUB, METHODS, ModelEntry
 from webapp.privacy import without_folders
 from webapp.templates import read_static
@@ -32,6 +33,8 @@ METRICS = {"image_auroc": "I-AUROC", "pixel_auroc": "P-AUROC", "aupro": "AUPRO@0
 NUMERIC = (*METRICS.values(), "models_tested", "models_size")  # columns that are aligned at their end
 COLUMNS = ("category", "models_method", *METRICS.values(), "models_protocol", *NUMERIC[-2:], "models_licence")
 SOURCE = "models_source"  # a column of its own, where the caption does not say it all
+CARDS = Path(__file__).parents[1] / "model_cards"  # of the bundled models, in a copy of the repository
+FRONT_MATTER = re.compile(r"\A---\n.*?\n---\n", re.S)
 UNKNOWN = "–"  # noqa: RUF001
 
 
@@ -60,6 +63,7 @@ def render(catalog: Catalog, language: str) -> str:
         _notices(catalog, language),
         _head(facts, late, language) if facts else _paragraph("models_none", language),
         *(_group(list(group), facts, language) for _, group in groupby(groups, lambda e: (e.origin, _place(e)))),
+        _cards(groups, catalog, language),
         _problems(catalog, language),
     ]
     return f'<div class="models">{"".join(parts)}</div>'
@@ -165,6 +169,32 @@ def _megabytes(size_bytes: int | None, language: str) -> str:
 def _one_digit(value: float, language: str) -> str:
     """With one digit after the point, so that a column lines up."""
     return f"{value:.1f}".replace(".", "," if language == "de" else ".")
+
+
+# ---------------------------------------------------------------- cards that lie on this machine
+
+
+def _cards(entries: Sequence[ModelEntry], catalog: Catalog, language: str) -> str:
+    """The cards of models that have no page on the Hub, folded up."""
+    read = ((entry, _card(entry)) for entry in entries if entry.origin in (FOLDER, BUNDLE))
+    folded = [_folded(entry, without_folders(text, catalog)) for entry, text in read if text]
+    title = say("models_cards", language)
+    return f'<section class="models-cards"><h2>{title}</h2>{"".join(folded)}</section>' if folded else ""
+
+
+def _card(entry: ModelEntry) -> str | None:
+    """The text of a model's card, without its front matter; None where there is none to be had."""
+    folder = CARDS / entry.name if entry.origin == BUNDLE else Path(entry.source)
+    try:
+        text = (folder / CARD_FILE).read_text(encoding="utf-8")[:LARGEST_TEXT]
+    except (OSError, ValueError):
+        return None
+    return FRONT_MATTER.sub("", text).strip()
+
+
+def _folded(entry: ModelEntry, text: str) -> str:
+    summary = f"{escape(entry.label)}, {METHODS[entry.method].__name__}"
+    return f"<details><summary>{summary}</summary><pre>{escape(text)}</pre></details>"
 
 
 # ---------------------------------------------------------------- what cannot be used
