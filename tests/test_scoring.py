@@ -163,7 +163,7 @@ def test_the_numbers_are_ready_for_json():
     spots = np.zeros((10, 10), np.float32)
     spots[0, 0] = spots[5, 5:7] = 100
     numbers = calibration.apply(100.0, spots).numbers()
-    assert {type(value) for value in numbers.values()} <= {bool, int, float, type(None)}  # an encoder may know no others
+    assert {type(value) for value in numbers.values()} <= {bool, int, float, type(None)}
     numbers = json.loads(json.dumps(numbers))
     assert numbers["is_anomalous"] is True and numbers["defects"] == 2 and numbers["defect_share"] == 0.03
     unjudged = AnomalyPrediction(1.0, spots).numbers()
