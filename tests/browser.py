@@ -16,6 +16,7 @@ CHROMIUM = Path("/usr/bin/chromium")
 CHROMIUM_FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
+    "--disable-dev-shm-usage",  # containers give it too little, and then a page crashes
     "--disable-quic",
     "--no-first-run",
     "--disable-background-networking",
