@@ -168,6 +168,7 @@ def test_what_is_chosen_while_an_inspection_runs_is_what_counts(bundled, tmp_pat
         with page.expect_request("**/queue/join?*"):
             page.set_input_files("input[type=file] >> nth=0", tmp_path / "large.png")
         category.click()
+        page.wait_for_function("getSelection().toString().includes('washer')")
         page.keyboard.type("pill")  # what was chosen makes way for what is typed
         expect(page.get_by_role("option")).to_have_count(1)
         page.get_by_role("option", name="pill").click()
@@ -221,6 +222,7 @@ def test_a_batch_with_a_bad_file_goes_on_and_the_models_are_listed(bundled, tmp_
         page.get_by_role("tab", name="Batch").click()
         page.locator("#batch-files input[type=file]").set_input_files(files)
         page.locator("#batch-files").get_by_text("broken").first.wait_for()
+        expect(page.get_by_label("Category").last).to_have_value("parts / pill (bundled)")
         page.get_by_role("button", name="Inspect all").click()
         page.get_by_text("Done: 5 of 5").wait_for()
         rows = page.locator(".batch-table tbody tr")

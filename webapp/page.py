@@ -94,15 +94,10 @@ def build_page(catalog: Catalog, examples: Path | None = None, test_folder: Path
             api_visibility="private",
         )
         inspected.change(None, inspected, js=REMEMBER, api_visibility="private")
-        # when it is opened, because Gradio loses updates of a tab that was never shown
-        batch.select(
-            follow,
-            [inspected, followed],
-            [sorted_out, followed],
-            queue=False,
-            show_progress="hidden",
-            api_visibility="private",
-        )
+        # at each change, and when the tab is opened, because Gradio loses updates of one that was never shown
+        quick = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+        inspected.change(lambda category: category, inspected, sorted_out, **quick)
+        batch.select(follow, [inspected, followed], [sorted_out, followed], **quick)
     return page.queue(max_size=WAITING, default_concurrency_limit=1)
 
 
