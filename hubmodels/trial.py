@@ -20,7 +20,7 @@ from hubmodels.pictures import read_picture
 from hubmodels.scoring import AnomalyPrediction
 
 PICTURE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
-NORMAL_FOLDERS = {"good", "normal"}
+NORMAL_NAMES = {"good", "normal"}
 MASK_THRESHOLD = 127  # of 255: a pixel is defective where its grey is above one half
 
 
@@ -102,7 +102,7 @@ def _example(path: Path) -> LabelledPicture:
 
 def _test_pictures(category: Path) -> Iterable[LabelledPicture]:
     for defects in _folders(category / "test"):
-        label = int(defects.name.lower() not in NORMAL_FOLDERS)
+        label = int(defects.name.lower() not in NORMAL_NAMES)
         masks = {path.stem: path for path in _pictures(category / "ground_truth" / defects.name)} if label else {}
         for path in _pictures(defects):
             mask = masks.get(f"{path.stem}_mask") or masks.get(path.stem)

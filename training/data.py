@@ -12,13 +12,13 @@ from pathlib import Path
 
 import numpy as np
 
+from hubmodels.trial import PICTURE_SUFFIXES
 from training import parts
 from training.hub_data import HubColumns, category_from_dataset, category_names, load_splits, resolve_revision
 from training.samples import Category, Sample, is_normal, listing
 
 logger = logging.getLogger(__name__)
 
-PICTURE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
 OWN_PICTURES = "own"  # data set name of plain folders
 SAMPLE_PARTS = "parts:"
 MVTEC_SLUGS = {"mvtec", "mvtec-ad", "mvtec-anomaly-detection"}

@@ -32,7 +32,7 @@ from tqdm import tqdm
 from hubmodels.backbone import load_backbone, normalisation
 from hubmodels.compactnet import COMPACT_BACKBONE
 from hubmodels.pictures import read_picture
-from training.data import PICTURE_SUFFIXES
+from hubmodels.trial import PICTURE_SUFFIXES
 
 logger = logging.getLogger("training.distill")
 

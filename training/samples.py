@@ -11,9 +11,7 @@ import numpy as np
 from PIL import Image
 
 from hubmodels.pictures import PictureError, read_picture
-
-NORMAL_NAMES = {"good", "normal"}
-MASK_THRESHOLD = 127  # of 255: a pixel is defective where its grey is above one half
+from hubmodels.trial import MASK_THRESHOLD, NORMAL_NAMES
 
 
 class Source(Protocol):

@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass, replace
 from PIL import Image
 
 from hubmodels.pictures import PictureError
+from hubmodels.trial import MASK_THRESHOLD
 from training.samples import (
-    MASK_THRESHOLD,
     Category,
     Sample,
     Source,

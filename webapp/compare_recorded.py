@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from hubmodels.facts import ModelFacts
 from hubmodels.listings import METHODS, ModelEntry
+from hubmodels.trial import NORMAL_NAMES
 from webapp.words import say
 
 NAMES = [method.__name__ for method in METHODS.values()]
@@ -16,7 +17,6 @@ METRICS = {  # key in the report: title, whether more is better
 }
 ENDS = ("compare_protocol", "compare_test_pictures", "compare_seeds")  # the last columns
 PROTOCOLS = {"last": "compare_protocol_last", "best-on-test": "compare_protocol_best"}
-NORMAL = ("good", "normal")
 NONE = "\N{EN DASH}"
 
 
@@ -85,7 +85,7 @@ def _measured_alike(facts: Sequence[ModelFacts]) -> bool:
 
 
 def _test_pictures(counts: Mapping[str, int], language: str) -> str:
-    good = sum(count for name, count in counts.items() if name.lower() in NORMAL)
+    good = sum(count for name, count in counts.items() if name.lower() in NORMAL_NAMES)
     return say("compare_of_which_good", language, total=sum(counts.values()), good=good)
 
 

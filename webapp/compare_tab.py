@@ -7,7 +7,6 @@ from html import unescape
 from pathlib import Path
 
 import gradio as gr  # noqa: TID251
-from gradio.context import Context  # noqa: TID251
 from PIL import Image
 
 from hubmodels import BackboneError, ModelError, PictureError
@@ -31,13 +30,11 @@ ENLARGE = """element.addEventListener("click", (event) => {
 Groups = dict[str, list[LabelledPicture]]  # by the label of the category
 
 
-def add(
-    catalog: Catalog, tab: gr.Tab | None = None, examples: Path | None = None, test_folder: Path | None = None
-) -> None:
+def add(catalog: Catalog, tab: gr.Tab, examples: Path | None = None, test_folder: Path | None = None) -> None:
     """Builds the tab inside the current gr.Tab.
 
     Args:
-        tab: that very one, found by itself if not given; its content is fetched when it is opened.
+        tab: that very one; its content is fetched when it is opened.
         examples: folder of pictures `DATASET/CATEGORY/SHOWN.*`, where `good*` is normal.
         test_folder: folder in MVTec AD layout, or one of its categories.
     """
@@ -50,7 +47,7 @@ def add(
         stop = gr.Button(label("compare_stop"), interactive=False, min_width=100)
     status, found, trial = _part(), _part(js_on_load=ENLARGE), gr.State()
     outputs = [status, found, run, stop, trial]
-    (tab or Context.block).select(comparing.arrive, None, [recorded, about, choice], queue=False, **QUIET)
+    tab.select(comparing.arrive, None, [recorded, about, choice], queue=False, **QUIET)
     started = run.click(comparing.start, None, outputs, queue=False, **QUIET)
     judged = started.then(comparing.run, choice, outputs, **BATCH, **QUIET)
     judged.failure(lambda: _buttons(runs=False), None, [run, stop], queue=False, **QUIET)

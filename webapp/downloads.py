@@ -56,14 +56,18 @@ def _write(path: Path, what: str, picture: Image.Image, prediction: AnomalyPredi
 
 
 def _write_json(path: Path, record: dict) -> Path:
-    path.write_text(json.dumps(record, indent=2, ensure_ascii=False), encoding="utf-8")
+    path.write_text(_as_json(record), encoding="utf-8")
     return path
+
+
+def _as_json(record: dict) -> str:
+    return json.dumps(record, indent=2, ensure_ascii=False)
 
 
 def _write_zip(judgement: Judgement, names: dict[tuple[str, str], str], record: dict) -> Path:
     target = fresh_path("inspection.zip")
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("result.json", json.dumps(record, indent=2, ensure_ascii=False))
+        archive.writestr("result.json", _as_json(record))
         for (what, method), name in names.items():
             path = target.parent / name
             _write(path, what, judgement.picture, judgement.predictions[method])

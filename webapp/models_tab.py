@@ -18,6 +18,7 @@ from hubmodels.compactnet import COMPACT_LICENCE
 from hubmodels.detector import CARD_FILE
 from hubmodels.facts import LARGEST_TEXT, ModelFacts, read_facts
 from hubmodels.listings import BUNDLE, CACHE, FOLDER, HUB, METHODS, ModelEntry
+from webapp.categories import SOURCES
 from webapp.privacy import without_folders
 from webapp.templates import read_static
 from webapp.words import label, language_of, say
@@ -26,7 +27,7 @@ PATIENCE = 8  # seconds that a visitor waits for what the Hub tells
 SHORT = 12  # characters of a commit
 READERS = ThreadPoolExecutor(8, "facts")  # of all visitors together
 SCRIPT = read_static("models.js")
-ORDER = (FOLDER, HUB, CACHE, BUNDLE)
+ORDER = list(SOURCES)
 GROUPS = {FOLDER: "models_of_folder", HUB: "models_of_hub", CACHE: "models_of_cache", BUNDLE: "models_of_bundle"}
 PROTOCOLS = {"last": "models_last", "best-on-test": "models_best_on_test"}
 METRICS = {"image_auroc": "I-AUROC", "pixel_auroc": "P-AUROC", "aupro": "AUPRO@0.3"}
