@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from hubmodels.compactnet import BUNDLED_WEIGHTS
+from hubmodels.folding import fold_batch_norm
 
 WEIGHTS_FILE = "model.safetensors"
 
@@ -32,7 +33,7 @@ class BackboneError(RuntimeError):
 
 
 class Backbone(nn.Module):
-    """A timm network cut after the last layer used, frozen and always in eval mode.
+    """A timm network cut after the last layer used, frozen, always in eval mode, BatchNorm folded.
 
     Args:
         name: timm id with its weights tag, such as `wide_resnet50_2.tv_in1k`.
@@ -40,8 +41,8 @@ class Backbone(nn.Module):
         weights: file that holds at least the tensors of the cut network, as safetensors.
 
     Attributes:
-        fingerprint: SHA-256 over names, shapes and float32 values of the tensors in use, so that it does not
-            depend on the file format nor on layers that are not used.
+        fingerprint: SHA-256 over names, shapes and float32 values of the tensors in use before folding, so that it
+            does not depend on the file format nor on layers that are not used.
         channels: channels of each feature map.
     """
 
@@ -49,9 +50,10 @@ class Backbone(nn.Module):
         super().__init__()
         self.name, self.layers = name, layers
         network = _read_network(name, layers, weights).float().eval().requires_grad_(False)
-        self.network = network.to(memory_format=torch.channels_last)  # the layout in which CPUs convolve faster
-        self.channels = tuple(self.network.feature_info.channels())
-        self.fingerprint = fingerprint(self.network)
+        self.channels = tuple(network.feature_info.channels())
+        self.fingerprint = fingerprint(network)
+        self.channels_last = getattr(network, "output_fmt", "NCHW") == "NHWC"  # of its maps: Swin and its kin
+        self.network = fold_batch_norm(network).to(memory_format=torch.channels_last)  # CPUs convolve faster in it
         self.eval()
 
     def forward(self, images: Tensor) -> list[Tensor]:
@@ -68,8 +70,7 @@ class Backbone(nn.Module):
             ) from error
         if any(feature_map.ndim != 4 for feature_map in maps):
             raise BackboneError(f"{self.name} gives no two-dimensional feature maps: choose another backbone")
-        channels_last = getattr(self.network, "output_fmt", "NCHW") == "NHWC"  # Swin and its kin
-        return [feature_map.movedim(-1, 1) if channels_last else feature_map for feature_map in maps]
+        return [feature_map.movedim(-1, 1) if self.channels_last else feature_map for feature_map in maps]
 
     def train(self, mode: bool = True) -> "Backbone":
         """Stays in eval mode: batch statistics of a frozen network must never follow the user's pictures."""

@@ -22,7 +22,8 @@ from safetensors.torch import load
 from torch import Tensor, nn
 
 from hubmodels.backbone import WEIGHTS_FILE, Backbone, BackboneError, feature_channels, load_backbone
-from hubmodels.features import PatchFeatures, align, flatten
+from hubmodels.features import PatchFeatures
+from hubmodels.folding import FoldedHead
 from hubmodels.pictures import IMAGENET_MEAN, IMAGENET_STD, Picture, read_picture, to_image, to_picture_size
 from hubmodels.repository import CONFIG_FILE, LIBRARY, ModelError, fetch_model
 from hubmodels.resemblance import Appearance, Glance, glances
@@ -93,6 +94,7 @@ class AnomalyDetector(nn.Module, PyTorchModelHubMixin, library_name=LIBRARY, pip
             nn.LeakyReLU(LEAKY_SLOPE),
             nn.Linear(self.hidden_dim, 1, bias=False),
         )
+        self._folded: tuple[list, FoldedHead] | None = None
         self.calibration = Calibration()
         self.appearance = Appearance(self.embed_dim)
         for linear in (self.adaptor, self.discriminator[0], self.discriminator[3]):
@@ -140,14 +142,28 @@ class AnomalyDetector(nn.Module, PyTorchModelHubMixin, library_name=LIBRARY, pip
     def logits_to_scores(self, logits: Tensor) -> Tensor:
         """Discriminator output -> patch scores of the same shape, higher = more anomalous."""
 
+    @property
+    def folded_head(self) -> FoldedHead:
+        """`embed` and `discriminate` in eval mode as one module, made anew after each change of their weights."""
+        tensors = [*self.adaptor.state_dict().values(), *self.discriminator.state_dict().values()]
+        state = [(t.data_ptr(), 0 if t.is_inference() else t._version) for t in tensors]
+        if self._folded is None or self._folded[0] != state:
+            head = FoldedHead(self.adaptor, self.discriminator, len(self.layers))
+            self._folded = state, head  # in a tuple, or torch would take it for one more part of the model
+        return self._folded[1]
+
     def score_patches(self, aggregated: list[Tensor]) -> Tensor:
-        """Aggregated feature maps -> patch scores (B, h, w)."""
-        features = align(aggregated)
-        logits = self.discriminate(self.embed(flatten(features)))
-        return self.logits_to_scores(logits).unflatten(0, (features.shape[0], *features.shape[2:]))
+        """Aggregated feature maps -> patch scores (B, h, w), without gradient.
+
+        Raises:
+            RuntimeError: the detector is in training mode.
+        """
+        if self.training:  # batch statistics would make a score depend on the other pictures of the batch
+            raise RuntimeError("the detector is in training mode: call .eval() before judging pictures")
+        return self.logits_to_scores(self.folded_head(aggregated))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images (B, 3, S, S) float in [0, 1] -> patch scores (B, h, w)."""
+        """Images (B, 3, S, S) float in [0, 1] -> patch scores (B, h, w), without gradient."""
         return self.score_patches(self.extract(images))
 
     # ------------------------------------------------------------------ a user's picture
@@ -186,7 +202,6 @@ class AnomalyDetector(nn.Module, PyTorchModelHubMixin, library_name=LIBRARY, pip
 
     def judge(self, aggregated: list[Tensor], sizes: list[tuple[int, int]]) -> list[AnomalyPrediction]:
         """Aggregated feature maps of B pictures and their (height, width) -> one prediction each."""
-        self._require_eval()
         patch_scores = self.score_patches(aggregated).float()
         image_scores = patch_scores.amax((1, 2)).tolist()
         maps = smooth_map(patch_scores, self.image_size).cpu()
@@ -196,6 +211,7 @@ class AnomalyDetector(nn.Module, PyTorchModelHubMixin, library_name=LIBRARY, pip
     def without_head(self) -> Self:
         """A copy that can say what a picture looks like, but not judge it: some kB instead of up to 16 MB."""
         scout = copy.copy(self)
+        scout._folded = None
         scout._modules = {k: v for k, v in self._modules.items() if k not in ("adaptor", "discriminator")}
         return scout
 
@@ -220,10 +236,6 @@ class AnomalyDetector(nn.Module, PyTorchModelHubMixin, library_name=LIBRARY, pip
         aggregated = self.extract(images)
         seen += self.glance([upright], images, aggregated)
         return self.judge(aggregated, [(upright.height, upright.width)])[0]
-
-    def _require_eval(self) -> None:
-        if self.training:  # batch statistics would make a score depend on the other pictures of the batch
-            raise RuntimeError("the detector is in training mode: call .eval() before judging pictures")
 
     # ------------------------------------------------------------------ the Hub
 

@@ -25,7 +25,9 @@ def test_equals_timm_and_stays_frozen(backbone_weights):
     network.load_state_dict(load_file(backbone_weights), strict=False)
     images = torch.rand(2, 3, 64, 64)
     with torch.no_grad():
-        assert all(torch.equal(a, b) for a, b in zip(ours(images), network(images), strict=True))
+        for folded, plain in zip(ours(images), network(images), strict=True):
+            assert (folded - plain).abs().max() < 1e-5 * plain.abs().max()
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in ours.modules())
     assert not any(p.requires_grad for p in ours.parameters())
 
 

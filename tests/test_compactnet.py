@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from hubmodels import AnomalyDetector, BackboneError, ModelError, backbone
 from hubmodels.backbone import BUNDLED_WEIGHTS, feature_channels, find_weights, load_backbone, normalisation
 from hubmodels.compactnet import COMPACT_BACKBONE
+from hubmodels.folding import fold_batch_norm
 from hubmodels.listings import BUNDLED_MODELS
 from training import distill
 
@@ -80,7 +81,7 @@ def test_the_blocks_copied_from_the_teacher_compute_the_same():
     """BatchNorm is folded into the convolutions, so the student starts as the teacher without two of its blocks."""
     teacher = random_network("resnet18.tv_in1k")
     student = timm.create_model(COMPACT_BACKBONE, features_only=True, out_indices=(2, 3)).eval()
-    distill.copy_blocks(teacher, student)
+    distill.copy_blocks(fold_batch_norm(teacher), student)
     images = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         x = teacher.maxpool(teacher.act1(teacher.bn1(teacher.conv1(images))))

@@ -3,24 +3,9 @@
 import pytest
 import timm
 import torch
-import torch.nn.functional as F
 
+from benchmarks.explicit import patch_features
 from hubmodels.features import PatchFeatures, align, flatten
-
-
-def slow_patch_features(feature_maps, embed_dim, patch_size=3):
-    """Every step of the chain of `algorithms.md` 1.1, on every grid position."""
-    grid = feature_maps[0].shape[-2:]
-    pooled = []
-    for feature_map in feature_maps:
-        b, c, h, w = feature_map.shape
-        planes = F.unfold(feature_map, patch_size, padding=patch_size // 2).view(b, c * patch_size**2, h, w)
-        if (h, w) != grid:
-            planes = F.interpolate(planes, grid, mode="bilinear", align_corners=False)
-        patches = planes.movedim(1, -1).reshape(-1, 1, c * patch_size**2)
-        pooled.append(F.adaptive_avg_pool1d(patches, embed_dim)[:, 0])
-    stacked = torch.stack(pooled, dim=1).reshape(len(pooled[0]), 1, -1)
-    return F.adaptive_avg_pool1d(stacked, embed_dim)[:, 0]
 
 
 def relative_error(ours, reference):
@@ -39,7 +24,7 @@ def test_equals_the_slow_chain_on_real_networks(name, size):
     embed_dim = sum(channels)
     ours = flatten(align(PatchFeatures(channels, embed_dim)(feature_maps)))
     assert ours.shape == (size[0] // 8 * (size[1] // 8), embed_dim)
-    assert relative_error(ours, slow_patch_features(feature_maps, embed_dim)) < 1e-5
+    assert relative_error(ours, patch_features(feature_maps, embed_dim)) < 1e-5
 
 
 @pytest.mark.parametrize(
@@ -50,7 +35,7 @@ def test_equals_the_slow_chain_on_other_widths(channels, embed_dim, patch_size):
     torch.manual_seed(0)
     feature_maps = [torch.randn(2, c, 12 // 2**i, 8 // 2**i) for i, c in enumerate(channels)]
     ours = flatten(align(PatchFeatures(channels, embed_dim, patch_size)(feature_maps)))
-    assert relative_error(ours, slow_patch_features(feature_maps, embed_dim, patch_size)) < 1e-5
+    assert relative_error(ours, patch_features(feature_maps, embed_dim, patch_size)) < 1e-5
 
 
 def test_a_dimension_never_mixes_layers():

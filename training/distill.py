@@ -116,21 +116,11 @@ class Distillation(nn.Module):
 
 
 def copy_blocks(teacher: nn.Module, student: nn.Module) -> None:
-    """ResNet-18's stem and blocks into the student's of the same name, BatchNorm folded."""
+    """A folded ResNet-18's stem and blocks into the student's of the same name."""
     source, target = teacher.state_dict(), student.state_dict()
-    for name in (key.removesuffix(".weight") for key in target if key.endswith("weight")):
-        conv, norm = _counterparts(name)
-        gain = source[f"{norm}.weight"] / (source[f"{norm}.running_var"] + 1e-5).sqrt()
-        target[f"{name}.weight"] = source[f"{conv}.weight"] * gain[:, None, None, None]
-        target[f"{name}.bias"] = source[f"{norm}.bias"] - source[f"{norm}.running_mean"] * gain
+    for name in target:
+        target[name] = source[name.replace("stem.0", "conv1").replace("downsample", "downsample.0")]
     student.load_state_dict(target)
-
-
-def _counterparts(name: str) -> tuple[str, str]:
-    """The student's convolution -> ResNet's convolution and BatchNorm."""
-    if name == "stem.0":
-        return "conv1", "bn1"
-    return (name, name.replace("conv", "bn")) if "conv" in name else (f"{name}.0", f"{name}.1")
 
 
 class Pictures:

@@ -1,0 +1,87 @@
+"""Inference as the official codes of SimpleNet and GLASS do it, step by step: the yardstick of `inference.py`.
+
+Written from `algorithms.md` 1.1 to 1.3 (SimpleNet 351a2b8, GLASS f788d56), and the oracle that the fast path is tested
+against. Nothing here is meant to be fast: the network runs to its very end, neighbourhoods are unfolded, adaptor and
+discriminator are separate layers, the map is smoothed by scipy.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import timm
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from scipy import ndimage
+from torch import Tensor, nn
+
+from hubmodels.detector import AnomalyDetector
+from hubmodels.scoring import SMOOTHING_SIGMA
+
+
+class WholeNetwork(nn.Module):
+    """A classifier that is executed to its end for the sake of two maps on the way: images -> [layer2, layer3]."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network, self.maps = network.eval().requires_grad_(False), {}
+        for name in ("layer2", "layer3"):
+            network.get_submodule(name).register_forward_hook(lambda _, __, output, name=name: self.keep(name, output))
+
+    def keep(self, name: str, output: Tensor) -> None:
+        self.maps[name] = output
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        with torch.no_grad():
+            self.network(images)
+        return [self.maps.pop("layer2"), self.maps.pop("layer3")]
+
+
+def whole_backbone(name: str, weights: Path | None = None) -> nn.Module:
+    """The network up to its classes, from a file that may lack its end; random weights without one.
+
+    `compactnet` has no end: it is cut after layer3 as it is.
+    """
+    network = timm.create_model(name, pretrained=False)
+    if weights is not None:
+        network.load_state_dict({k: v.float() for k, v in load_file(weights).items()}, strict=False)
+    return WholeNetwork(network)
+
+
+def patch_features(feature_maps: list[Tensor], embed_dim: int, patch_size: int = 3) -> Tensor:
+    """Every step of `algorithms.md` 1.1 on every grid position: maps -> (B*h*w, D), pictures outermost."""
+    grid = feature_maps[0].shape[-2:]
+    pooled = []
+    for feature_map in feature_maps:
+        b, c, h, w = feature_map.shape
+        planes = F.unfold(feature_map, patch_size, padding=patch_size // 2).view(b, c * patch_size**2, h, w)
+        if (h, w) != grid:
+            planes = F.interpolate(planes, grid, mode="bilinear", align_corners=False)
+        patches = planes.movedim(1, -1).reshape(-1, 1, c * patch_size**2)
+        pooled.append(F.adaptive_avg_pool1d(patches, embed_dim)[:, 0])
+    stacked = torch.stack(pooled, dim=1).reshape(len(pooled[0]), 1, -1)
+    return F.adaptive_avg_pool1d(stacked, embed_dim)[:, 0]
+
+
+@torch.no_grad()
+def predict(network: nn.Module, detector: AnomalyDetector, images: Tensor) -> tuple[Tensor, np.ndarray]:
+    """Images (B, 3, S, S) in [0, 1] -> patch scores (B, h, w) and smoothed maps (B, S, S).
+
+    Of the detector only settings, adaptor, discriminator and the meaning of its logits are used. SimpleNet's code also
+    enlarges the features to the size of the image, for a result that nobody reads.
+    """
+    mean, std = (torch.tensor(v)[:, None, None] for v in (detector.mean, detector.std))
+    feature_maps = network((images - mean) / std)
+    features = patch_features(feature_maps, detector.embed_dim, detector.patch_size)
+    logits = detector.discriminator(detector.adaptor(features))[:, 0]
+    scores = detector.logits_to_scores(logits).view(len(images), *feature_maps[0].shape[-2:])
+    if detector.method == "simplenet":
+        planes = features.view(*scores.shape, -1).movedim(-1, 1)
+        F.interpolate(planes, images.shape[-1], mode="bilinear", align_corners=False)
+    return scores, smooth(scores, images.shape[-1])
+
+
+def smooth(scores: Tensor, size: int) -> np.ndarray:
+    """Patch scores (B, h, w) -> maps (B, size, size): bilinear, then scipy's Gaussian picture by picture."""
+    upsampled = F.interpolate(scores[:, None], size, mode="bilinear", align_corners=False)[:, 0].numpy()
+    return np.stack([ndimage.gaussian_filter(anomaly_map, SMOOTHING_SIGMA) for anomaly_map in upsampled])
