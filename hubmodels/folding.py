@@ -51,7 +51,7 @@ class FoldedHead(nn.Module):
         total = first.movedim(1, -1) @ self.weight0 + self.bias
         if coarser:
             total += upsampled.movedim(1, -1)
-        return F.leaky_relu(total, self.slope) @ self.last
+        return F.leaky_relu_(total, self.slope) @ self.last  # in place: H values a patch are the head's memory
 
 
 def fold_batch_norm(network: nn.Module) -> nn.Module:

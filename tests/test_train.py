@@ -442,21 +442,21 @@ PROBE = """
 import sys
 import torch
 import training.train as train
-from hubmodels import AnomalyDetector
 from hubmodels.backbone import Backbone
+from training.objectives import SimpleNetObjective
 
 def watch(owner, name):
     method, seen = getattr(owner, name), set()
     def call(self, inputs):
         outputs = method(self, inputs)
-        seen.update(value.dtype for value in (outputs if isinstance(outputs, list) else [outputs]))
+        seen.update(value.dtype for value in outputs)
         return outputs
     setattr(owner, name, call)
     return seen
 
-mapped, embedded = watch(Backbone, "forward"), watch(AnomalyDetector, "embed")
+mapped, judged = watch(Backbone, "forward"), watch(SimpleNetObjective, "judge")
 status = train.main()
-assert torch.bfloat16 in mapped and embedded == {torch.float32}, (mapped, embedded)
+assert torch.bfloat16 in mapped and judged == {torch.float32}, (mapped, judged)
 sys.exit(status)
 """
 

@@ -1,0 +1,263 @@
+"""How long one picture takes and how much memory, against the official codes' steps: `python -m benchmarks.inference`.
+
+Cases, all in turns in one run, on wide_resnet50_2 with random weights (they change no time) and on the bundled compact
+backbone: the explicit chain of `explicit.py`, `hubmodels` as `from_pretrained` gives it, the exported graph in ONNX
+Runtime and, where installed, OpenVINO; one method and both side by side, which the explicit chain does one after the
+other. Then the parts of the fast path, and the whole way from a file to a verdict and a map of the picture's size.
+
+Memory is the highest resident memory of a fresh process while it predicts, libraries and weights included, but not the
+loading. Writes `results/inference.json`; `--table` prints the README's table from it. Run it on a quiet machine.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torch import nn
+
+from benchmarks import explicit
+from benchmarks.measuring import RESULTS, peak_mb, provenance, report, spread, table, time_in_turns
+from hubmodels import GLASS, AnomalyDetector, SimpleNet, compare
+from hubmodels.backbone import find_weights, load_backbone
+from hubmodels.compactnet import COMPACT_BACKBONE, COMPACT_IMAGE_SIZE
+from hubmodels.features import align
+from hubmodels.pictures import read_picture, to_image, to_picture_size
+from hubmodels.scoring import smooth_map
+
+PAPERS_BACKBONE, PAPERS_IMAGE_SIZE = "wide_resnet50_2.tv_in1k", 288
+METHODS = {"simplenet": (SimpleNet,), "glass": (GLASS,), "both": (SimpleNet, GLASS)}
+THREADS, PHOTO_SIDE = 2, 1024  # pixels, as in MVTec AD
+COLUMNS = ("case", "method", "backbone", "image_size", "batch", "median_ms", "p95_ms", "peak_mb", "ratio_to_explicit")
+README_CASES = ("explicit", "fast", "onnxruntime", "openvino", "file to result")
+
+
+def main() -> None:
+    """Measures all cases and writes them, or prints the README's table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=15, help="of batch 1; a third of it for batch 16")
+    parser.add_argument("--table", action="store_true", help="print the README's table from the last results")
+    args = parser.parse_args()
+    if args.table:
+        return print(readme_table())
+    torch.set_num_threads(THREADS)
+    with tempfile.TemporaryDirectory() as folder:
+        rows = [
+            *measure(PAPERS_BACKBONE, PAPERS_IMAGE_SIZE, 1, args.rounds, Path(folder)),
+            *measure(PAPERS_BACKBONE, PAPERS_IMAGE_SIZE, 16, max(3, args.rounds // 3), Path(folder)),
+            *measure(COMPACT_BACKBONE, COMPACT_IMAGE_SIZE, 1, args.rounds, Path(folder)),
+            *measure_parts(PAPERS_BACKBONE, PAPERS_IMAGE_SIZE, args.rounds, Path(folder)),
+        ]
+    common = provenance("python -m benchmarks.inference")
+    report("inference", [row | common for row in rows], COLUMNS)
+
+
+def readme_table() -> str:
+    """The rows that a user would ask for, with the machine they were measured on."""
+    rows = json.loads((RESULTS / "inference.json").read_text())
+    shown = [row | {"backbone": row["backbone"].split(".")[0]} for row in rows if row["case"] in README_CASES]
+    versions = ", ".join(f"{name} {number}" for name, number in rows[0]["versions"].items())
+    return f"{table(shown, COLUMNS)}\n\n{rows[0]['machine']}; {versions}; `{rows[0]['command']}`."
+
+
+# ------------------------------------------------------------------ the cases
+
+
+def measure(backbone: str, image_size: int, batch: int, rounds: int, folder: Path) -> list[dict]:
+    """One row per case and method."""
+    cases = {
+        (case, method): build(backbone, image_size, batch, method, folder)
+        for case, build in builders(batch).items()
+        for method in METHODS
+    }
+    times, rows = time_in_turns(cases, rounds), []
+    for (case, method), measured in times.items():
+        reference = "explicit file to result" if case == "file to result" else "explicit"
+        ratio = statistics.median(times[reference, method]) / statistics.median(measured)
+        row = {"case": case, "method": method, "backbone": backbone, "image_size": image_size, "batch": batch}
+        peak = peak_mb(predict_once, case, backbone, image_size, batch, method, folder)
+        rows.append(row | spread(measured) | {"peak_mb": peak, "ratio_to_explicit": round(ratio, 2)})
+    return rows
+
+
+def builders(batch: int) -> dict[str, Callable]:
+    """What each case needs before it is timed; files are judged one at a time."""
+    found = {"explicit": explicit_case, "fast": fast_case, "onnxruntime": onnxruntime_case, "openvino": openvino_case}
+    if batch == 1:
+        found |= {"explicit file to result": explicit_file_case, "file to result": file_case}
+    return found
+
+
+def explicit_case(backbone: str, image_size: int, batch: int, method: str, folder: Path) -> Callable:
+    """The official codes' steps, method by method."""
+    network = explicit.whole_backbone(backbone, weights_file(backbone, folder))
+    detectors, images = build_detectors(backbone, image_size, method, folder), random_images(image_size, batch)
+    return lambda: [explicit.predict(network, detector, images) for detector in detectors]
+
+
+def fast_case(backbone: str, image_size: int, batch: int, method: str, folder: Path) -> Callable:
+    """One backbone pass for all heads."""
+    detectors, images = build_detectors(backbone, image_size, method, folder), random_images(image_size, batch)
+
+    @torch.inference_mode()
+    def predict():
+        aggregated = detectors[0].extract(images)
+        return [smooth_map(detector.score_patches(aggregated), image_size) for detector in detectors]
+
+    return predict
+
+
+def onnxruntime_case(backbone: str, image_size: int, batch: int, method: str, folder: Path) -> Callable:
+    """The exported graph; the pictures have the size of its input already."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = THREADS
+    session = onnxruntime.InferenceSession(exported_file(backbone, image_size, method, folder), options)
+    return partial(session.run, None, {session.get_inputs()[0].name: random_pictures(image_size, batch)})
+
+
+def openvino_case(backbone: str, image_size: int, batch: int, method: str, folder: Path) -> Callable:
+    """The same file in OpenVINO."""
+    import openvino
+
+    settings = {"INFERENCE_NUM_THREADS": THREADS, "INFERENCE_PRECISION_HINT": "f32"}
+    path = exported_file(backbone, image_size, method, folder)
+    compiled = openvino.Core().compile_model(path, "CPU", settings)
+    return partial(compiled, [random_pictures(image_size, batch)])
+
+
+def explicit_file_case(backbone: str, image_size: int, batch: int, method: str, folder: Path) -> Callable:
+    """A file decoded, resized, judged by the official codes' steps, its map resized, for each method anew."""
+    network = explicit.whole_backbone(backbone, weights_file(backbone, folder))
+    detectors, photo = build_detectors(backbone, image_size, method, folder), photo_file(folder)
+
+    def predict():
+        for detector in detectors:
+            picture = read_picture(photo)
+            _, maps = explicit.predict(network, detector, to_image(picture, image_size)[None])
+            to_picture_size(torch.from_numpy(maps[0]), (picture.height, picture.width))
+
+    return predict
+
+
+def file_case(backbone: str, image_size: int, batch: int, method: str, folder: Path) -> Callable:
+    """A file decoded, resized, judged, its map resized."""
+    return partial(compare, build_detectors(backbone, image_size, method, folder), photo_file(folder))
+
+
+def predict_once(case: str, backbone: str, image_size: int, batch: int, method: str, folder: Path) -> None:
+    """What a process is measured by: memory counts from the moment that everything is loaded."""
+    torch.set_num_threads(THREADS)
+    call = builders(1)[case](backbone, image_size, batch, method, folder)
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
+    call()
+    call()
+
+
+def measure_parts(backbone: str, image_size: int, rounds: int, folder: Path) -> list[dict]:
+    """Where the time of both methods side by side goes, at batch 1."""
+    detectors, images = build_detectors(backbone, image_size, "both", folder), random_images(image_size, 1)
+    first = detectors[0]
+    with torch.inference_mode():
+        maps = first.feature_maps(images)
+        aggregated = first.patch_features(maps)
+        scores = first.score_patches(aggregated)
+        plain = explicit.whole_backbone(backbone, weights_file(backbone, folder))
+        parts = {
+            "part: whole network, not folded": lambda: plain(images),
+            "part: backbone": lambda: first.feature_maps(images),
+            "part: aggregation": lambda: first.patch_features(maps),
+            "part: explicit aggregation": lambda: explicit.patch_features(maps, first.embed_dim),
+            "part: head": lambda: first.score_patches(aggregated),
+            "part: explicit head": lambda: explicit_head(first, align(aggregated).movedim(1, -1).flatten(0, 2)),
+            "part: smoothing": lambda: smooth_map(scores, image_size),
+            "part: explicit smoothing": lambda: explicit.smooth(scores, image_size),
+        }
+        times = time_in_turns(parts, rounds)
+    common = {"method": "-", "backbone": backbone, "image_size": image_size, "batch": 1}
+    return [{"case": case} | common | spread(measured) for case, measured in times.items()]
+
+
+def explicit_head(detector: AnomalyDetector, features: torch.Tensor) -> torch.Tensor:
+    """Adaptor and discriminator layer by layer."""
+    return detector.discriminate(detector.embed(features))
+
+
+# ------------------------------------------------------------------ models and pictures
+
+
+def weights_file(backbone: str, folder: Path) -> Path:
+    """Weights of the network's whole; random ones for the papers' backbone, whose real ones are not to be had here."""
+    if backbone == COMPACT_BACKBONE:
+        return find_weights(backbone)
+    path = folder / f"{backbone}.safetensors"
+    if not path.exists():
+        torch.manual_seed(0)
+        save_file(explicit.whole_backbone(backbone).network.state_dict(), path)
+    return path
+
+
+def build_detectors(backbone: str, image_size: int, method: str, folder: Path) -> list[AnomalyDetector]:
+    """Untrained heads, calibrated on noise so that they can be exported and give verdicts."""
+    torch.manual_seed(0)
+    sha256 = load_backbone(backbone, weights=weights_file(backbone, folder)).fingerprint
+    settings = {"backbone": backbone, "backbone_sha256": sha256, "image_size": image_size}
+    detectors = [build(**settings).eval() for build in METHODS[method]]
+    for detector in detectors:
+        randomise_norm(detector.discriminator[1])
+        detector.calibrate([noise_picture(image_size, seed) for seed in range(3)], 0.25)
+    return detectors
+
+
+def randomise_norm(norm: nn.BatchNorm1d) -> None:
+    """Statistics that training would leave, not the neutral ones of a new head."""
+    norm.running_mean.normal_(0, 0.2)
+    norm.running_var.uniform_(0.5, 2)
+
+
+def exported_file(backbone: str, image_size: int, method: str, folder: Path) -> str:
+    """The ONNX file of the methods, written once."""
+    from hubmodels.export import export
+
+    path = folder / f"{backbone}-{image_size}-{method}.onnx"
+    if not path.exists():
+        export(build_detectors(backbone, image_size, method, folder), path, [noise_picture(image_size, 7)])
+    return str(path)
+
+
+def random_images(image_size: int, batch: int) -> torch.Tensor:
+    """Model input (B, 3, S, S) in [0, 1]."""
+    return torch.rand(batch, 3, image_size, image_size)
+
+
+def random_pictures(image_size: int, batch: int) -> np.ndarray:
+    """The exported graph's input (B, S, S, 3) uint8."""
+    return np.random.default_rng(0).integers(0, 256, (batch, image_size, image_size, 3), np.uint8)
+
+
+def noise_picture(side: int, seed: int) -> Image.Image:
+    """A smooth picture, so that its file has the size of a photo's."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (side // 16, side // 16, 3), np.uint8)
+    return Image.fromarray(coarse).resize((side, side), Image.Resampling.BICUBIC)
+
+
+def photo_file(folder: Path) -> Path:
+    """A PNG of 1024 x 1024 pixels."""
+    path = folder / "photo.png"
+    if not path.exists():
+        noise_picture(PHOTO_SIDE, 0).save(path)
+    return path
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    main()
