@@ -39,19 +39,19 @@ class FoldedHead(nn.Module):
         for i, part in enumerate(parts):
             self.register_buffer(f"weight{i}", part.T.contiguous().to(first.weight))
         self.register_buffer("bias", bias.detach().to(first.weight))
-        self.register_buffer("last", last.weight.detach()[0].clone())
+        self.register_buffer("last", last.weight.detach().T.clone())
         self.slope = activation.negative_slope
 
     def forward(self, aggregated: list[Tensor]) -> Tensor:
         """Aggregated maps (B, D/L, h_l, w_l), finest first -> logits (B, h, w) on the finest grid."""
         first, *coarser = aggregated
         grid = first.shape[-2:]
-        hidden = [(a.movedim(1, -1) @ getattr(self, f"weight{i + 1}")).movedim(-1, 1) for i, a in enumerate(coarser)]
-        upsampled = sum(F.interpolate(h, grid, mode="bilinear", align_corners=False) for h in hidden)
         total = first.movedim(1, -1) @ self.weight0 + self.bias
-        if coarser:
-            total += upsampled.movedim(1, -1)
-        return F.leaky_relu_(total, self.slope) @ self.last  # in place: H values a patch are the head's memory
+        for i, coarse in enumerate(coarser, start=1):
+            part = (coarse.movedim(1, -1) @ getattr(self, f"weight{i}")).movedim(-1, 1)
+            total += F.interpolate(part, grid, mode="bilinear", align_corners=False).movedim(1, -1)
+        hidden = F.leaky_relu_(total, self.slope)  # in place: H values a patch are most of the head's memory
+        return (hidden @ self.last)[..., 0]  # a matrix of one column, because OpenVINO takes no vector here
 
 
 def fold_batch_norm(network: nn.Module) -> nn.Module:

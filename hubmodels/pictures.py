@@ -88,7 +88,7 @@ def to_image(picture: Image.Image, image_size: int, resize: int | None = None) -
         ValueError: resize is smaller than image_size.
     """
     resize = image_size if resize is None else resize
-    start = _crop_start(resize, image_size)
+    start = crop_start(resize, image_size)
     resized = picture.resize((resize, resize), Image.Resampling.BILINEAR)
     cropped = resized.crop((start, start, start + image_size, start + image_size))
     return torch.from_numpy(np.array(cropped)).permute(2, 0, 1).contiguous().float() / 255
@@ -109,7 +109,7 @@ def to_picture_size(anomaly_map: Tensor, size: tuple[int, int], resize: int | No
     values = anomaly_map.detach().float().cpu()  # the small map travels, not the large one
     low, high = values.min(), values.max()
     if resize is not None and resize != values.shape[-1]:
-        start = _crop_start(resize, values.shape[-1])
+        start = crop_start(resize, values.shape[-1])
         end = resize - values.shape[-1] - start
         values = F.pad(values, (start, end, start, end), value=low.item())
     shrinks = min(size) < values.shape[-1]  # where sides grow, antialias costs 5 times as much for nothing
@@ -119,12 +119,12 @@ def to_picture_size(anomaly_map: Tensor, size: tuple[int, int], resize: int | No
 
 def inspected_part(size: tuple[int, int], image_size: int, resize: int) -> tuple[slice, slice]:
     """Rows and columns of a picture (height, width) whose pixel centres lie in the crop that `to_image` takes."""
-    start = _crop_start(resize, image_size)
+    start = crop_start(resize, image_size)
     first, end = ([math.ceil(edge * side / resize - 0.5) for side in size] for edge in (start, start + image_size))
     return slice(first[0], end[0]), slice(first[1], end[1])
 
 
-def _crop_start(resize: int, image_size: int) -> int:
+def crop_start(resize: int, image_size: int) -> int:
     """First row and column of the centre crop, rounded as torchvision does (half to even)."""
     if resize < image_size:
         raise ValueError(f"resize {resize} is smaller than image_size {image_size}; the crop needs at least as much")
