@@ -3,7 +3,8 @@
 #
 #   benchmarks/gpu.sh prepare                copies ../shared/data and weights into .gpu/ (git-ignored, downscaled)
 #   benchmarks/gpu.sh simplenet|glass SEED   the papers' schedules (160 / 640 epochs) on screw and magnetic tile
-#   benchmarks/gpu.sh throughput             time of one epoch before and after caching
+#   benchmarks/gpu.sh throughput             pictures per second by batch size: fp32, bf16, torch.compile
+#   benchmarks/gpu.sh epoch                  time of one epoch before and after caching
 #   benchmarks/gpu.sh jobs                   two processes, a job each (two GPUs, or two CPU processes)
 #   benchmarks/gpu.sh collect                benchmarks/results/gpu.json
 #
@@ -12,7 +13,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python3}
 DATA=.gpu
-RUNS=${OUT:-runs}/gpu
+RUNS=${RUNS:-runs}/gpu
+LIMIT=${LIMIT:-560}
 export PYTHONPATH=$PWD
 BACKBONE=${BACKBONE:-resnet50.tv_in1k}
 declare -A WEIGHTS=([resnet50.tv_in1k]=resnet50_msra_in1k_layer3 [resnet18.tv_in1k]=resnet18_tv_in1k_layer3)
@@ -20,6 +22,14 @@ declare -A WEIGHTS=([resnet50.tv_in1k]=resnet50_msra_in1k_layer3 [resnet18.tv_in
 options() {  # options CATEGORY_ROOT
     echo --data-root "$DATA/$1" --backbone "$BACKBONE" --backbone-weights "$DATA/weights/${WEIGHTS[$BACKBONE]}.safetensors" \
         --methods simplenet glass --textures "$DATA/dtd" --stabilise statistics average decay --mixed-precision "${PRECISION:-no}" ${EXTRA:-}
+}
+
+limited() {  # stops a schedule in time; its state of the last epochs is kept, and the same step goes on from there
+    timeout --signal=INT "$((SECONDS < LIMIT ? LIMIT - SECONDS : 1))" "$@" || {
+        local status=$?
+        ((status == 124)) && echo "$LIMIT seconds are over: run this step again, it goes on where it stopped"
+        exit "$status"
+    }
 }
 
 case "${1:-help}" in
@@ -32,14 +42,20 @@ prepare)
     ;;
 simplenet | glass)
     for root in mvtec_ad magnetic_tile; do
-        "$PYTHON" training/train.py $(options $root) --methods "$1" --seed "${2:-0}" --output "$RUNS/seed${2:-0}"
+        limited "$PYTHON" training/train.py $(options $root) --methods "$1" --seed "${2:-0}" --output "$RUNS/seed${2:-0}"
     done
     ;;
-throughput) "$PYTHON" benchmarks/epoch_time.py $(options mvtec_ad) ;;
+throughput) "$PYTHON" -m benchmarks.throughput ${EXTRA:-} ;;
+epoch) "$PYTHON" benchmarks/epoch_time.py $(options mvtec_ad) ;;
 jobs)
-    "$PYTHON" -m accelerate.commands.launch --multi_gpu --num_processes 2 training/train.py $(options mvtec_ad) \
+    limited "$PYTHON" -m accelerate.commands.launch ${LAUNCH:---multi_gpu} --num_processes 2 training/train.py $(options mvtec_ad) \
         --output "$RUNS/jobs"
     ;;
-collect) "$PYTHON" benchmarks/collect.py benchmarks/results/gpu.json "$RUNS" ;;
-*) sed -n '2,12p' "$0" ;;
+collect)
+    "$PYTHON" benchmarks/collect.py benchmarks/results/gpu.json "$RUNS"
+    "$PYTHON" benchmarks/table.py benchmarks/results/gpu.json
+    ;;
+*) sed -n '2,14p' "$0" ;;
 esac
+# what a lent machine gives back
+if [[ -n "${OUT:-}" ]]; then find benchmarks/results -newer benchmarks/gpu.sh -name '*.json' -exec cp {} "$OUT" \;; fi

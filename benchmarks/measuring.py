@@ -4,7 +4,6 @@ Cases take turns within one run, so that a busy machine slows all of them alike 
 """
 
 import multiprocessing
-import resource
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -39,11 +38,18 @@ def spread(times: Sequence[float]) -> dict[str, float]:
     }
 
 
-def peak_mb(work: Callable[..., None], *arguments: Any) -> int:
-    """Highest resident memory, in MB, of a fresh process that does the work: libraries and weights included."""
+def memory_mb(work: Callable[..., None], *arguments: Any) -> dict[str, int]:
+    """What a fresh process that does the work needs.
+
+    Work that counts from a later moment resets the peak: `Path("/proc/self/clear_refs").write_text("5")`.
+
+    Returns:
+        `libraries_mb`, resident before it begins, and `peak_mb`, the highest resident memory above that: weights,
+        pictures, and all that lies between.
+    """
     context = multiprocessing.get_context("spawn")
     with context.Pool(1) as pool:
-        return pool.apply(_peak_of, (work, arguments))
+        return pool.apply(_memory_of, (work, arguments))
 
 
 def provenance(command: str) -> dict[str, Any]:
@@ -65,9 +71,16 @@ def report(name: str, rows: list[dict], columns: Sequence[str]) -> None:
     write_json(RESULTS / f"{name}.json", rows)
 
 
-def _peak_of(work: Callable[..., None], arguments: tuple) -> int:
+def _memory_of(work: Callable[..., None], arguments: tuple) -> dict[str, int]:
+    libraries = _status_mb("VmRSS")
     work(*arguments)
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)  # Linux counts in KiB
+    # not getrusage's maximum, which a child takes over from its parent
+    return {"libraries_mb": libraries, "peak_mb": _status_mb("VmHWM") - libraries}
+
+
+def _status_mb(name: str) -> int:
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return round(int(status[name].split()[0]) / 1024)
 
 
 def _cell(value: Any) -> str:

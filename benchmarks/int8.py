@@ -1,0 +1,106 @@
+"""What int8 costs and gives: `python -m benchmarks.int8`.
+
+The bundled models of each sample part, exported with both methods in one file; its convolutions quantised by ONNX
+Runtime (static, per channel, ranges from 32 good training pictures), everything else left in fp32. Image and pixel
+AUROC of both files on the same test pictures, verdicts that change, and the time of a picture, in turns. Writes
+`results/int8.json`. It is no option of `hubmodels.export`: see there what an option would have to beat.
+"""
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from onnxruntime.quantization import CalibrationDataReader, QuantType, quant_pre_process, quantize_static
+
+from benchmarks.measuring import provenance, report, spread, time_in_turns
+from hubmodels.catalog import Catalog
+from hubmodels.export import export
+from hubmodels.onnx_runtime import INPUT, ExportedModel
+from training.data import open_categories
+from training.metrics import PixelMetrics, image_auroc
+from training.samples import Category
+
+LEARNED_FROM, THREADS, ROUNDS = 32, 2, 30
+COLUMNS = (
+    "category",
+    "method",
+    "case",
+    "image_auroc",
+    "pixel_auroc",
+    "verdicts_changed",
+    "median_ms",
+    "p95_ms",
+    "size_mb",
+)
+
+
+class GoodPictures(CalibrationDataReader):
+    """Training pictures from which the ranges of activations are learned."""
+
+    def __init__(self, category: Category) -> None:
+        self.pictures = iter(np.asarray(sample.read())[None] for sample in category.train[:LEARNED_FROM])
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        picture = next(self.pictures, None)
+        return None if picture is None else {INPUT: picture}
+
+
+def quantise(path: Path, category: Category) -> Path:
+    """The exported file with its convolutions in int8, beside it; the metadata go along."""
+    prepared, target = path.with_suffix(".prepared.onnx"), path.with_suffix(".int8.onnx")
+    quant_pre_process(path, prepared, skip_symbolic_shape=True)
+    kinds = {"activation_type": QuantType.QUInt8, "weight_type": QuantType.QInt8, "per_channel": True}
+    quantize_static(prepared, target, GoodPictures(category), op_types_to_quantize=["Conv"], **kinds)
+    return target
+
+
+def judge(model: ExportedModel, category: Category) -> dict[str, dict]:
+    """By method: image AUROC, pixel AUROC and verdicts on all test pictures."""
+    labels = [sample.label for sample in category.test]
+    predictions = {method: [] for method in model.calibrations}
+    pixels = {method: PixelMetrics() for method in model.calibrations}
+    for sample in category.test:
+        picture = sample.read()
+        for method, prediction in model.compare(picture).items():
+            predictions[method].append((prediction.image_score, prediction.is_anomalous))
+            pixels[method].update(prediction.anomaly_map, sample.read_mask((picture.height, picture.width)))
+    found = {}
+    for method, judged in predictions.items():
+        scores, verdicts = zip(*judged, strict=True)
+        values = {"image_auroc": image_auroc(scores, labels), "pixel_auroc": pixels[method].compute()["pixel_auroc"]}
+        found[method] = {name: round(100 * value, 2) for name, value in values.items()} | {"verdicts": verdicts}
+    return found
+
+
+def measure(category: Category, folder: Path) -> list[dict]:
+    """Two rows per method: fp32 and int8."""
+    detectors = Catalog.bundled().load(f"{category.dataset} / {category.name}")
+    path = folder / f"{category.name}.onnx"
+    export(detectors, path, [sample.read() for sample in category.test[:4]])
+    files = {"fp32": path, "int8": quantise(path, category)}
+    models = {case: ExportedModel(file, THREADS) for case, file in files.items()}
+    picture = category.test[0].read()
+    times = time_in_turns({case: lambda m=model: m.compare(picture) for case, model in models.items()}, ROUNDS)
+    judged = {case: judge(model, category) for case, model in models.items()}
+    rows = []
+    for method in models["fp32"].calibrations:
+        exact = judged["fp32"][method]["verdicts"]
+        for case, file in files.items():
+            found = dict(judged[case][method])
+            changed = sum(a != b for a, b in zip(found.pop("verdicts"), exact, strict=True))
+            row = {"category": category.name, "method": method, "case": case} | found | {"verdicts_changed": changed}
+            rows.append(row | spread(times[case]) | {"size_mb": round(file.stat().st_size / 2**20, 1)})
+    return rows
+
+
+def main() -> None:
+    """All sample parts."""
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for category in open_categories("parts:"):
+            rows += measure(category, Path(folder))
+    report("int8", [row | provenance("python -m benchmarks.int8") for row in rows], COLUMNS)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,105 @@
+"""Ours beside anomalib's GLASS, SuperSimpleNet, PatchCore and EfficientAD: run by `benchmarks/peers.sh`.
+
+All in one run: 288 px, batch 1 and 16, two threads, tensor in, anomaly map at the picture's size and score out. Every
+model is built in a fresh process of its own environment, one at a time, and all take turns in several visits, so that
+a busy machine slows all alike. Weights are random where no network is to be had, which changes no time.
+
+Rows: milliseconds per call; `peak_mb` of the process up to the end of inference, loading included, less what it held
+before the model was built; `size_mb` of all files that a model needs (`head_mb`: of ours without the shared backbone);
+milliseconds of a training step per picture, at `train_batch`; `training` says what a step is. Writes
+`results/peers.json`.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from benchmarks.backbone_time import open_backbone
+from benchmarks.measuring import provenance, report, spread
+from benchmarks.peers_timing import BACKBONE, IMAGE_SIZE, THREADS
+
+OURS = ("simplenet", "glass", "both", "simplenet-compact", "glass-compact", "both-compact")
+ANOMALIB = ("glass", "supersimplenet", "patchcore", "efficientad-small", "efficientad-medium")
+ROUNDS, STEPS = {1: 6, 16: 2}, 4  # of each visit; rounds by batch size, steps of training (one where they are long)
+COLUMNS = ("case", "batch", "median_ms", "p95_ms", "peak_mb", "size_mb", "head_mb")
+COLUMNS += ("train_batch", "train_ms_per_picture", "backbone", "weights")
+
+
+def plan(peers_python: str, weights: Path) -> dict[str, list[str]]:
+    """Command of each case, ours and theirs in turns as far as they go."""
+    rounds = ["--batches", *map(str, ROUNDS), "--rounds", *map(str, ROUNDS.values()), "--steps", str(STEPS)]
+    ours = [sys.executable, "-m", "benchmarks.peers_ours"]
+    commands = {f"ours {name}": [*ours, name, "--weights", str(weights), *rounds] for name in OURS}
+    theirs = [peers_python, "-m", "benchmarks.peers_anomalib"]
+    return commands | {f"anomalib {name}": [*theirs, name, *rounds] for name in ANOMALIB}
+
+
+def visit(case: str, command: list[str]) -> dict:
+    """What a worker measured; its warnings are shown only where it fails."""
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{case} failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def visit_all(commands: dict[str, list[str]], visits: int) -> dict[str, list[dict]]:
+    """All cases, again and again, with a line of progress each."""
+    results: dict[str, list[dict]] = {case: [] for case in commands}
+    for number in range(visits):
+        for case, command in commands.items():
+            begun = time.perf_counter()
+            results[case].append(visit(case, command))
+            medians = [f"{statistics.median(j['times_ms']):.0f} ms" for j in results[case][-1]["judged"]]
+            seconds = time.perf_counter() - begun
+            print(f"visit {number + 1}/{visits}, {case}: {', '.join(medians)} ({seconds:.0f} s)", flush=True)
+    return results
+
+
+def rows_of(case: str, visits: list[dict]) -> list[dict]:
+    """A row per batch size: times of all visits together, memory of the hungriest."""
+    first, rows = visits[0], []
+    model = {"case": case, **first["facts"], "image_size": IMAGE_SIZE, "threads": THREADS}
+    common = {"size_mb": first["size_mb"], "head_mb": first.get("head_mb")}
+    command = " ".join(["benchmarks/peers.sh", *sys.argv[3:]])  # without what the script itself adds
+    common |= training_of(visits) | provenance(command) | {"versions": first["versions"]}
+    for judged in zip(*(v["judged"] for v in visits), strict=True):
+        times = [ms for measured in judged for ms in measured["times_ms"]]
+        memory = {"peak_mb": max(measured["peak_mb"] for measured in judged) - first["libraries_mb"]}
+        row = model | {"batch": judged[0]["batch"], "rounds": len(times)} | spread(times) | memory | common
+        rows.append({name: value for name, value in row.items() if value is not None})
+    return rows
+
+
+def training_of(visits: list[dict]) -> dict[str, float | int]:
+    """Median training step; nothing for models that are not trained as a whole."""
+    times = [ms for v in visits for ms in v.get("train_times_ms", ())]
+    if not times:
+        return {}
+    batch = visits[0]["train_batch"]
+    return {"train_batch": batch, "train_ms_per_picture": round(statistics.median(times) / batch, 2)}
+
+
+def main() -> None:
+    """Prints and writes the rows."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--peers-python", required=True, help="of the environment that anomalib is installed in")
+    parser.add_argument("--visits", type=int, default=2)
+    args = parser.parse_args()
+    torch.set_num_threads(THREADS)
+    with tempfile.TemporaryDirectory() as folder:
+        open_backbone(BACKBONE, Path(folder))  # leaves its weights there
+        results = visit_all(plan(args.peers_python, Path(folder) / f"{BACKBONE}.safetensors"), args.visits)
+    rows = [row for case, visits in results.items() for row in rows_of(case, visits)]
+    report("peers", rows, COLUMNS)
+    print(f"anomalib's environment: {rows[-1]['versions']}")
+
+
+if __name__ == "__main__":
+    main()

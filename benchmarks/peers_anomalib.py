@@ -1,0 +1,150 @@
+"""One of anomalib's models, measured in anomalib's environment: `python -m benchmarks.peers_anomalib glass`.
+
+Settings are the library's defaults, but for the picture size. Steps are those of its Lightning modules, without
+Lightning, whose trainer would need a data set; loggers and schedulers are left out. All weights are random.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import timm
+import torch
+from anomalib.models.image.efficient_ad.torch_model import EfficientAdModel
+from anomalib.models.image.glass.torch_model import GlassModel
+from anomalib.models.image.patchcore.torch_model import PatchcoreModel
+from anomalib.models.image.supersimplenet.loss import SSNLoss
+from anomalib.models.image.supersimplenet.torch_model import SupersimplenetModel
+from torch import Tensor, nn
+
+from benchmarks.peers_timing import BACKBONE, IMAGE_SIZE, Step, Subject, file_mb, run
+
+LAYERS = ["layer2", "layer3"]
+TRAIN_BATCH = 4
+FITTED_ON, CORESET_SHARE = 200, 0.1  # pictures, typical of MVTec AD, and anomalib's default share of their patches
+GRID, WIDTH = IMAGE_SIZE // 8, 512 + 1024  # of layer2 and layer3
+BANK = round(FITTED_ON * GRID**2 * CORESET_SHARE)
+
+
+def avoid_downloads() -> None:
+    """Makes timm's networks random, also where a model cannot be asked for it.
+
+    GLASS can (`pre_trained=False`), but then it trains the backbone too, which would be another model.
+    """
+    create = timm.create_model
+    timm.create_model = lambda *names, pretrained=False, **options: create(*names, pretrained=False, **options)
+
+
+def glass(_: Path | None) -> Subject:
+    """GLASS on the manifold, its default; without a folder of textures Perlin noise stands in for them."""
+    model = GlassModel(input_shape=(IMAGE_SIZE, IMAGE_SIZE), backbone=BACKBONE).eval()
+    training = "backbone and head, 20 ascent steps; texture: its Perlin noise; without the centre pass of each epoch"
+    return _subject(model, torch.randn, _glass_step, method="GLASS", training=training)
+
+
+def _glass_step(model: GlassModel) -> Step:
+    images = torch.randn(TRAIN_BATCH, 3, IMAGE_SIZE, IMAGE_SIZE)
+    model.calculate_center([SimpleNamespace(image=images)], torch.device("cpu"))
+    head = torch.optim.AdamW(model.discriminator.parameters(), lr=2e-4)
+    adaptor = torch.optim.Adam(model.projection.parameters(), lr=1e-4, weight_decay=1e-5)
+    model.train()
+    return lambda: _update(model(images)[-1], adaptor, head)
+
+
+def supersimplenet(_: Path | None) -> Subject:
+    """SuperSimpleNet, unsupervised."""
+    model = SupersimplenetModel(backbone=BACKBONE, layers=LAYERS).eval()
+    return _subject(model, torch.randn, _supersimplenet_step, method="SuperSimpleNet", training="backbone and head")
+
+
+def _supersimplenet_step(model: SupersimplenetModel) -> Step:
+    images, loss = torch.randn(TRAIN_BATCH, 3, IMAGE_SIZE, IMAGE_SIZE), SSNLoss()
+    good = {"masks": torch.zeros(TRAIN_BATCH, IMAGE_SIZE, IMAGE_SIZE), "labels": torch.zeros(TRAIN_BATCH)}
+    heads = {"params": model.segdec.parameters(), "lr": 2e-4, "weight_decay": 1e-5}
+    optimizer = torch.optim.AdamW([{"params": model.adaptor.parameters(), "lr": 1e-4}, heads])
+    model.train()
+
+    def step() -> None:
+        anomaly_map, score, masks, labels = model(images, **good)
+        _update(loss(pred_map=anomaly_map, pred_score=score, target_mask=masks, target_label=labels), optimizer)
+
+    return step
+
+
+def patchcore(_: Path | None) -> Subject:
+    """PatchCore with a memory bank of the size that it would have; its content does not change the time."""
+    model = PatchcoreModel(layers=LAYERS, backbone=BACKBONE).eval()
+    model.memory_bank = torch.randn(BANK, WIDTH)
+    weights = f"random; memory bank of {BANK} random patches (a tenth of those of {FITTED_ON} pictures)"
+    training = "features of each picture once, no steps; without the choice of the memory bank from them"
+    return _subject(model, torch.randn, _patchcore_step, method="PatchCore", weights=weights, training=training)
+
+
+def _patchcore_step(model: PatchcoreModel) -> Step:
+    images = torch.randn(TRAIN_BATCH, 3, IMAGE_SIZE, IMAGE_SIZE)
+    model.train()
+
+    def step() -> None:
+        model(images)
+        model.embedding_store.clear()
+
+    return step
+
+
+def efficientad(size: str) -> Callable[[Path | None], Subject]:
+    """EfficientAD; it normalises pictures itself, and has networks of its own instead of a backbone."""
+
+    def build(_: Path | None) -> Subject:
+        model = EfficientAdModel(model_size=size).eval()
+        for parameter in (model.mean_std["std"], model.quantiles["qb_st"], model.quantiles["qb_ae"]):
+            parameter.data.fill_(1)  # as if it were fitted: else it skips the normalisation
+        facts = {"method": f"EfficientAD {size}", "backbone": "its own"}
+        facts |= {"training": "student and autoencoder; random pictures instead of ImageNet's"}
+        return _subject(model, torch.rand, _efficientad_step, train_batch=1, **facts)  # it refuses larger batches
+
+    return build
+
+
+def _efficientad_step(model: EfficientAdModel) -> Step:
+    images, imagenet = torch.rand(2, 1, 3, IMAGE_SIZE, IMAGE_SIZE)
+    parameters = [*model.student.parameters(), *model.ae.parameters()]
+    optimizer = torch.optim.Adam(parameters, lr=1e-4, weight_decay=1e-5)
+    model.train()
+    return lambda: _update(sum(model(images, imagenet)), optimizer)
+
+
+def _subject(
+    model: nn.Module,
+    pictures: Callable[..., Tensor],
+    make_step: Callable[..., Step],
+    train_batch: int = TRAIN_BATCH,
+    **facts: str,
+) -> Subject:
+    """The model as its library runs it; facts that are not given are those of most."""
+
+    def judge(images: Tensor) -> tuple[Tensor, Tensor]:
+        answer = model(images)
+        return answer.anomaly_map, answer.pred_score
+
+    def sizes_mb(folder: Path) -> dict[str, float]:
+        torch.save(model.state_dict(), folder / "model.pt")
+        return {"size_mb": file_mb(folder / "model.pt")}
+
+    facts = {"library": "anomalib", "backbone": BACKBONE, "weights": "random"} | facts
+    return Subject(facts, pictures, judge, sizes_mb, lambda: make_step(model), train_batch)
+
+
+def _update(loss: Tensor, *optimizers: torch.optim.Optimizer) -> None:
+    for optimizer in optimizers:
+        optimizer.zero_grad()
+    loss.backward()
+    for optimizer in optimizers:
+        optimizer.step()
+
+
+MODELS = {"glass": glass, "supersimplenet": supersimplenet, "patchcore": patchcore}
+MODELS |= {f"efficientad-{size}": efficientad(size) for size in ("small", "medium")}
+
+if __name__ == "__main__":
+    avoid_downloads()
+    run(MODELS, ("anomalib", "torch", "torchvision", "timm", "numpy"))
