@@ -17,6 +17,7 @@ import statistics
 import tempfile
 from collections.abc import Callable
 from functools import partial
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -60,13 +61,16 @@ def main() -> None:
             *measure(PAPERS_BACKBONE, PAPERS_IMAGE_SIZE, 16, max(3, args.rounds // 5), Path(folder)),
         ]
     common = provenance("python -m benchmarks.inference")
+    common["versions"] |= {name: version(name) for name in ("onnxruntime", "openvino") if find_spec(name)}
     report("inference", [row | common for row in rows], COLUMNS)
 
 
 def readme_table() -> str:
     """The rows that a user would ask for, with the machine they were measured on."""
     rows = json.loads((RESULTS / "inference.json").read_text())
-    shown = [row | {"backbone": row["backbone"].split(".")[0]} for row in rows if row["case"] in README_CASES]
+    main_setup = {"backbone": PAPERS_BACKBONE, "batch": 1}.items()
+    asked = [r for r in rows if r["case"] in README_CASES and (main_setup <= r.items() or r["method"] == "both")]
+    shown = [row | {"backbone": row["backbone"].split(".")[0]} for row in asked]
     versions = ", ".join(f"{name} {number}" for name, number in rows[0]["versions"].items())
     return f"{table(shown, COLUMNS)}\n\n{rows[0]['machine']}; {versions}; `{rows[0]['command']}`."
 
