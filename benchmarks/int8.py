@@ -3,7 +3,7 @@
 The bundled models of each sample part, exported with both methods in one file; its convolutions quantised by ONNX
 Runtime (static, per channel, ranges from 32 good training pictures), everything else left in fp32. Image and pixel
 AUROC of both files on the same test pictures, verdicts that change, and the time of a picture, in turns. Writes
-`results/int8.json`. It is no option of `hubmodels.export`: see there what an option would have to beat.
+`results/int8.json`. It is no option of `hubmodels.export`, whose files change no verdict.
 """
 
 import tempfile
