@@ -15,7 +15,7 @@ from hubmodels.detector import AnomalyDetector
 from hubmodels.scoring import smooth_map
 
 METHODS = {"simplenet": (SimpleNet,), "glass": (GLASS,), "both": (SimpleNet, GLASS)}
-TRAIN_BATCH, NOISE_STD = 4, 0.015  # the batch of the peers
+TRAIN_BATCH = 4  # that of the peers
 TRAINING = {
     "simplenet": "head, on features cached once",
     "glass": "head, on features cached once; synthesis and backbone for the augmented pictures; procedural textures",
@@ -59,14 +59,14 @@ def make_step(detector: AnomalyDetector) -> Step:
     from benchmarks.training_step import our_step
     from training.batches import LocalSynthesis
     from training.cache import build_cache
-    from training.objectives import GLASSObjective, SimpleNetObjective
+    from training.objectives import REFERENCE_NOISE_STD, GLASSObjective, SimpleNetObjective
     from training.synthesis import TextureSource
 
     images = torch.randint(0, 256, (TRAIN_BATCH, 3, IMAGE_SIZE, IMAGE_SIZE), dtype=torch.uint8)
     cache = build_cache(detector, images, Path())  # some MB: no file is needed
     if isinstance(detector, SimpleNet):
-        return our_step(SimpleNetObjective(detector, NOISE_STD).train(), cache, None)
-    objective = GLASSObjective(detector, NOISE_STD, "manifold").train()
+        return our_step(SimpleNetObjective(detector, REFERENCE_NOISE_STD).train(), cache, None)
+    objective = GLASSObjective(detector, REFERENCE_NOISE_STD, "manifold").train()
     objective.update_center(cache.mean(torch.device("cpu")))
     grid = tuple(cache.layers[0].shape[-2:])
     return our_step(objective, cache, LocalSynthesis(images, TextureSource(IMAGE_SIZE), None, grid, seed=0))

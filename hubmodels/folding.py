@@ -1,8 +1,8 @@
 """The same numbers with fewer operations: what is affine at inference is multiplied out once, before any picture.
 
 BatchNorm in eval mode is affine, and so are convolution, adaptor and the discriminator's first layer. Chains of them
-become one convolution in the backbone and one matrix in the head. Training needs them apart (it adds noise between
-adaptor and discriminator, and BatchNorm follows the batch), so folded copies are made from a trained model and are
+become one convolution in the backbone and one matrix in the head. Training changes the factors, adds noise between
+adaptor and discriminator, and its BatchNorm follows the batch: so folded copies are made from a trained model and are
 never saved.
 """
 
