@@ -11,7 +11,7 @@ import numpy as np
 import timm
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from scipy import ndimage
 from torch import Tensor, nn
 
@@ -46,6 +46,15 @@ def whole_backbone(name: str, weights: Path | None = None) -> nn.Module:
     if weights is not None:
         network.load_state_dict({k: v.float() for k, v in load_file(weights).items()}, strict=False)
     return WholeNetwork(network)
+
+
+def random_weights(name: str, folder: Path) -> Path:
+    """A file of random weights for the whole network, always the same ones; written into the folder once."""
+    path = folder / f"{name}.safetensors"
+    if not path.exists():
+        torch.manual_seed(0)
+        save_file(whole_backbone(name).network.state_dict(), path)
+    return path
 
 
 def patch_features(feature_maps: list[Tensor], embed_dim: int, patch_size: int = 3) -> Tensor:

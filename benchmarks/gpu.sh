@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What waits for a GPU, in steps of under ten minutes each; every step continues where an earlier call stopped.
+# What waits for a GPU, in steps of under ten minutes each; a schedule goes on where an earlier call stopped.
 #
 #   benchmarks/gpu.sh prepare                copies ../shared/data and weights into .gpu/ (git-ignored, downscaled)
 #   benchmarks/gpu.sh simplenet|glass SEED   the papers' schedules (160 / 640 epochs) on screw and magnetic tile
@@ -8,20 +8,28 @@
 #   benchmarks/gpu.sh jobs                   two processes, a job each (two GPUs, or two CPU processes)
 #   benchmarks/gpu.sh collect                benchmarks/results/gpu.json
 #
-# EXTRA="--epochs 1" PYTHON=.venv/bin/python benchmarks/gpu.sh simplenet 0   proves on a CPU that a step starts.
+# PYTHON is the interpreter; EXTRA holds more options for the step's program. On a CPU they prove that a step starts:
+# EXTRA="--epochs 1" for schedules and jobs (jobs with ACCELERATE_USE_CPU=true), "--batches 1 --rounds 1" for throughput.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python3}
 DATA=.gpu
 RUNS=${RUNS:-runs}/gpu
 LIMIT=${LIMIT:-560}
+BEGUN=$(mktemp)
 export PYTHONPATH=$PWD
+trap bring_back EXIT
 BACKBONE=${BACKBONE:-resnet50.tv_in1k}
 declare -A WEIGHTS=([resnet50.tv_in1k]=resnet50_msra_in1k_layer3 [resnet18.tv_in1k]=resnet18_tv_in1k_layer3)
 
 options() {  # options CATEGORY_ROOT
     echo --data-root "$DATA/$1" --backbone "$BACKBONE" --backbone-weights "$DATA/weights/${WEIGHTS[$BACKBONE]}.safetensors" \
         --methods simplenet glass --textures "$DATA/dtd" --stabilise statistics average decay --mixed-precision "${PRECISION:-no}" ${EXTRA:-}
+}
+
+bring_back() {  # however a step ends: what a lent machine gives back
+    if [[ -n "${OUT:-}" ]]; then find benchmarks/results -newer "$BEGUN" -name '*.json' -exec cp {} "$OUT" \;; fi
+    rm "$BEGUN"
 }
 
 limited() {  # stops a schedule in time; its state of the last epochs is kept, and the same step goes on from there
@@ -48,14 +56,12 @@ simplenet | glass)
 throughput) "$PYTHON" -m benchmarks.throughput ${EXTRA:-} ;;
 epoch) "$PYTHON" benchmarks/epoch_time.py $(options mvtec_ad) ;;
 jobs)
-    limited "$PYTHON" -m accelerate.commands.launch ${LAUNCH:---multi_gpu} --num_processes 2 training/train.py $(options mvtec_ad) \
+    limited "$PYTHON" -m accelerate.commands.launch --multi_gpu --num_processes 2 training/train.py $(options mvtec_ad) \
         --output "$RUNS/jobs"
     ;;
 collect)
     "$PYTHON" benchmarks/collect.py benchmarks/results/gpu.json "$RUNS"
     "$PYTHON" benchmarks/table.py benchmarks/results/gpu.json
     ;;
-*) sed -n '2,11p' "$0" ;;
+*) sed -n '2,12p' "$0" ;;
 esac
-# what a lent machine gives back
-if [[ -n "${OUT:-}" ]]; then find benchmarks/results -newer benchmarks/gpu.sh -name '*.json' -exec cp {} "$OUT" \;; fi

@@ -24,11 +24,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from safetensors.torch import save_file
 from torch import nn
 
 from benchmarks import explicit
-from benchmarks.measuring import RESULTS, memory_mb, provenance, report, spread, table, time_in_turns
+from benchmarks.measuring import RESULTS, memory_mb, provenance, report, table
+from benchmarks.timing import PAPERS_BACKBONE, PAPERS_IMAGE_SIZE, THREADS, spread, time_in_turns
 from hubmodels import GLASS, AnomalyDetector, SimpleNet, compare
 from hubmodels.backbone import find_weights, load_backbone
 from hubmodels.compactnet import COMPACT_BACKBONE, COMPACT_IMAGE_SIZE
@@ -36,9 +36,8 @@ from hubmodels.features import align
 from hubmodels.pictures import read_picture, to_image, to_picture_size
 from hubmodels.scoring import smooth_map
 
-PAPERS_BACKBONE, PAPERS_IMAGE_SIZE = "wide_resnet50_2.tv_in1k", 288
 METHODS = {"simplenet": (SimpleNet,), "glass": (GLASS,), "both": (SimpleNet, GLASS)}
-THREADS, PHOTO_SIDE = 2, 1024  # pixels, as in MVTec AD
+PHOTO_SIDE = 1024  # pixels, as in MVTec AD
 COLUMNS = ("case", "method", "backbone", "image_size", "batch", "median_ms", "p95_ms", "peak_mb", "ratio_to_explicit")
 EXPLICIT = ("explicit", "explicit, file to result")  # what the others are compared with
 README_CASES = ("explicit", "fast", "onnxruntime", "openvino", "file to result")
@@ -132,13 +131,10 @@ def fast_case(backbone: str, image_size: int, batch: int, method: str, folder: P
 
 def onnxruntime_case(backbone: str, image_size: int, batch: int, method: str, folder: Path) -> Callable:
     """The exported graph; the pictures have the size of its input already."""
-    import onnxruntime
+    from hubmodels.onnx_runtime import INPUT, ExportedModel
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = THREADS
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # it would take cores from the next case
-    session = onnxruntime.InferenceSession(exported_file(backbone, image_size, method, folder), options)
-    return partial(session.run, None, {session.get_inputs()[0].name: random_pictures(image_size, batch)})
+    session = ExportedModel(exported_file(backbone, image_size, method, folder), THREADS).session
+    return partial(session.run, None, {INPUT: random_pictures(image_size, batch)})
 
 
 def openvino_case(backbone: str, image_size: int, batch: int, method: str, folder: Path) -> Callable:
@@ -214,11 +210,7 @@ def weights_file(backbone: str, folder: Path) -> Path:
     """Weights of the network's whole; random ones for the papers' backbone, whose real ones are not to be had here."""
     if backbone == COMPACT_BACKBONE:
         return find_weights(backbone)
-    path = folder / f"{backbone}.safetensors"
-    if not path.exists():
-        torch.manual_seed(0)
-        save_file(explicit.whole_backbone(backbone).network.state_dict(), path)
-    return path
+    return explicit.random_weights(backbone, folder)
 
 
 def build_detectors(backbone: str, image_size: int, method: str, folder: Path) -> list[AnomalyDetector]:

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 from onnxruntime.quantization import CalibrationDataReader, QuantType, quant_pre_process, quantize_static
 
-from benchmarks.measuring import provenance, report, spread, time_in_turns
+from benchmarks.measuring import provenance, report
+from benchmarks.timing import THREADS, spread, time_in_turns
 from hubmodels.catalog import Catalog
 from hubmodels.export import export
 from hubmodels.onnx_runtime import INPUT, ExportedModel
@@ -20,7 +21,7 @@ from training.data import open_categories
 from training.metrics import PixelMetrics, image_auroc
 from training.samples import Category
 
-LEARNED_FROM, THREADS, ROUNDS = 32, 2, 30
+LEARNED_FROM, ROUNDS = 32, 30
 COLUMNS = (
     "category",
     "method",

@@ -21,9 +21,9 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.backbone_time import open_backbone
-from benchmarks.measuring import provenance, report, spread
-from benchmarks.peers_timing import BACKBONE, IMAGE_SIZE, THREADS
+from benchmarks.explicit import random_weights
+from benchmarks.measuring import provenance, report
+from benchmarks.timing import PAPERS_BACKBONE, PAPERS_IMAGE_SIZE, THREADS, spread
 
 OURS = ("simplenet", "glass", "both", "simplenet-compact", "glass-compact", "both-compact")
 ANOMALIB = ("glass", "supersimplenet", "patchcore", "efficientad-small", "efficientad-medium")
@@ -65,7 +65,7 @@ def visit_all(commands: dict[str, list[str]], visits: int) -> dict[str, list[dic
 def rows_of(case: str, visits: list[dict]) -> list[dict]:
     """A row per batch size: times of all visits together, memory of the hungriest."""
     first, rows = visits[0], []
-    model = {"case": case, **first["facts"], "image_size": IMAGE_SIZE, "threads": THREADS}
+    model = {"case": case, **first["facts"], "image_size": PAPERS_IMAGE_SIZE, "threads": THREADS}
     common = {"size_mb": first["size_mb"], "head_mb": first.get("head_mb")}
     command = " ".join(["benchmarks/peers.sh", *sys.argv[3:]])  # without what the script itself adds
     common |= training_of(visits) | provenance(command) | {"versions": first["versions"]}
@@ -94,8 +94,8 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(THREADS)
     with tempfile.TemporaryDirectory() as folder:
-        open_backbone(BACKBONE, Path(folder))  # leaves its weights there
-        results = visit_all(plan(args.peers_python, Path(folder) / f"{BACKBONE}.safetensors"), args.visits)
+        weights = random_weights(PAPERS_BACKBONE, Path(folder))
+        results = visit_all(plan(args.peers_python, weights), args.visits)
     rows = [row for case, visits in results.items() for row in rows_of(case, visits)]
     report("peers", rows, COLUMNS)
     print(f"anomalib's environment: {rows[-1]['versions']}")

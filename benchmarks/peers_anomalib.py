@@ -17,12 +17,14 @@ from anomalib.models.image.supersimplenet.loss import SSNLoss
 from anomalib.models.image.supersimplenet.torch_model import SupersimplenetModel
 from torch import Tensor, nn
 
-from benchmarks.peers_timing import BACKBONE, IMAGE_SIZE, Step, Subject, file_mb, run
+from benchmarks.peers_timing import Step, Subject, file_mb, run
+from benchmarks.timing import PAPERS_BACKBONE, PAPERS_IMAGE_SIZE
 
 LAYERS = ["layer2", "layer3"]
 TRAIN_BATCH = 4
 FITTED_ON, CORESET_SHARE = 200, 0.1  # pictures, typical of MVTec AD, and anomalib's default share of their patches
-GRID, WIDTH = IMAGE_SIZE // 8, 512 + 1024  # of layer2 and layer3
+PIXELS = (PAPERS_IMAGE_SIZE, PAPERS_IMAGE_SIZE)
+GRID, WIDTH = PAPERS_IMAGE_SIZE // 8, 512 + 1024  # of layer2 and layer3
 BANK = round(FITTED_ON * GRID**2 * CORESET_SHARE)
 
 
@@ -37,13 +39,13 @@ def avoid_downloads() -> None:
 
 def glass(_: Path | None) -> Subject:
     """GLASS on the manifold, its default; without a folder of textures Perlin noise stands in for them."""
-    model = GlassModel(input_shape=(IMAGE_SIZE, IMAGE_SIZE), backbone=BACKBONE).eval()
+    model = GlassModel(input_shape=PIXELS, backbone=PAPERS_BACKBONE).eval()
     training = "backbone and head, 20 ascent steps; texture: its Perlin noise; without the centre pass of each epoch"
     return _subject(model, torch.randn, _glass_step, method="GLASS", training=training)
 
 
 def _glass_step(model: GlassModel) -> Step:
-    images = torch.randn(TRAIN_BATCH, 3, IMAGE_SIZE, IMAGE_SIZE)
+    images = torch.randn(TRAIN_BATCH, 3, *PIXELS)
     model.calculate_center([SimpleNamespace(image=images)], torch.device("cpu"))
     head = torch.optim.AdamW(model.discriminator.parameters(), lr=2e-4)
     adaptor = torch.optim.Adam(model.projection.parameters(), lr=1e-4, weight_decay=1e-5)
@@ -53,13 +55,13 @@ def _glass_step(model: GlassModel) -> Step:
 
 def supersimplenet(_: Path | None) -> Subject:
     """SuperSimpleNet, unsupervised."""
-    model = SupersimplenetModel(backbone=BACKBONE, layers=LAYERS).eval()
+    model = SupersimplenetModel(backbone=PAPERS_BACKBONE, layers=LAYERS).eval()
     return _subject(model, torch.randn, _supersimplenet_step, method="SuperSimpleNet", training="backbone and head")
 
 
 def _supersimplenet_step(model: SupersimplenetModel) -> Step:
-    images, loss = torch.randn(TRAIN_BATCH, 3, IMAGE_SIZE, IMAGE_SIZE), SSNLoss()
-    good = {"masks": torch.zeros(TRAIN_BATCH, IMAGE_SIZE, IMAGE_SIZE), "labels": torch.zeros(TRAIN_BATCH)}
+    images, loss = torch.randn(TRAIN_BATCH, 3, *PIXELS), SSNLoss()
+    good = {"masks": torch.zeros(TRAIN_BATCH, *PIXELS), "labels": torch.zeros(TRAIN_BATCH)}
     heads = {"params": model.segdec.parameters(), "lr": 2e-4, "weight_decay": 1e-5}
     optimizer = torch.optim.AdamW([{"params": model.adaptor.parameters(), "lr": 1e-4}, heads])
     model.train()
@@ -73,7 +75,7 @@ def _supersimplenet_step(model: SupersimplenetModel) -> Step:
 
 def patchcore(_: Path | None) -> Subject:
     """PatchCore with a memory bank of the size that it would have; its content does not change the time."""
-    model = PatchcoreModel(layers=LAYERS, backbone=BACKBONE).eval()
+    model = PatchcoreModel(layers=LAYERS, backbone=PAPERS_BACKBONE).eval()
     model.memory_bank = torch.randn(BANK, WIDTH)
     weights = f"random; memory bank of {BANK} random patches (a tenth of those of {FITTED_ON} pictures)"
     training = "features of each picture once, no steps; without the choice of the memory bank from them"
@@ -81,7 +83,7 @@ def patchcore(_: Path | None) -> Subject:
 
 
 def _patchcore_step(model: PatchcoreModel) -> Step:
-    images = torch.randn(TRAIN_BATCH, 3, IMAGE_SIZE, IMAGE_SIZE)
+    images = torch.randn(TRAIN_BATCH, 3, *PIXELS)
     model.train()
 
     def step() -> None:
@@ -106,7 +108,7 @@ def efficientad(size: str) -> Callable[[Path | None], Subject]:
 
 
 def _efficientad_step(model: EfficientAdModel) -> Step:
-    images, imagenet = torch.rand(2, 1, 3, IMAGE_SIZE, IMAGE_SIZE)
+    images, imagenet = torch.rand(2, 1, 3, *PIXELS)
     parameters = [*model.student.parameters(), *model.ae.parameters()]
     optimizer = torch.optim.Adam(parameters, lr=1e-4, weight_decay=1e-5)
     model.train()
@@ -130,7 +132,7 @@ def _subject(
         torch.save(model.state_dict(), folder / "model.pt")
         return {"size_mb": file_mb(folder / "model.pt")}
 
-    facts = {"library": "anomalib", "backbone": BACKBONE, "weights": "random"} | facts
+    facts = {"library": "anomalib", "backbone": PAPERS_BACKBONE, "weights": "random"} | facts
     return Subject(facts, pictures, judge, sizes_mb, lambda: make_step(model), train_batch)
 
 

@@ -5,7 +5,6 @@ The peers' environment has none of our packages, so nothing of them may be impor
 
 import argparse
 import json
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -16,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-IMAGE_SIZE, THREADS = 288, 2
-BACKBONE = "wide_resnet50_2.tv_in1k"
+from benchmarks.timing import PAPERS_IMAGE_SIZE, THREADS, milliseconds, resident_mb
+
 LONG_MS = 4000  # of a call so long, what happens only the first time is a small part: it needs no warm-up
 Step = Callable[[], Any]
 
@@ -54,7 +53,7 @@ def run(builders: Mapping[str, Callable[[Path], Subject]], packages: tuple[str, 
     args = parser.parse_args()
     torch.set_num_threads(THREADS)
     torch.manual_seed(0)
-    libraries_mb = peak_mb()
+    libraries_mb = resident_mb()
     subject = builders[args.name](args.weights)
     result = {"facts": subject.facts, "libraries_mb": libraries_mb, "judged": judge_all(subject, args)}
     result |= train(subject, args.steps) | sizes(subject)  # after inference, whose memory is measured
@@ -64,18 +63,18 @@ def run(builders: Mapping[str, Callable[[Path], Subject]], packages: tuple[str, 
 @torch.inference_mode()
 def judge_all(subject: Subject, args: argparse.Namespace) -> list[dict[str, Any]]:
     """Milliseconds and peak memory of each batch size, the smallest first, since a peak never falls."""
-    require_complete(*subject.judge(subject.pictures(1, 3, IMAGE_SIZE, IMAGE_SIZE)))
+    require_complete(*subject.judge(subject.pictures(1, 3, PAPERS_IMAGE_SIZE, PAPERS_IMAGE_SIZE)))
     measured = []
     for batch, rounds in zip(args.batches, args.rounds, strict=True):
-        images = subject.pictures(batch, 3, IMAGE_SIZE, IMAGE_SIZE)
+        images = subject.pictures(batch, 3, PAPERS_IMAGE_SIZE, PAPERS_IMAGE_SIZE)
         times = timed(lambda images=images: subject.judge(images), rounds, rounds)
-        measured.append({"batch": batch, "times_ms": times, "peak_mb": peak_mb()})
+        measured.append({"batch": batch, "times_ms": times, "peak_mb": resident_mb()})
     return measured
 
 
 def require_complete(anomaly_map: Tensor, score: Tensor) -> None:
     """A model that left something out would win."""
-    if anomaly_map.shape[-2:] != (IMAGE_SIZE, IMAGE_SIZE) or score.numel() != 1:
+    if anomaly_map.shape[-2:] != (PAPERS_IMAGE_SIZE, PAPERS_IMAGE_SIZE) or score.numel() != 1:
         raise SystemExit(f"a map of {tuple(anomaly_map.shape)} and {score.numel()} scores are no answer")
     if not (torch.isfinite(anomaly_map).all() and torch.isfinite(score).all()):
         raise SystemExit("the answer is not finite")
@@ -100,19 +99,6 @@ def timed(call: Step, rounds: int, least: int) -> list[float]:
     if first > LONG_MS:
         return [first] + [milliseconds(call) for _ in range(least - 1)]
     return [milliseconds(call) for _ in range(rounds)]
-
-
-def milliseconds(call: Step) -> float:
-    """Wall time of one call."""
-    start = time.perf_counter()
-    call()
-    return 1000 * (time.perf_counter() - start)
-
-
-def peak_mb() -> int:
-    """Highest resident memory of this process so far; not ru_maxrss, which a child takes over from its parent."""
-    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    return round(int(status["VmHWM"].split()[0]) / 1024)
 
 
 def file_mb(path: Path) -> float:

@@ -16,8 +16,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from benchmarks.inference import PAPERS_BACKBONE, PAPERS_IMAGE_SIZE, build_detectors
-from benchmarks.measuring import provenance, report, spread, time_in_turns
+from benchmarks.inference import build_detectors
+from benchmarks.measuring import provenance, report
+from benchmarks.timing import PAPERS_BACKBONE, PAPERS_IMAGE_SIZE, spread, time_in_turns
 from hubmodels import AnomalyDetector
 from hubmodels.scoring import smooth_map
 

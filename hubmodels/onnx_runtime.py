@@ -112,6 +112,7 @@ def _open(path: Path, threads: int | None):
         raise ExportError(f"{path} is not a file: give the ONNX file that `python -m hubmodels.export` wrote")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = threads or 0, ONLY_ERRORS
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads would keep cores busy
     try:
         return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its own kinds have no common ancestor

@@ -5,7 +5,7 @@ import runpy
 from collections import defaultdict
 from pathlib import Path
 
-from benchmarks import inference, measuring
+from benchmarks import inference, measuring, timing
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -39,8 +39,8 @@ def test_speed_rows_say_what_was_measured_where():
 def test_a_case_is_measured_after_its_warm_up_and_in_turns():
     calls, now = [], iter(range(1000))
     cases = {name: lambda name=name: calls.append(name) for name in ("one", "other")}
-    times = measuring.time_in_turns(cases, rounds=3, clock=lambda: next(now))
-    assert calls == ["one", "other"] * (measuring.WARM_UP + 3)
+    times = timing.time_in_turns(cases, rounds=3, clock=lambda: next(now))
+    assert calls == ["one", "other"] * (timing.WARM_UP + 3)
     assert times == {"one": [1000.0] * 3, "other": [1000.0] * 3}
 
 

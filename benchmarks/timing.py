@@ -1,0 +1,49 @@
+"""What the speed benchmarks time, and how: only the standard library, so that the peers' environment has it, too.
+
+Cases take turns within one run, so that a busy machine slows all of them alike and their ratios stay meaningful.
+"""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+PAPERS_BACKBONE, PAPERS_IMAGE_SIZE = "wide_resnet50_2.tv_in1k", 288
+THREADS = 2
+WARM_UP = 2  # calls: the first ones choose algorithms, fold weights and fill caches
+
+
+def time_in_turns(
+    cases: Mapping[str, Callable[[], Any]], rounds: int, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, list[float]]:
+    """Milliseconds of each round for each case, by `clock`: wall time, or `time.process_time` for CPU time."""
+    times: dict[str, list[float]] = {name: [] for name in cases}
+    for _ in range(WARM_UP + rounds):
+        for name, call in cases.items():
+            times[name].append(milliseconds(call, clock))
+    return {name: measured[WARM_UP:] for name, measured in times.items()}
+
+
+def milliseconds(call: Callable[[], Any], clock: Callable[[], float] = time.perf_counter) -> float:
+    """Time of one call."""
+    start = clock()
+    call()
+    return 1000 * (clock() - start)
+
+
+def spread(times: Sequence[float]) -> dict[str, float]:
+    """Median and 95th percentile of milliseconds."""
+    return {
+        "median_ms": round(statistics.median(times), 2),
+        "p95_ms": round(statistics.quantiles(times, n=20, method="inclusive")[-1], 2),
+    }
+
+
+def resident_mb(name: str = "VmHWM") -> int:
+    """This process's resident memory, MB of 2**20 bytes: the highest so far, or "VmRSS", that of now.
+
+    Not getrusage's maximum, which a child takes over from its parent.
+    """
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return round(int(status[name].split()[0]) / 1024)
