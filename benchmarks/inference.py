@@ -17,7 +17,6 @@ import statistics
 import tempfile
 from collections.abc import Callable
 from functools import partial
-from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -59,8 +58,8 @@ def main() -> None:
             *measure_parts(PAPERS_BACKBONE, PAPERS_IMAGE_SIZE, args.rounds, Path(folder)),
             *measure(PAPERS_BACKBONE, PAPERS_IMAGE_SIZE, 16, max(3, args.rounds // 5), Path(folder)),
         ]
-    common = provenance("python -m benchmarks.inference")
-    common["versions"] |= {name: version(name) for name in ("onnxruntime", "openvino") if find_spec(name)}
+    runtimes = [name for name in ("onnxruntime", "openvino") if find_spec(name)]
+    common = provenance("python -m benchmarks.inference", *runtimes)
     report("inference", [row | common for row in rows], COLUMNS)
 
 

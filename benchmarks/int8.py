@@ -100,7 +100,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for category in open_categories("parts:"):
             rows += measure(category, Path(folder))
-    report("int8", [row | provenance("python -m benchmarks.int8") for row in rows], COLUMNS)
+    report("int8", [row | provenance("python -m benchmarks.int8", "onnxruntime") for row in rows], COLUMNS)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import multiprocessing
 from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,10 @@ def memory_mb(work: Callable[..., None], *arguments: Any) -> dict[str, int]:
         return pool.apply(_memory_of, (work, arguments))
 
 
-def provenance(command: str) -> dict[str, Any]:
-    """What every row records: machine, package versions, and the command that measured it."""
-    return {"machine": machine(), "versions": versions(), "command": command}
+def provenance(command: str, *packages: str) -> dict[str, Any]:
+    """What every row records: machine, versions (with those of further packages), and the command that measured it."""
+    further = {name: version(name) for name in packages}
+    return {"machine": machine(), "versions": versions() | further, "command": command}
 
 
 def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:

@@ -5,9 +5,9 @@ model is built in a fresh process of its own environment, one at a time, and all
 a busy machine slows all alike. Weights are random where no network is to be had, which changes no time.
 
 Rows: milliseconds per call; `peak_mb` of the process up to the end of inference, loading included, less what it held
-before the model was built; `size_mb` of all files that a model needs (ours: the head, `head_mb`, and the shared backbone as the Hub has
-it, with its layers that nobody runs); milliseconds of a training step per picture, at `train_batch`; `training` says
-what a step is. Writes `results/peers.json`.
+before the model was built; `size_mb` of all files that a model needs (ours: the head, `head_mb`, and the shared
+backbone as the Hub has it, with its layers that nobody runs); milliseconds of a training step per picture, at
+`train_batch`; `training` says what a step is. Writes `results/peers.json`.
 """
 
 import argparse
