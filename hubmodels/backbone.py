@@ -200,14 +200,15 @@ def _build(name: str, layers: tuple[int, ...]) -> nn.Module:
 
 
 def _read_network(name: str, layers: tuple[int, ...], weights: Path) -> nn.Module:
-    """timm maps the file's names onto the cut network but stays silent about what is missing: we check it."""
-    overlay = dict(file=str(weights), custom_load=False)  # safetensors, also where the authors' own file is not
+    """The cut network with its tensors; of the file nothing else is read, nor is memory taken for the other layers."""
     try:
-        with torch.random.fork_rng(devices=[]):  # whether a backbone is built or shared must not change a seeded run
-            _require_tensors(_build(name, layers), name, weights)
-            return timm.create_model(
-                name, pretrained=True, features_only=True, out_indices=layers, pretrained_cfg_overlay=overlay
-            )
+        with torch.device("meta"):
+            network = _build(name, layers)
+        tensors = _read_tensors(network, name, weights)
+        if not _holds_all(tensors, network):
+            return _read_by_timm(name, layers, weights)
+        network.to_empty(device="cpu").load_state_dict(tensors)
+        return network
     except BackboneError:
         raise
     except (AssertionError, LookupError) as error:
@@ -216,17 +217,38 @@ def _read_network(name: str, layers: tuple[int, ...], weights: Path) -> nn.Modul
         raise BackboneError(f"{weights.name} does not hold the weights of {name}: {error}") from error
 
 
-def _require_tensors(network: nn.Module, name: str, weights: Path) -> None:
+def _read_tensors(network: nn.Module, name: str, weights: Path) -> dict[str, Tensor]:
+    """The network's tensors by its own names, which differ from the file's by dots and by what timm puts before."""
+    names = {key: key.removeprefix("model.").replace(".", "_") for key in network.state_dict()}
     try:
         with safe_open(weights, "pt") as file:
-            held = {key.replace(".", "_") for key in file.keys()}
+            held = {key.replace(".", "_"): key for key in file.keys()}
+            tensors = {key: file.get_tensor(held[plain]) for key, plain in names.items() if plain in held}
     except (SafetensorError, OSError) as error:
         raise BackboneError(f"{weights.name} is not a readable safetensors file: {error}") from error
-    names = [key.removeprefix("model.") for key in network.state_dict()]  # timm puts it before a whole transformer
-    needed = [key for key in names if not key.endswith("num_batches_tracked")]
-    missing = [key for key in needed if key.replace(".", "_") not in held]
+    for key in names:
+        if key.endswith("num_batches_tracked"):  # a counter that some files lack and inference never reads
+            tensors.setdefault(key, torch.zeros((), dtype=torch.long))
+    missing = [key for key in names if key not in tensors]
     if missing:
         raise BackboneError(
-            f"{weights.name} does not hold the weights of {name}: {len(missing)} of {len(needed)} tensors are "
+            f"{weights.name} does not hold the weights of {name}: {len(missing)} of {len(names)} tensors are "
             f"missing, for example {missing[0]}."
+        )
+    return tensors
+
+
+def _holds_all(tensors: dict[str, Tensor], network: nn.Module) -> bool:
+    """Whether the file's tensors are all that the network is made of, in its shapes."""
+    shapes = {key: tensor.shape for key, tensor in network.state_dict().items()}
+    computed = {key for key, _ in network.named_buffers()} - set(shapes)  # by the network itself, as it is built
+    return not computed and all(tensors[key].shape == shape for key, shape in shapes.items())
+
+
+def _read_by_timm(name: str, layers: tuple[int, ...], weights: Path) -> nn.Module:
+    """As timm does it, which builds and reads the whole network and knows how to convert what files hold."""
+    overlay = dict(file=str(weights), custom_load=False)  # safetensors, also where the authors' own file is not
+    with torch.random.fork_rng(devices=[]):  # whether a backbone is built or shared must not change a seeded run
+        return timm.create_model(
+            name, pretrained=True, features_only=True, out_indices=layers, pretrained_cfg_overlay=overlay
         )

@@ -132,11 +132,30 @@ def test_building_a_network_draws_nothing_from_the_callers_random_stream(backbon
     assert torch.equal(torch.rand(1), drawn)
 
 
-def transformer_weights(name, folder):
+def whole_weights(name, folder):
     """Random weights of the whole network under the names that its published file has."""
     torch.manual_seed(0)
-    save_file(timm.create_model(name, pretrained=False).state_dict(), folder / "transformer.safetensors")
-    return folder / "transformer.safetensors"
+    save_file(timm.create_model(name, pretrained=False).state_dict(), folder / "whole.safetensors")
+    return folder / "whole.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("name", "directly"),
+    [
+        ("resnet18.tv_in1k", True),
+        ("efficientnet_b0.ra_in1k", True),
+        ("convnext_atto.d2_in1k", True),
+        ("vit_tiny_patch16_224.augreg_in21k_ft_in1k", True),
+        ("swin_tiny_patch4_window7_224.ms_in1k", False),  # has tensors that no file holds
+    ],
+)
+def test_of_a_whole_networks_file_only_what_is_used_is_read(name, directly, tmp_path, monkeypatch):
+    """With the same tensors as timm, which builds and reads the whole."""
+    weights, (by_timm, calls) = whole_weights(name, tmp_path), (module._read_by_timm, [])
+    monkeypatch.setattr(module, "_read_by_timm", lambda *given: calls.append(given) or by_timm(*given))
+    ours, theirs = (read(name, (1, 2), weights).state_dict() for read in (module._read_network, by_timm))
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
+    assert len(calls) == (0 if directly else 1)
 
 
 @pytest.mark.parametrize(
@@ -147,11 +166,11 @@ def transformer_weights(name, folder):
     ],
 )
 def test_transformers_judge_pictures_like_any_other_network(name, layers, grid, tmp_path):
-    backbone = load_backbone(name, layers, weights=transformer_weights(name, tmp_path))
+    backbone = load_backbone(name, layers, weights=whole_weights(name, tmp_path))
     settings = {"backbone": name, "layers": layers, "backbone_sha256": backbone.fingerprint, "image_size": 224}
     detector = SimpleNet(**settings, embed_dim=32).eval()
     whole = timm.create_model(name, pretrained=False).eval()
-    whole.load_state_dict(load_file(tmp_path / "transformer.safetensors"))
+    whole.load_state_dict(load_file(tmp_path / "whole.safetensors"))
     images = torch.rand(1, 3, 224, 224)
     with torch.no_grad():
         assert detector(images).shape == (1, grid, grid)
