@@ -7,7 +7,8 @@ a busy machine slows all alike. Weights are random where no network is to be had
 Rows: milliseconds per call; `peak_mb` of the process up to the end of inference, loading included, less what it held
 before the model was built; `size_mb` of all files that a model needs (ours: the head, `head_mb`, and the shared
 backbone as the Hub has it, with its layers that nobody runs); milliseconds of a training step per picture, at
-`train_batch`; `training` says what a step is. Writes `results/peers.json`.
+`train_batch`; `training` says what a step is. Writes `results/peers.json`; `--table` prints the table in `README.md`
+from it.
 """
 
 import argparse
@@ -22,7 +23,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.explicit import random_weights
-from benchmarks.measuring import provenance, report
+from benchmarks.measuring import RESULTS, provenance, report, table
 from benchmarks.timing import PAPERS_BACKBONE, PAPERS_IMAGE_SIZE, THREADS, spread
 
 OURS = ("simplenet", "glass", "both", "simplenet-compact", "glass-compact", "both-compact")
@@ -86,12 +87,40 @@ def training_of(visits: list[dict]) -> dict[str, float | int]:
     return {"train_batch": batch, "train_ms_per_picture": round(statistics.median(times) / batch, 2)}
 
 
+def readme_table() -> str:
+    """A line per model, from the last results, with the machine and both environments."""
+    cases: dict[str, dict[int, dict]] = {}
+    for row in json.loads((RESULTS / "peers.json").read_text()):
+        cases.setdefault(row["case"], {})[row["batch"]] = row
+    lines = [line_of(case, of_batch[1], of_batch[16]) for case, of_batch in cases.items()]
+    first, *_, last = cases.values()
+    ours, theirs = (", ".join(" ".join(pair) for pair in case[1]["versions"].items()) for case in (first, last))
+    return f"{table(lines, lines[0])}\n\n{first[1]['machine']}; ours: {ours}; theirs: {theirs}."
+
+
+def line_of(case: str, single: dict, batch: dict) -> dict[str, str | float | None]:
+    """What a reader compares: a picture alone, one of a batch of 16, memory, disk, training."""
+    return {
+        "model": case,
+        "ms alone": round(single["median_ms"]),
+        "p95": round(single["p95_ms"]),
+        "ms in a batch of 16": round(batch["median_ms"] / 16),
+        "MB alone": single["peak_mb"],
+        "MB, batch of 16": batch["peak_mb"],
+        "files, MB": single["size_mb"],
+        "training step, ms a picture": round(single["train_ms_per_picture"]) if "train_batch" in single else None,
+    }
+
+
 def main() -> None:
-    """Prints and writes the rows."""
+    """Prints and writes the rows, or prints the table of the last ones."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--peers-python", required=True, help="of the environment that anomalib is installed in")
+    parser.add_argument("--peers-python", default=".peers/bin/python", help="where anomalib is installed")
     parser.add_argument("--visits", type=int, default=2)
+    parser.add_argument("--table", action="store_true", help="print the README's table from the last results")
     args = parser.parse_args()
+    if args.table:
+        return print(readme_table())
     torch.set_num_threads(THREADS)
     with tempfile.TemporaryDirectory() as folder:
         weights = random_weights(PAPERS_BACKBONE, Path(folder))

@@ -5,7 +5,7 @@ import runpy
 from collections import defaultdict
 from pathlib import Path
 
-from benchmarks import inference, measuring, timing
+from benchmarks import inference, measuring, peers, timing
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -27,6 +27,10 @@ def test_nearest_neighbour_rows_have_one_number_and_its_parts():
 def test_the_readmes_speed_table_is_that_of_the_last_results():
     readme = (BENCHMARKS.parent / "README.md").read_text()
     assert inference.readme_table() in readme
+
+
+def test_the_table_of_peers_is_that_of_the_last_results():
+    assert peers.readme_table() in (BENCHMARKS / "README.md").read_text()
 
 
 def test_speed_rows_say_what_was_measured_where():

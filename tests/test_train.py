@@ -251,6 +251,15 @@ def test_a_killed_run_continues_bit_equal(method, arguments, tmp_path, monkeypat
     assert_equal_weights(head(whole), head(continued))
 
 
+def test_who_stops_a_run_by_hand_is_told_how_to_go_on(arguments, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Fitting, "run_epoch", interrupt)
+    with pytest.raises(SystemExit, match=r"^simplenet-\S+ was stopped: the same command goes on"):
+        train.main([*arguments, "--methods", "simplenet"])
+
+
 def test_a_finished_job_is_not_repeated_and_other_settings_are_refused(arguments, tmp_path, monkeypatch):
     arguments = [*arguments, "--methods", "simplenet"]
     assert train.main(arguments) == 0

@@ -88,6 +88,8 @@ def run_jobs(jobs: list[Job], accelerator: Accelerator, parallel: str) -> dict[s
     for job in jobs if sharing else jobs[accelerator.process_index :: world]:
         try:
             run_job(job, accelerator, sharing)
+        except KeyboardInterrupt:
+            raise SystemExit(f"{job.name} was stopped: the same command goes on from its last saved epoch") from None
         except Exception as error:  # whatever befell this job, the others are worth their hours
             if sharing and not isinstance(error, TrainingError):
                 raise  # met inside a step, where the other processes wait: end the run, a rerun continues
