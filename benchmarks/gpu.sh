@@ -9,7 +9,7 @@
 #   benchmarks/gpu.sh collect                benchmarks/results/gpu.json
 #
 # PYTHON is the interpreter; EXTRA holds more options for the step's program. On a CPU they prove that a step starts:
-# EXTRA="--epochs 1" for schedules and jobs (jobs with ACCELERATE_USE_CPU=true), "--batches 1 --rounds 1" for throughput.
+# EXTRA="--epochs 1" for schedules and jobs (jobs with ACCELERATE_USE_CPU=true), "--batches 1 --rounds 2" for throughput.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python3}

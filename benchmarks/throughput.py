@@ -2,7 +2,7 @@
 
 fp32 (without TF32), bf16 (autocast of network and heads), and both with `torch.compile`; wide_resnet50_2 with random
 weights at 288 px, images in the device's memory, maps left there. `score_error` is the largest difference from fp32
-over the largest score: what the faster arithmetic costs. Made for a GPU; `--batches 1 --rounds 1` shows on a CPU that
+over the largest score: what the faster arithmetic costs. Made for a GPU; `--batches 1 --rounds 2` shows on a CPU that
 it starts. Writes `results/throughput.json`.
 """
 
