@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import statistics
+import sys
 import tempfile
 from collections.abc import Callable
 from functools import partial
@@ -59,7 +60,7 @@ def main() -> None:
             *measure(PAPERS_BACKBONE, PAPERS_IMAGE_SIZE, 16, max(3, args.rounds // 5), Path(folder)),
         ]
     runtimes = [name for name in ("onnxruntime", "openvino") if find_spec(name)]
-    common = provenance("python -m benchmarks.inference", *runtimes)
+    common = provenance(" ".join(["python -m benchmarks.inference", *sys.argv[1:]]), *runtimes)
     report("inference", [row | common for row in rows], COLUMNS)
 
 
