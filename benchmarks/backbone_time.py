@@ -12,11 +12,12 @@ import torch
 
 from benchmarks.explicit import random_weights
 from benchmarks.measuring import provenance, report
-from benchmarks.timing import PAPERS_BACKBONE, THREADS, spread, time_in_turns
+from benchmarks.timing import THREADS, spread, time_in_turns
 from hubmodels.backbone import find_weights, load_backbone
 from hubmodels.compactnet import COMPACT_BACKBONE
+from training.config import PAPER_BACKBONE
 
-NAMES = (PAPERS_BACKBONE, "resnet18.tv_in1k", COMPACT_BACKBONE)
+NAMES = (PAPER_BACKBONE, "resnet18.tv_in1k", COMPACT_BACKBONE)
 SIZE, ROUNDS = 256, 30
 COLUMNS = ("backbone", "parameters", "image_size", "batch", "median_ms", "p95_ms", "papers_over_this")
 
@@ -35,7 +36,7 @@ def main() -> None:
         backbones = {name: open_backbone(name, Path(folder)) for name in NAMES}
     images, rows = torch.randn(1, 3, SIZE, SIZE), []
     times = time_in_turns({name: partial(backbone, images) for name, backbone in backbones.items()}, ROUNDS)
-    papers_ms = spread(times[PAPERS_BACKBONE])["median_ms"]
+    papers_ms = spread(times[PAPER_BACKBONE])["median_ms"]
     for name, backbone in backbones.items():
         row = {"backbone": name, "parameters": sum(p.numel() for p in backbone.parameters())}
         row |= {"image_size": SIZE, "batch": 1, "threads": THREADS} | spread(times[name])

@@ -28,13 +28,14 @@ from torch import nn
 
 from benchmarks import explicit
 from benchmarks.measuring import RESULTS, memory_mb, provenance, report, table
-from benchmarks.timing import PAPERS_BACKBONE, PAPERS_IMAGE_SIZE, THREADS, spread, time_in_turns
+from benchmarks.timing import THREADS, spread, time_in_turns
 from hubmodels import GLASS, AnomalyDetector, SimpleNet, compare
 from hubmodels.backbone import find_weights, load_backbone
 from hubmodels.compactnet import COMPACT_BACKBONE, COMPACT_IMAGE_SIZE
 from hubmodels.features import align
 from hubmodels.pictures import read_picture, to_image, to_picture_size
 from hubmodels.scoring import smooth_map
+from training.config import PAPER_BACKBONE, PAPER_IMAGE_SIZE
 
 METHODS = {"simplenet": (SimpleNet,), "glass": (GLASS,), "both": (SimpleNet, GLASS)}
 PHOTO_SIDE = 1024  # pixels, as in MVTec AD
@@ -54,10 +55,10 @@ def main() -> None:
     torch.set_num_threads(THREADS)
     with tempfile.TemporaryDirectory() as folder:
         rows = [
-            *measure(PAPERS_BACKBONE, PAPERS_IMAGE_SIZE, 1, args.rounds, Path(folder)),
+            *measure(PAPER_BACKBONE, PAPER_IMAGE_SIZE, 1, args.rounds, Path(folder)),
             *measure(COMPACT_BACKBONE, COMPACT_IMAGE_SIZE, 1, args.rounds, Path(folder)),
-            *measure_parts(PAPERS_BACKBONE, PAPERS_IMAGE_SIZE, args.rounds, Path(folder)),
-            *measure(PAPERS_BACKBONE, PAPERS_IMAGE_SIZE, 16, max(3, args.rounds // 5), Path(folder)),
+            *measure_parts(PAPER_BACKBONE, PAPER_IMAGE_SIZE, args.rounds, Path(folder)),
+            *measure(PAPER_BACKBONE, PAPER_IMAGE_SIZE, 16, max(3, args.rounds // 5), Path(folder)),
         ]
     runtimes = [name for name in ("onnxruntime", "openvino") if find_spec(name)]
     common = provenance(" ".join(["python -m benchmarks.inference", *sys.argv[1:]]), *runtimes)
@@ -67,7 +68,7 @@ def main() -> None:
 def readme_table() -> str:
     """The rows that a user would ask for, with the machine they were measured on."""
     rows = json.loads((RESULTS / "inference.json").read_text())
-    main_setup = {"backbone": PAPERS_BACKBONE, "batch": 1}.items()
+    main_setup = {"backbone": PAPER_BACKBONE, "batch": 1}.items()
     asked = [r for r in rows if r["case"] in README_CASES and (main_setup <= r.items() or r["method"] == "both")]
     shown = [row | {"backbone": row["backbone"].split(".")[0]} for row in asked]
     versions = ", ".join(f"{name} {number}" for name, number in rows[0]["versions"].items())

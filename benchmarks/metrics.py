@@ -9,7 +9,6 @@ pictures of 288 px, the size of a MVTec AD test set, and on a part of the large 
 """
 
 import argparse
-import resource
 import time
 from importlib.metadata import version
 
@@ -18,6 +17,7 @@ from scipy import ndimage
 from sklearn.metrics import roc_auc_score
 
 from benchmarks.measuring import provenance, report
+from benchmarks.timing import resident_mb
 from training.metrics import PixelMetrics
 
 SUBSET = 20  # pictures for scikit-learn, which sorts all pixels at once and needs many times their memory
@@ -59,9 +59,8 @@ def measure(pictures: int, size: int) -> dict:
     start = time.perf_counter()
     values = metrics.compute()
     seconds += time.perf_counter() - start
-    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # Linux counts in KiB
     defect_share = defects / (pictures * size**2)
-    return {**values, "defect_share": defect_share, "seconds": round(seconds, 2), "peak_mb": round(peak_mb)}
+    return {**values, "defect_share": defect_share, "seconds": round(seconds, 2), "peak_mb": resident_mb()}
 
 
 def sklearn_auroc(maps: np.ndarray, masks: np.ndarray) -> float:

@@ -24,7 +24,8 @@ import torch
 
 from benchmarks.explicit import random_weights
 from benchmarks.measuring import RESULTS, provenance, report, table
-from benchmarks.timing import PAPERS_BACKBONE, PAPERS_IMAGE_SIZE, THREADS, spread
+from benchmarks.timing import THREADS, spread
+from training.config import PAPER_BACKBONE, PAPER_IMAGE_SIZE
 
 OURS = ("simplenet", "glass", "both", "simplenet-compact", "glass-compact", "both-compact")
 ANOMALIB = ("glass", "supersimplenet", "patchcore", "efficientad-small", "efficientad-medium")
@@ -66,10 +67,13 @@ def visit_all(commands: dict[str, list[str]], visits: int) -> dict[str, list[dic
 def rows_of(case: str, visits: list[dict]) -> list[dict]:
     """A row per batch size: times of all visits together, memory of the hungriest."""
     first, rows = visits[0], []
-    model = {"case": case, **first["facts"], "image_size": PAPERS_IMAGE_SIZE, "threads": THREADS}
+    model = {"case": case, **first["facts"], "image_size": PAPER_IMAGE_SIZE, "threads": THREADS}
     common = {"size_mb": first["size_mb"], "head_mb": first.get("head_mb")}
-    command = " ".join(["benchmarks/peers.sh", *sys.argv[3:]])  # without what the script itself adds
-    common |= training_of(visits) | provenance(command) | {"versions": first["versions"]}
+    common |= (
+        training_of(visits)
+        | provenance(f"benchmarks/peers.sh --visits {len(visits)}")
+        | {"versions": first["versions"]}
+    )
     for judged in zip(*(v["judged"] for v in visits), strict=True):
         times = [ms for measured in judged for ms in measured["times_ms"]]
         memory = {"peak_mb": max(measured["peak_mb"] for measured in judged) - first["libraries_mb"]}
@@ -115,15 +119,16 @@ def line_of(case: str, single: dict, batch: dict) -> dict[str, str | float | Non
 def main() -> None:
     """Prints and writes the rows, or prints the table of the last ones."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--peers-python", default=".peers/bin/python", help="where anomalib is installed")
+    either = parser.add_mutually_exclusive_group(required=True)
+    either.add_argument("--peers-python", help="of the environment that anomalib is installed in")
+    either.add_argument("--table", action="store_true", help="print the table of the last results")
     parser.add_argument("--visits", type=int, default=2)
-    parser.add_argument("--table", action="store_true", help="print the README's table from the last results")
     args = parser.parse_args()
     if args.table:
         return print(readme_table())
     torch.set_num_threads(THREADS)
     with tempfile.TemporaryDirectory() as folder:
-        weights = random_weights(PAPERS_BACKBONE, Path(folder))
+        weights = random_weights(PAPER_BACKBONE, Path(folder))
         results = visit_all(plan(args.peers_python, weights), args.visits)
     rows = [row for case, visits in results.items() for row in rows_of(case, visits)]
     report("peers", rows, COLUMNS)

@@ -17,14 +17,13 @@ from anomalib.models.image.supersimplenet.loss import SSNLoss
 from anomalib.models.image.supersimplenet.torch_model import SupersimplenetModel
 from torch import Tensor, nn
 
-from benchmarks.peers_timing import Step, Subject, file_mb, run
-from benchmarks.timing import PAPERS_BACKBONE, PAPERS_IMAGE_SIZE
+from benchmarks.peers_timing import PAPER_BACKBONE, PAPER_IMAGE_SIZE, Step, Subject, file_mb, run
 
 LAYERS = ["layer2", "layer3"]
 TRAIN_BATCH = 4
 FITTED_ON, CORESET_SHARE = 200, 0.1  # pictures, typical of MVTec AD, and anomalib's default share of their patches
-PIXELS = (PAPERS_IMAGE_SIZE, PAPERS_IMAGE_SIZE)
-GRID, WIDTH = PAPERS_IMAGE_SIZE // 8, 512 + 1024  # of layer2 and layer3
+PIXELS = (PAPER_IMAGE_SIZE, PAPER_IMAGE_SIZE)
+GRID, WIDTH = PAPER_IMAGE_SIZE // 8, 512 + 1024  # of layer2 and layer3
 BANK = round(FITTED_ON * GRID**2 * CORESET_SHARE)
 
 
@@ -39,7 +38,7 @@ def avoid_downloads() -> None:
 
 def glass(_: Path | None) -> Subject:
     """GLASS on the manifold, its default; without a folder of textures Perlin noise stands in for them."""
-    model = GlassModel(input_shape=PIXELS, backbone=PAPERS_BACKBONE).eval()
+    model = GlassModel(input_shape=PIXELS, backbone=PAPER_BACKBONE).eval()
     training = "backbone and head, 20 ascent steps; texture: its Perlin noise; without the centre pass of each epoch"
     return _subject(model, torch.randn, _glass_step, method="GLASS", training=training)
 
@@ -55,7 +54,7 @@ def _glass_step(model: GlassModel) -> Step:
 
 def supersimplenet(_: Path | None) -> Subject:
     """SuperSimpleNet, unsupervised."""
-    model = SupersimplenetModel(backbone=PAPERS_BACKBONE, layers=LAYERS).eval()
+    model = SupersimplenetModel(backbone=PAPER_BACKBONE, layers=LAYERS).eval()
     return _subject(model, torch.randn, _supersimplenet_step, method="SuperSimpleNet", training="backbone and head")
 
 
@@ -75,7 +74,7 @@ def _supersimplenet_step(model: SupersimplenetModel) -> Step:
 
 def patchcore(_: Path | None) -> Subject:
     """PatchCore with a memory bank of the size that it would have; its content does not change the time."""
-    model = PatchcoreModel(layers=LAYERS, backbone=PAPERS_BACKBONE).eval()
+    model = PatchcoreModel(layers=LAYERS, backbone=PAPER_BACKBONE).eval()
     model.memory_bank = torch.randn(BANK, WIDTH)
     weights = f"random; memory bank of {BANK} random patches (a tenth of those of {FITTED_ON} pictures)"
     training = "features of each picture once, no steps; without the choice of the memory bank from them"
@@ -132,7 +131,7 @@ def _subject(
         torch.save(model.state_dict(), folder / "model.pt")
         return {"size_mb": file_mb(folder / "model.pt")}
 
-    facts = {"library": "anomalib", "backbone": PAPERS_BACKBONE, "weights": "random"} | facts
+    facts = {"library": "anomalib", "backbone": PAPER_BACKBONE, "weights": "random"} | facts
     return Subject(facts, pictures, judge, sizes_mb, lambda: make_step(model), train_batch)
 
 

@@ -7,8 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks.peers_timing import Step, Subject, file_mb, run
-from benchmarks.timing import PAPERS_BACKBONE, PAPERS_IMAGE_SIZE
+from benchmarks.peers_timing import PAPER_BACKBONE, PAPER_IMAGE_SIZE, Step, Subject, file_mb, run
 from hubmodels import GLASS, SimpleNet
 from hubmodels.backbone import WEIGHTS_FILE, find_weights, load_backbone
 from hubmodels.compactnet import COMPACT_BACKBONE
@@ -26,7 +25,7 @@ TRAINING = {
 def build(method: str, backbone: str, weights: Path | None) -> Subject:
     """Heads with random weights on the papers' backbone with random weights, or on the bundled one."""
     path = find_weights(backbone) if backbone == COMPACT_BACKBONE else weights
-    settings = {"backbone_sha256": load_backbone(backbone, weights=path).fingerprint, "image_size": PAPERS_IMAGE_SIZE}
+    settings = {"backbone_sha256": load_backbone(backbone, weights=path).fingerprint, "image_size": PAPER_IMAGE_SIZE}
     heads = [kind(backbone=backbone, **settings).eval() for kind in METHODS[method]]
     facts = {"library": "ours", "method": " + ".join(type(head).__name__ for head in heads), "backbone": backbone}
     facts["weights"] = "bundled backbone, random heads" if backbone == COMPACT_BACKBONE else "random"
@@ -42,7 +41,7 @@ def judge_by_all(heads: Sequence[AnomalyDetector], images: Tensor) -> tuple[Tens
     aggregated = heads[0].extract(images)
     for head in heads:
         patch_scores = head.score_patches(aggregated)
-        answer = smooth_map(patch_scores, PAPERS_IMAGE_SIZE), patch_scores.amax((1, 2))
+        answer = smooth_map(patch_scores, PAPER_IMAGE_SIZE), patch_scores.amax((1, 2))
     return answer
 
 
@@ -63,19 +62,19 @@ def make_step(detector: AnomalyDetector) -> Step:
     from training.objectives import REFERENCE_NOISE_STD, GLASSObjective, SimpleNetObjective
     from training.synthesis import TextureSource
 
-    images = torch.randint(0, 256, (TRAIN_BATCH, 3, PAPERS_IMAGE_SIZE, PAPERS_IMAGE_SIZE), dtype=torch.uint8)
+    images = torch.randint(0, 256, (TRAIN_BATCH, 3, PAPER_IMAGE_SIZE, PAPER_IMAGE_SIZE), dtype=torch.uint8)
     cache = build_cache(detector, images, Path())  # some MB: no file is needed
     if isinstance(detector, SimpleNet):
         return our_step(SimpleNetObjective(detector, REFERENCE_NOISE_STD).train(), cache, None)
     objective = GLASSObjective(detector, REFERENCE_NOISE_STD, "manifold").train()
     objective.update_center(cache.mean(torch.device("cpu")))
     grid = tuple(cache.layers[0].shape[-2:])
-    return our_step(objective, cache, LocalSynthesis(images, TextureSource(PAPERS_IMAGE_SIZE), None, grid, seed=0))
+    return our_step(objective, cache, LocalSynthesis(images, TextureSource(PAPER_IMAGE_SIZE), None, grid, seed=0))
 
 
 MODELS: dict[str, Callable[[Path], Subject]] = {}
 for name in METHODS:
-    MODELS |= {name: partial(build, name, PAPERS_BACKBONE), f"{name}-compact": partial(build, name, COMPACT_BACKBONE)}
+    MODELS |= {name: partial(build, name, PAPER_BACKBONE), f"{name}-compact": partial(build, name, COMPACT_BACKBONE)}
 
 if __name__ == "__main__":
     run(MODELS, ("torch", "torchvision", "timm", "accelerate", "numpy", "pillow"))

@@ -1,4 +1,4 @@
-"""How `peers.py` measures one model, in our environment and in the peers': only torch and the standard library.
+"""How `peers.py` measures one model, in our environment and in the peers': only torch, and what `timing` has.
 
 The peers' environment has none of our packages, so nothing of them may be imported here.
 """
@@ -15,8 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.timing import PAPERS_IMAGE_SIZE, THREADS, milliseconds, resident_mb
+from benchmarks.timing import THREADS, milliseconds, resident_mb
 
+# those of `training.config`, which cannot be imported here; a test compares
+PAPER_BACKBONE, PAPER_IMAGE_SIZE = "wide_resnet50_2.tv_in1k", 288
 LONG_MS = 4000  # of a call so long, what happens only the first time is a small part: it needs no warm-up
 Step = Callable[[], Any]
 
@@ -63,10 +65,10 @@ def run(builders: Mapping[str, Callable[[Path], Subject]], packages: tuple[str, 
 @torch.inference_mode()
 def judge_all(subject: Subject, args: argparse.Namespace) -> list[dict[str, Any]]:
     """Milliseconds and peak memory of each batch size, the smallest first, since a peak never falls."""
-    require_complete(*subject.judge(subject.pictures(1, 3, PAPERS_IMAGE_SIZE, PAPERS_IMAGE_SIZE)))
+    require_complete(*subject.judge(subject.pictures(1, 3, PAPER_IMAGE_SIZE, PAPER_IMAGE_SIZE)))
     measured = []
     for batch, rounds in zip(args.batches, args.rounds, strict=True):
-        images = subject.pictures(batch, 3, PAPERS_IMAGE_SIZE, PAPERS_IMAGE_SIZE)
+        images = subject.pictures(batch, 3, PAPER_IMAGE_SIZE, PAPER_IMAGE_SIZE)
         times = timed(lambda images=images: subject.judge(images), rounds, rounds)
         measured.append({"batch": batch, "times_ms": times, "peak_mb": resident_mb()})
     return measured
@@ -74,7 +76,7 @@ def judge_all(subject: Subject, args: argparse.Namespace) -> list[dict[str, Any]
 
 def require_complete(anomaly_map: Tensor, score: Tensor) -> None:
     """A model that left something out would win."""
-    if anomaly_map.shape[-2:] != (PAPERS_IMAGE_SIZE, PAPERS_IMAGE_SIZE) or score.numel() != 1:
+    if anomaly_map.shape[-2:] != (PAPER_IMAGE_SIZE, PAPER_IMAGE_SIZE) or score.numel() != 1:
         raise SystemExit(f"a map of {tuple(anomaly_map.shape)} and {score.numel()} scores are no answer")
     if not (torch.isfinite(anomaly_map).all() and torch.isfinite(score).all()):
         raise SystemExit("the answer is not finite")

@@ -10,13 +10,11 @@ import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import timm
-import torch
 from hub_client import client
 from hub_server import LoopbackHub
-from safetensors.torch import save_file
 from small_report import describe
 
+from benchmarks.explicit import random_weights
 from hubmodels import GLASS, SimpleNet
 from hubmodels.backbone import load_backbone
 from training.config import PAPER_BACKBONE
@@ -64,14 +62,6 @@ def make_run(folder: Path, weights: Path) -> Path:
     return folder
 
 
-def random_backbone(path: Path) -> Path:
-    """Random weights of the papers' network up to layer3."""
-    torch.manual_seed(0)
-    network = timm.create_model(PAPER_BACKBONE, pretrained=False, features_only=True, out_indices=(2, 3))
-    save_file({k: v.contiguous() for k, v in network.state_dict().items()}, path)
-    return path
-
-
 def measure(hub: LoopbackHub, script: str, home: Path) -> dict:
     """What the script tells, and what went over the wire meanwhile."""
     hub.requests.clear()
@@ -83,7 +73,7 @@ def measure(hub: LoopbackHub, script: str, home: Path) -> dict:
 def main() -> None:
     """Runs the round trip and writes the result."""
     with TemporaryDirectory() as place, LoopbackHub(Path(place) / "hub") as hub:
-        home, weights = Path(place) / "home", random_backbone(Path(place) / "backbone.safetensors")
+        home, weights = Path(place) / "home", random_weights(PAPER_BACKBONE, Path(place))
         run = make_run(Path(place) / "runs", weights)
         push, pull = PUBLISH.format(run=str(run)), PULL.format(backbone=PAPER_BACKBONE, weights=str(weights))
         rows = {"push": measure(hub, push, home), "push again": measure(hub, push, home)}

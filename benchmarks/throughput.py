@@ -18,9 +18,10 @@ from torch import Tensor, nn
 
 from benchmarks.inference import build_detectors
 from benchmarks.measuring import provenance, report
-from benchmarks.timing import PAPERS_BACKBONE, PAPERS_IMAGE_SIZE, spread, time_in_turns
+from benchmarks.timing import spread, time_in_turns
 from hubmodels import AnomalyDetector
 from hubmodels.scoring import smooth_map
+from training.config import PAPER_BACKBONE, PAPER_IMAGE_SIZE
 
 COLUMNS = ("case", "batch", "median_ms", "p95_ms", "pictures_per_second", "score_error", "gpu_peak_mb")
 
@@ -46,7 +47,7 @@ def precisions(detectors: list[AnomalyDetector], device: str) -> dict[str, Calla
         with torch.autocast(device, torch.bfloat16, enabled=bf16):
             logits = network(images)
         scores = [d.logits_to_scores(values.float()) for d, values in zip(detectors, logits, strict=True)]
-        return [(s, smooth_map(s, PAPERS_IMAGE_SIZE)) for s in scores]
+        return [(s, smooth_map(s, PAPER_IMAGE_SIZE)) for s in scores]
 
     networks = {"": plain, " compiled": torch.compile(plain)}
     return {
@@ -58,12 +59,12 @@ def precisions(detectors: list[AnomalyDetector], device: str) -> dict[str, Calla
 
 def measure(cases: dict[str, Callable], batch: int, rounds: int, device: str) -> list[dict]:
     """A row per arithmetic at one batch size."""
-    images = torch.randn(batch, 3, PAPERS_IMAGE_SIZE, PAPERS_IMAGE_SIZE, device=device)
+    images = torch.randn(batch, 3, PAPER_IMAGE_SIZE, PAPER_IMAGE_SIZE, device=device)
     exact = cases["fp32"](images)
     times = time_in_turns({name: lambda run=run: finished(run(images), device) for name, run in cases.items()}, rounds)
     rows = []
     for name, measured in times.items():
-        row = {"case": name, "method": "both", "image_size": PAPERS_IMAGE_SIZE, "batch": batch} | spread(measured)
+        row = {"case": name, "method": "both", "image_size": PAPER_IMAGE_SIZE, "batch": batch} | spread(measured)
         row |= {"pictures_per_second": round(1000 * batch / row["median_ms"], 1)}
         rows.append(row | {"score_error": score_error(cases[name](images), exact), "gpu_peak_mb": peak_of_gpu(device)})
     return rows
@@ -96,7 +97,7 @@ def main() -> None:
     args = parser.parse_args()
     device, rows = "cuda" if torch.cuda.is_available() else "cpu", []
     with tempfile.TemporaryDirectory() as folder:
-        detectors = build_detectors(PAPERS_BACKBONE, PAPERS_IMAGE_SIZE, "both", Path(folder))
+        detectors = build_detectors(PAPER_BACKBONE, PAPER_IMAGE_SIZE, "both", Path(folder))
     cases = precisions([detector.to(device) for detector in detectors], device)
     for batch in args.batches:
         try:

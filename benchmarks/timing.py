@@ -1,4 +1,4 @@
-"""What the speed benchmarks time, and how: only the standard library, so that the peers' environment has it, too.
+"""How the speed benchmarks time: only the standard library, so that the peers' environment has it, too.
 
 Cases take turns within one run, so that a busy machine slows all of them alike and their ratios stay meaningful.
 """
@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-PAPERS_BACKBONE, PAPERS_IMAGE_SIZE = "wide_resnet50_2.tv_in1k", 288
 THREADS = 2
 WARM_UP = 2  # calls: the first ones choose algorithms, fold weights and fill caches
 

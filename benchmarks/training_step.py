@@ -23,13 +23,14 @@ from torch.utils.data import default_collate
 from benchmarks import explicit_training
 from benchmarks.explicit import random_weights, whole_backbone
 from benchmarks.measuring import provenance, report
-from benchmarks.timing import PAPERS_BACKBONE, PAPERS_IMAGE_SIZE, spread, time_in_turns
+from benchmarks.timing import spread, time_in_turns
 from hubmodels import GLASS, SimpleNet
 from hubmodels.backbone import load_backbone
 from hubmodels.features import align
 from training import synthesis
 from training.batches import LocalSynthesis
 from training.cache import FeatureCache, build_cache, extract
+from training.config import PAPER_BACKBONE, PAPER_IMAGE_SIZE
 from training.objectives import REFERENCE_NOISE_STD, GLASSObjective, SimpleNetObjective
 from training.synthesis import PERLIN_THRESHOLD, TextureSource, blend, draw_blend_weight, draw_mask
 
@@ -43,14 +44,14 @@ Step = Callable[[], None]
 def make_backbone() -> tuple[torch.nn.Module, str]:
     """The whole network with random weights, and the fingerprint of ours, which holds the same."""
     with tempfile.TemporaryDirectory() as folder:
-        path = random_weights(PAPERS_BACKBONE, Path(folder))
-        return whole_backbone(PAPERS_BACKBONE, path), load_backbone(PAPERS_BACKBONE, weights=path).fingerprint
+        path = random_weights(PAPER_BACKBONE, Path(folder))
+        return whole_backbone(PAPER_BACKBONE, path), load_backbone(PAPER_BACKBONE, weights=path).fingerprint
 
 
 def make_objective(method: str, fingerprint: str) -> SimpleNetObjective | GLASSObjective:
     """A fresh head in training mode; `method` is "simplenet" or "glass" and its hypothesis."""
     torch.manual_seed(0)
-    settings = {"backbone": PAPERS_BACKBONE, "backbone_sha256": fingerprint, "image_size": PAPERS_IMAGE_SIZE}
+    settings = {"backbone": PAPER_BACKBONE, "backbone_sha256": fingerprint, "image_size": PAPER_IMAGE_SIZE}
     if method == "simplenet":
         return SimpleNetObjective(SimpleNet(**settings), REFERENCE_NOISE_STD).train()
     return GLASSObjective(GLASS(**settings), REFERENCE_NOISE_STD, method.removeprefix("glass ")).train()
@@ -113,7 +114,7 @@ def draw_explicit(images: Tensor, textures: TextureSource, rng: np.random.Genera
     """Augmented images (B, 3, S, S) in [0, 1] and patch labels (B*h*w,) with explicit masks; the rest is ours."""
     drawn = []
     for image in images.permute(0, 2, 3, 1).numpy().astype(np.float32) / 255:
-        mask, label = explicit_training.perlin_mask(PAPERS_IMAGE_SIZE, GRID, rng)
+        mask, label = explicit_training.perlin_mask(PAPER_IMAGE_SIZE, GRID, rng)
         augmented = blend(image, textures.draw(rng), mask, draw_blend_weight(rng))
         drawn.append((torch.from_numpy(augmented).permute(2, 0, 1), torch.from_numpy(label).flatten()))
     augmented, labels = zip(*drawn, strict=True)
@@ -126,8 +127,8 @@ def draw_explicit(images: Tensor, textures: TextureSource, rng: np.random.Genera
 def step_rows(batch_size: int, rounds: int) -> list[dict]:
     """All methods, explicit and ours, in turns."""
     network, fingerprint = make_backbone()
-    images = torch.randint(0, 256, (batch_size, 3, PAPERS_IMAGE_SIZE, PAPERS_IMAGE_SIZE), dtype=torch.uint8)
-    textures, cases = TextureSource(PAPERS_IMAGE_SIZE), {}
+    images = torch.randint(0, 256, (batch_size, 3, PAPER_IMAGE_SIZE, PAPER_IMAGE_SIZE), dtype=torch.uint8)
+    textures, cases = TextureSource(PAPER_IMAGE_SIZE), {}
     for method in ("simplenet", "glass manifold", "glass hypersphere"):
         objective = make_objective(method, fingerprint)
         cache = build_cache(objective.detector, images, Path(tempfile.gettempdir()))
@@ -150,7 +151,7 @@ def mask_rows() -> list[dict]:
     for case, (mask, _) in draws.items():
         rng = np.random.default_rng(0)
         cases[case, "perlin mask"] = lambda case=case, mask=mask, rng=rng: kept[case].append(
-            mask(PAPERS_IMAGE_SIZE, GRID, rng)
+            mask(PAPER_IMAGE_SIZE, GRID, rng)
         )
     rows = rows_of(time_in_turns(cases, MASKS, time.process_time), batch_size=1)
     return [row | coverage(kept[row["case"]], draws[row["case"]][1]) for row in rows]
@@ -160,7 +161,7 @@ def coverage(masks: list[tuple[np.ndarray, np.ndarray]], field: Callable) -> dic
     """Mean share of pixels and patches that masks mark, the latter's median, and the share of empty single fields."""
     pixels, patches = (100 * np.array([part.mean() for part in parts]) for parts in zip(*masks, strict=True))
     rng = np.random.default_rng(1)
-    empty = [not (field(PAPERS_IMAGE_SIZE, rng) > PERLIN_THRESHOLD).any() for _ in range(MASKS)]
+    empty = [not (field(PAPER_IMAGE_SIZE, rng) > PERLIN_THRESHOLD).any() for _ in range(MASKS)]
     values = (pixels.mean(), patches.mean(), np.median(patches), 100 * np.mean(empty))
     return dict(zip(COVERAGE, (round(float(value), 2) for value in values), strict=True))
 
@@ -169,7 +170,7 @@ def rows_of(times: dict[tuple[str, str], list[float]], batch_size: int) -> list[
     """One row per case, in milliseconds per picture; the ratio is how many times faster than the explicit case."""
     rows = []
     for (case, method), milliseconds in times.items():
-        row = {"case": case, "method": method, "image_size": PAPERS_IMAGE_SIZE, "batch": batch_size}
+        row = {"case": case, "method": method, "image_size": PAPER_IMAGE_SIZE, "batch": batch_size}
         row |= spread([ms / batch_size for ms in milliseconds])
         explicit = spread([ms / batch_size for ms in times["explicit", method]])["median_ms"]
         rows.append(row | {"ratio_to_explicit": round(explicit / row["median_ms"], 2)})

@@ -233,7 +233,7 @@ def _read_tensors(network: nn.Module, name: str, weights: Path) -> dict[str, Ten
     if missing:
         raise BackboneError(
             f"{weights.name} does not hold the weights of {name}: {len(missing)} of {len(names)} tensors are "
-            f"missing, for example {missing[0]}."
+            f"missing, for example {missing[0].removeprefix('model.')}."
         )
     return tensors
 

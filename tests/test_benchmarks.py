@@ -5,7 +5,8 @@ import runpy
 from collections import defaultdict
 from pathlib import Path
 
-from benchmarks import inference, measuring, peers, timing
+from benchmarks import inference, measuring, peers, peers_timing, timing
+from training.config import PAPER_BACKBONE, PAPER_IMAGE_SIZE
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -31,6 +32,10 @@ def test_the_readmes_speed_table_is_that_of_the_last_results():
 
 def test_the_table_of_peers_is_that_of_the_last_results():
     assert peers.readme_table() in (BENCHMARKS / "README.md").read_text()
+
+
+def test_peers_are_measured_on_the_papers_setup():
+    assert (peers_timing.PAPER_BACKBONE, peers_timing.PAPER_IMAGE_SIZE) == (PAPER_BACKBONE, PAPER_IMAGE_SIZE)
 
 
 def test_speed_rows_say_what_was_measured_where():

@@ -13,8 +13,8 @@ from hubmodels.compactnet import COMPACT_BACKBONE
 from hubmodels.features import align, flatten
 from hubmodels.folding import FoldedHead, fold_batch_norm
 from hubmodels.scoring import smooth_map
+from training.config import PAPER_BACKBONE
 
-PAPERS_BACKBONE = "wide_resnet50_2.tv_in1k"
 METHODS = pytest.mark.parametrize("method", [SimpleNet, GLASS])
 
 
@@ -28,7 +28,7 @@ def randomise_norms(model):
             nn.init.normal_(module.bias, 0, 0.2)
 
 
-@pytest.fixture(scope="module", params=[PAPERS_BACKBONE, COMPACT_BACKBONE])
+@pytest.fixture(scope="module", params=[PAPER_BACKBONE, COMPACT_BACKBONE])
 def networks(request, tmp_path_factory):
     """The explicit network, and the settings of heads on ours with the same weights."""
     torch.manual_seed(0)
@@ -36,7 +36,7 @@ def networks(request, tmp_path_factory):
         path = find_weights(COMPACT_BACKBONE)
         explicit = whole_backbone(COMPACT_BACKBONE, path)
     else:
-        explicit = whole_backbone(PAPERS_BACKBONE)
+        explicit = whole_backbone(PAPER_BACKBONE)
         randomise_norms(explicit)
         path = tmp_path_factory.mktemp("weights") / "papers.safetensors"
         save_file(explicit.network.state_dict(), path)

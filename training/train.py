@@ -82,7 +82,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def run_jobs(jobs: list[Job], accelerator: Accelerator, parallel: str) -> dict[str, str]:
-    """Runs this process's share of the jobs, or its share of each; returns those that failed, and why."""
+    """Runs this process's share of the jobs, or its share of each; returns those that failed, and why.
+
+    Ctrl-C ends the run: raises SystemExit, which names the job that it met.
+    """
     world, failures = accelerator.num_processes, {}
     sharing = world > 1 and (parallel == "data" or (parallel == "auto" and len(jobs) < world))
     for job in jobs if sharing else jobs[accelerator.process_index :: world]:
