@@ -28,12 +28,12 @@ quality: $(FULL)  ## check formatting and lint, change nothing
 	$(BIN)/ruff format --check .
 
 bundle: $(FULL)  ## train the bundled models again into runs/bundle, then copy them into the package
-	$(BIN)/python training/parts.py examples --examples
+	$(BIN)/python -m training.parts examples --examples
 	$(BIN)/python training/train.py --data-root parts: --backbone compactnet.distilled_in1k --methods simplenet \
 	    --epochs 60 --holdout 0.5 --output runs/bundle
 	$(BIN)/python training/train.py --data-root parts: --backbone compactnet.distilled_in1k --methods glass \
 	    --epochs 24 --holdout 0.5 --output runs/bundle
-	$(BIN)/python training/publish.py bundle runs/bundle
+	$(BIN)/python -m training.publishing bundle runs/bundle
 
 # pip comes last when an environment is made, so its presence means that the environment is whole.
 $(BIN)/pip:

@@ -14,12 +14,12 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from hubmodels.catalog import Catalog
-from hubmodels.listings import list_bundle, list_folder, list_namespace
-from hubmodels.repository import CONFIG_FILE, limit_waiting
-from webapp.doors import fetch_nothing
+from hubmodels.hub.catalog import Catalog
+from hubmodels.hub.files import CONFIG_FILE, limit_waiting
+from hubmodels.hub.listing import list_bundle, list_folder, list_namespace
 from webapp.memory import return_freed_memory
 from webapp.page import KEPT_FOR, LOOKED_AFTER, build_page, launch_settings
+from webapp.request_filter import refuse_web_addresses
 from webapp.uploads import keep_deleting, own_folder
 
 OWN_MODELS = Path("runs")  # where training writes to by default
@@ -67,7 +67,7 @@ def main() -> None:
     args = read_arguments()
     limit_waiting(HUB_TIMEOUT)
     return_freed_memory()
-    fetch_nothing()
+    refuse_web_addresses()
     own_folder()
     keep_deleting(KEPT_FOR, LOOKED_AFTER)
     catalog = open_catalog(args)

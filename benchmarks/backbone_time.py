@@ -9,8 +9,8 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from reference.explicit import random_weights
 
-from benchmarks.explicit import random_weights
 from benchmarks.measuring import provenance, report
 from benchmarks.timing import THREADS, spread, time_in_turns
 from hubmodels.backbone import find_weights, load_backbone

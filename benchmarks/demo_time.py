@@ -20,7 +20,7 @@ from pathlib import Path
 import psutil
 
 from app import EXAMPLES
-from hubmodels.catalog import Catalog
+from hubmodels.hub.catalog import Catalog
 from training.evaluation import write_json
 from training.provenance import machine, versions
 from webapp.inspect_tab import find_examples

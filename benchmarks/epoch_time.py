@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from hubmodels.features import align, flatten
+from hubmodels.front_end import align, flatten
 from training.batches import BatchPlan, TrainingItems, make_loader
 from training.cache import build_cache, extract, load_images
 from training.config import TrainConfig

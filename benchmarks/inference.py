@@ -24,15 +24,15 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from reference import explicit
 from torch import nn
 
-from benchmarks import explicit
 from benchmarks.measuring import RESULTS, memory_mb, provenance, report, table
 from benchmarks.timing import THREADS, spread, time_in_turns
 from hubmodels import GLASS, AnomalyDetector, SimpleNet, compare
 from hubmodels.backbone import find_weights, load_backbone
 from hubmodels.compactnet import COMPACT_BACKBONE, COMPACT_IMAGE_SIZE
-from hubmodels.features import align
+from hubmodels.front_end import align
 from hubmodels.pictures import read_picture, to_image, to_picture_size
 from hubmodels.scoring import smooth_map
 from training.config import PAPER_BACKBONE, PAPER_IMAGE_SIZE
@@ -132,7 +132,7 @@ def fast_case(backbone: str, image_size: int, batch: int, method: str, folder: P
 
 def onnxruntime_case(backbone: str, image_size: int, batch: int, method: str, folder: Path) -> Callable:
     """The exported graph; the pictures have the size of its input already."""
-    from hubmodels.onnx_runtime import INPUT, ExportedModel
+    from hubmodels.onnx.runtime import INPUT, ExportedModel
 
     session = ExportedModel(exported_file(backbone, image_size, method, folder), THREADS).session
     return partial(session.run, None, {INPUT: random_pictures(image_size, batch)})
@@ -234,7 +234,7 @@ def randomise_norm(norm: nn.BatchNorm1d) -> None:
 
 def exported_file(backbone: str, image_size: int, method: str, folder: Path) -> str:
     """The ONNX file of the methods, written once."""
-    from hubmodels.export import export
+    from hubmodels.onnx.export import export
 
     path = folder / f"{backbone}-{image_size}-{method}.onnx"
     if not path.exists():

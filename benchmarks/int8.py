@@ -3,7 +3,7 @@
 The bundled models of each sample part, exported with both methods in one file; its convolutions quantised by ONNX
 Runtime (static, per channel, ranges from 32 good training pictures), everything else left in fp32. Image and pixel
 AUROC of both files on the same test pictures, verdicts that change, and the time of a picture, in turns. Writes
-`results/int8.json`. It is no option of `hubmodels.export`, whose files change no verdict.
+`results/int8.json`. It is no option of `hubmodels.onnx.export`, whose files change no verdict.
 """
 
 import tempfile
@@ -14,9 +14,9 @@ from onnxruntime.quantization import CalibrationDataReader, QuantType, quant_pre
 
 from benchmarks.measuring import provenance, report
 from benchmarks.timing import THREADS, spread, time_in_turns
-from hubmodels.catalog import Catalog
-from hubmodels.export import export
-from hubmodels.onnx_runtime import INPUT, ExportedModel
+from hubmodels.hub.catalog import Catalog
+from hubmodels.onnx.export import export
+from hubmodels.onnx.runtime import INPUT, ExportedModel
 from training.data import open_categories
 from training.metrics import PixelMetrics, image_auroc
 from training.samples import Category

@@ -37,7 +37,7 @@ API_SAYS = {"example": '"is_anomalous"', "camera": '"is_anomalous"', "broken": '
 
 
 @dataclass
-class Tally:
+class MethodResults:
     """What happened to all visitors, and what the process of the app held meanwhile."""
 
     counts: Counter = field(default_factory=Counter)
@@ -62,7 +62,9 @@ def pictures() -> dict[str, list[tuple[str, bytes]]]:
     return {"example": shown, "camera": camera, "broken": [("parts / pill", b"\x89PNG\r\n\x1a\nand no more")]}
 
 
-async def visitor(client: httpx2.AsyncClient, files: dict, until: float, tally: Tally, rng: random.Random) -> None:
+async def visitor(
+    client: httpx2.AsyncClient, files: dict, until: float, tally: MethodResults, rng: random.Random
+) -> None:
     """One visitor, again and again until time is up."""
     session = uuid.uuid4().hex
     await asyncio.sleep(rng.uniform(0, 3))
@@ -141,7 +143,7 @@ async def join(client, path: str, body: dict) -> str:
     return answer.raise_for_status().json()["event_id"]
 
 
-async def watch(process: psutil.Process, tally: Tally) -> None:
+async def watch(process: psutil.Process, tally: MethodResults) -> None:
     """Notes each second what the process holds."""
     while True:
         tally.memory_mb.append(process.memory_info().rss / 2**20)
@@ -151,7 +153,7 @@ async def watch(process: psutil.Process, tally: Tally) -> None:
 
 async def crowd(url: str, process: psutil.Process, visitors: int, seconds: float) -> dict:
     """The whole minute; returns the figures."""
-    tally, files = Tally(), pictures()
+    tally, files = MethodResults(), pictures()
     limits = httpx2.Limits(max_connections=None, max_keepalive_connections=None)
     async with httpx2.AsyncClient(base_url=url, timeout=PATIENCE, limits=limits, trust_env=False) as client:
         config = (await client.get("/config")).json()
@@ -181,7 +183,7 @@ async def alone(client, category: str, content: bytes) -> float:
     return time.perf_counter() - begun
 
 
-def figures(tally: Tally, process: psutil.Process, before: float, crowd_s: float) -> dict:
+def figures(tally: MethodResults, process: psutil.Process, before: float, crowd_s: float) -> dict:
     """All that was counted and measured."""
     half = tally.memory_mb[len(tally.memory_mb) // 2 :]
     slope = np.polyfit(range(len(half)), half, 1)[0] * 60

@@ -17,7 +17,7 @@ from torchvision.transforms.functional import to_tensor
 
 from hubmodels import SimpleNet
 from hubmodels.backbone import load_backbone
-from hubmodels.features import align, flatten
+from hubmodels.front_end import align, flatten
 from training.data import open_categories
 from training.provenance import machine, versions
 

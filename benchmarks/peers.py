@@ -21,8 +21,8 @@ import time
 from pathlib import Path
 
 import torch
+from reference.explicit import random_weights
 
-from benchmarks.explicit import random_weights
 from benchmarks.measuring import RESULTS, provenance, report, table
 from benchmarks.timing import THREADS, spread
 from training.config import PAPER_BACKBONE, PAPER_IMAGE_SIZE

@@ -4,7 +4,7 @@ Learns the look of eight categories (the sample parts, MVTec AD screw, magnetic 
 good pictures, and shows it new good and defective parts, the other categories, photos (ImageNet, DTD textures), and
 spoiled pictures: blurred by 3 px at 256, also with fresh noise over it, 0.15 of the light, 0.15 of the way from white.
 
-The constants of `hubmodels.resemblance` follow from the categories in CHOSEN_ON on the compact backbone: LIMIT is the
+The constants of `hubmodels.appearance` follow from the categories in CHOSEN_ON on the compact backbone: LIMIT is the
 middle of the range without an error there, with 30 and 100 held-out pictures. The others had been looked at, but moved
 no constant; ResNet-18 likewise. Data that are not there are left out. Prints a table and writes
 `results/resemblance.json`: shares of the pictures, means over the draws. About eight minutes on one core.
@@ -18,10 +18,10 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from hubmodels import SimpleNet
+from hubmodels.appearance import LIMIT, Appearance, PictureStatistics
 from hubmodels.backbone import load_backbone, normalisation
 from hubmodels.compactnet import COMPACT_BACKBONE, COMPACT_IMAGE_SIZE
-from hubmodels.comparison import Look
-from hubmodels.resemblance import LIMIT, Appearance, Glance
+from hubmodels.comparison import PreparedPicture
 from training.data import SAMPLE_PARTS, open_categories
 from training.provenance import commit, machine, versions
 from training.samples import Category
@@ -59,21 +59,24 @@ def spoiled(picture: Image.Image) -> dict[str, Image.Image]:
     return {"blurred": blurred, **arrays}
 
 
-def look_at(detector: SimpleNet, category: Category) -> dict[str, list[Glance]]:
+def look_at(detector: SimpleNet, category: Category) -> dict[str, list[PictureStatistics]]:
     """Glances at a category's pictures, by kind; none of `good` is in the `pool` that held-out ones are drawn from."""
     train = some(category.train, POOL + GOOD)
     good = [*(sample for sample in category.test if not sample.label), *train[POOL:]][:GOOD]
     defective = some((sample for sample in category.test if sample.label), DEFECTIVE)
     kinds = {"pool": train[:POOL], "good": good, "defective": defective}
-    seen = {kind: [Look(sample.read()).glance(detector) for sample in samples] for kind, samples in kinds.items()}
+    seen = {
+        kind: [PreparedPicture(sample.read()).glance(detector) for sample in samples]
+        for kind, samples in kinds.items()
+    }
     for picture in [sample.read() for sample in good[:SPOILED]]:
         for name, changed in spoiled(picture).items():
-            seen.setdefault(name, []).append(Look(changed).glance(detector))
+            seen.setdefault(name, []).append(PreparedPicture(changed).glance(detector))
     print(f"{detector.backbone_name}: looked at {category.name}", flush=True)
     return seen
 
 
-def fit_all(seen: dict[str, dict[str, list[Glance]]], size: int, draw: int) -> dict[str, Appearance]:
+def fit_all(seen: dict[str, dict[str, list[PictureStatistics]]], size: int, draw: int) -> dict[str, Appearance]:
     """The look of every category, from so many pictures of its pool."""
     fitted = {}
     for name, kinds in seen.items():
@@ -83,12 +86,12 @@ def fit_all(seen: dict[str, dict[str, list[Glance]]], size: int, draw: int) -> d
     return fitted
 
 
-def warned(appearance: Appearance, seen: list[Glance], code: str) -> float:
+def warned(appearance: Appearance, seen: list[PictureStatistics], code: str) -> float:
     """Share of the pictures with that warning."""
     return float(np.mean([code in appearance.judge(each).warnings for each in seen]))
 
 
-def measure(name: str, seen: dict, photos: list[Glance], fitted: dict[str, Appearance]) -> dict[str, float]:
+def measure(name: str, seen: dict, photos: list[PictureStatistics], fitted: dict[str, Appearance]) -> dict[str, float]:
     """The shares of one category and one draw."""
     own, kinds = fitted[name], seen[name]
     others = [each for other in seen.keys() - {name} for kind in ("good", "defective") for each in seen[other][kind]]
@@ -114,7 +117,7 @@ def rows_of(backbone: str, weights: Path | None) -> list[dict]:
     ]
     seen = {category.name: look_at(detector, category) for category in found}
     paths = [path for name in PHOTOS for path in some(sorted((SHARED / "data" / name).rglob("*.jpg")), FOREIGN)]
-    photos = [Look(path).glance(detector) for path in paths]
+    photos = [PreparedPicture(path).glance(detector) for path in paths]
     rows = []
     for size in SIZES:
         draws = [fit_all(seen, size, draw) for draw in range(DRAWS if size < POOL else 1)]

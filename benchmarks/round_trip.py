@@ -12,9 +12,9 @@ from tempfile import TemporaryDirectory
 
 from hub_client import client
 from hub_server import LoopbackHub
+from reference.explicit import random_weights
 from small_report import describe
 
-from benchmarks.explicit import random_weights
 from hubmodels import GLASS, SimpleNet
 from hubmodels.backbone import load_backbone
 from training.config import PAPER_BACKBONE
@@ -25,7 +25,7 @@ RESULT = Path(__file__).parent / "results" / "round_trip.json"
 PUBLISH = """
 import json, sys, time
 from pathlib import Path
-from training.publish import Publication, publish
+from training.publishing.publish import Publication, publish
 begun = time.perf_counter()
 failures = publish(sorted(Path({run!r}).iterdir()), Publication("acme"))
 print(json.dumps({{"seconds": time.perf_counter() - begun, "failures": failures}}))
@@ -33,7 +33,7 @@ print(json.dumps({{"seconds": time.perf_counter() - begun, "failures": failures}
 PULL = """
 import json, resource, time
 from hubmodels.backbone import load_backbone
-from hubmodels.catalog import Catalog
+from hubmodels.hub.catalog import Catalog
 load_backbone({backbone!r}, weights={weights!r})
 begun = time.perf_counter()
 catalog = Catalog.from_namespace("acme", {weights!r})

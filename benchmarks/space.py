@@ -25,7 +25,7 @@ from huggingface_hub import SpaceCard
 
 from training.evaluation import write_json
 from training.provenance import commit, machine
-from training.space import PYTHON, assemble_space
+from training.publishing.space import PYTHON, assemble_space
 
 RESULT = Path(__file__).parent / "results" / "space.json"
 BUILDER = (

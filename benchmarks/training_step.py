@@ -17,16 +17,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from reference import explicit_training
+from reference.explicit import random_weights, whole_backbone
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from benchmarks import explicit_training
-from benchmarks.explicit import random_weights, whole_backbone
 from benchmarks.measuring import provenance, report
 from benchmarks.timing import spread, time_in_turns
 from hubmodels import GLASS, SimpleNet
 from hubmodels.backbone import load_backbone
-from hubmodels.features import align
+from hubmodels.front_end import align
 from training import synthesis
 from training.batches import LocalSynthesis
 from training.cache import FeatureCache, build_cache, extract

@@ -5,12 +5,12 @@
 >>> detector.predict("photo.png").is_anomalous  # doctest: +SKIP
 """
 
+from hubmodels.appearance import AppearanceCheck
 from hubmodels.backbone import BackboneError
-from hubmodels.comparison import Look, check, compare, suggest
+from hubmodels.comparison import PreparedPicture, check, compare, suggest
 from hubmodels.detector import AnomalyDetector, ModelError
 from hubmodels.glass import GLASS
 from hubmodels.pictures import PictureError
-from hubmodels.resemblance import Resemblance
 from hubmodels.scoring import AnomalyPrediction
 from hubmodels.simplenet import SimpleNet
 
@@ -18,11 +18,11 @@ __all__ = [
     "GLASS",
     "AnomalyDetector",
     "AnomalyPrediction",
+    "AppearanceCheck",
     "BackboneError",
-    "Look",
     "ModelError",
     "PictureError",
-    "Resemblance",
+    "PreparedPicture",
     "SimpleNet",
     "check",
     "compare",

@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from hubmodels.compactnet import BUNDLED_WEIGHTS
-from hubmodels.folding import fold_batch_norm
+from hubmodels.heads import fold_batch_norm
 
 WEIGHTS_FILE = "model.safetensors"
 

@@ -1,6 +1,6 @@
 """Several heads look at one picture; heads with the same front end share one backbone pass.
 
-look = Look("photo.png")  # instead of the picture itself, where more than one question is asked
+look = PreparedPicture("photo.png")  # instead of the picture itself, where more than one question is asked
 suggest({label: catalog.load(label) for label in catalog.categories()}, look)
 check(detectors, look)
 compare(detectors, look)
@@ -13,13 +13,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from hubmodels.appearance import AppearanceCheck, PictureStatistics
 from hubmodels.detector import AnomalyDetector
 from hubmodels.pictures import Picture, read_picture
-from hubmodels.resemblance import Glance, Resemblance
 from hubmodels.scoring import AnomalyPrediction
 
 
-class Look:
+class PreparedPicture:
     """One picture and what the backbones make of it: one pass per front end, when first asked for, then kept.
 
     Raises:
@@ -29,7 +29,7 @@ class Look:
     def __init__(self, picture: Picture) -> None:
         self.picture = read_picture(picture)
         self._passes: dict[tuple, tuple[Tensor, list[Tensor], float]] = {}
-        self._glances: dict[tuple, Glance] = {}
+        self._glances: dict[tuple, PictureStatistics] = {}
 
     @torch.inference_mode()
     def through(self, detector: AnomalyDetector) -> tuple[Tensor, list[Tensor], float]:
@@ -42,7 +42,7 @@ class Look:
         return self._passes[detector.front_end]
 
     @torch.inference_mode()
-    def glance(self, detector: AnomalyDetector) -> Glance:
+    def glance(self, detector: AnomalyDetector) -> PictureStatistics:
         """What the look of a category is judged by."""
         if detector.front_end not in self._glances:
             images, aggregated, _ = self.through(detector)
@@ -51,7 +51,7 @@ class Look:
 
 
 @torch.inference_mode()
-def compare(detectors: Sequence[AnomalyDetector], picture: Picture | Look) -> list[AnomalyPrediction]:
+def compare(detectors: Sequence[AnomalyDetector], picture: Picture | PreparedPicture) -> list[AnomalyPrediction]:
     """What each detector says about the picture, in their order; equal to separate `predict` calls.
 
     `latency_ms` of each prediction counts the shared backbone pass, as a separate call would.
@@ -70,7 +70,7 @@ def compare(detectors: Sequence[AnomalyDetector], picture: Picture | Look) -> li
     return predictions
 
 
-def check(detectors: Sequence[AnomalyDetector], picture: Picture | Look) -> Resemblance:
+def check(detectors: Sequence[AnomalyDetector], picture: Picture | PreparedPicture) -> AppearanceCheck:
     """Whether the picture looks like the category of these detectors, and is fit to be judged by them.
 
     All detectors of a category learned the same; the first one that knows the category's look is asked. Where none
@@ -87,11 +87,11 @@ def check(detectors: Sequence[AnomalyDetector], picture: Picture | Look) -> Rese
 
 
 def suggest(
-    candidates: Mapping[str, Sequence[AnomalyDetector]], picture: Picture | Look
-) -> list[tuple[str, Resemblance]]:
+    candidates: Mapping[str, Sequence[AnomalyDetector]], picture: Picture | PreparedPicture
+) -> list[tuple[str, AppearanceCheck]]:
     """Which category the picture shows: label and resemblance of each candidate, the most alike first.
 
-    Ratios compare, because each is in units of its own category. Where even the first does not `looks_like`, the
+    Ratios compare, because each is in units of its own category. Where even the first does not `matches`, the
     picture is of none of them. Candidates whose look is unknown are left out.
 
     Args:
@@ -105,8 +105,8 @@ def suggest(
     return sorted(((label, check(found, look)) for label, found in known.items()), key=lambda pair: pair[1].ratio)
 
 
-def _look(picture: Picture | Look) -> Look:
-    return picture if isinstance(picture, Look) else Look(picture)
+def _look(picture: Picture | PreparedPicture) -> PreparedPicture:
+    return picture if isinstance(picture, PreparedPicture) else PreparedPicture(picture)
 
 
 def _knows_its_look(detector: AnomalyDetector) -> bool:

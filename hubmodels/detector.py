@@ -21,12 +21,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor, nn
 
+from hubmodels.appearance import Appearance, PictureStatistics, picture_statistics
 from hubmodels.backbone import WEIGHTS_FILE, Backbone, BackboneError, feature_channels, load_backbone
-from hubmodels.features import PatchFeatures
-from hubmodels.folding import FoldedHead
+from hubmodels.front_end import PatchFeatures
+from hubmodels.heads import FoldedHead
+from hubmodels.hub.files import CONFIG_FILE, LIBRARY, ModelError, fetch_model
 from hubmodels.pictures import IMAGENET_MEAN, IMAGENET_STD, Picture, read_picture, to_image, to_picture_size
-from hubmodels.repository import CONFIG_FILE, LIBRARY, ModelError, fetch_model
-from hubmodels.resemblance import Appearance, Glance, glances
 from hubmodels.scoring import AnomalyPrediction, Calibration, smooth_map
 
 FORMAT_VERSION = 2  # 1 had no `appearance`
@@ -215,21 +215,21 @@ class AnomalyDetector(nn.Module, PyTorchModelHubMixin, library_name=LIBRARY, pip
         scout._modules = {k: v for k, v in self._modules.items() if k not in ("adaptor", "discriminator")}
         return scout
 
-    def glance(self, pictures: list, images: Tensor, aggregated: list[Tensor]) -> list[Glance]:
+    def glance(self, pictures: list, images: Tensor, aggregated: list[Tensor]) -> list[PictureStatistics]:
         """PIL RGB pictures, their images and aggregated feature maps -> what `appearance` learns from and judges."""
-        return glances(images, aggregated, [self.resize / min(p.size) for p in pictures])
+        return picture_statistics(images, aggregated, [self.resize / min(p.size) for p in pictures])
 
     def calibrate(self, pictures: Iterable[Picture], false_alarm_rate: float = 0.01) -> None:
         """Sets thresholds, and learns the category's look, from normal pictures that the head was not trained on.
 
         They are taken one at a time; nothing large is kept of them.
         """
-        seen: list[Glance] = []
+        seen: list[PictureStatistics] = []
         self.calibration.fit((self._study(picture, seen) for picture in pictures), false_alarm_rate)
         self.appearance.fit(seen)
 
     @torch.inference_mode()
-    def _study(self, picture: Picture, seen: list[Glance]) -> AnomalyPrediction:
+    def _study(self, picture: Picture, seen: list[PictureStatistics]) -> AnomalyPrediction:
         """The prediction of one picture, and a glance at it for the list, by a single backbone pass."""
         upright = read_picture(picture)
         images = self.prepare([upright])

@@ -14,7 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from hubmodels.detector import AnomalyDetector
-from hubmodels.features import align
+from hubmodels.front_end import align
 from hubmodels.pictures import to_image
 from training.samples import Sample
 

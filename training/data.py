@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from hubmodels.trial import PICTURE_SUFFIXES
-from training import parts
+from hubmodels.samples import PICTURE_SUFFIXES
 from training.hub_data import HubColumns, category_from_dataset, category_names, load_splits, resolve_revision
+from training.parts import dataset as parts
 from training.samples import Category, Sample, is_normal, listing
 
 logger = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ def open_categories(
 
     ``data_root`` is, tried in this order: a folder in the MVTec AD layout (or one category folder of it), a folder of
     good pictures (or of folders of them), the id "owner/name" of a Hub data set (``hub`` and ``revision`` apply to it
-    alone); "parts:" means the sample parts that ``training.parts`` draws. ``dataset_name`` replaces the name derived
+    alone); "parts:" means the sample parts that ``training.parts.dataset`` draws. ``dataset_name`` replaces the name derived
     from it. Raises ValueError, saying what to do, where nothing usable is there.
     """
     if str(data_root) == SAMPLE_PARTS:

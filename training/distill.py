@@ -1,6 +1,6 @@
 """Makes the weights of the compact backbone: a CompactNet learns to give the feature maps of ResNet-18 and ResNet-50.
 
-    python training/distill.py --shared ../shared --output runs/distill
+    python -m training.distill --shared ../shared --output runs/distill
     cp runs/distill/*.safetensors hubmodels/weights/     # then `make bundle`: heads know their backbone by fingerprint
 
 The loss is that of EfficientAD's patch description network (Batzner et al., WACV 2024, section 3.1, arXiv 2303.14535):
@@ -32,7 +32,7 @@ from tqdm import tqdm
 from hubmodels.backbone import load_backbone, normalisation
 from hubmodels.compactnet import COMPACT_BACKBONE
 from hubmodels.pictures import read_picture
-from hubmodels.trial import PICTURE_SUFFIXES
+from hubmodels.samples import PICTURE_SUFFIXES
 
 logger = logging.getLogger("training.distill")
 

@@ -17,8 +17,8 @@ from tqdm import tqdm
 
 from hubmodels.detector import AnomalyDetector
 from hubmodels.heatmap import panel
+from hubmodels.hub.files import REPORT_FILE
 from hubmodels.pictures import PictureError, inspected_part
-from hubmodels.repository import REPORT_FILE
 from hubmodels.scoring import AnomalyPrediction
 from training.metrics import PixelMetrics, false_alarm_rate, image_metrics, recall_at_threshold
 from training.samples import Category, Sample, listing

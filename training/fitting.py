@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from hubmodels.features import align, flatten
+from hubmodels.front_end import align, flatten
 from training.batches import BatchPlan, LocalSynthesis, TrainingItems, make_loader, seed_of
 from training.cache import FeatureCache, extract
 from training.jobs import Job, TrainingError

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hubmodels import GLASS
-from hubmodels.listings import model_name
-from hubmodels.repository import REPORT_FILE
+from hubmodels.hub.files import REPORT_FILE
+from hubmodels.hub.listing import model_name
 from training.config import TrainConfig
 from training.evaluation import read_report
 from training.samples import Category

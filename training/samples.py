@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from hubmodels.pictures import PictureError, read_picture
-from hubmodels.trial import MASK_THRESHOLD, NORMAL_NAMES
+from hubmodels.samples import MASK_THRESHOLD, NORMAL_NAMES
 
 
 class Source(Protocol):

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from PIL import Image
 
 from hubmodels.pictures import PictureError
-from hubmodels.trial import MASK_THRESHOLD
+from hubmodels.samples import MASK_THRESHOLD
 from training.samples import (
     Category,
     Sample,

@@ -20,6 +20,8 @@ from dataclasses import fields, replace
 from datetime import timedelta
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the clone, from which this script runs
+
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
 from accelerate.utils import gather_object
@@ -28,11 +30,10 @@ from huggingface_hub.utils import validate_repo_id
 from hubmodels import GLASS, AnomalyDetector, BackboneError, SimpleNet
 from hubmodels.backbone import find_weights, load_backbone, normalisation
 from hubmodels.compactnet import COMPACT_BACKBONE, COMPACT_IMAGE_SIZE
-from hubmodels.listings import METHODS
-from hubmodels.repository import REPORT_FILE, limit_waiting
+from hubmodels.hub.files import REPORT_FILE, limit_waiting
+from hubmodels.hub.listing import METHODS
 from training.batches import LocalSynthesis, seed_of
 from training.cache import AUTOCAST, FeatureCache, build_cache, load_images
-from training.card import write_card
 from training.config import PAPER_BACKBONE, PAPER_IMAGE_SIZE, TrainConfig
 from training.data import hold_out, open_categories
 from training.evaluation import PROTOCOL, evaluate, summarise, summary_table, write_json
@@ -41,10 +42,11 @@ from training.foreground import foreground_masks
 from training.hub_data import HubColumns
 from training.hypothesis import decide_hypothesis
 from training.jobs import Job, TrainingError, is_finished
-from training.latency import measure_on_devices
 from training.objectives import OBJECTIVES, REFERENCE_NOISE_STD
 from training.provenance import commit, machine, versions
-from training.publish import HUB_TIMEOUT, Publication, check_login, publish
+from training.publishing.card import write_card
+from training.publishing.latency import measure_on_devices
+from training.publishing.publish import HUB_TIMEOUT, Publication, check_login, publish
 from training.samples import Sample
 from training.sanity import inspect_category
 from training.synthesis import TextureSource

@@ -10,8 +10,8 @@ from importlib.util import find_spec
 import gradio as gr  # noqa: TID251
 
 from hubmodels import BackboneError, ModelError, PictureError
-from hubmodels.catalog import Catalog
-from webapp.judging import BATCH, MODEL, Judgement, judge
+from hubmodels.hub.catalog import Catalog
+from webapp.inspection import BATCH, MODEL, Inspection, judge
 from webapp.records import shown_overlay
 from webapp.uploads import uploaded_path
 
@@ -90,12 +90,12 @@ class _Endpoints:
         if picture is None:
             return _error("not_uploaded", "upload the picture and give the path that is answered, or give a data URL")
         try:
-            judgement = judge(self._catalog, category, picture, rate)
+            inspection = judge(self._catalog, category, picture, rate)
         except PictureError as error:
             return _error(error.fault, str(error))
         except (ModelError, BackboneError):  # the reason names places of the server
             return _error("model", f"no model of {category} can be loaded at present; the page has the reason")
-        return _with_overlays(judgement, judgement.record(category, rate), overlays)
+        return _with_overlays(inspection, inspection.record(category, rate), overlays)
 
 
 def _read_data_url(text: str) -> bytes | None:
@@ -109,10 +109,10 @@ def _read_data_url(text: str) -> bytes | None:
         return None
 
 
-def _with_overlays(judgement: Judgement, record: dict, overlays: bool) -> dict:
-    for name, prediction in judgement.predictions.items():
+def _with_overlays(inspection: Inspection, record: dict, overlays: bool) -> dict:
+    for name, prediction in inspection.predictions.items():
         if overlays is True and prediction.is_anomalous is not None:
-            png = base64.b64encode(shown_overlay(judgement.picture, prediction)).decode()
+            png = base64.b64encode(shown_overlay(inspection.picture, prediction)).decode()
             record["methods"][name]["overlay"] = f"data:image/png;base64,{png}"
     return record
 

@@ -12,17 +12,17 @@ from gradio.utils import get_upload_folder  # noqa: TID251
 from PIL import Image
 
 from hubmodels import BackboneError, ModelError, PictureError
-from hubmodels.catalog import Catalog
-from hubmodels.listings import METHODS
-from hubmodels.resemblance import UNLIKE
+from hubmodels.appearance import UNLIKE
+from hubmodels.hub.catalog import Catalog
+from hubmodels.hub.listing import METHODS
 from webapp.categories import dropdown
-from webapp.judging import BATCH, judge
+from webapp.inspection import BATCH, judge
+from webapp.inspection_report import vouches
 from webapp.privacy import without_folders
 from webapp.records import Records, models_of, printable
-from webapp.report import vouches
 from webapp.templates import data_url, read_static
+from webapp.texts import SIGNS, TONES, VERDICT_KEYS, label, language_of, number, say, say_fault
 from webapp.uploads import checked_path, uploaded_path
-from webapp.words import SIGNS, TONES, VERDICT_KEYS, label, language_of, number, say, say_fault
 
 MAX_PICTURES, MAX_BYTES = 500, 1_000_000_000  # `batch_limits` says so on the page
 MAX_WAITING = 100  # sessions that are remembered; the queue holds far fewer
@@ -175,14 +175,14 @@ class _Batch:
         """Judges one upload; a picture that cannot be read is a row like the others."""
         name, head = _name(upload), self._records.head
         try:
-            judgement = judge(catalog, head["category"], checked_path(upload), head["false_alarm_rate"])
+            inspection = judge(catalog, head["category"], checked_path(upload), head["false_alarm_rate"])
         except (PictureError, ModelError, BackboneError) as error:
             record = self._records.add_failure(name, without_folders(str(error), catalog))
             reason = without_folders(unescape(say_fault(error, self._language)), catalog)
             self._rows.append(_unread(record, reason, self._language))
         else:
-            record = self._records.add(name, judgement)
-            self._rows.append(_row(record, _thumbnail(judgement.picture), self._language))
+            record = self._records.add(name, inspection)
+            self._rows.append(_row(record, _thumbnail(inspection.picture), self._language))
 
     def is_due(self) -> bool:
         """Whether the page was last shown long enough ago to be shown again."""

@@ -2,9 +2,9 @@
 
 import gradio as gr  # noqa: TID251
 
-from hubmodels.catalog import Catalog
-from hubmodels.listings import BUNDLE, CACHE, FOLDER, HUB
-from webapp.words import LANGUAGES, label, say
+from hubmodels.hub.catalog import Catalog
+from hubmodels.hub.listing import BUNDLE, CACHE, FOLDER, HUB
+from webapp.texts import LANGUAGES, label, say
 
 SOURCES = {FOLDER: "source_folder", HUB: "source_hub", CACHE: "source_hub_cache", BUNDLE: "source_bundled"}
 REMEMBER = """(category) => {

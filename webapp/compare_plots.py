@@ -5,8 +5,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from hubmodels.trial import Tally
-from webapp.words import number, percent, say
+from hubmodels.samples import MethodResults
+from webapp.texts import number, percent, say
 
 HIGHEST_LEVEL, LOWEST_LEVEL = 4.0, -1.0  # beyond these, pictures are counted at the edge
 BINS_PER_LEVEL = 8
@@ -14,7 +14,7 @@ LINES = ("solid", "dashed")  # in the order of the methods; what is named so in 
 WIDTH = 360  # units of every drawing: pixels on a phone
 
 
-def roc_figure(tallies: Mapping[str, Tally], language: str) -> str:
+def roc_figure(tallies: Mapping[str, MethodResults], language: str) -> str:
     """ROC curves of the methods in one drawing, each with its operating point at the calibrated threshold."""
     curves = "".join(_curve(tally, line) for tally, line in zip(tallies.values(), LINES, strict=False))
     words = [_roc_words(*named, line, language) for named, line in zip(tallies.items(), LINES, strict=False)]
@@ -46,7 +46,7 @@ def _roc_grid(language: str) -> str:
     return f"<g class='grid'>{lines}{chance}</g>{texts}{say('compare_axis_recall', language)}</text>"
 
 
-def _curve(tally: Tally, line: str) -> str:
+def _curve(tally: MethodResults, line: str) -> str:
     points = " ".join(f"{_roc_x(x):.1f},{_roc_y(y):.1f}" for x, y in tally.roc())
     drawn = f"<polyline class='curve {line}' points='{points}'/>"
     if tally.recall is None or tally.false_alarm_rate is None:
@@ -60,7 +60,7 @@ def _marker(x: float, y: float, line: str) -> str:
     return f"<rect class='marker {line}' x='{x - 5:.1f}' y='{y - 5:.1f}' width='10' height='10'/>"
 
 
-def _roc_legend(tallies: Mapping[str, Tally], language: str) -> str:
+def _roc_legend(tallies: Mapping[str, MethodResults], language: str) -> str:
     drawn = ""
     for row, ((name, tally), line) in enumerate(zip(tallies.items(), LINES, strict=False)):
         y = 234 + 24 * row
@@ -69,12 +69,12 @@ def _roc_legend(tallies: Mapping[str, Tally], language: str) -> str:
     return f"<rect class='legend' x='168' y='214' width='172' height='{24 * len(tallies) + 14}' rx='4'/>{drawn}"
 
 
-def _auroc(tally: Tally, language: str) -> str:
+def _auroc(tally: MethodResults, language: str) -> str:
     area = tally.auroc()
     return "" if area is None else percent(area, language, 3)
 
 
-def _roc_words(name: str, tally: Tally, line: str, language: str) -> str:
+def _roc_words(name: str, tally: MethodResults, line: str, language: str) -> str:
     told = {"method": name, "line": say(f"compare_{line}", language), "auroc": _auroc(tally, language)}
     if tally.recall is None or tally.false_alarm_rate is None:
         return say("compare_roc_line_alone", language, **told)
@@ -85,7 +85,7 @@ def _roc_words(name: str, tally: Tally, line: str, language: str) -> str:
     return say("compare_roc_line", language, **told, **rates)
 
 
-def level_figure(name: str, tally: Tally, highest: int, edges: np.ndarray, language: str) -> str:
+def level_figure(name: str, tally: MethodResults, highest: int, edges: np.ndarray, language: str) -> str:
     """Score levels of one method: good parts as hollow bars upwards, defective ones as solid bars downwards.
 
     Args:
@@ -100,7 +100,7 @@ def level_figure(name: str, tally: Tally, highest: int, edges: np.ndarray, langu
     return _figure(heading, description, 206, drawn, ["; ".join(words) + "."])
 
 
-def level_edges(tallies: Mapping[str, Tally]) -> np.ndarray:
+def level_edges(tallies: Mapping[str, MethodResults]) -> np.ndarray:
     """Edges of the bars for all methods: whole levels from the lowest to the highest, the threshold always inside."""
     levels = np.concatenate([tally.scores(label) for tally in tallies.values() for label in (0, 1)])
     low = math.floor(max(min(levels.min(), 0), LOWEST_LEVEL))
@@ -140,7 +140,7 @@ def _threshold_line(edges: np.ndarray, language: str) -> str:
     return f"<path class='threshold' d='M{x:.1f} 18V168'/>{words}"
 
 
-def _range_words(tally: Tally, label: int, language: str) -> str:
+def _range_words(tally: MethodResults, label: int, language: str) -> str:
     levels = tally.scores(label)
     told = {"low": number(levels[0], language, 2), "high": number(levels[-1], language, 2)}
     key = "compare_range_defective" if label else "compare_range_good"

@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 
-from hubmodels.facts import ModelFacts
-from hubmodels.listings import METHODS, ModelEntry
-from hubmodels.trial import NORMAL_NAMES
-from webapp.words import say
+from hubmodels.hub.listing import METHODS, ModelEntry
+from hubmodels.hub.model_info import ModelInfo
+from hubmodels.samples import NORMAL_NAMES
+from webapp.texts import say
 
 NAMES = [method.__name__ for method in METHODS.values()]
 METRICS = {  # key in the report: title, whether more is better
@@ -20,9 +20,9 @@ PROTOCOLS = {"last": "compare_protocol_last", "best-on-test": "compare_protocol_
 NONE = "\N{EN DASH}"
 
 
-def recorded_table(facts: Mapping[ModelEntry, ModelFacts], language: str) -> str:
+def recorded_table(facts: Mapping[ModelEntry, ModelInfo], language: str) -> str:
     """The table with its heading and what it means; HTML."""
-    known: dict[str, dict[str, ModelFacts]] = {}
+    known: dict[str, dict[str, ModelInfo]] = {}
     for entry, told in facts.items():
         if told.metrics:
             known.setdefault(entry.label, {})[entry.method] = told
@@ -50,7 +50,7 @@ def _head(language: str) -> str:
     return f"<tr>{first}{groups}{ends}</tr><tr>{methods * len(titles)}</tr>"
 
 
-def _row(category: str, facts: Mapping[str, ModelFacts], language: str) -> str:
+def _row(category: str, facts: Mapping[str, ModelInfo], language: str) -> str:
     told = list(facts.values())
     ends = [
         [say("compare_value", language, value=f.protocol) for f in told if f.protocol],
@@ -62,7 +62,7 @@ def _row(category: str, facts: Mapping[str, ModelFacts], language: str) -> str:
     return f"<tr><th scope='row'>{say('compare_value', language, value=category)}</th>{cells}</tr>"
 
 
-def _cells(key: str, facts: Mapping[str, ModelFacts], language: str) -> str:
+def _cells(key: str, facts: Mapping[str, ModelInfo], language: str) -> str:
     """One metric of every method; the better one is marked where both were measured alike."""
     values = [facts[method].metrics.get(key) if method in facts else None for method in METHODS]
     shown = [None if value is None else f"{100 * value:.1f}" for value in values]  # what looks equal is not marked
@@ -80,7 +80,7 @@ def _cell(text: str | None, is_better: bool, language: str) -> str:
     return f"<b><span aria-hidden='true'>▲</span> {text}</b>{hidden}" if is_better else text
 
 
-def _measured_alike(facts: Sequence[ModelFacts]) -> bool:
+def _measured_alike(facts: Sequence[ModelInfo]) -> bool:
     return len({(f.protocol, frozenset((f.test_counts or {}).items())) for f in facts}) == 1
 
 
@@ -89,6 +89,6 @@ def _test_pictures(counts: Mapping[str, int], language: str) -> str:
     return say("compare_of_which_good", language, total=sum(counts.values()), good=good)
 
 
-def _seeds(facts: Sequence[ModelFacts]) -> str:
+def _seeds(facts: Sequence[ModelInfo]) -> str:
     """How many runs: a model folder holds one."""
     return "1" if any(f.seed is not None for f in facts) else ""

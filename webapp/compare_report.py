@@ -4,11 +4,11 @@ from collections.abc import Callable, Mapping
 
 from PIL import Image
 
-from hubmodels.trial import Outcome, Tally, Trial
+from hubmodels.samples import LabelledResults, MethodResults, Outcome
 from webapp.compare_plots import level_edges, level_figure, roc_figure
 from webapp.compare_recorded import NAMES, NONE, scrolling
 from webapp.templates import data_url
-from webapp.words import number, percent, say
+from webapp.texts import number, percent, say
 
 FEW = 20  # of a class: with fewer, one picture moves its rate by more than 5 points
 WORST = 4  # missed defects, and false alarms, of each method in the gallery
@@ -18,7 +18,7 @@ COLUMNS = ("category", "compare_method", "compare_auroc", "compare_recall", "com
 Draw = Callable[[Outcome], Image.Image | None]
 
 
-def report(trial: Trial, draw: Draw, language: str) -> str:
+def report(trial: LabelledResults, draw: Draw, language: str) -> str:
     """All of it.
 
     Args:
@@ -32,7 +32,7 @@ def report(trial: Trial, draw: Draw, language: str) -> str:
     return "".join([*parts, *(_gallery(name, tally, draw, language) for name, tally in tallies.items())])
 
 
-def problem_list(trial: Trial, language: str) -> str:
+def problem_list(trial: LabelledResults, language: str) -> str:
     """What could not be judged, and why; the problems are HTML."""
     if not trial.problems:
         return ""
@@ -41,7 +41,7 @@ def problem_list(trial: Trial, language: str) -> str:
     return f"<details open><summary>{summary}</summary><ul>{lines}</ul></details>"
 
 
-def _honestly(trial: Trial, language: str) -> str:
+def _honestly(trial: LabelledResults, language: str) -> str:
     """How much so many pictures can tell."""
     truths = [next(iter(row.values())).picture.label for row in trial.rows]
     good, defective = truths.count(0), truths.count(1)
@@ -54,7 +54,7 @@ def _honestly(trial: Trial, language: str) -> str:
     return f"<p class='compare-note'>{say(key, language, **told)}{alone}</p>"
 
 
-def _pairs(trial: Trial, language: str) -> str:
+def _pairs(trial: LabelledResults, language: str) -> str:
     one, other = NAMES
     pairs = trial.pairing(one, other)
     if not pairs:
@@ -64,7 +64,7 @@ def _pairs(trial: Trial, language: str) -> str:
     return f"<p>{say('compare_pairs', language, **told)}</p>"
 
 
-def _results(trial: Trial, tallies: Mapping[str, Tally], language: str) -> str:
+def _results(trial: LabelledResults, tallies: Mapping[str, MethodResults], language: str) -> str:
     head = "".join(
         f"<th class='{'' if i > 1 else 'word'}' scope='col'>{say(c, language)}</th>" for i, c in enumerate(COLUMNS)
     )
@@ -76,7 +76,7 @@ def _results(trial: Trial, tallies: Mapping[str, Tally], language: str) -> str:
     return f"{table}<p>{say('compare_live_protocol', language)}</p>"
 
 
-def _result_rows(title: str, tallies: Mapping[str, Tally], language: str, tone: str = "") -> str:
+def _result_rows(title: str, tallies: Mapping[str, MethodResults], language: str, tone: str = "") -> str:
     """A row per method under one title."""
     told = {name: tally for name, tally in tallies.items() if tally.outcomes}
     rows = [f"<td class='word'>{name}</td>{_result_cells(tally, language)}" for name, tally in told.items()]
@@ -85,7 +85,7 @@ def _result_rows(title: str, tallies: Mapping[str, Tally], language: str, tone: 
     return f"<tbody class='{tone}'>{lines}</tbody>"
 
 
-def _result_cells(tally: Tally, language: str) -> str:
+def _result_cells(tally: MethodResults, language: str) -> str:
     area = tally.auroc()
     cells = [
         NONE if area is None else percent(area, language, 3),
@@ -94,7 +94,7 @@ def _result_cells(tally: Tally, language: str) -> str:
     return "".join(f"<td>{cell}</td>" for cell in cells)
 
 
-def _flagged(tally: Tally, label: int, language: str) -> str:
+def _flagged(tally: MethodResults, label: int, language: str) -> str:
     """The flagged pictures of a class, such as "3 of 20 (15 %)"."""
     total, rate = tally.count(label), tally.recall if label else tally.false_alarm_rate
     if rate is None:
@@ -103,7 +103,7 @@ def _flagged(tally: Tally, label: int, language: str) -> str:
     return say("compare_count_of", language, **told)
 
 
-def _figures(tallies: Mapping[str, Tally], language: str) -> str:
+def _figures(tallies: Mapping[str, MethodResults], language: str) -> str:
     curved = {name: tally for name, tally in tallies.items() if tally.roc()}
     judged = {name: tally for name, tally in tallies.items() if tally.is_judged}
     figures = [roc_figure(curved, language)] if curved else []
@@ -117,7 +117,7 @@ def _figures(tallies: Mapping[str, Tally], language: str) -> str:
 # ---------------------------------------------------------------- the gallery
 
 
-def _gallery(name: str, tally: Tally, draw: Draw, language: str) -> str:
+def _gallery(name: str, tally: MethodResults, draw: Draw, language: str) -> str:
     """The worst mistakes of a method, or its closest calls."""
     if not tally.is_judged:
         return f"<h3>{say('compare_no_gallery', language, method=name)}</h3>"

@@ -10,15 +10,15 @@ import gradio as gr  # noqa: TID251
 from PIL import Image
 
 from hubmodels import BackboneError, ModelError, PictureError
-from hubmodels.catalog import Catalog
 from hubmodels.heatmap import PANEL_WORDS, panel
-from hubmodels.trial import LabelledPicture, Outcome, Trial, by_category, find_labelled
+from hubmodels.hub.catalog import Catalog
+from hubmodels.samples import LabelledPicture, LabelledResults, Outcome, by_category, find_labelled
 from webapp.compare_recorded import recorded_table
 from webapp.compare_report import report
-from webapp.judging import BATCH, judge
+from webapp.inspection import BATCH, judge
 from webapp.models_tab import gather
 from webapp.privacy import without_folders
-from webapp.words import LANGUAGES, label, language_of, say, say_fault, say_plainly
+from webapp.texts import LANGUAGES, label, language_of, say, say_fault, say_plainly
 
 EXAMPLES, TEST = "examples", "test"  # where pictures of known truth come from
 QUIET = {"show_progress": "hidden", "api_visibility": "private"}
@@ -104,11 +104,11 @@ class Comparing:
 
     def start(self, request: gr.Request) -> list:
         """At once, whatever waits in the queue: what was shown before goes, and the visitor may still stop."""
-        return [_status(say("compare_waiting", language_of(request))), "", *_buttons(runs=True), Trial()]
+        return [_status(say("compare_waiting", language_of(request))), "", *_buttons(runs=True), LabelledResults()]
 
     def run(self, choice: str | None, request: gr.Request) -> Iterator[list]:
         """Judges the chosen pictures one by one and tells how far it is, then how the methods did."""
-        language, trial, groups = language_of(request), Trial(), self.chosen(choice)
+        language, trial, groups = language_of(request), LabelledResults(), self.chosen(choice)
         if not groups:
             yield _ended(say("compare_choose", language), "", trial)
             return
@@ -120,11 +120,11 @@ class Comparing:
         yield [_status(say("compare_drawing", language)), *(gr.skip() for _ in range(4))]
         yield self._report(trial, "compare_done", language)
 
-    def stop(self, trial: Trial | None, request: gr.Request) -> list:
+    def stop(self, trial: LabelledResults | None, request: gr.Request) -> list:
         """The visitor has seen enough: how the methods did until then."""
-        return self._report(trial or Trial(), "compare_stopped", language_of(request))
+        return self._report(trial or LabelledResults(), "compare_stopped", language_of(request))
 
-    def _judge_all(self, groups: Groups, trial: Trial, language: str) -> Iterator[int]:
+    def _judge_all(self, groups: Groups, trial: LabelledResults, language: str) -> Iterator[int]:
         """Adds each picture to the trial, or to its problems; yields how many are done."""
         done = 0
         for category, pictures in groups.items():
@@ -145,7 +145,7 @@ class Comparing:
         words = f"{say('compare_named', language, name=name)} {say_fault(error, language)}"
         return without_folders(words, self.catalog)
 
-    def _report(self, trial: Trial, key: str, language: str) -> list:
+    def _report(self, trial: LabelledResults, key: str, language: str) -> list:
         words = say(key if trial.rows else "compare_none_judged", language, count=len(trial.rows))
         return _ended(words, report(trial, partial(self._panel, language), language), trial)
 
@@ -164,7 +164,7 @@ class Comparing:
         return panel(judged.picture, gt_mask, calibrated, words=words)
 
 
-def _ended(status: str, found: str, trial: Trial) -> list:
+def _ended(status: str, found: str, trial: LabelledResults) -> list:
     return [_status(status), found, *_buttons(runs=False), trial]
 
 

@@ -10,19 +10,19 @@ from pathlib import Path
 import gradio as gr  # noqa: TID251
 from PIL import Image
 
-from hubmodels import BackboneError, Look, ModelError, PictureError
-from hubmodels.catalog import Catalog
-from hubmodels.listings import METHODS
-from hubmodels.resemblance import UNLIKE
+from hubmodels import BackboneError, ModelError, PictureError, PreparedPicture
+from hubmodels.appearance import UNLIKE
+from hubmodels.hub.catalog import Catalog
+from hubmodels.hub.listing import METHODS
 from webapp.categories import dropdown
 from webapp.downloads import write_download
-from webapp.judging import MODEL, Judgement, judge, suggest_category
+from webapp.inspection import MODEL, Inspection, judge, suggest_category
+from webapp.inspection_report import render_report, render_status
 from webapp.privacy import without_folders
 from webapp.records import models_of
-from webapp.report import render_report, render_status
 from webapp.templates import data_url, read_static, render
+from webapp.texts import LANGUAGES, label, language_of, say, say_fault, say_plainly
 from webapp.uploads import checked_path, fresh_path
-from webapp.words import LANGUAGES, label, language_of, say, say_fault, say_plainly
 
 THUMBNAIL = 144  # pixels
 EXAMPLES_JS = """element.addEventListener("click", ({ target }) => {
@@ -125,25 +125,25 @@ class InspectTab:
         if picture is None:
             return self._said(say("hint_card", language))
         try:
-            return self._inspect(category, Look(checked_path(picture)), language)
+            return self._inspect(category, PreparedPicture(checked_path(picture)), language)
         except (PictureError, ModelError, BackboneError) as error:
             reason = without_folders(say_fault(error, language), self._catalog)
             words = f"<strong>{say('not_inspected', language)}</strong> {reason}"
             return self._said(render_status("failed", words))
 
-    def _inspect(self, category: str | None, look: Look, language: str) -> tuple:
+    def _inspect(self, category: str | None, look: PreparedPicture, language: str) -> tuple:
         chosen = category or suggest_category(self._catalog, look)
         if chosen is None:
             key = "no_category" if self._catalog.entries else "models_none"
             return self._said(render_status("", say(key, language)))
-        judgement = judge(self._catalog, chosen, look)
-        unlike = UNLIKE in judgement.resemblance.warnings
+        inspection = judge(self._catalog, chosen, look)
+        unlike = UNLIKE in inspection.resemblance.warnings
         other = suggest_category(self._catalog, look) if unlike else None
         report = render_report(
-            judgement,
+            inspection,
             category=chosen,
-            absent=self._absent(chosen, judgement, language),
-            warnings=[_warning(code, chosen, other, language) for code in judgement.resemblance.warnings],
+            absent=self._absent(chosen, inspection, language),
+            warnings=[_warning(code, chosen, other, language) for code in inspection.resemblance.warnings],
             note="" if category else say("suggested", language, category=chosen),
             language=language,
         )
@@ -158,17 +158,17 @@ class InspectTab:
         """A click on a download -> the file."""
         chosen = event._data
         try:
-            judgement = judge(self._catalog, category, checked_path(picture), chosen.get("rate"))
+            inspection = judge(self._catalog, category, checked_path(picture), chosen.get("rate"))
             models = {"models": models_of(self._catalog, category)}
-            record = judgement.record(category, chosen.get("rate")) | models
-            return str(write_download(judgement, chosen["what"], chosen.get("method"), record))
+            record = inspection.record(category, chosen.get("rate")) | models
+            return str(write_download(inspection, chosen["what"], chosen.get("method"), record))
         except (PictureError, ModelError, BackboneError, ValueError, KeyError, TypeError) as error:
             told = without_folders(say_fault(error, language_of(request)), self._catalog)
             raise gr.Error(told, print_exception=False) from error
 
-    def _absent(self, category: str, judgement: Judgement, language: str) -> dict[str, str]:
+    def _absent(self, category: str, inspection: Inspection, language: str) -> dict[str, str]:
         """Why a method says nothing, as HTML."""
-        names = {method: c.__name__ for method, c in METHODS.items() if c.__name__ not in judgement.predictions}
+        names = {method: c.__name__ for method, c in METHODS.items() if c.__name__ not in inspection.predictions}
         problems, entries = self._catalog.problems, self._catalog.entries
         reasons = {e.method: problems[e.source] for e in entries if e.label == category and e.source in problems}
         return {

@@ -13,15 +13,15 @@ from urllib.parse import urlsplit
 
 import gradio as gr  # noqa: TID251
 
-from hubmodels.catalog import Catalog
 from hubmodels.compactnet import COMPACT_LICENCE
 from hubmodels.detector import CARD_FILE
-from hubmodels.facts import LARGEST_TEXT, ModelFacts, read_facts
-from hubmodels.listings import BUNDLE, CACHE, FOLDER, HUB, METHODS, ModelEntry
+from hubmodels.hub.catalog import Catalog
+from hubmodels.hub.listing import BUNDLE, CACHE, FOLDER, HUB, METHODS, ModelEntry
+from hubmodels.hub.model_info import LARGEST_TEXT, ModelInfo, read_model_info
 from webapp.categories import SOURCES
 from webapp.privacy import without_folders
 from webapp.templates import read_static
-from webapp.words import label, language_of, say
+from webapp.texts import label, language_of, say
 
 PATIENCE = 8  # seconds that a visitor waits for what the Hub tells
 SHORT = 12  # characters of a commit
@@ -70,19 +70,19 @@ def render(catalog: Catalog, language: str) -> str:
     return f'<div class="models">{"".join(parts)}</div>'
 
 
-def gather(entries: Sequence[ModelEntry]) -> tuple[dict[ModelEntry, ModelFacts], bool]:
+def gather(entries: Sequence[ModelEntry]) -> tuple[dict[ModelEntry, ModelInfo], bool]:
     """The facts of all models, and whether some did not arrive in time; those are empty, and are asked for again."""
-    asked: dict[ModelEntry, Future] = {entry: READERS.submit(read_facts, entry) for entry in entries}
+    asked: dict[ModelEntry, Future] = {entry: READERS.submit(read_model_info, entry) for entry in entries}
     arrived, late = wait(asked.values(), PATIENCE)
     for future in late:
         future.cancel()
-    return {e: future.result() if future in arrived else ModelFacts() for e, future in asked.items()}, bool(late)
+    return {e: future.result() if future in arrived else ModelInfo() for e, future in asked.items()}, bool(late)
 
 
 # ---------------------------------------------------------------- models that can be used
 
 
-def _head(facts: dict[ModelEntry, ModelFacts], late: bool, language: str) -> str:
+def _head(facts: dict[ModelEntry, ModelInfo], late: bool, language: str) -> str:
     name = say("models_filter", language)
     field = f'<label class="models-filter"><span>{name}</span><input type="search" autocomplete="off"></label>'
     count = say("models_count", language, models=len(facts), categories=len({entry.label for entry in facts}))
@@ -96,7 +96,7 @@ def _head(facts: dict[ModelEntry, ModelFacts], late: bool, language: str) -> str
     )
 
 
-def _group(entries: list[ModelEntry], facts: dict[ModelEntry, ModelFacts], language: str) -> str:
+def _group(entries: list[ModelEntry], facts: dict[ModelEntry, ModelInfo], language: str) -> str:
     """The table of the models of one place."""
     title = say(GROUPS[entries[0].origin], language, name=_place(entries[0]))
     columns = COLUMNS if entries[0].origin == BUNDLE else (*COLUMNS, SOURCE)
@@ -108,14 +108,14 @@ def _group(entries: list[ModelEntry], facts: dict[ModelEntry, ModelFacts], langu
     return f'<div class="models-table" role="region" tabindex="0" aria-label="{title}">{table}</div>'
 
 
-def _category(name: str, entries: list[ModelEntry], facts: dict[ModelEntry, ModelFacts], language: str) -> str:
+def _category(name: str, entries: list[ModelEntry], facts: dict[ModelEntry, ModelInfo], language: str) -> str:
     """A row per method, under the category's common heading."""
     heading = f'<th scope="rowgroup" rowspan="{len(entries)}">{_breakable(name)}</th>'
     rows = [f"{_row(entry, facts[entry], language)}</tr>" for entry in entries]
     return f"<tbody><tr>{heading}{'<tr>'.join(rows)}</tbody>"
 
 
-def _row(entry: ModelEntry, facts: ModelFacts, language: str) -> str:
+def _row(entry: ModelEntry, facts: ModelInfo, language: str) -> str:
     values = {name: _percent(facts.metrics.get(key), language) for key, name in METRICS.items()}
     values["models_protocol"] = _protocol(facts.protocol, language)
     values["models_tested"] = str(sum(facts.test_counts.values())) if facts.test_counts else UNKNOWN
@@ -127,7 +127,7 @@ def _row(entry: ModelEntry, facts: ModelFacts, language: str) -> str:
     return f'<th scope="row">{METHODS[entry.method].__name__}</th>{cells}'
 
 
-def _source(entry: ModelEntry, facts: ModelFacts) -> str:
+def _source(entry: ModelEntry, facts: ModelInfo) -> str:
     """Its repository, linked to its card, and the commit; or the name of its folder."""
     if entry.origin not in (HUB, CACHE):
         return _breakable(Path(entry.source).name)

@@ -7,14 +7,14 @@ from pathlib import Path
 import gradio as gr  # noqa: TID251
 from starlette.middleware import Middleware
 
-from hubmodels.catalog import Catalog
+from hubmodels.hub.catalog import Catalog
 from webapp import api, batch_tab, compare_tab, models_tab
 from webapp.categories import RECALL, REMEMBER, choices, find_category
-from webapp.doors import Doors
 from webapp.inspect_tab import InspectTab, find_examples
 from webapp.privacy import without_folders
+from webapp.request_filter import RequestFilter
 from webapp.templates import STATIC, read_static
-from webapp.words import I18N, LANGUAGES, TEXTS, label, language_of, say
+from webapp.texts import I18N, LANGUAGES, TEXTS, label, language_of, say
 
 LISTED_FOR = 600  # seconds until a visitor's arrival makes the app look for new models
 KEPT_FOR, LOOKED_AFTER = 3600, 60  # seconds: uploads and results are deleted after an hour, looked for each minute
@@ -51,7 +51,7 @@ def launch_settings() -> dict:
         "state_session_capacity": SESSIONS,
         "ssr_mode": False,
         "mcp_server": api.mcp_available(),
-        "app_kwargs": {"middleware": [Middleware(Doors)]},
+        "app_kwargs": {"middleware": [Middleware(RequestFilter)]},
     }
 
 

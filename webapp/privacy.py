@@ -5,8 +5,8 @@ from pathlib import Path
 
 from huggingface_hub import constants
 
-from hubmodels.catalog import Catalog
-from hubmodels.listings import BUNDLE, FOLDER
+from hubmodels.hub.catalog import Catalog
+from hubmodels.hub.listing import BUNDLE, FOLDER
 
 PATH = re.compile(r"(?<![\w/:.~<-])(?:~|\.{1,2})?(?:/[^\s/'\":;,()<>]+)+/?")  # and not the path of a web address
 

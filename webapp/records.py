@@ -15,11 +15,11 @@ from typing import Self
 from PIL import Image
 
 from hubmodels import AnomalyPrediction
-from hubmodels.catalog import Catalog
 from hubmodels.heatmap import overlay
+from hubmodels.hub.catalog import Catalog
+from hubmodels.hub.listing import METHODS
 from hubmodels.layers import shrink
-from hubmodels.listings import METHODS
-from webapp.judging import Judgement
+from webapp.inspection import Inspection
 
 OVERLAY_SIDE = 1024  # pixels; enough to see a defect, and a thousand of them fit the limit below
 MAX_OVERLAY_BYTES = 200_000_000  # of one ZIP; what comes later has numbers only
@@ -81,12 +81,12 @@ class Records:
             self._zip.close()
             shutil.rmtree(self._folder, ignore_errors=True)
 
-    def add(self, file: str, judgement: Judgement) -> dict:
+    def add(self, file: str, inspection: Inspection) -> dict:
         """Writes what was found in a picture; its overlays only where a method calls it defective."""
-        row = self._row(file, None) | judgement.record(self.head["category"], self.head["false_alarm_rate"])
-        verdicts = {name: p for name, p in judgement.predictions.items() if p.is_anomalous is not None}
+        row = self._row(file, None) | inspection.record(self.head["category"], self.head["false_alarm_rate"])
+        verdicts = {name: p for name, p in inspection.predictions.items() if p.is_anomalous is not None}
         if any(prediction.is_anomalous for prediction in verdicts.values()):
-            shown = {name: self._add_overlay(row, name, judgement.picture, p) for name, p in verdicts.items()}
+            shown = {name: self._add_overlay(row, name, inspection.picture, p) for name, p in verdicts.items()}
             row["overlays"] = [path for path in shown.values() if path]
         self.rows.append(row)
         return row

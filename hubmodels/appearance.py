@@ -1,0 +1,157 @@
+"""Whether a picture looks like its category at all, and is fit to be judged; learned from held-out normal pictures.
+
+A head trained on washers scores a photo of a cat just as well, and the score means nothing. Its front end can tell:
+features averaged over a picture change little with a defect, which is local, and much from one category to the next.
+The constants were chosen on part of the data of `benchmarks/resemblance.py`, which reports the rest separately.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+DARK, BRIGHT, BLURRED, TINY, UNLIKE = "dark", "bright", "blurred", "tiny", "unlike"  # codes, for the app to word
+
+LIMIT = 2.5  # middle of the range without an error in 30 or 100 held-out pictures of the four categories chosen on
+FEWEST = 3  # held-out pictures: two others to measure each by
+PRIOR_WEIGHT = 20  # pictures that the features' mean variance counts for, beside each feature's own
+SMALLEST_SPREAD = 1e-4  # of the mean feature: rounding, should all held-out pictures be the same
+LIGHT_SHARE = 0.5  # of the darkest held-out picture's way from black, or the brightest one's from white
+SHARP_SHARE = 0.7  # of the least sharp held-out picture's sharpness: half misses noisy blur, 0.8 flags soft parts
+MOST_ENLARGED = 4  # times the usual: a patch of the finer layer, 8 pixels of the input, is then 2 of the picture's
+FLAT = 1 / 255  # one level: below it contrast is rounding
+
+
+@dataclass(frozen=True)
+class PictureStatistics:
+    """What is kept of one picture.
+
+    Attributes:
+        features: (D,) aggregated feature maps, averaged over all positions.
+        brightness: mean of the model input, in [0, 1].
+        sharpness: root mean square step between neighbouring pixels over the standard deviation of all, of the model
+            input's grey; so neither size nor contrast matter. 0 = flat.
+        enlargement: side of the square that the picture is resized to over the picture's shorter side; above 1 the
+            model sees pixels that were never taken.
+    """
+
+    features: Tensor
+    brightness: float
+    sharpness: float
+    enlargement: float
+
+
+@dataclass(frozen=True)
+class AppearanceCheck:
+    """Whether a picture looks like a category, and what speaks against judging it.
+
+    Attributes:
+        ratio: how far it lies from the category's held-out normal pictures, where these lie 1 from each other on
+            average; higher = more unusual. None where unknown: a model saved before this was learned, or one with
+            fewer than 3 held-out pictures.
+        warnings: of "dark", "bright", "blurred", "tiny" and "unlike"; what may be the cause of "unlike" comes first.
+    """
+
+    ratio: float | None
+    warnings: tuple[str, ...]
+
+    @property
+    def matches(self) -> bool | None:
+        """Whether it may be of this category, good or defective; None where unknown."""
+        return None if self.ratio is None else self.ratio <= LIMIT
+
+
+def picture_statistics(
+    images: Tensor, aggregated: list[Tensor], enlargements: Sequence[float]
+) -> list[PictureStatistics]:
+    """Images (B, 3, S, S) in [0, 1], their aggregated maps (B, D/L, h_l, w_l), enlargements -> one glance each."""
+    features = torch.cat([layer.mean((2, 3)) for layer in aggregated], dim=1).cpu()
+    grey = images.mean(1)  # (B, S, S)
+    down, right = grey.diff(dim=1)[:, :, :-1], grey.diff(dim=2)[:, :-1]
+    sharpness = (down**2 + right**2).mean((1, 2)).sqrt() / grey.std((1, 2)).clamp_min(FLAT)
+    rows = zip(features, grey.mean((1, 2)).tolist(), sharpness.tolist(), enlargements, strict=True)
+    return [PictureStatistics(*row) for row in rows]
+
+
+class Appearance(nn.Module):
+    """What held-out normal pictures taught about a category's look; travels with the weights as plain tensors.
+
+    The distance is Mahalanobis (1936) with a diagonal covariance, shrunk to its mean so that 5 pictures will do, as
+    Ledoit and Wolf (2004) shrink a full one. Its unit is the mean distance of the held-out pictures, each from all
+    others, so that none is measured by itself (as in conformal prediction, Vovk et al. 2005). A limit at their maximum
+    would flag about 1 in n + 1 good pictures; LIMIT mostly lies further out, to let parts with defects pass.
+
+    As long as nothing is learned, the spread is infinite, so that nothing is unlike, and light and size are judged by
+    absolute limits.
+
+    Args:
+        embed_dim: width D of a patch feature.
+
+    Attributes:
+        center: (D,) mean feature of the held-out normal pictures.
+        spread: (D,) what counts as 1 along each feature.
+        brightness: (2,) of the darkest and of the brightest held-out picture.
+        sharpness: () of the least sharp one.
+        enlargement: () of the most enlarged one, at least 1.
+    """
+
+    def __init__(self, embed_dim: int) -> None:
+        super().__init__()
+        self.register_buffer("center", torch.zeros(embed_dim))
+        self.register_buffer("spread", torch.full((embed_dim,), math.inf))
+        self.register_buffer("brightness", torch.tensor([0.1, 0.9]))  # of ordinary pictures
+        self.register_buffer("sharpness", torch.tensor(0.0))  # a smooth part is no blurred one: never flagged
+        self.register_buffer("enlargement", torch.tensor(1.0))
+
+    def fit(self, seen: Sequence[PictureStatistics]) -> None:
+        """Learns from picture_statistics at held-out normal pictures; forgets all instead where there are fewer than FEWEST."""
+        self.load_state_dict(Appearance(len(self.center)).state_dict())
+        if len(seen) < FEWEST:
+            return
+        features = torch.stack([glance.features for glance in seen]).double()
+        light = [glance.brightness for glance in seen]
+        self.center.copy_(features.mean(0))
+        self.spread.copy_(_spread(features))
+        self.brightness.copy_(torch.tensor([min(light), max(light)]))
+        self.sharpness.fill_(min(glance.sharpness for glance in seen))
+        self.enlargement.fill_(max(1.0, *(glance.enlargement for glance in seen)))
+
+    @property
+    def is_fitted(self) -> bool:
+        """Whether a category's look was learned."""
+        return bool(self.spread.isfinite().all())
+
+    def judge(self, glance: PictureStatistics) -> AppearanceCheck:
+        """How the picture compares with the held-out ones."""
+        deviation = (glance.features - self.center.cpu()) / self.spread.cpu()
+        ratio = deviation.square().mean().sqrt().item()
+        darkest, brightest = self.brightness.tolist()
+        found = {
+            TINY: glance.enlargement > MOST_ENLARGED * self.enlargement.item(),
+            DARK: glance.brightness < LIGHT_SHARE * darkest,
+            BRIGHT: 1 - glance.brightness < LIGHT_SHARE * (1 - brightest),
+            BLURRED: glance.sharpness < SHARP_SHARE * self.sharpness.item(),
+            UNLIKE: ratio > LIMIT,
+        }
+        return AppearanceCheck(ratio if self.is_fitted else None, tuple(code for code in found if found[code]))
+
+
+def _spread(features: Tensor) -> Tensor:
+    """Features (n, D) -> spread (D,): on average, the n lie 1 from the others' center by the others' spread.
+
+    The center and squares without picture i need no second pass: x_i lies n/(n-1) of its deviation from the center of
+    the others, whose squares are the total less n/(n-1) of its own.
+    """
+    n, deviations = len(features), features - features.mean(0)
+    squares, own = deviations.square().sum(0), deviations.square() * n / (n - 1)
+    variances = _shrunk((squares - own).clamp_min(0), n - 1).clamp_min(torch.finfo(own.dtype).tiny)
+    distances = (own * n / (n - 1) / variances).mean(1).sqrt()
+    return distances.mean() * _shrunk(squares, n).sqrt() + SMALLEST_SPREAD * features.abs().mean()
+
+
+def _shrunk(squares: Tensor, n: int) -> Tensor:
+    """Squared deviations (..., D) added up over n pictures -> variances, drawn to their mean."""
+    prior = squares.mean(-1, keepdim=True) / (n - 1)
+    return (squares + PRIOR_WEIGHT * prior) / (n - 1 + PRIOR_WEIGHT)

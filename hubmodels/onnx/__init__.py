@@ -1,0 +1,1 @@
+"""Detectors as ONNX files: export, the graph, and the runtime, which needs no torch."""

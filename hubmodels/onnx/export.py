@@ -1,0 +1,221 @@
+"""One method or both of a category as one ONNX file that needs no torch to run, checked on real pictures.
+
+    python -m hubmodels.onnx.export runs/simplenet-mvtec-bottle runs/glass-mvtec-bottle \\
+        --pictures mvtec/bottle/test --output bottle.onnx
+
+The file takes pictures of any size and does all that `predict` does; `hubmodels.onnx.runtime` runs it. It is written
+only if it agrees with torch on every picture given; the report of that lies beside it, as bottle.parity.json.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+
+from hubmodels.backbone import BackboneError
+from hubmodels.comparison import compare
+from hubmodels.detector import AnomalyDetector
+from hubmodels.hub.files import LIBRARY, ModelError
+from hubmodels.onnx.graph import ExportGraph
+from hubmodels.onnx.runtime import (
+    INPUT,
+    ExportedModel,
+    ExportError,
+    import_extra,
+    metadata,
+    output_names,
+)
+from hubmodels.pictures import Picture, PictureError, read_picture
+from hubmodels.samples import PICTURE_SUFFIXES
+from hubmodels.scoring import SMALLEST_SPAN, AnomalyPrediction
+
+OPSET = 18
+EXTRA = ("onnx", "onnxscript", "onnxruntime")
+TOLERANCE = 1e-4  # largest relative difference of scores and maps
+TRACED_SIZE = (2, 90, 70, 3)  # any will do, with sides that differ, so that the tracer takes none for another
+
+
+def export(detectors: Sequence[AnomalyDetector], path: str | Path, pictures: Iterable[Picture]) -> dict:
+    """Writes the detectors as one ONNX file, if it agrees with them on all pictures, and the report beside it.
+
+    Scores may differ by 1e-4, relative to the larger of the score's own size and the calibrated span from
+    `normal_score` to `threshold`, because SimpleNet's scores cross zero; maps likewise, relative to the larger of the
+    map's largest value and the span from `normal_level` to `pixel_threshold`. No verdict may change.
+
+    Args:
+        detectors: of one category, calibrated, with equal front ends, each of another method.
+        path: the file to write; the report is called like it, but ends in `.parity.json`.
+        pictures: at least one; better some normal and some anomalous ones, at the sizes that will be judged.
+
+    Returns:
+        the report.
+
+    Raises:
+        ExportError: the detectors do not fit together, torch and ONNX Runtime disagree, or the file cannot be written.
+            A file that was there before is kept.
+        PictureError: one of the pictures cannot be inspected.
+    """
+    path, pictures = Path(path), list(pictures)
+    _require_fitting(detectors)
+    if not pictures:
+        raise ExportError("there are no pictures to check the exported file with: give at least one")
+    for place in (path, report_path(path)):
+        if place.is_dir():
+            raise ExportError(f"{place} is a folder: give the name of a file")
+    for name in EXTRA:
+        import_extra(name)
+    try:
+        with TemporaryDirectory(prefix=".export-", dir=path.parent) as folder:
+            return _write_checked(detectors, path, pictures, Path(folder))
+    except OSError as error:
+        raise ExportError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+def report_path(path: str | Path) -> Path:
+    """Where the report of an exported file lies."""
+    return Path(path).with_suffix(".parity.json")
+
+
+def _require_fitting(detectors: Sequence[AnomalyDetector]) -> None:
+    methods = [detector.method for detector in detectors]
+    if not methods or len(set(methods)) < len(methods):
+        raise ExportError(f"one detector of each method can be exported, at least one; not {methods}")
+    if len({(detector.dataset, detector.category) for detector in detectors}) > 1:
+        raise ExportError("the detectors are of different categories: export each category on its own")
+    if len({detector.front_end for detector in detectors}) > 1:
+        raise ExportError(
+            "the detectors look at pictures differently (backbone, layers, sizes or normalisation): export each alone"
+        )
+    for detector in detectors:
+        if detector.training or detector.calibration.size == 0:
+            lack = (
+                "is in training mode: call .eval()"
+                if detector.training
+                else "is not calibrated: no p-value, no verdict"
+            )
+            raise ExportError(f"the {detector.method} detector {lack}")
+
+
+def _write_checked(detectors: Sequence[AnomalyDetector], path: Path, pictures: list[Picture], folder: Path) -> dict:
+    """Both files whole in a folder beside the target, then moved: whatever fails leaves nothing half written."""
+    draft, report_draft = folder / "model.onnx", folder / "report.json"
+    _write_graph(detectors, draft)
+    model = ExportedModel(draft)
+    methods = _measure(detectors, model, pictures)
+    _require_parity(methods, len(pictures))
+    content = draft.read_bytes()
+    report = {"pictures": len(pictures), "tolerance": TOLERANCE, "methods": methods, "opset": OPSET}
+    report |= {"versions": {name: version(name) for name in ("torch", "onnx", "onnxruntime")}}
+    report |= {"inputs": {port.name: port.shape for port in model.session.get_inputs()}}
+    report |= {"outputs": {port.name: port.shape for port in model.session.get_outputs()}}
+    report |= {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    report_draft.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    os.replace(draft, path)
+    os.replace(report_draft, report_path(path))
+    return report
+
+
+def _write_graph(detectors: Sequence[AnomalyDetector], path: Path) -> None:
+    graph, device = ExportGraph(detectors).eval(), detectors[0].device
+    example = torch.zeros(TRACED_SIZE, dtype=torch.uint8, device=device)
+    with torch.no_grad():
+        graph(example)  # what is computed once and kept must be kept as numbers, not as steps of the tracer
+    names = output_names([detector.method for detector in detectors])
+    sides = {i: torch.export.Dim(name) for i, name in enumerate(("batch", "height", "width"))}
+    shared = dict(dynamo=True, opset_version=OPSET, dynamic_shapes=(sides,), verbose=False)
+    try:
+        program = torch.onnx.export(graph, (example,), input_names=[INPUT], output_names=names, **shared)
+    except torch.onnx.errors.OnnxExporterError as error:
+        raise ExportError(f"the backbone {detectors[0].backbone_name} has no ONNX form: {error}") from error
+    calibrations = {detector.method: detector.calibration for detector in detectors}
+    program.model.metadata_props[LIBRARY] = metadata(detectors[0].dataset, detectors[0].category, calibrations)
+    program.save(path, external_data=False)
+
+
+def _measure(detectors: Sequence[AnomalyDetector], model: ExportedModel, pictures: list[Picture]) -> dict[str, dict]:
+    """By method the worst relative differences between torch and ONNX Runtime, and how many verdicts they change."""
+    worst = {d.method: {"score_difference": 0.0, "map_difference": 0.0, "verdicts_flipped": 0} for d in detectors}
+    for upright in map(read_picture, pictures):
+        found = model.compare(upright)
+        for detector, expected in zip(detectors, compare(detectors, upright), strict=True):
+            _count(worst[detector.method], expected, found[detector.method])
+    return worst
+
+
+def _count(worst: dict, expected: AnomalyPrediction, found: AnomalyPrediction) -> None:
+    span = expected.threshold - expected.normal_score
+    scores = _relative(expected.image_score, found.image_score, span)
+    maps = _relative(expected.anomaly_map, found.anomaly_map, expected.pixel_threshold - expected.normal_level)
+    # unlike max, np.maximum keeps NaN
+    worst["score_difference"] = float(np.maximum(worst["score_difference"], scores))
+    worst["map_difference"] = float(np.maximum(worst["map_difference"], maps))
+    worst["verdicts_flipped"] += expected.is_anomalous != found.is_anomalous
+
+
+def _relative(expected: float | np.ndarray, found: float | np.ndarray, span: float) -> float:
+    scale = max(np.abs(expected).max(), span, SMALLEST_SPAN)
+    return float(np.abs(np.subtract(found, expected)).max() / scale)
+
+
+def _require_parity(methods: dict[str, dict], pictures: int) -> None:
+    for method, worst in methods.items():
+        score, pixel, flipped = worst["score_difference"], worst["map_difference"], worst["verdicts_flipped"]
+        if flipped or not (score <= TOLERANCE and pixel <= TOLERANCE):  # NaN is no agreement
+            raise ExportError(
+                f"{method}: ONNX Runtime disagrees with torch on {pictures} pictures, so no file was written: scores "
+                f"differ by {score:.2g} and maps by {pixel:.2g} (allowed {TOLERANCE}), {flipped} verdicts change"
+            )
+
+
+def find_pictures(places: Iterable[str | Path]) -> list[Path]:
+    """Files as they are given, and of folders all pictures in them, however deep, by name."""
+    found = []
+    for place in map(Path, places):
+        inside = sorted(p for p in place.rglob("*") if p.suffix.lower() in PICTURE_SUFFIXES)
+        found += inside if place.is_dir() else [place]
+    return found
+
+
+def describe(path: Path, report: dict) -> str:
+    """The report in some plain lines."""
+    lines = [f"{path}: {report['bytes'] / 1e6:.1f} MB, opset {report['opset']}", f"report: {report_path(path)}"]
+    for method, worst in report["methods"].items():
+        lines.append(
+            f"{method}: on {report['pictures']} pictures scores differ by {worst['score_difference']:.1e}, "
+            f"maps by {worst['map_difference']:.1e} (allowed {report['tolerance']:.0e}), no verdict changes"
+        )
+    return "\n".join(lines)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m hubmodels.onnx.export",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "models", nargs="+", metavar="MODEL", help="model folder or Hub repository; one of each method"
+    )
+    parser.add_argument("--pictures", nargs="+", required=True, metavar="PATH", help="files or folders to check with")
+    parser.add_argument("--output", type=Path, required=True, metavar="FILE.onnx", help="the file to write")
+    parser.add_argument("--backbone-weights", type=Path, metavar="FILE", help="safetensors weights of the backbone")
+    args = parser.parse_args(arguments)
+    try:
+        weights = dict(backbone_weights=args.backbone_weights)
+        detectors = [AnomalyDetector.from_pretrained(model, **weights) for model in args.models]
+        report = export(detectors, args.output, find_pictures(args.pictures))
+    except (ModelError, BackboneError, ExportError, PictureError) as error:
+        parser.error(str(error))
+    print(describe(args.output, report))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,129 @@
+"""What an ONNX file computes, as one torch module: pictures of any size -> image scores, anomaly maps, p-values.
+
+Neither ONNX nor torch has Pillow's resizing, which rounds to whole grey levels after each of its two passes. Here it
+is a matrix product that gives the very same levels. The matrix is a narrow band, so it is applied in blocks: 32
+outputs look at one window of inputs.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hubmodels.detector import AnomalyDetector
+from hubmodels.heads import FoldedHead
+from hubmodels.pictures import crop_start
+from hubmodels.scoring import smooth_map
+
+BLOCK = 32  # with fewer the windows overlap more, with more they hold more zeros
+HALF = 2**11  # Pillow's weights are whole multiples of 1 / HALF**2
+WHITE = 255
+
+
+class ExportGraph(nn.Module):
+    """Detectors with one front end, from the pixels of pictures to all that a prediction needs.
+
+    Args:
+        detectors: in eval mode, calibrated, with equal front ends.
+    """
+
+    def __init__(self, detectors: Sequence[AnomalyDetector]) -> None:
+        super().__init__()
+        first = detectors[0]
+        self.image_size, self.resize = first.image_size, first.resize
+        self.start = crop_start(self.resize, self.image_size)
+        self.backbone, self.patch_features = first.backbone, first.patch_features
+        self.heads = nn.ModuleList(_Head(detector) for detector in detectors)
+        self.register_buffer("mean", torch.tensor(first.mean, device=first.device)[:, None, None])
+        self.register_buffer("std", torch.tensor(first.std, device=first.device)[:, None, None])
+
+    def forward(self, pictures: Tensor) -> tuple[Tensor, ...]:
+        """Pictures (B, H, W, 3) uint8 RGB -> per detector image scores (B,), anomaly maps (B, H, W), p-values (B,)."""
+        feature_maps = self.backbone((self.prepare(pictures) - self.mean) / self.std)
+        aggregated, outputs = self.patch_features([maps.float() for maps in feature_maps]), []
+        for head in self.heads:
+            patch_scores = head(aggregated)
+            image_scores = patch_scores.amax((1, 2))
+            anomaly_maps = self.at_picture_size(smooth_map(patch_scores, self.image_size), pictures)
+            outputs += [image_scores, anomaly_maps, head.p_values(image_scores)]
+        return tuple(outputs)
+
+    def prepare(self, pictures: Tensor) -> Tensor:
+        """Pictures (B, H, W, 3) uint8 -> images (B, 3, S, S) in [0, 1], equal to those of `to_image`."""
+        crop = (self.resize, self.start, self.image_size)
+        columns = _resize_levels(pictures.permute(2, 0, 1, 3), *crop)
+        levels = _resize_levels(columns.permute(2, 1, 3, 0), *crop)
+        return levels.permute(1, 2, 0, 3) / WHITE
+
+    def at_picture_size(self, maps: Tensor, pictures: Tensor) -> Tensor:
+        """Maps (B, S, S) -> (B, H, W), the size of the pictures (B, H, W, 3), as `to_picture_size` does."""
+        low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
+        end = self.resize - self.image_size - self.start
+        above = F.pad(maps - low, (self.start, end, self.start, end))
+        rows = _resize(above.permute(1, 0, 2), pictures.shape[1])
+        columns = _resize(rows.permute(2, 1, 0), pictures.shape[2])
+        return (columns.permute(1, 2, 0) + low).clamp(low, high)
+
+
+class _Head(nn.Module):
+    """What one detector adds to the shared features: its folded head, and the held-out scores it was calibrated on."""
+
+    def __init__(self, detector: AnomalyDetector) -> None:
+        super().__init__()
+        # made anew: the detector's own is chosen by the state of its weights, which a tracer cannot follow
+        self.folded = FoldedHead(detector.adaptor, detector.discriminator, len(detector.layers))
+        self.to_scores = detector.logits_to_scores
+        self.register_buffer("held_out", detector.calibration.image_scores.clone())
+
+    def forward(self, aggregated: list[Tensor]) -> Tensor:
+        """As `AnomalyDetector.score_patches`."""
+        return self.to_scores(self.folded(aggregated))
+
+    def p_values(self, image_scores: Tensor) -> Tensor:
+        """As `Calibration.p_value`, for (B,) scores."""
+        unusual = (self.held_out >= image_scores[:, None]).sum(1)
+        return (1 + unusual).float() / (1 + len(self.held_out))
+
+
+def _resize_levels(levels: Tensor, size: int, start: int, count: int) -> Tensor:
+    """Grey levels (m, ...) -> outputs start to start + count of `size`, float32 but whole, as Pillow's BILINEAR.
+
+    Pillow's weights have 22 bits. In two halves of 11 their products with grey levels add up in float32 without any
+    rounding (up to a 15-fold reduction), so that ties fall as in Pillow, in every runtime.
+    """
+    inputs, shares = _windows(levels.shape[0], size, start, count, levels.device)
+    total = shares.sum(-1, keepdim=True).clamp(min=1)  # the last block's surplus outputs may see no input
+    high = shares * HALF // total
+    low = (2 * (shares * HALF - high * total) * HALF + total) // (2 * total)  # rounded
+    highs, lows = _blocks(levels, inputs, torch.cat([high, low]).float())[:, :count]
+    return ((highs + (lows / HALF).floor() + HALF // 2) / HALF).floor().clamp(max=WHITE)
+
+
+def _resize(values: Tensor, size: int) -> Tensor:
+    """Values (m, ...) -> (size, ...), as torch's antialiased bilinear interpolation."""
+    inputs, shares = _windows(values.shape[0], size, 0, size, values.device)
+    weights = shares / shares.sum(-1, keepdim=True).clamp(min=1)
+    return _blocks(values, inputs, weights)[0].narrow(0, 0, size)
+
+
+def _windows(length: int, size: int, start: int, count: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Which inputs each block of outputs looks at, and how much of the triangle filter each output gives to them.
+
+    Returns:
+        indices (blocks, width) and shares (1, blocks, BLOCK, width), whole numbers on a scale of 2 * size.
+    """
+    blocks = (count + BLOCK - 1) // BLOCK
+    width = (BLOCK * length) // size + length // size + 4  # no less than BLOCK - 1 steps and two supports span
+    support = 2 * torch.full((), length, device=device).clamp(min=size)
+    centres = length * (2 * (torch.arange(blocks * BLOCK, device=device) + start) + 1).reshape(blocks, BLOCK, 1)
+    inputs = (centres[:, 0] - support + size) // (2 * size) + torch.arange(width, device=device)
+    shares = (support - (size * (2 * inputs[:, None] + 1) - centres).abs()).clamp(min=0)
+    inside = (inputs >= 0) & (inputs < length)
+    return inputs.clamp(0, length - 1), (shares * inside[:, None])[None]
+
+
+def _blocks(values: Tensor, inputs: Tensor, weights: Tensor) -> Tensor:
+    """Values (m, ...) and weights (k, blocks, BLOCK, width) -> weighted sums (k, blocks * BLOCK, ...)."""
+    windows = values.flatten(1)[inputs].float()
+    return (weights @ windows).flatten(1, 2).unflatten(2, values.shape[1:])

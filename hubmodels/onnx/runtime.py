@@ -1,0 +1,136 @@
+"""An exported file judges pictures in ONNX Runtime, with the same predictions as the detectors it was made from.
+
+model = ExportedModel("bottle.onnx")
+model.predict("photo.png")   # where it holds one method
+model.compare("photo.png")   # by method
+"""
+
+import json
+import time
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import torch
+
+from hubmodels.hub.files import LIBRARY
+from hubmodels.pictures import Picture, read_picture
+from hubmodels.scoring import AnomalyPrediction, Calibration
+
+EXPORT_VERSION = 1  # of what the file's metadata hold under `LIBRARY`
+INPUT = "pictures"
+OUTPUTS = ("image_score", "anomaly_map", "p_value")
+ONLY_ERRORS = 3  # ONNX Runtime's severity level
+INSTALL = "pip install 'anomaly-hubmodels[export]'"
+
+
+class ExportError(RuntimeError):
+    """A model cannot be exported, or an exported file cannot be run; the message names the cause."""
+
+
+class ExportedModel:
+    """An ONNX file written by `hubmodels.onnx.export.export`, on the CPU.
+
+    Args:
+        path: the file.
+        threads: how many ONNX Runtime uses; by default one per core.
+
+    Attributes:
+        dataset, category: what its methods were trained on.
+        calibrations: each method's own, by method.
+        session: ONNX Runtime's, for batches: `session.run(None, {"pictures": array})`, (B, H, W, 3) uint8 RGB.
+
+    Raises:
+        ExportError: no such file, not an ONNX file of this library, or ONNX Runtime is not installed.
+    """
+
+    def __init__(self, path: str | Path, threads: int | None = None) -> None:
+        self.session = _open(Path(path), threads)
+        known = _read_metadata(self.session, Path(path).name)
+        self.dataset, self.category = known["dataset"], known["category"]
+        self.calibrations = {method: _calibration(values) for method, values in known["methods"].items()}
+
+    def predict(self, picture: Picture) -> AnomalyPrediction:
+        """What the only method says of a picture, as `AnomalyDetector.predict`.
+
+        Raises:
+            PictureError: the picture cannot be inspected; the message names the cause.
+            ExportError: the file holds several methods.
+        """
+        if len(self.calibrations) > 1:
+            raise ExportError(f"the file holds {' and '.join(self.calibrations)}: ask by `compare`")
+        return next(iter(self.compare(picture).values()))
+
+    def compare(self, picture: Picture) -> dict[str, AnomalyPrediction]:
+        """What each method says of a picture. The methods run together: `latency_ms` is that of all of them.
+
+        Raises:
+            PictureError: the picture cannot be inspected; the message names the cause.
+        """
+        upright = read_picture(picture)
+        start = time.perf_counter()
+        outputs = self.session.run(None, {INPUT: np.asarray(upright)[None]})
+        found = zip(self.calibrations.items(), outputs[::3], outputs[1::3], strict=True)
+        judged = {method: calibration.apply(s[0].item(), maps[0]) for (method, calibration), s, maps in found}
+        latency_ms = 1000 * (time.perf_counter() - start)
+        return {method: replace(prediction, latency_ms=latency_ms) for method, prediction in judged.items()}
+
+
+def output_names(methods: list[str]) -> list[str]:
+    """The graph's outputs, in their order: bare with one method, with more `simplenet_image_score` and so on."""
+    prefixes = [""] if len(methods) == 1 else [f"{method}_" for method in methods]
+    return [prefix + name for prefix in prefixes for name in OUTPUTS]
+
+
+def metadata(dataset: str | None, category: str | None, calibrations: dict[str, Calibration]) -> str:
+    """What a prediction needs besides the graph, as JSON."""
+    methods = {
+        method: {name: values.tolist() for name, values in calibration.state_dict().items()}
+        for method, calibration in calibrations.items()
+    }
+    known = {"library": LIBRARY, "format_version": EXPORT_VERSION, "dataset": dataset, "category": category}
+    return json.dumps(known | {"methods": methods})
+
+
+def import_extra(name: str) -> ModuleType:
+    """A package of the optional extra `export`.
+
+    Raises:
+        ExportError: it is not installed.
+    """
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise ExportError(f"{name} is not installed: {INSTALL}") from error
+
+
+def _open(path: Path, threads: int | None):
+    onnxruntime = import_extra("onnxruntime")
+    if not path.is_file():
+        raise ExportError(f"{path} is not a file: give the ONNX file that `python -m hubmodels.onnx.export` wrote")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = threads or 0, ONLY_ERRORS
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads would keep cores busy
+    try:
+        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its own kinds have no common ancestor
+        raise ExportError(f"{path.name} is damaged or not an ONNX file: {error}") from error
+
+
+def _read_metadata(session, name: str) -> dict:
+    try:
+        known = json.loads(session.get_modelmeta().custom_metadata_map[LIBRARY])
+        version = known["format_version"]
+    except (KeyError, ValueError, TypeError) as error:
+        raise ExportError(f"{name} was not exported by this library: it does not say how it was calibrated") from error
+    if version != EXPORT_VERSION:
+        raise ExportError(f"{name} has format {version}, this library knows {EXPORT_VERSION}: export it anew")
+    return known
+
+
+def _calibration(values: dict[str, list | float]) -> Calibration:
+    calibration = Calibration()
+    calibration.load_state_dict({name: torch.tensor(value) for name, value in values.items()})
+    return calibration

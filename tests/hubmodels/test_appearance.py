@@ -1,0 +1,317 @@
+"""Whether a picture looks like its category and is fit to be judged: by hand, on toys, with the bundled models."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageFilter
+from safetensors.torch import load_file, save_file
+
+from hubmodels import GLASS, ModelError, PictureError, PreparedPicture, SimpleNet, check, compare, suggest
+from hubmodels.appearance import FEWEST, LIMIT, PRIOR_WEIGHT, Appearance, PictureStatistics, picture_statistics
+from hubmodels.backbone import Backbone
+from hubmodels.detector import FORMAT_VERSION
+from hubmodels.hub.catalog import Catalog
+
+EXAMPLES = Path(__file__).parents[2] / "examples/parts"
+
+
+def glance(features, brightness=0.5, sharpness=0.3, enlargement=1.0):
+    return PictureStatistics(torch.as_tensor(features, dtype=torch.float32), brightness, sharpness, enlargement)
+
+
+def normals(n, dim=12, seed=0):
+    """Features 3 + noise, whose spread differs from one to the next."""
+    draws = np.random.default_rng(seed).standard_normal((n, dim)) * np.linspace(0.2, 1, dim)
+    return [glance(3 + row) for row in draws]
+
+
+def fitted(seen):
+    appearance = Appearance(len(seen[0].features))
+    appearance.fit(seen)
+    return appearance
+
+
+# ------------------------------------------------------------------------------------------------------------ picture_statistics
+
+
+def grey(values):
+    return torch.as_tensor(values, dtype=torch.float32).expand(1, 3, -1, -1)
+
+
+def test_a_glance_is_the_spatial_mean_of_every_map():
+    """Each on its own grid, so that a small local defect of a large part hardly counts."""
+    fine, coarse = torch.rand(2, 3, 8, 8), torch.rand(2, 5, 4, 4)
+    seen = picture_statistics(torch.rand(2, 3, 16, 16), [fine, coarse], [0.5, 2.0])
+    assert [each.enlargement for each in seen] == [0.5, 2.0]
+    assert seen[1].features.allclose(torch.cat([fine[1].mean((1, 2)), coarse[1].mean((1, 2))]))
+
+
+def test_sharpness_by_hand():
+    """Stripes 0, 1, 0, 1: every step to the right is 1, none downwards; the deviation is 1/2, or a little more."""
+    stripes = torch.tensor([0.0, 1.0]).repeat(8).expand(16, 16)
+    (seen,) = picture_statistics(grey(stripes), [torch.ones(1, 4, 2, 2)], [1.0])
+    assert seen.brightness == pytest.approx(0.5)
+    assert seen.sharpness == pytest.approx(2 * (255 / 256) ** 0.5)
+
+
+def test_sharpness_knows_no_contrast_and_no_brightness():
+    pattern = torch.rand(32, 32, generator=torch.Generator().manual_seed(0))
+    full, faint = (
+        picture_statistics(grey(p), [torch.ones(1, 4, 2, 2)], [1.0])[0] for p in (pattern, 0.6 + 0.2 * pattern)
+    )
+    assert faint.sharpness == pytest.approx(full.sharpness, rel=1e-4)
+    assert faint.brightness > full.brightness
+
+
+def test_a_flat_picture_has_no_sharpness():
+    (seen,) = picture_statistics(grey(torch.full((16, 16), 0.4)), [torch.ones(1, 4, 2, 2)], [1.0])
+    assert seen.sharpness == pytest.approx(0, abs=1e-5)
+
+
+# --------------------------------------------------------------------------------------------------------- appearance
+
+
+@pytest.mark.parametrize("n", [FEWEST, 5, 40])
+def test_the_unit_is_the_mean_distance_from_all_others(n):
+    """Against the definition: leave each out, fit center and shrunk variances to the others, measure, average."""
+
+    def model(rows):
+        variances = rows.var(0, correction=1)
+        shrunk = ((len(rows) - 1) * variances + PRIOR_WEIGHT * variances.mean()) / (len(rows) - 1 + PRIOR_WEIGHT)
+        return rows.mean(0), shrunk.sqrt()
+
+    rows = torch.stack([seen.features for seen in normals(n)]).double()
+    distances = []
+    for i in range(n):
+        center, spread = model(torch.cat([rows[:i], rows[i + 1 :]]))
+        distances.append(((rows[i] - center) / spread).square().mean().sqrt())
+    center, spread = model(rows)
+    probe = torch.linspace(1, 5, rows.shape[1])
+    expected = ((probe - center) / spread).square().mean().sqrt() / torch.stack(distances).mean()
+    assert fitted(normals(n)).judge(glance(probe)).ratio == pytest.approx(expected.item(), rel=1e-3)
+
+
+def test_new_normals_lie_about_1_away_and_others_further():
+    appearance = fitted(normals(5, dim=200))
+    near = [appearance.judge(seen).ratio for seen in normals(50, dim=200, seed=1)]
+    assert np.mean(near) == pytest.approx(1, abs=0.15) and max(near) < LIMIT
+    other = appearance.judge(glance(torch.full((200,), 6.0)))
+    assert other.matches is False and other.warnings == ("unlike",)
+
+
+def test_held_out_pictures_that_are_all_the_same_refuse_only_others():
+    appearance = fitted([glance([1.0, 2.0, 3.0])] * 5)
+    assert appearance.judge(glance([1.0, 2.0, 3.0])).matches
+    assert not appearance.judge(glance([1.0, 2.0, 3.1])).matches
+
+
+def test_fewer_than_three_teach_nothing_and_take_back_what_was_known():
+    appearance = fitted(normals(5))
+    appearance.fit(normals(FEWEST - 1))
+    assert not appearance.is_fitted
+    judged = appearance.judge(normals(1)[0])
+    assert (judged.ratio, judged.matches, judged.warnings) == (None, None, ())
+
+
+@pytest.mark.parametrize(
+    ("change", "warnings"),
+    [
+        ({}, ()),
+        ({"brightness": 0.19}, ("dark",)),  # under half of 0.4
+        ({"brightness": 0.21}, ()),
+        ({"brightness": 0.86}, ("bright",)),  # under half as far from white as 0.7
+        ({"brightness": 0.84}, ()),
+        ({"sharpness": 0.13}, ("blurred",)),  # under 0.7 of 0.2
+        ({"sharpness": 0.15}, ()),
+        ({"enlargement": 8.1}, ("tiny",)),  # over 4 times 2
+        ({"enlargement": 7.9}, ()),
+        ({"features": [99.0] * 12, "brightness": 0.1}, ("dark", "unlike")),  # the cause comes first
+    ],
+)
+def test_warnings_are_relative_to_the_held_out_pictures(change, warnings):
+    plain = {"features": [3.0] * 12}
+    seen = normals(8)
+    seen[0] = glance(seen[0].features, 0.4, 0.9, 0.5)
+    seen[1] = glance(seen[1].features, 0.7, 0.2, 2.0)
+    assert fitted(seen).judge(glance(**plain | change)).warnings == warnings
+
+
+@pytest.mark.parametrize(
+    ("change", "warnings"),
+    [
+        ({"brightness": 0.04}, ("dark",)),
+        ({"brightness": 0.96}, ("bright",)),
+        ({"sharpness": 0.0}, ()),  # unknown: a smooth part is no blurred one
+        ({"enlargement": 4.1}, ("tiny",)),
+        ({"brightness": 0.06}, ()),
+    ],
+)
+def test_without_held_out_pictures_the_limits_are_absolute(change, warnings):
+    assert Appearance(3).judge(glance([1.0, 2.0, 3.0], **change)).warnings == warnings
+
+
+# --------------------------------------------------------------------------------------------- detectors, by questions
+
+
+def noise(seed, size=64):
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (size, size, 3), dtype=np.uint8))
+
+
+def stripes(seed, size=64):
+    """As far from noise as random weights can tell."""
+    rows = np.repeat(np.random.default_rng(seed).integers(0, 256, (size // 16, 1, 1), dtype=np.uint8), 16, axis=0)
+    return Image.fromarray(np.broadcast_to(rows, (size, size, 3)).copy())
+
+
+@pytest.fixture(scope="module")
+def candidates(make_detector):
+    """Two categories: `noise` and `stripes`."""
+    found = {"noise": [make_detector(SimpleNet), make_detector(GLASS)], "stripes": [make_detector(SimpleNet)]}
+    for label, draw in (("noise", noise), ("stripes", stripes)):
+        for detector in found[label]:
+            detector.calibrate([draw(seed) for seed in range(20)], 0.2)
+    return found
+
+
+def test_calibration_learns_both_from_one_backbone_pass_per_picture(make_detector, monkeypatch):
+    detector, passes, forward = make_detector(SimpleNet, calibrated=False), [], Backbone.forward
+    assert not detector.appearance.is_fitted
+    monkeypatch.setattr(Backbone, "forward", lambda self, images: (passes.append(1), forward(self, images))[1])
+    detector.calibrate([noise(seed) for seed in range(6)])
+    assert len(passes) == 6 == detector.calibration.size and detector.appearance.is_fitted
+    assert not any(buffer.is_inference() for buffer in detector.buffers())  # else it could not be trained further
+
+
+def test_all_questions_share_one_backbone_pass(candidates, monkeypatch):
+    passes, forward = [], Backbone.forward
+    monkeypatch.setattr(Backbone, "forward", lambda self, images: (passes.append(1), forward(self, images))[1])
+    look = PreparedPicture(noise(100))
+    (best, resemblance), (second, _) = suggest(candidates, look)
+    assert (best, second) == ("noise", "stripes") and resemblance == check(candidates["noise"], look)
+    assert compare(candidates["noise"], look)[0].p_value > 0
+    assert len(passes) == 1
+    compare(candidates["noise"], noise(100))
+    assert len(passes) == 2
+
+
+def test_each_category_is_recognised_and_the_other_refused(candidates):
+    for label, draw in (("noise", noise), ("stripes", stripes)):
+        (first, alike), (_, unlike) = suggest(candidates, draw(200))
+        assert first == label and alike.matches and not unlike.matches
+        assert "unlike" in unlike.warnings and "unlike" not in alike.warnings
+
+
+def test_a_detector_that_knows_the_look_answers_for_one_that_does_not(candidates, make_detector):
+    blank = make_detector(SimpleNet, calibrated=False)
+    assert check([blank, *candidates["noise"]], noise(300)) == check(candidates["noise"], noise(300))
+    assert [label for label, _ in suggest({"old": [blank], **candidates}, noise(300))] == ["noise", "stripes"]
+
+
+def test_a_tiny_picture_is_named(candidates):
+    assert "tiny" in check(candidates["noise"], noise(0, size=15)).warnings
+    assert "tiny" not in check(candidates["noise"], noise(0, size=16)).warnings
+
+
+def test_pictures_that_cannot_be_read_and_nobody_to_ask(candidates):
+    with pytest.raises(PictureError, match="not a picture"):
+        suggest(candidates, b"text")
+    with pytest.raises(ValueError, match="no detector"):
+        check([], noise(0))
+
+
+# ---------------------------------------------------------------------------------------------------- saved and loaded
+
+
+@pytest.fixture
+def folder(candidates, tmp_path):
+    candidates["noise"][0].save_pretrained(tmp_path)
+    return tmp_path
+
+
+def rewrite(folder, change, **settings):
+    """Saves the changed tensors in place of those in the folder, under a config that names no fingerprint."""
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors")
+    config = json.loads((folder / "config.json").read_text()) | {"weights_sha256": None} | settings
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def test_it_travels_with_the_weights(candidates, folder):
+    assert check([SimpleNet.from_pretrained(folder)], noise(400)) == check(candidates["noise"], noise(400))
+
+
+def without_appearance(tensors):
+    for name in [name for name in tensors if name.startswith("appearance.")]:
+        del tensors[name]
+
+
+def test_models_saved_before_load_and_know_nothing(candidates, folder):
+    rewrite(folder, without_appearance, format_version=1)
+    old = SimpleNet.from_pretrained(folder)
+    judged = check([old], Image.new("RGB", (15, 15)))
+    assert (judged.ratio, judged.matches, judged.warnings) == (None, None, ("tiny", "dark"))
+    assert old.predict(noise(400)).image_score == candidates["noise"][0].predict(noise(400)).image_score
+    old.save_pretrained(folder)
+    assert json.loads((folder / "config.json").read_text())["format_version"] == FORMAT_VERSION == 2
+
+
+def test_models_of_this_format_must_have_it(folder):
+    rewrite(folder, without_appearance)
+    with pytest.raises(ModelError, match=r"appearance.center"):
+        SimpleNet.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("name", ["center", "spread", "brightness", "sharpness", "enlargement"])
+def test_damaged_tensors_are_refused(folder, name):
+    rewrite(folder, lambda tensors: tensors.update({f"appearance.{name}": torch.zeros(7, 7)}))
+    with pytest.raises(ModelError, match=rf"(?s)does not fit its config.json.*appearance.{name}"):
+        SimpleNet.from_pretrained(folder)
+
+
+# -------------------------------------------------------------------------------------------------- the bundled models
+
+
+@pytest.fixture(scope="module")
+def bundled():
+    catalog = Catalog.bundled()
+    return {label: catalog.load(label) for label in catalog.categories()}
+
+
+@pytest.fixture(scope="module")
+def suggested(bundled):
+    """By example: its own label, and what is suggested."""
+    return {path: (f"parts / {path.parent.name}", suggest(bundled, path)) for path in sorted(EXAMPLES.glob("*/*.png"))}
+
+
+def test_every_example_is_recognised_good_or_defective(suggested):
+    assert len(suggested) == 20
+    for path, (label, found) in suggested.items():
+        (first, resemblance), *others = found
+        assert first == label and resemblance.matches and resemblance.warnings == (), path
+        assert not any(other.matches for _, other in others), path
+
+
+def test_both_methods_of_a_category_learned_the_same_look(bundled):
+    for simplenet, glass in bundled.values():
+        for name, tensor in simplenet.appearance.state_dict().items():
+            assert tensor.equal(glass.appearance.state_dict()[name]), name
+
+
+@pytest.mark.parametrize(
+    ("spoil", "warning"),
+    [
+        (lambda picture: picture.filter(ImageFilter.GaussianBlur(3)), "blurred"),
+        (lambda picture: picture.point(lambda level: round(0.15 * level)), "dark"),
+        (lambda picture: picture.point(lambda level: round(255 - 0.15 * (255 - level))), "bright"),
+        (lambda picture: picture.resize((60, 60)), "tiny"),
+    ],
+    ids=["blurred", "dark", "bright", "tiny"],
+)
+def test_spoiled_pictures_are_told(bundled, spoil, warning):
+    for label, detectors in bundled.items():
+        with Image.open(EXAMPLES / label.removeprefix("parts / ") / "good.png") as picture:
+            assert warning in check(detectors, spoil(picture.convert("RGB"))).warnings, label

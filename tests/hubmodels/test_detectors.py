@@ -1,0 +1,278 @@
+"""Both heads over one contract: shapes, signs, strict loading, all kinds of pictures, one backbone pass."""
+
+import json
+import runpy
+import sys
+import weakref
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save, save_file
+
+from hubmodels import GLASS, AnomalyDetector, BackboneError, ModelError, PictureError, SimpleNet, compare
+from hubmodels.backbone import Backbone
+
+METHODS = pytest.mark.parametrize("method", [SimpleNet, GLASS])
+
+
+def picture(height=80, width=100, seed=0):
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+@METHODS
+def test_architecture_is_the_papers(method):
+    """1536-dimensional adaptor with bias; 1024 hidden, BatchNorm, LeakyReLU 0.2, last layer without bias."""
+    detector = method()
+    hidden, norm, activation, last = detector.discriminator
+    assert sum(p.numel() for p in detector.adaptor.parameters()) == 1536 * 1536 + 1536
+    assert (hidden.in_features, hidden.out_features, hidden.bias is not None) == (1536, 1024, True)
+    assert (type(norm), activation.negative_slope) == (torch.nn.BatchNorm1d, 0.2)
+    assert (last.out_features, last.bias) == (1, None)
+    assert (detector.image_size, detector.backbone_name, detector.layers) == (288, "wide_resnet50_2.tv_in1k", (2, 3))
+
+
+def test_narrow_backbones_get_a_sensible_width():
+    detector = SimpleNet(backbone="resnet18.tv_in1k")
+    assert (detector.embed_dim, detector.hidden_dim) == (384, 256)
+
+
+def test_signs():
+    """SimpleNet's discriminator says how normal, GLASS's how anomalous; scores always say how anomalous."""
+    logits = torch.tensor([-2.0, 0.0, 3.0])
+    assert SimpleNet(backbone="resnet18.tv_in1k").logits_to_scores(logits).tolist() == [2.0, 0.0, -3.0]
+    assert GLASS(backbone="resnet18.tv_in1k").logits_to_scores(logits).allclose(logits.sigmoid())
+
+
+@METHODS
+def test_forward_equals_its_parts_and_judges_pictures_one_by_one(method, make_detector):
+    detector = make_detector(method)
+    images = torch.rand(3, 3, 64, 64)
+    with torch.no_grad():
+        scores = detector(images)
+        alone = torch.cat([detector(image[None]) for image in images])
+    assert scores.shape == (3, 8, 8)
+    assert scores.allclose(alone, atol=1e-5)  # no batch statistics
+
+
+@METHODS
+def test_prediction_has_the_pictures_size_and_the_largest_patch_score(method, make_detector):
+    detector = make_detector(method)
+    prediction = detector.predict(picture(80, 100))
+    with torch.no_grad():
+        largest = detector(detector.prepare([picture(80, 100)])).max().item()
+    assert prediction.anomaly_map.shape == prediction.mask.shape == (80, 100)
+    assert prediction.anomaly_map.dtype == np.float32
+    assert prediction.image_score == pytest.approx(largest, abs=1e-6)
+    assert prediction.is_anomalous == (prediction.image_score > prediction.threshold)
+    assert 0 < prediction.p_value <= 1 and prediction.latency_ms > 0
+
+
+@METHODS
+def test_every_way_to_hand_in_a_picture_gives_the_same_result(method, make_detector, tmp_path):
+    detector, pil = make_detector(method), picture()
+    path = tmp_path / "part.png"
+    pil.save(path)
+    array = np.asarray(pil)
+    tensor = torch.from_numpy(array.copy()).movedim(-1, 0)
+    expected = detector.predict(pil)
+    for same in (path, str(path), path.read_bytes(), array, tensor, tensor.float() / 255):
+        prediction = detector.predict(same)
+        assert prediction.image_score == expected.image_score
+        assert np.array_equal(prediction.anomaly_map, expected.anomaly_map)
+
+
+@METHODS
+def test_bad_pictures_raise_the_one_error(method, make_detector, tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
+    with pytest.raises(PictureError, match=r"broken\.png"):
+        make_detector(method).predict(tmp_path / "broken.png")
+
+
+@METHODS
+def test_batch_equals_single(method, make_detector):
+    detector, pictures = make_detector(method), [picture(80, 100, 1), picture(64, 64, 2), picture(50, 90, 3)]
+    for batched, alone in zip(detector.predict_batch(pictures), map(detector.predict, pictures), strict=True):
+        assert batched.image_score == pytest.approx(alone.image_score, abs=1e-5)
+        assert np.allclose(batched.anomaly_map, alone.anomaly_map, atol=1e-5)
+
+
+@METHODS
+def test_no_pictures_give_no_predictions(method, make_detector):
+    assert make_detector(method).predict_batch([]) == []
+
+
+def test_calibration_holds_one_picture_and_one_map_at_a_time(make_detector, monkeypatch):
+    """Thirty maps and pictures of 20 megapixels would be several gigabytes."""
+    detector, seen, alive = make_detector(SimpleNet, calibrated=False), [], []
+    study = detector._study
+
+    def watched(shown, picture_statistics):
+        prediction = study(shown, picture_statistics)
+        alive.append(sum(reference() is not None for reference in seen))
+        seen.extend(map(weakref.ref, (shown, prediction.anomaly_map)))
+        return prediction
+
+    monkeypatch.setattr(detector, "_study", watched)
+    detector.calibrate(picture(seed=seed) for seed in range(5))
+    assert detector.calibration.size == 5 and max(alive) <= 1
+
+
+@METHODS
+def test_a_head_needs_no_docstring_of_its_base_class(method, monkeypatch):
+    """`python -OO` strips them, and `import hubmodels` died of it."""
+    stripped = SimpleNamespace(AnomalyDetector=type("AnomalyDetector", (), {}))
+    monkeypatch.setitem(sys.modules, "hubmodels.detector", stripped)
+    source = Path(sys.modules[method.__module__].__file__)
+    assert runpy.run_path(source)[method.__name__].method == method.method
+
+
+@METHODS
+def test_training_mode_refuses_to_judge(method, make_detector):
+    detector = make_detector(method).train()
+    with pytest.raises(RuntimeError, match="eval"):
+        detector.predict(picture())
+    assert not detector.backbone.training
+    detector.eval()
+
+
+@METHODS
+def test_crop_inspects_the_centre_only(method, make_detector):
+    """With the papers' crop the border is not looked at and gets the map's minimum."""
+    detector = make_detector(method, resize=80)
+    anomaly_map = detector.predict(picture(80, 80)).anomaly_map
+    assert anomaly_map.shape == (80, 80)
+    assert np.ptp(anomaly_map[:, :6]) == 0 and anomaly_map[0, 0] == anomaly_map.min()
+
+
+# ---------------------------------------------------------------------------------------------------- saved and loaded
+
+
+@METHODS
+def test_round_trip_is_bit_equal(method, make_detector, tmp_path):
+    detector = make_detector(method)
+    detector.save_pretrained(tmp_path)
+    loaded = method.from_pretrained(tmp_path)
+    assert not loaded.training
+    before, after = detector.predict(picture()), loaded.predict(picture())
+    assert (before.image_score, before.p_value, before.threshold) == (
+        after.image_score,
+        after.p_value,
+        after.threshold,
+    )
+    assert np.array_equal(before.anomaly_map, after.anomaly_map)
+
+
+@METHODS
+def test_the_folder_holds_the_head_only(method, make_detector, tmp_path):
+    make_detector(method).save_pretrained(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"config.json", "model.safetensors", "README.md"}
+    prefixes = {key.split(".")[0] for key in load_file(tmp_path / "model.safetensors")}
+    assert prefixes == {"adaptor", "discriminator", "calibration", "appearance"}
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["method"] == method.method and len(config["backbone_sha256"]) == 64
+    assert (config["embed_dim"], config["hidden_dim"], config["resize"]) == (32, 21, 64)  # resolved, not null
+
+
+def test_base_class_reads_the_method_and_the_wrong_class_refuses(make_detector, tmp_path):
+    make_detector(GLASS).save_pretrained(tmp_path)
+    assert type(AnomalyDetector.from_pretrained(tmp_path)) is GLASS
+    with pytest.raises(ModelError, match=r"GLASS.from_pretrained"):
+        SimpleNet.from_pretrained(tmp_path)
+
+
+def edit_config(folder, **changes):
+    config = json.loads((folder / "config.json").read_text()) | changes
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "word"),
+    [
+        ({"format_version": 99}, ModelError, "newer"),
+        ({"hidden_dim": 20}, ModelError, "does not fit"),
+        ({"method": "patchcore"}, ModelError, "names no method"),
+        ({"method": None}, ModelError, "names no method"),
+        ({"method": ["glass"]}, ModelError, "names no method"),
+        ({"format_version": 1.9}, ModelError, "damaged"),
+        ({"format_version": float("inf")}, ModelError, "damaged"),
+        ({"image_size": 10**6}, ModelError, "build no model"),
+        ({"std": [0, 0, 0]}, ModelError, "build no model"),
+        ({"mean": [0.5]}, ModelError, "build no model"),
+        ({"format_version": "one"}, ModelError, "damaged"),
+        ({"embed_dim": "wide"}, ModelError, "build no model"),
+        ({"layers": [9]}, ModelError, "build no model"),
+        ({"backbone": None}, ModelError, "build no model"),
+        ({"image_size": None}, ModelError, "build no model"),
+        ({"backbone": "no_such_network.in1k"}, BackboneError, "names no network"),
+        ({"surprise": 1}, ModelError, "surprise"),
+        ({"backbone_sha256": "0" * 64}, BackboneError, "trained on"),
+    ],
+)
+def test_configs_that_do_not_fit_are_refused(change, error, word, make_detector, backbone_weights, tmp_path):
+    make_detector(SimpleNet).save_pretrained(tmp_path)
+    edit_config(tmp_path, **change)
+    with pytest.raises(error, match=word):
+        SimpleNet.from_pretrained(tmp_path, backbone_weights=backbone_weights)
+
+
+def test_missing_and_damaged_files_are_named(make_detector, tmp_path):
+    make_detector(SimpleNet).save_pretrained(tmp_path)
+    weights = (tmp_path / "model.safetensors").read_bytes()
+    (tmp_path / "model.safetensors").write_bytes(weights[: len(weights) // 2])
+    with pytest.raises(ModelError, match="truncated"):
+        SimpleNet.from_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match=r"holds no model.safetensors"):
+        SimpleNet.from_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ModelError, match="damaged"):
+        SimpleNet.from_pretrained(tmp_path)
+
+
+def test_a_header_with_a_pickles_first_bytes_is_no_pickle(make_detector, tmp_path):
+    """A safetensors file begins with the length of its header, little end first: here 0x10580."""
+    make_detector(SimpleNet).save_pretrained(tmp_path)
+    edit_config(tmp_path, weights_sha256=None)
+    tensors = load_file(tmp_path / "model.safetensors")
+    empty = int.from_bytes(save(tensors, {"pad": ""})[:8], "little")
+    save_file(tensors, tmp_path / "model.safetensors", {"pad": "x" * (0x10580 - empty)})
+    assert (tmp_path / "model.safetensors").read_bytes()[:2] == b"\x80\x05"
+    assert SimpleNet.from_pretrained(tmp_path).category == "widget"
+
+
+def test_a_missing_tensor_is_not_filled_with_random_numbers(make_detector, tmp_path):
+    make_detector(SimpleNet).save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    del tensors["adaptor.weight"]
+    save_file(tensors, tmp_path / "model.safetensors")
+    edit_config(tmp_path, weights_sha256=None)
+    with pytest.raises(ModelError, match=r"adaptor.weight"):
+        SimpleNet.from_pretrained(tmp_path)
+
+
+# ------------------------------------------------------------------------------------------------------- side by side
+
+
+def test_compare_equals_predict_with_one_backbone_pass(make_detector, monkeypatch):
+    detectors, passes, forward = [make_detector(SimpleNet), make_detector(GLASS)], [], Backbone.forward
+    separate = [detector.predict(picture()) for detector in detectors]
+    monkeypatch.setattr(Backbone, "forward", lambda self, images: (passes.append(1), forward(self, images))[1])
+    together = compare(detectors, picture())
+    assert len(passes) == 1
+    for one, other in zip(together, separate, strict=True):
+        assert one.image_score == pytest.approx(other.image_score, rel=1e-6)
+        assert np.abs(one.anomaly_map - other.anomaly_map).max() <= 1e-6 * np.abs(other.anomaly_map).max()
+        assert one.p_value == other.p_value
+
+
+def test_compare_passes_once_per_front_end(make_detector, monkeypatch):
+    detectors, passes, forward = [make_detector(SimpleNet), make_detector(GLASS, resize=80)], [], Backbone.forward
+    monkeypatch.setattr(Backbone, "forward", lambda self, images: (passes.append(1), forward(self, images))[1])
+    together = compare(detectors, picture())
+    assert len(passes) == 2
+    assert together[1].image_score == pytest.approx(detectors[1].predict(picture()).image_score, rel=1e-6)

@@ -1,0 +1,390 @@
+"""Loading from the Hub: the real client against a Hub of our own, and every way in which it can go wrong."""
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hub_client import client_env
+from hub_server import Fault, answer, cut_download, delay, tamper, truncate
+from huggingface_hub import HfApi, constants
+from huggingface_hub.errors import XetDownloadError
+from huggingface_hub.utils import get_session
+
+from hubmodels import GLASS, AnomalyDetector, ModelError, SimpleNet
+from hubmodels.hub.catalog import Catalog
+from hubmodels.hub.files import limit_waiting
+
+REPOSITORY = "acme/glass-toy-widget"
+PICTURE = np.random.default_rng(1).integers(0, 256, (50, 70, 3), np.uint8)
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """The client tries again, but does not wait before."""
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
+
+
+@pytest.fixture
+def published(hub, make_detector):
+    """A GLASS model on the Hub, pushed by its own method."""
+    make_detector(GLASS).push_to_hub(REPOSITORY)
+    hub.requests.clear()
+    return make_detector(GLASS)
+
+
+def downloads(hub):
+    return [r.path.rsplit("/", 1)[-1] for r in hub.requests if r.method == "GET" and "/resolve/" in r.path]
+
+
+def kept():
+    """Names of the files in the cache that are meant to be whole."""
+    return {path.name for path in Path(constants.HF_HUB_CACHE).glob("*/snapshots/*/*")}
+
+
+# ---------------------------------------------------------------- what users of transformers and timm expect
+
+
+def test_what_is_pushed_is_the_head_alone_and_comes_back_the_same(hub, published):
+    assert set(hub.files(REPOSITORY)) >= {"config.json", "model.safetensors", "README.md"}
+    assert len(hub.files(REPOSITORY)["model.safetensors"]) < 50_000  # the backbone alone has 11 MB
+    for loader in (GLASS, AnomalyDetector):
+        found = loader.from_pretrained(REPOSITORY)
+        assert type(found) is GLASS and not found.training
+        assert found.predict(PICTURE).image_score == published.predict(PICTURE).image_score
+
+
+def test_the_wrong_class_says_which_is_right(published):
+    with pytest.raises(ModelError, match=r"acme/glass-toy-widget is a GLASS model: load it by GLASS\.from_pretrained"):
+        SimpleNet.from_pretrained(REPOSITORY)
+
+
+def test_a_warm_cache_costs_one_question_and_a_pinned_commit_none(hub, published):
+    GLASS.from_pretrained(REPOSITORY)
+    assert downloads(hub) == ["config.json", "model.safetensors"]
+    hub.requests.clear()
+    GLASS.from_pretrained(REPOSITORY)
+    assert [(r.method, r.path) for r in hub.requests] == [("GET", f"/api/models/{REPOSITORY}")]
+    hub.requests.clear()
+    GLASS.from_pretrained(REPOSITORY, revision=hub.commits(REPOSITORY)[0].oid)
+    assert hub.requests == []
+
+
+def test_a_revision_is_a_branch_a_tag_or_a_commit(hub, published, make_detector):
+    first = hub.commits(REPOSITORY)[0].oid
+    HfApi().create_tag(REPOSITORY, tag="v1")
+    HfApi().create_branch(REPOSITORY, branch="trial")
+    make_detector(GLASS, category="lid").push_to_hub(REPOSITORY, branch="trial")
+    found = {r: GLASS.from_pretrained(REPOSITORY, revision=r).category for r in (None, "v1", "trial", first)}
+    assert found == {None: "widget", "v1": "widget", "trial": "lid", first: "widget"}
+    with pytest.raises(ModelError, match="no such revision: check the branch, tag or commit"):
+        GLASS.from_pretrained(REPOSITORY, revision="v2")
+
+
+def test_config_and_weights_are_of_one_commit_even_if_somebody_pushes_in_between(hub, published, make_detector):
+    """Each file by the branch's name, they would be of two models here."""
+    api_answer = hub.commits(REPOSITORY)[0].oid
+
+    async def push_before(app, scope, receive, send):
+        files = hub.repo(REPOSITORY).resolve(api_answer).files
+        hub.repo(REPOSITORY).commit("main", files | {"model.safetensors": hub.store("model.safetensors", b"new")}, "x")
+        await app(scope, receive, send)
+
+    hub.faults.append(Fault("HEAD", "model.safetensors", 1, push_before))
+    assert GLASS.from_pretrained(REPOSITORY).predict(PICTURE).image_score == published.predict(PICTURE).image_score
+    assert hub.files(REPOSITORY)["model.safetensors"] == b"new"
+
+
+def test_cache_dir_and_local_files_only(hub, published, tmp_path):
+    with pytest.raises(ModelError, match=r"not in the local cache .*the Hub is not asked .*local_files_only"):
+        GLASS.from_pretrained(REPOSITORY, local_files_only=True)
+    GLASS.from_pretrained(REPOSITORY, cache_dir=tmp_path / "cache")
+    assert not kept()
+    hub.requests.clear()
+    found = GLASS.from_pretrained(REPOSITORY, cache_dir=tmp_path / "cache", local_files_only=True)
+    assert (found.category, hub.requests) == ("widget", [])
+
+
+def test_force_download_fetches_again(hub, published):
+    GLASS.from_pretrained(REPOSITORY)
+    hub.requests.clear()
+    GLASS.from_pretrained(REPOSITORY, force_download=True)
+    assert downloads(hub) == ["config.json", "model.safetensors"]
+
+
+def test_force_download_without_a_hub_says_why_it_cannot(hub, published, impatient):
+    GLASS.from_pretrained(REPOSITORY)
+    with pytest.raises(ModelError, match="Cannot pass 'force_download=True' and 'local_files_only=True'"):
+        GLASS.from_pretrained(REPOSITORY, force_download=True, local_files_only=True)
+    hub.stop()
+    with pytest.raises(ModelError, match=r"the connection to the Hub failed \(ConnectError\)"):
+        GLASS.from_pretrained(REPOSITORY, force_download=True)
+
+
+def test_a_card_that_is_there_is_kept_by_push_to_hub(hub, published):
+    hub.edit(REPOSITORY, "README.md", b"written by a person")
+    published.push_to_hub(REPOSITORY, ignore_patterns="*.txt")
+    assert hub.files(REPOSITORY)["README.md"] == b"written by a person"
+
+
+def test_the_short_card_tells_what_is_known(hub, published):
+    card = hub.files(REPOSITORY)["README.md"].decode()
+    assert "# GLASS for toy / widget" in card and "not measured" in card and "- anomaly-detection" in card
+    assert "library_name: hubmodels" in card
+
+
+# ---------------------------------------------------------------- who may read
+
+
+def test_a_private_repository_needs_a_token(hub, published, monkeypatch):
+    hub.repo(REPOSITORY).visibility = "private"
+    monkeypatch.delenv("HF_TOKEN")
+    with pytest.raises(ModelError, match=r"no such repository, or it is private: .*hf auth login.*HF_TOKEN"):
+        GLASS.from_pretrained(REPOSITORY)
+    with pytest.raises(ModelError, match="or it is private"):
+        GLASS.from_pretrained(REPOSITORY, token="hf_stranger")
+    assert GLASS.from_pretrained(REPOSITORY, token="hf_read").category == "widget"
+
+
+def test_a_gated_repository_says_where_to_ask(hub, published, monkeypatch):
+    hub.repo(REPOSITORY).gated = "manual"
+    monkeypatch.setenv("HF_TOKEN", "hf_stranger")
+    with pytest.raises(ModelError, match="its owner grants access on request"):
+        GLASS.from_pretrained(REPOSITORY)
+
+
+def test_a_token_that_the_hub_does_not_know_is_named(hub, published):
+    with pytest.raises(ModelError, match=r"refused the token \(401\): log in") as refused:
+        GLASS.from_pretrained(REPOSITORY, token="hf_expired")
+    assert "hf_expired" not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["acme/nothing", "nothing", "a/b/c", "white space/x"])
+def test_what_is_no_model_says_so(hub, name):
+    with pytest.raises(ModelError, match=r"no such repository|neither a folder here nor the id"):
+        GLASS.from_pretrained(name)
+
+
+# ---------------------------------------------------------------- wrong files
+
+
+def test_missing_files_are_named(hub, published):
+    commit = hub.repo(REPOSITORY).resolve("main")
+    files = {name: blob for name, blob in commit.files.items() if name != "model.safetensors"}
+    hub.repo(REPOSITORY).commit("main", files, "lost the weights")
+    with pytest.raises(ModelError, match="lacks a file of a model"):
+        GLASS.from_pretrained(REPOSITORY)
+
+
+@pytest.mark.parametrize("place", ["hub", "folder"])
+def test_a_pickle_in_place_of_safetensors_is_refused_unread(hub, published, place, tmp_path):
+    content = {name: c for name, c in hub.files(REPOSITORY).items() if name != "model.safetensors"}
+    for name, text in (content | {"pytorch_model.bin": b"\x80\x02boom"}).items():
+        (tmp_path / name).write_bytes(text)
+    source = str(tmp_path)
+    if place == "hub":
+        repo = hub.repo(REPOSITORY)
+        files = {name: hub.store(name, (tmp_path / name).read_bytes()) for name in (*content, "pytorch_model.bin")}
+        repo.commit("main", files, "pickled")
+        source = REPOSITORY
+    with pytest.raises(ModelError, match=r"its weights are a pickle \(pytorch_model.bin\).*refused"):
+        GLASS.from_pretrained(source)
+    assert "pytorch_model.bin" not in downloads(hub)
+
+
+def test_a_pickle_in_disguise_is_refused_unread(hub, published, tmp_path):
+    torch.save({"adaptor.weight": torch.zeros(1)}, tmp_path / "x")
+    for content in ((tmp_path / "x").read_bytes(), b"\x80\x04\x95boom"):
+        hub.edit(REPOSITORY, "model.safetensors", content)
+        with pytest.raises(ModelError, match="pickle in disguise"):
+            GLASS.from_pretrained(REPOSITORY)
+
+
+def test_tampered_weights_are_found_by_their_hash(hub, published):
+    """A byte in the middle of a tensor: shapes and header stay right, and the score would change unnoticed."""
+    size = len(hub.files(REPOSITORY)["model.safetensors"])
+    hub.faults.append(Fault("GET", "model.safetensors", 1, tamper(size - 2)))
+    with pytest.raises(ModelError, match=r"not the file that its config.json names .*force_download=True"):
+        GLASS.from_pretrained(REPOSITORY)
+    with pytest.raises(ModelError, match="not the file"):
+        GLASS.from_pretrained(REPOSITORY)  # it lies in the cache now
+    found = GLASS.from_pretrained(REPOSITORY, force_download=True)  # as the message says
+    assert found.predict(PICTURE).image_score == published.predict(PICTURE).image_score
+
+
+def test_a_newer_format_says_upgrade(hub, published):
+    config = json.loads(hub.files(REPOSITORY)["config.json"]) | {"format_version": 3}
+    hub.edit(REPOSITORY, "config.json", json.dumps(config).encode())
+    with pytest.raises(ModelError, match=r"format 3, newer than this library knows \(2\): upgrade"):
+        GLASS.from_pretrained(REPOSITORY)
+
+
+# ---------------------------------------------------------------- a bad line, a full disk, many readers
+
+
+def test_a_connection_cut_in_the_middle_goes_on_where_it_stopped(hub, published, impatient, monkeypatch):
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1000)  # what the client writes at once: 10 MB, else
+    size = len(hub.files(REPOSITORY)["model.safetensors"])
+    hub.faults.append(Fault("GET", "model.safetensors", 1, cut_download(5000)))
+    assert GLASS.from_pretrained(REPOSITORY).category == "widget"
+    parts = [r.bytes_out for r in hub.requests if r.method == "GET" and r.path.endswith("model.safetensors")]
+    assert parts == [5000, size - 5000]
+
+
+def test_a_line_that_stays_dead_leaves_nothing_half_written(hub, published, impatient):
+    hub.faults.append(Fault("GET", "model.safetensors", 99, cut_download(0)))
+    with pytest.raises(ModelError, match=r"the connection to the Hub failed|arrived incomplete"):
+        GLASS.from_pretrained(REPOSITORY)
+    assert kept() == {"config.json"}
+    hub.faults.clear()
+    assert GLASS.from_pretrained(REPOSITORY).category == "widget"
+
+
+def test_a_file_that_came_short_is_not_kept(hub, published, impatient):
+    hub.faults.append(Fault("GET", "model.safetensors", 99, truncate(1000)))
+    with pytest.raises(ModelError, match="arrived incomplete, and was not kept: try again"):
+        GLASS.from_pretrained(REPOSITORY)
+    assert kept() == {"config.json"}
+    hub.faults.clear()
+    assert GLASS.from_pretrained(REPOSITORY).category == "widget"
+
+
+@pytest.mark.parametrize("error", [XetDownloadError("reset by peer"), RuntimeError("reset by peer")])
+def test_what_xet_raises_is_understood(hub, published, monkeypatch, error):
+    """Our Hub serves no Xet downloads: the client's own function fails here as its compiled part would."""
+
+    def fail(*arguments, **options):
+        raise error
+
+    monkeypatch.setattr("huggingface_hub.file_download.http_get", fail)
+    with pytest.raises(ModelError, match=r"the transfer failed \(reset by peer\): try again, or set HF_HUB"):
+        GLASS.from_pretrained(REPOSITORY)
+
+
+def test_a_burst_of_server_errors_passes(hub, published, impatient):
+    hub.faults.append(Fault("HEAD", "config.json", 2, answer(503)))
+    hub.faults.append(Fault("HEAD", "model.safetensors", 1, answer(502)))
+    assert GLASS.from_pretrained(REPOSITORY).category == "widget"
+    assert sum(r.status in (502, 503) for r in hub.requests) == 3
+
+
+@pytest.mark.parametrize("status", [500, 503])
+def test_a_hub_in_trouble_is_named_and_a_filled_cache_serves(hub, published, impatient, status):
+    hub.faults.append(Fault("GET|HEAD", ".", 99, answer(status)))
+    with pytest.raises(ModelError, match=rf"not in the local cache .*trouble at the moment \({status}\)"):
+        GLASS.from_pretrained(REPOSITORY)
+    hub.faults.clear()
+    GLASS.from_pretrained(REPOSITORY)
+    hub.faults.append(Fault("GET|HEAD", ".", 99, answer(status)))
+    assert GLASS.from_pretrained(REPOSITORY).category == "widget"
+
+
+def test_without_a_hub_a_filled_cache_serves_and_says_so(hub, published, impatient, caplog):
+    hub.stop()
+    with pytest.raises(ModelError, match=r"not in the local cache .*cannot be reached \(ConnectError\): connect once"):
+        GLASS.from_pretrained(REPOSITORY)
+    hub.start()
+    GLASS.from_pretrained(REPOSITORY)
+    hub.stop()
+    assert GLASS.from_pretrained(REPOSITORY).category == "widget"
+    assert "Could not reach the Hub" in caplog.text
+
+
+def test_what_the_catalog_fetched_loads_by_its_name_without_a_hub(hub, published, impatient, caplog):
+    """The catalog asks for commits, so that the cache knows of no branch."""
+    Catalog.from_namespace("acme").load("toy / widget")
+    hub.stop()
+    assert GLASS.from_pretrained(REPOSITORY).category == "widget"
+    assert "the Hub was not asked; loaded from the local cache, commit" in caplog.text
+    assert GLASS.from_pretrained(REPOSITORY, local_files_only=True).category == "widget"
+    with pytest.raises(ModelError, match="not in the local cache"):
+        GLASS.from_pretrained(REPOSITORY, revision="v1")
+
+
+def test_a_hub_that_never_answers_is_given_up_where_a_program_says_so(hub, published, impatient):
+    hooks = get_session().event_hooks["request"]
+    before = len(hooks)
+    limit_waiting(0.2)
+    try:
+        hub.faults.append(Fault("GET|HEAD", "api/models", 99, delay(5)))
+        with pytest.raises(ModelError, match=r"cannot be reached \(ReadTimeout\)"):
+            GLASS.from_pretrained(REPOSITORY)
+        with pytest.raises(ModelError, match=r"could not be listed: the connection to the Hub failed \(ReadTimeout\)"):
+            Catalog.from_namespace("acme")
+    finally:
+        del hooks[before:]
+
+
+def test_the_offline_switch_is_obeyed(hub, published, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(ModelError, match=r"the Hub is not asked \(HF_HUB_OFFLINE"):
+        GLASS.from_pretrained(REPOSITORY)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    GLASS.from_pretrained(REPOSITORY)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    hub.requests.clear()
+    assert GLASS.from_pretrained(REPOSITORY).category == "widget"
+    assert hub.requests == []
+
+
+LOAD = (
+    "import sys, resource\nfrom hubmodels import GLASS, ModelError\n"
+    "sys.argv[2:] and resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]),) * 2)\n"
+    "try:\n    print(GLASS.from_pretrained('acme/glass-toy-widget', backbone_weights=sys.argv[1]).category)\n"
+    "except ModelError as error:\n    sys.exit(str(error))\n"
+)
+
+
+def load_elsewhere(hub, weights, home, *arguments):
+    """A process of its own that loads the model."""
+    command = [sys.executable, "-c", LOAD, str(weights), *map(str, arguments)]
+    return subprocess.Popen(
+        command, env=client_env(hub, home), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 16 kB, which config and weights do not fit on."""
+    place = tmp_path / "small"
+    place.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", place], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("this user may not mount a small file system")
+    yield place
+    subprocess.run(["umount", "-l", place], check=True)
+
+
+def test_a_full_disk_is_named_and_leaves_nothing(hub, published, small_disk):
+    with pytest.raises(ModelError, match=r"no room on the disk for it \(No space left on device\).*cache_dir"):
+        GLASS.from_pretrained(REPOSITORY, cache_dir=small_disk)
+    assert [p.name for p in small_disk.glob("*/snapshots/*/*")] in ([], ["config.json"])
+    subprocess.run(["mount", "-o", "remount,size=4m", small_disk], check=True)
+    assert GLASS.from_pretrained(REPOSITORY, cache_dir=small_disk).category == "widget"
+
+
+def test_a_quota_is_named_and_leaves_nothing(hub, published, backbone_weights, tmp_path):
+    """Of a file's size here, which any user can set."""
+    limited = load_elsewhere(hub, backbone_weights, tmp_path, 4096)
+    assert limited.wait(120) != 0 and os.strerror(errno.EFBIG) in limited.stderr.read()
+    assert [path.name for path in tmp_path.glob("hub/*/snapshots/*/*")] == ["config.json"]
+    free = load_elsewhere(hub, backbone_weights, tmp_path)
+    assert free.communicate(timeout=120)[0].strip() == "widget"
+
+
+def test_two_processes_may_pull_the_same_model_at_once(hub, published, backbone_weights, tmp_path):
+    both = [load_elsewhere(hub, backbone_weights, tmp_path) for _ in range(2)]
+    assert [process.communicate(timeout=120)[0].strip() for process in both] == ["widget"] * 2
+    assert [path.name for path in tmp_path.glob("hub/*/blobs/*.incomplete")] == []
+
+
+def test_threads_may_pull_the_same_model_at_once(hub, published):
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(GLASS.from_pretrained, [REPOSITORY] * 4))
+    assert {detector.predict(PICTURE).image_score for detector in found} == {published.predict(PICTURE).image_score}

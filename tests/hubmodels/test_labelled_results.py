@@ -1,0 +1,191 @@
+"""Pictures of known truth are found in every layout, and what the methods said of them is counted exactly."""
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.metrics import roc_auc_score, roc_curve
+from small_pictures import add_category, add_pictures, mask, save
+
+from hubmodels.hub.listing import ModelEntry
+from hubmodels.samples import LabelledPicture, LabelledResults, MethodResults, Outcome, by_category, find_labelled
+from hubmodels.scoring import AnomalyPrediction
+
+
+def labelled(tmp_path, label, category="widget", name="000.png"):
+    return LabelledPicture(tmp_path / name, category, "crack" if label else "good", label)
+
+
+def outcome(tmp_path, label, level, category="toy / widget"):
+    return Outcome(labelled(tmp_path, label), category, 10 * level, level, level > 1)
+
+
+@pytest.fixture
+def tally(tmp_path):
+    """Factory of a tally from labels and levels."""
+
+    def make(labels, levels):
+        return MethodResults(
+            tuple(outcome(tmp_path, label, level) for label, level in zip(labels, levels, strict=True))
+        )
+
+    return make
+
+
+def prediction(score, threshold=1.0):
+    return AnomalyPrediction(score, np.zeros((4, 4)), 0.5, threshold, 1.0, 0.0, 0.0)
+
+
+def uncalibrated(score):
+    return AnomalyPrediction(score, np.zeros((4, 4)))
+
+
+# ---------------------------------------------------------------- pictures of known truth
+
+
+def test_a_root_in_mvtec_layout(tmp_path):
+    add_category(tmp_path)
+    found = find_labelled(tmp_path / "mvtec_ad")
+    assert [(p.name, p.label, p.mask and p.mask.name) for p in found] == [
+        ("metal_nut/bent/000.png", 1, "000_mask.png"),
+        ("metal_nut/crack/000.png", 1, "000_mask.png"),
+        ("metal_nut/crack/001.png", 1, "001.png"),
+        ("metal_nut/good/000.png", 0, None),
+        ("metal_nut/good/001.png", 0, None),
+    ]
+    assert {(p.category, p.dataset) for p in found} == {("metal_nut", None)}
+
+
+def test_a_single_category_folder(tmp_path, monkeypatch):
+    folder = add_category(tmp_path)
+    assert find_labelled(folder) == find_labelled(folder.parent)
+    monkeypatch.chdir(folder)
+    assert {p.category for p in find_labelled(".")} == {"metal_nut"}
+
+
+def test_examples_are_named_after_what_they_show(tmp_path):
+    add_pictures(tmp_path / "parts" / "cloth", "good.png", "good_2.png", "knot.png")
+    (tmp_path / "parts" / "cloth" / "notes.txt").write_text("no picture")
+    found = find_labelled(tmp_path)
+    assert [(p.defect_type, p.label, p.dataset) for p in found] == [
+        ("good", 0, "parts"),
+        ("good_2", 0, "parts"),
+        ("knot", 1, "parts"),
+    ]
+    assert found[-1].name == "cloth/knot.png"
+
+
+def test_nothing_is_found_where_nothing_is(tmp_path):
+    assert find_labelled(tmp_path) == [] == find_labelled(tmp_path / "missing")
+
+
+def test_pictures_meet_the_models_of_their_category(tmp_path):
+    entries = [ModelEntry("glass", dataset, category, "") for dataset, category in (("a", "lid"), ("b", "lid"))]
+    anywhere, of_b, unknown = (
+        LabelledPicture(tmp_path, "lid", "good", 0),
+        LabelledPicture(tmp_path, "lid", "good", 0, dataset="b"),
+        LabelledPicture(tmp_path, "pill", "good", 0),
+    )
+    assert by_category([anywhere, of_b, unknown], entries) == {"a / lid": [anywhere], "b / lid": [anywhere, of_b]}
+    assert by_category([unknown], entries) == {}
+
+
+def test_masks_come_at_the_pictures_size(tmp_path):
+    place = save(mask((20, 24)), tmp_path / "mask.png")
+    shown = LabelledPicture(tmp_path / "000.png", "lid", "crack", 1, place)
+    assert shown.read_mask((20, 24)).sum() == 10 * 6
+    assert shown.read_mask((40, 48)).sum() == 20 * 12
+    with pytest.raises(ValueError, match="24 x 20"):
+        shown.read_mask((40, 30))
+    save(mask((20, 24), grey=127), place)
+    assert not shown.read_mask((20, 24)).any()  # not above one half
+    assert LabelledPicture(place, "lid", "crack", 1).read_mask((2, 2)) is None
+    assert not labelled(tmp_path, 0).read_mask((2, 2)).any()
+    place.write_bytes(b"")
+    with pytest.raises(ValueError, match="empty"):
+        shown.read_mask((20, 24))
+
+
+# ---------------------------------------------------------------- counts and curves
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_auroc_and_roc_are_those_of_scikit_learn_with_ties(tally, seed):
+    rng = np.random.default_rng(seed)
+    labels, levels = rng.integers(0, 2, 40), rng.integers(0, 8, 40) / 4
+    result = tally(labels, levels)
+    assert result.auroc() == pytest.approx(roc_auc_score(labels, levels), abs=1e-12)
+    fpr, tpr, _ = roc_curve(labels, levels, drop_intermediate=False)
+    assert np.allclose(result.roc(), np.column_stack([fpr, tpr]))
+
+
+def test_the_roc_ends_in_its_corners_and_holds_the_operating_point(tally):
+    result = tally([0, 0, 0, 1, 1], [0.1, 0.9, 1.2, 0.8, 3])
+    assert (result.roc()[0], result.roc()[-1]) == ((0, 0), (1, 1))
+    assert (result.recall, result.false_alarm_rate) == (1 / 2, 1 / 3)
+    assert any(np.allclose(point, (1 / 3, 1 / 2)) for point in result.roc())
+    assert [(result.count(label), result.flagged(label)) for label in (0, 1)] == [(3, 1), (2, 1)]
+
+
+def test_separated_and_reversed_scores(tally):
+    assert tally([0, 1], [0, 2]).auroc() == 1
+    assert tally([0, 1], [2, 0]).auroc() == 0
+    assert tally([0, 1], [1, 1]).auroc() == 0.5
+
+
+@pytest.mark.parametrize("label", [0, 1])
+def test_one_class_only_has_its_own_rate_and_no_curve(tally, label):
+    result = tally([label, label], [0, 2])
+    assert (result.auroc(), result.roc()) == (None, [])
+    rates = (result.false_alarm_rate, result.recall)
+    assert rates[label] == 1 / 2 and rates[1 - label] is None
+
+
+def test_a_score_at_the_threshold_is_drawn_on_its_good_side(tally):
+    result = tally([0, 0, 0, 0], [-9, 1, 1.1, 9])
+    assert result.histogram(0, np.array([-1, 0, 1, 2])) == [1, 1, 2]
+    assert result.flagged(0) == 2
+
+
+def test_the_worst_mistakes_come_first(tally):
+    result = tally([1, 1, 1, 0, 0, 0, 1], [0.5, -0.2, 0.9, 1.5, 4, 0.3, 2])
+    assert [o.level for o in result.worst(2)] == [-0.2, 0.5, 4, 1.5]  # missed, then false alarms
+    assert [o.level for o in result.worst(9)] == [-0.2, 0.5, 0.9, 4, 1.5]
+    assert len(result.mistakes) == 5
+    assert [o.level for o in result.closest(5)] == [0.3, 2]
+
+
+def test_a_trial_keeps_numbers_and_counts_pairs(tmp_path):
+    trial = LabelledResults()
+    for label, one, other in ((0, 0.2, 0.3), (0, 2, 0.1), (1, 2, 0.5), (1, 3, 4), (1, 0.1, 0.1)):
+        trial.add(labelled(tmp_path, label), "toy / widget", {"One": prediction(one), "Other": prediction(other)})
+    trial.add(labelled(tmp_path, 1), "toy / lid", {"One": prediction(5)})
+    assert trial.pairing("One", "Other") == {(True, True): 2, (False, True): 1, (True, False): 1, (False, False): 1}
+    assert trial.categories == ["toy / widget", "toy / lid"]
+    assert (trial.of("One").count(1), trial.of("Other").count(1), trial.of("One", "toy / lid").count(1)) == (4, 3, 1)
+    assert trial.of("nobody").outcomes == ()
+
+
+def test_categories_are_pooled_on_the_level_and_not_on_raw_scores(tmp_path):
+    """Raw scores of a model with a large threshold would outrank the defects of another."""
+    trial = LabelledResults()
+    trial.add(labelled(tmp_path, 0), "a", {"One": prediction(50, threshold=100)})
+    trial.add(labelled(tmp_path, 1), "b", {"One": prediction(2, threshold=1)})
+    assert trial.of("One").auroc() == 1
+
+
+def test_without_calibration_there_is_an_auroc_but_no_rate(tmp_path):
+    trial = LabelledResults()
+    for label, score in ((0, 0.2), (1, 0.7)):
+        trial.add(labelled(tmp_path, label), "a", {"One": uncalibrated(score), "Other": prediction(score)})
+    one = trial.of("One")
+    assert (one.auroc(), one.recall, one.false_alarm_rate, one.worst(3), one.closest(3)) == (1, None, None, [], [])
+    assert not one.is_judged and trial.pairing("One", "Other") == {}
+    trial.add(labelled(tmp_path, 0), "b", {"One": uncalibrated(0.1)})
+    assert trial.of("One").auroc() is None  # raw scores of two models cannot be ordered
+
+
+def test_pictures_of_any_mode_serve_as_masks(tmp_path):
+    place = tmp_path / "mask.png"
+    Image.fromarray(np.array([[0, 255], [128, 127]] * 8, np.uint8).repeat(8, axis=1)).convert("RGBA").save(place)
+    shown = LabelledPicture(tmp_path / "000.png", "lid", "crack", 1, place)
+    assert shown.read_mask((16, 16)).sum() == 16 * 16 // 2

@@ -1,0 +1,312 @@
+"""Export: the file says what torch says, on pictures of all sizes, or it is not written."""
+
+import copy
+import errno
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from PIL import Image
+from small_pictures import mask, picture, save
+
+from hubmodels import GLASS, SimpleNet
+from hubmodels.comparison import compare
+from hubmodels.onnx import export
+from hubmodels.onnx import runtime as onnx_runtime
+from hubmodels.onnx.graph import ExportGraph
+from hubmodels.onnx.runtime import ExportedModel, ExportError
+from hubmodels.pictures import to_image, to_picture_size
+
+ROOT = Path(__file__).parents[2]
+BUNDLED = ROOT / "hubmodels" / "weights" / "models" / "glass-parts-pill"
+EXAMPLES = ROOT / "examples" / "parts" / "pill"
+CROP = {"resize": 75, "image_size": 64}  # odd: the crop begins at a rounded row
+SIZES = [(64, 64), (75, 75), (40, 48), (200, 131), (8, 300), (333, 97)]  # (height, width)
+CLOSE = dict(rtol=1e-4, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def detectors(make_detector):
+    return [make_detector(method, **CROP) for method in (SimpleNet, GLASS)]
+
+
+@pytest.fixture(scope="module")
+def exported(detectors, tmp_path_factory):
+    """Both methods in one file, never to be changed."""
+    path = tmp_path_factory.mktemp("export") / "both.onnx"
+    export.export(detectors, path, [picture(0), picture(1, SIZES[3])])
+    return path
+
+
+@pytest.fixture(scope="module")
+def model(exported):
+    return ExportedModel(exported, threads=1)
+
+
+@pytest.fixture
+def already_exported(exported, monkeypatch):
+    """Tracing takes seconds: what is tested here comes before or after it."""
+    monkeypatch.setattr(export, "_write_graph", lambda detectors, path: shutil.copy(exported, path))
+
+
+@pytest.fixture
+def old_file(tmp_path):
+    path = tmp_path / "out" / "model.onnx"
+    path.parent.mkdir()
+    path.write_text("an older export")
+    return path
+
+
+def is_untouched(path):
+    return path.read_text() == "an older export" and list(path.parent.iterdir()) == [path]
+
+
+# ---------------------------------------------------------------------- the graph
+
+
+@pytest.mark.parametrize("size", [*SIZES, (1000, 700)])
+def test_images_equal_those_of_pillow(detectors, size):
+    shown = picture(3, size)
+    images = ExportGraph(detectors).prepare(torch.from_numpy(np.array(shown))[None])
+    assert torch.equal(images[0], to_image(shown, 64, 75))
+
+
+def test_ties_fall_as_in_pillow(detectors):
+    """Halving black and white makes halves of a grey level in every pixel: the worst that rounding can meet."""
+    for shown in (mask((150, 150)).convert("RGB"), Image.fromarray(np.indices((150, 75, 3)).sum(0).astype(np.uint8))):
+        images = ExportGraph(detectors).prepare(torch.from_numpy(np.array(shown))[None])
+        assert torch.equal(images[0], to_image(shown, 64, 75))
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_maps_come_back_as_from_torch(detectors, size):
+    """Nearly: torch rounds positions to float32, the graph counts them in whole numbers."""
+    small = torch.from_numpy(np.random.default_rng(0).normal(size=(64, 64)).astype(np.float32))
+    large = ExportGraph(detectors).at_picture_size(small[None], torch.zeros(1, *size, 3))
+    np.testing.assert_allclose(large[0], to_picture_size(small, size, 75), atol=1e-4)
+
+
+# ---------------------------------------------------------------------- the file
+
+
+def test_the_file_says_what_it_takes_and_gives(exported):
+    file = onnx.load(exported)
+    onnx.checker.check_model(file)
+    shapes = {
+        port.name: [d.dim_param or d.dim_value for d in port.type.tensor_type.shape.dim]
+        for port in (*file.graph.input, *file.graph.output)
+    }
+    expected = {"pictures": ["batch", "height", "width", 3]}
+    for method in ("simplenet", "glass"):
+        expected |= {f"{method}_image_score": ["batch"], f"{method}_p_value": ["batch"]}
+        expected |= {f"{method}_anomaly_map": ["batch", "height", "width"]}
+    assert shapes == expected
+    assert {o.domain: o.version for o in file.opset_import}[""] == export.OPSET
+    assert not any(node.domain for node in file.graph.node)  # nothing that only one runtime knows
+    assert not any(tensor.external_data for tensor in file.graph.initializer)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_both_methods_say_what_torch_says(detectors, model, size):
+    shown = picture(7, size)
+    found = model.compare(shown)
+    assert list(found) == ["simplenet", "glass"]
+    for expected, got in zip(compare(detectors, shown), found.values(), strict=True):
+        np.testing.assert_allclose(got.image_score, expected.image_score, **CLOSE)
+        np.testing.assert_allclose(got.anomaly_map, expected.anomaly_map, **CLOSE)
+        assert got.anomaly_map.shape == size and got.anomaly_map.dtype == np.float32
+        same = ("p_value", "threshold", "pixel_threshold", "normal_level", "normal_score", "is_anomalous")
+        assert [getattr(got, name) for name in same] == [getattr(expected, name) for name in same]
+        assert got.latency_ms > 0
+
+
+def test_a_batch_equals_single_pictures(model):
+    shown = np.stack([np.asarray(picture(seed)) for seed in range(3)])
+    together = model.session.run(None, {"pictures": shown})
+    alone = [model.session.run(None, {"pictures": one[None]}) for one in shown]
+    for i, output in enumerate(together):
+        np.testing.assert_allclose(output, np.concatenate([outputs[i] for outputs in alone]), **CLOSE)
+
+
+def test_p_values_of_the_graph_are_those_of_the_calibration(detectors, model):
+    """At held-out pictures too, whose scores are equal to one in the list."""
+    outputs = model.session.run(None, {"pictures": np.stack([np.asarray(picture(s)) for s in range(20)])})
+    for detector, scores, p_values in zip(detectors, outputs[::3], outputs[2::3], strict=True):
+        assert np.unique(p_values).size > 1
+        np.testing.assert_allclose(p_values, [detector.calibration.p_value(s.item()) for s in scores], rtol=1e-6)
+
+
+def test_p_values_count_equal_scores(detectors):
+    head = ExportGraph(detectors).heads[0]
+    scores = torch.cat([detectors[0].calibration.image_scores, torch.tensor([-1e9, 1e9])])
+    assert head.p_values(scores).tolist() == pytest.approx(
+        [detectors[0].calibration.p_value(s) for s in scores.tolist()]
+    )
+
+
+def test_tracing_leaves_the_detectors_as_they_were(exported, detectors, make_detector):
+    for detector in detectors:
+        fresh = make_detector(type(detector), **CROP)
+        np.testing.assert_array_equal(detector.predict(picture(0)).anomaly_map, fresh.predict(picture(0)).anomaly_map)
+
+
+def test_the_report_lies_beside_the_file(exported):
+    report = json.loads(export.report_path(exported).read_text())
+    assert sorted(p.name for p in exported.parent.iterdir()) == ["both.onnx", "both.parity.json"]
+    assert (report["pictures"], report["opset"], report["bytes"]) == (2, export.OPSET, exported.stat().st_size)
+    assert set(report["versions"]) == {"torch", "onnx", "onnxruntime"}
+    assert report["outputs"]["glass_anomaly_map"] == ["batch", "height", "width"]
+    for worst in report["methods"].values():
+        assert 0 < worst["map_difference"] <= export.TOLERANCE and worst["verdicts_flipped"] == 0
+
+
+# ---------------------------------------------------------------------- the gate
+
+
+def test_what_agrees_replaces_an_older_file(detectors, already_exported, exported, old_file):
+    export.export(detectors, old_file, [picture(0)])
+    assert old_file.read_bytes() == exported.read_bytes() and export.report_path(old_file).is_file()
+
+
+@pytest.mark.parametrize("factor", [1.1, float("nan")])
+def test_other_weights_are_refused_and_the_older_file_stays(make_detector, already_exported, old_file, factor):
+    changed = [make_detector(method, **CROP) for method in (SimpleNet, GLASS)]
+    with torch.no_grad():
+        changed[1].discriminator[3].weight *= factor
+    with pytest.raises(ExportError, match=r"glass: ONNX Runtime disagrees .* 1 pictures.*scores differ by"):
+        export.export(changed, old_file, [picture(0)])
+    assert is_untouched(old_file)
+
+
+def test_a_verdict_that_flips_is_refused_however_near_the_scores(detectors, already_exported, old_file, monkeypatch):
+    monkeypatch.setattr(export, "TOLERANCE", 1e9)
+    other = copy.deepcopy(detectors)
+    was_anomalous = detectors[0].predict(picture(0)).is_anomalous
+    other[0].calibration.image_scores += 1e6 if was_anomalous else -1e6
+    with pytest.raises(ExportError, match=r"simplenet: .* 1 verdicts change"):
+        export.export(other, old_file, [picture(0)])
+    assert is_untouched(old_file)
+
+
+def test_a_full_disk_leaves_nothing_half_written(detectors, old_file, monkeypatch):
+    def fill(detectors, path):
+        path.write_text("half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(export, "_write_graph", fill)
+    with pytest.raises(ExportError, match=r"model\.onnx cannot be written: No space left on device"):
+        export.export(detectors, old_file, [picture(0)])
+    assert is_untouched(old_file)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ([{"calibrated": False}], "simplenet detector is not calibrated"),
+        ([{}, {}], r"one detector of each method .*\['simplenet', 'simplenet'\]"),
+        ([], "at least one"),
+        ([{}, {"method": GLASS, "image_size": 96}], "look at pictures differently"),
+        ([{}, {"method": GLASS, "category": "gadget"}], "different categories"),
+    ],
+)
+def test_detectors_that_do_not_fit_are_refused(make_detector, old_file, settings, says):
+    given = [make_detector(**({"method": SimpleNet} | setting)) for setting in settings]
+    with pytest.raises(ExportError, match=says):
+        export.export(given, old_file, [picture(0)])
+    assert is_untouched(old_file)
+
+
+def test_training_mode_no_pictures_and_a_folder_are_refused(make_detector, detectors, old_file):
+    with pytest.raises(ExportError, match="training mode"):
+        export.export([make_detector(GLASS).train()], old_file, [picture(0)])
+    with pytest.raises(ExportError, match="no pictures"):
+        export.export(detectors, old_file, [])
+    with pytest.raises(ExportError, match="is a folder"):
+        export.export(detectors, old_file.parent, [picture(0)])
+    assert is_untouched(old_file)
+
+
+# ---------------------------------------------------------------------- running a file
+
+
+def test_files_of_other_origin_are_refused(tmp_path):
+    with pytest.raises(ExportError, match=r"gone\.onnx is not a file"):
+        ExportedModel(tmp_path / "gone.onnx")
+    (tmp_path / "text.onnx").write_text("not a model")
+    with pytest.raises(ExportError, match=r"text\.onnx is damaged or not an ONNX file"):
+        ExportedModel(tmp_path / "text.onnx")
+    onnx.save(_foreign_model(), tmp_path / "foreign.onnx")
+    with pytest.raises(ExportError, match=r"foreign\.onnx was not exported by this library"):
+        ExportedModel(tmp_path / "foreign.onnx")
+
+
+def test_a_newer_format_is_refused(exported, monkeypatch):
+    monkeypatch.setattr(onnx_runtime, "EXPORT_VERSION", 0)
+    with pytest.raises(ExportError, match="has format 1, this library knows 0"):
+        ExportedModel(exported)
+
+
+def test_predict_needs_a_file_of_one_method(model):
+    with pytest.raises(ExportError, match=r"simplenet and glass: ask by `compare`"):
+        model.predict(picture(0))
+
+
+@pytest.mark.parametrize("missing", export.EXTRA)
+def test_a_missing_extra_is_named(detectors, exported, old_file, monkeypatch, missing):
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(ExportError, match=rf"{missing} is not installed: .*anomaly-hubmodels\[export\]"):
+        export.export(detectors, old_file, [picture(0)])
+    assert is_untouched(old_file)
+    if missing == "onnxruntime":
+        with pytest.raises(ExportError, match=r"anomaly-hubmodels\[export\]"):
+            ExportedModel(exported)
+
+
+def _foreign_model():
+    port = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1])
+    result = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1])
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Identity", ["x"], ["y"])], "foreign", [port], [result])
+    return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=10)
+
+
+# ---------------------------------------------------------------------- the command line
+
+
+def test_the_command_exports_a_bundled_model(tmp_path, capsys):
+    path = tmp_path / "pill.onnx"
+    export.main([str(BUNDLED), "--pictures", str(EXAMPLES), "--output", str(path)])
+    printed = capsys.readouterr().out
+    assert "glass: on 4 pictures scores differ by" in printed and "pill.parity.json" in printed
+    expected = GLASS.from_pretrained(BUNDLED).predict(EXAMPLES / "crack.png")
+    got = ExportedModel(path).predict(EXAMPLES / "crack.png")
+    assert got.image_score == pytest.approx(expected.image_score, rel=1e-4)
+    assert (got.p_value, got.is_anomalous) == (expected.p_value, expected.is_anomalous)
+    assert json.loads(export.report_path(path).read_text())["outputs"].keys() == {
+        "image_score",
+        "anomaly_map",
+        "p_value",
+    }
+
+
+def test_the_command_names_what_is_wrong(tmp_path, already_exported, capsys):
+    for model, pictures, says in (
+        ("nowhere", EXAMPLES, "nowhere: neither a folder here"),
+        (BUNDLED, tmp_path / "none", "'none' does not exist"),
+        (BUNDLED, ROOT / "hubmodels", "there are no pictures"),
+    ):
+        with pytest.raises(SystemExit) as stopped:
+            export.main([str(model), "--pictures", str(pictures), "--output", str(tmp_path / "a.onnx")])
+        assert stopped.value.code == 2 and says in capsys.readouterr().err
+    assert not (tmp_path / "a.onnx").exists()
+
+
+def test_folders_are_searched_and_files_taken_as_they_are(tmp_path):
+    inside = save(picture(0), tmp_path / "test" / "good" / "b.PNG")
+    (tmp_path / "test" / "notes.txt").write_text("no picture")
+    alone = save(picture(1), tmp_path / "a.png")
+    assert export.find_pictures([alone, tmp_path / "test"]) == [alone, inside]

@@ -1,0 +1,297 @@
+"""Programs get numbers or an error in words, by every way there is: gradio_client, plain HTTP, MCP, and the README."""
+
+import base64
+import json
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import urllib.error
+import urllib.request
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
+from pathlib import Path
+
+import gradio as gr
+import numpy as np
+import pytest
+from gradio_client import Client, handle_file
+from PIL import Image
+
+from hubmodels.hub.catalog import Catalog
+from webapp import api
+from webapp.inspection import judge
+from webapp.page import build_page
+
+ROOT = Path(__file__).parents[2]
+README = ROOT / "README.md"
+LABEL = "toy / widget"
+TOOLS = {"categories", "inspect", "inspect_batch"}
+MARKED = {"meta": {"_type": "gradio.FileData"}}
+
+
+@pytest.fixture(scope="module")
+def catalog(saved_models):
+    return Catalog.from_folder(saved_models) | Catalog.bundled()
+
+
+@pytest.fixture(scope="module")
+def url(catalog, tmp_path_factory):
+    """Address of an app with the endpoints, and an event that is not one of them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("uploads")))
+        with gr.Blocks(analytics_enabled=False) as demo:
+            gr.Button().click(lambda: None, api_visibility="private")
+            api.add(catalog)
+        settings = {"quiet": True, "ssr_mode": False, "show_error": False, "prevent_thread_lock": True}
+        yield demo.queue().launch(**settings, mcp_server=api.mcp_available())[1].rstrip("/")
+        demo.close()
+
+
+@pytest.fixture(scope="module")
+def client(url):
+    return Client(url, verbose=False)
+
+
+@pytest.fixture(scope="module")
+def picture(tmp_path_factory):
+    """Path of a picture that is not square."""
+    path = tmp_path_factory.mktemp("pictures") / "part.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (48, 80, 3), np.uint8)).save(path)
+    return path
+
+
+def data_url(path):
+    return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
+
+
+def call(url, name, *data):
+    """The event and the data that plain HTTP answers."""
+    body, headers = json.dumps({"data": data}).encode(), {"Content-Type": "application/json"}
+    request = urllib.request.Request(f"{url}/gradio_api/call/{name}", body, headers)
+    event = json.load(urllib.request.urlopen(request, timeout=60))["event_id"]
+    answer = urllib.request.urlopen(f"{url}/gradio_api/call/{name}/{event}", timeout=60).read().decode()
+    kind, said = re.fullmatch(r"event: (\w+)\ndata: (.*)\n\n", answer).groups()
+    return kind, json.loads(said)
+
+
+def kind_of(result):
+    assert set(result) == {"error"} and result["error"]["message"]
+    return result["error"]["kind"]
+
+
+def without_time(result):
+    """A result without what differs from call to call."""
+    for numbers in result["methods"].values():
+        assert numbers.pop("latency_ms") > 0
+    return result
+
+
+# ---------------------------------------------------------------- what is answered
+
+
+def test_the_categories_are_those_of_the_catalog(client, catalog):
+    assert client.predict(api_name="/categories") == catalog.categories()
+
+
+@pytest.mark.parametrize("rate", [None, 0.4])
+def test_a_picture_gets_the_numbers_of_both_methods(client, catalog, picture, rate):
+    result = client.predict(handle_file(picture), LABEL, rate, api_name="/inspect")
+    inspection = judge(catalog, LABEL, str(picture), rate)
+    assert (result["category"], result["false_alarm_rate"], result["agree"]) == (LABEL, rate, inspection.agree)
+    assert list(result["methods"]) == ["SimpleNet", "GLASS"]
+    for name, numbers in without_time(result)["methods"].items():
+        prediction = inspection.predictions[name]
+        assert numbers["score_level"] == prediction.score_level
+        assert numbers["guaranteed_false_alarm_rate"] == (rate or 0.2)
+        assert {key: numbers[key] for key in prediction.numbers() if key != "latency_ms"} == {
+            key: value for key, value in prediction.numbers().items() if key != "latency_ms"
+        }
+
+
+def test_overlays_come_when_asked_for(client, picture):
+    result = client.predict(handle_file(picture), LABEL, None, True, api_name="/inspect")
+    for numbers in result["methods"].values():
+        head, encoded = numbers["overlay"].split(",")
+        assert head == "data:image/png;base64"
+        assert Image.open(BytesIO(base64.b64decode(encoded))).size == (80, 48)
+
+
+def test_a_batch_answers_for_each_picture(client, picture, tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    files = [handle_file(picture), handle_file(tmp_path / "broken.png"), handle_file(picture)]
+    first, broken, last = client.predict(files, LABEL, api_name="/inspect_batch")["results"]
+    single = client.predict(handle_file(picture), LABEL, api_name="/inspect")
+    assert without_time(first) == without_time(last) == without_time(single)
+    assert kind_of(broken) == "unknown_format"
+    assert "broken.png" in broken["error"]["message"] and str(tmp_path) not in broken["error"]["message"]
+
+
+def test_a_data_url_needs_no_upload(url, client, picture):
+    uploaded = client.predict(handle_file(picture), LABEL, api_name="/inspect")
+    kind, (result,) = call(url, "inspect", data_url(picture), LABEL, None, False)
+    assert kind == "complete" and without_time(result) == without_time(uploaded)
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "kind"),
+    [
+        ("inspect", [{"path": "x"}, "toy / lid", None, False], "unknown_category"),
+        ("inspect", [{"path": "x"}, ["toy"], None, False], "unknown_category"),
+        ("inspect", [{"path": "x"}, LABEL, 0, False], "false_alarm_rate"),
+        ("inspect", [{"path": "x"}, LABEL, "0.1", False], "false_alarm_rate"),
+        ("inspect", [None, LABEL, None, False], "not_uploaded"),
+        ("inspect", [["x"], LABEL, None, False], "not_uploaded"),
+        ("inspect", ["http://127.0.0.1/", LABEL, None, False], "not_uploaded"),
+        ("inspect", ["data:image/png;base64,!", LABEL, None, False], "not_uploaded"),
+        ("inspect", ["data:image/png;base64,", LABEL, None, False], "empty"),
+        ("inspect_batch", [[], LABEL, None], "count"),
+        ("inspect_batch", ["x", LABEL, None], "count"),
+        ("inspect_batch", [[None] * 33, LABEL, None], "count"),
+        ("inspect_batch", [[None], "toy / lid", None], "unknown_category"),
+    ],
+)
+def test_what_is_wrong_is_told(url, name, data, kind):
+    event, (result,) = call(url, name, *data)
+    assert event == "complete" and kind_of(result) == kind
+
+
+def test_a_model_that_does_not_load_tells_no_path(model_folder, picture):
+    for weights in model_folder.glob("*/model.safetensors"):
+        weights.write_bytes(b"")
+    result = api._Endpoints(Catalog.from_folder(model_folder)).inspect(data_url(picture), LABEL)
+    assert kind_of(result) == "model" and str(model_folder) not in result["error"]["message"]
+
+
+# ---------------------------------------------------------------- what is not
+
+
+@pytest.fixture
+def bait():
+    """A server that nobody should ask: its address, and the paths that were asked for."""
+    asked = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            self.send_error(404)
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}", asked
+        server.shutdown()
+
+
+@pytest.mark.parametrize("mark", [{}, MARKED])
+def test_files_of_the_server_are_out_of_reach(url, picture, mark):
+    """Gradio refuses what is marked as a file, without a word; what is not marked it lets pass, and we refuse."""
+    for forged in ({"path": str(picture)}, {"path": f"{ROOT}/examples/../README.md"}):
+        calls = {"inspect": [forged | mark, LABEL, None, True], "inspect_batch": [[forged | mark], LABEL, None]}
+        for name, data in calls.items():
+            event, answer = call(url, name, *data)
+            assert "is_anomalous" not in json.dumps(answer) and str(picture) not in json.dumps(answer)
+            assert event == ("error" if mark else "complete")
+
+
+@pytest.mark.parametrize("mark", [{}, MARKED])
+def test_addresses_inside_are_not_fetched(url, picture, bait, mark):
+    address, asked = bait
+    for forged in (
+        {"path": f"{address}/part.png"},
+        {"path": f"{address}/part.png", "url": f"{address}/part.png"},
+        {"path": str(picture), "url": f"{address}/part.png"},
+        {"url": f"{address}/part.png"},
+    ):
+        _, answer = call(url, "inspect", forged | mark, LABEL, None, False)
+        assert "is_anomalous" not in json.dumps(answer)
+    assert asked == []
+    with pytest.raises(urllib.error.HTTPError):  # the bait does notice who asks
+        urllib.request.urlopen(address, timeout=5)
+    assert asked == ["/"]
+
+
+def test_only_the_documented_endpoints_are_public(url):
+    info = json.load(urllib.request.urlopen(f"{url}/gradio_api/info", timeout=60))["named_endpoints"]
+    assert set(info) == {f"/{name}" for name in TOOLS}
+    assert all(endpoint["description"] for endpoint in info.values())
+    assert [p["parameter_name"] for p in info["/inspect"]["parameters"]] == [
+        "picture",
+        "category",
+        "false_alarm_rate",
+        "overlays",
+    ]
+
+
+def test_the_page_adds_no_endpoint(catalog):
+    """What the tabs do is for them alone: an assistant would find it among its tools."""
+    assert set(build_page(catalog).get_api_info()["named_endpoints"]) == {f"/{name}" for name in TOOLS}
+
+
+# ---------------------------------------------------------------- MCP
+
+
+MCP_CALLS = """
+import asyncio, json, sys
+from mcp import ClientSession
+from mcp.client.streamable_http import streamablehttp_client
+
+async def main(url, calls):
+    async with streamablehttp_client(url) as (read, write, _), ClientSession(read, write) as session:
+        await session.initialize()
+        tools = {tool.name: [tool.description, tool.inputSchema] for tool in (await session.list_tools()).tools}
+        answers = [await session.call_tool(name, arguments) for name, arguments in calls]
+        told = [[answer.isError, [content.text for content in answer.content]] for answer in answers]
+        print(json.dumps([tools, told]))
+
+asyncio.run(main(sys.argv[1], json.loads(sys.stdin.read())))
+"""
+
+
+@pytest.mark.skipif(not api.mcp_available(), reason="the extra mcp is not installed")
+def test_an_assistant_finds_and_calls_the_tools(url, picture, bait):
+    address, asked = bait
+    given = {"picture": data_url(picture), "category": LABEL}
+    calls = [
+        ["categories", {}],
+        ["inspect", given],
+        ["inspect_batch", {"pictures": [given["picture"], "x"], "category": LABEL}],
+        ["inspect", given | {"picture": f"{address}/part.png"}],
+        ["inspect", given | {"picture": str(picture)}],
+    ]
+    command = [sys.executable, "-c", MCP_CALLS, f"{url}/gradio_api/mcp/"]
+    done = subprocess.run(command, input=json.dumps(calls), capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    tools, (categories, one, several, *forged) = json.loads(done.stdout)
+    assert set(tools) == TOOLS
+    description, schema = tools["inspect"]
+    assert "defective" in description and "categories" in schema["properties"]["category"]["description"]
+    assert LABEL in categories[1][0]
+    assert not one[0] and "'SimpleNet'" in one[1][0] and "'is_anomalous'" in one[1][0]
+    assert "'SimpleNet'" in several[1][0] and "not_uploaded" in several[1][0]
+    assert all(is_error and "is_anomalous" not in str(content) for is_error, content in forged) and asked == []
+
+
+# ---------------------------------------------------------------- README
+
+
+def examples(language):
+    """The README's code blocks of a language, between the markers."""
+    marked = re.search(r"<!-- api examples -->(.*)<!-- end of api examples -->", README.read_text("utf-8"), re.DOTALL)
+    if marked is None:
+        pytest.skip("the README has no section marked as api examples")
+    blocks = re.findall(rf"```{language}\n(.*?)```", marked[1], re.DOTALL)
+    assert blocks
+    return blocks
+
+
+@pytest.mark.parametrize(("language", "command"), [("python", [sys.executable, "-c"]), ("bash", ["bash", "-ec"])])
+def test_the_examples_of_the_readme_run(url, language, command):
+    if language == "bash" and not shutil.which("curl"):
+        pytest.skip("curl is not installed")
+    for block in examples(language):
+        assert "http://127.0.0.1:7860" in block
+        code = block.replace("http://127.0.0.1:7860", url)
+        done = subprocess.run([*command, code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        assert "SimpleNet" in done.stdout and "GLASS" in done.stdout, done.stdout

@@ -1,0 +1,127 @@
+"""The command line of the demo: which models are offered, and what keeps it from starting."""
+
+import shutil
+import sys
+from functools import partial
+
+import pytest
+
+import app
+from hubmodels import GLASS
+from hubmodels.hub.catalog import Catalog
+from hubmodels.hub.listing import list_bundle, list_folder
+from training.config import TrainConfig
+from webapp import page
+from webapp.page import arrive
+from webapp.texts import LANGUAGES, TEXTS
+
+LABEL = "toy / widget"
+
+
+@pytest.fixture
+def catalog(model_folder):
+    return Catalog.from_folder(model_folder)
+
+
+def labels(update):
+    return [label for _, label in update["choices"]]
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_the_commands_for_own_parts_are_real(language):
+    command = next(line for line in TEXTS["own_parts_how"][language].splitlines() if "train.py" in line)
+    assert TrainConfig.from_command_line(command.split("train.py")[1].split()).categories == ["widget"]
+
+
+def test_what_was_trained_here_appears_beside_the_bundle(model_folder, tmp_path, monkeypatch, backbone_weights):
+    monkeypatch.setattr(sys, "argv", ["app.py", "--backbone-weights", str(backbone_weights)])
+    monkeypatch.setattr(app, "OWN_MODELS", tmp_path / "runs")
+    bundled = app.open_catalog(app.read_arguments()).categories()
+    assert bundled == Catalog.bundled().categories()
+    shutil.copytree(model_folder, tmp_path / "runs")
+    catalog = app.open_catalog(app.read_arguments())
+    assert catalog.categories() == [*bundled, LABEL]
+    assert len(catalog.load(LABEL)) == len(catalog.load(bundled[0])) == 2  # each on its own backbone
+    assert catalog.problems == {}
+
+
+def test_what_else_lies_in_runs_does_not_keep_the_bundle_from_showing(tmp_path, monkeypatch):
+    """A distilled backbone and a damaged model once kept the demo from starting."""
+    monkeypatch.setattr(sys, "argv", ["app.py"])
+    monkeypatch.setattr(app, "OWN_MODELS", tmp_path / "runs")
+    (tmp_path / "runs" / "distill").mkdir(parents=True)
+    (tmp_path / "runs" / "distill" / "compactnet.safetensors").write_bytes(b"")
+    assert app.open_catalog(app.read_arguments()).problems == {}
+    (tmp_path / "runs" / "broken").mkdir()
+    (tmp_path / "runs" / "broken" / "config.json").write_text("{")
+    catalog = app.open_catalog(app.read_arguments())
+    assert catalog.categories() == Catalog.bundled().categories()
+    (notice,) = catalog.notices
+    assert "holds no usable model folder" in notice and "config.json is damaged" in notice
+    assert "config.json is damaged" in arrive(catalog, None, None, "en")[1]["value"]
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--models", "nowhere"], ["--examples", "nowhere"], ["--test-folder", "nowhere"]]
+)
+def test_a_wrong_command_line_ends_with_a_message(monkeypatch, arguments):
+    monkeypatch.setattr(sys, "argv", ["app.py", *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        app.main()
+    assert stopped.value.code != 0
+
+
+def test_a_space_names_its_models_in_the_environment(monkeypatch, tmp_path):
+    monkeypatch.setenv("HUBMODELS_MODELS", str(tmp_path))
+    monkeypatch.setenv("HUBMODELS_NAMESPACE", "acme")
+    monkeypatch.setattr(sys, "argv", ["app.py"])
+    assert (app.read_arguments().models, app.read_arguments().namespace) == (str(tmp_path), "acme")
+    monkeypatch.setattr(sys, "argv", ["app.py", "--namespace", "mine"])  # the command line wins
+    assert (app.read_arguments().models, app.read_arguments().namespace) == (None, "mine")
+
+
+def test_models_of_the_hub_a_folder_and_the_bundle_are_offered_together(
+    hub, make_detector, model_folder, monkeypatch, backbone_weights
+):
+    make_detector(GLASS, category="lid").push_to_hub("acme/glass-toy-lid")
+    arguments = ["--models", str(model_folder), "--namespace", "acme", "--backbone-weights", str(backbone_weights)]
+    monkeypatch.setattr(sys, "argv", ["app.py", *arguments])
+    catalog = app.open_catalog(app.read_arguments())
+    assert catalog.categories() == [*Catalog.bundled().categories(), "toy / lid", LABEL]
+    assert [type(detector) for detector in catalog.load("toy / lid")] == [GLASS]
+
+
+def test_a_hub_that_is_down_leaves_the_bundle_and_is_told(hub, monkeypatch):
+    hub.stop()
+    monkeypatch.setattr(sys, "argv", ["app.py", "--namespace", "acme"])
+    catalog = app.open_catalog(app.read_arguments())
+    assert catalog.categories() == Catalog.bundled().categories()
+    assert "could not be listed" in arrive(catalog, None, None, "en")[1]["value"]
+
+
+def test_a_visitor_finds_what_was_published_since_the_start(hub, make_detector, monkeypatch):
+    make_detector(GLASS).push_to_hub("acme/glass-toy-widget")
+    catalog = Catalog.from_namespace("acme")
+    make_detector(GLASS, category="lid").push_to_hub("acme/glass-toy-lid")
+    assert labels(arrive(catalog, None, None, "en")[0]) == [LABEL]  # listed a moment ago
+    monkeypatch.setattr(page, "LISTED_FOR", 0)
+    assert labels(arrive(catalog, None, None, "en")[0]) == ["toy / lid", LABEL]
+    hub.stop()
+    categories, notices = arrive(catalog, None, None, "en")
+    assert labels(categories) == ["toy / lid", LABEL]
+    assert notices["visible"] and "could not be listed" in notices["value"]
+
+
+def test_the_linked_category_is_chosen_before_the_remembered_one(catalog):
+    both = catalog | Catalog.bundled()
+    assert arrive(both, "parts/pill", LABEL, "en")[0]["value"] == "parts / pill"
+    unknown, notices = arrive(both, "<b>no such", LABEL, "de")
+    assert unknown["value"] is None and "keine Kategorie &lt;b&gt;no such" in notices["value"]
+    assert arrive(both, None, "gone since", "en")[0]["value"] is None
+
+
+def test_notices_name_no_folder_of_the_server(tmp_path):
+    (tmp_path / "secret place").mkdir()
+    catalog = Catalog(partial(list_folder, tmp_path / "secret place"), list_bundle)
+    notices = arrive(catalog, None, None, "en")[1]
+    assert "holds no usable model folder" in notices["value"] and str(tmp_path) not in notices["value"]

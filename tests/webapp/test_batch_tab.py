@@ -1,0 +1,446 @@
+"""A batch: one bad file stops nothing, what is done is kept, and a stranger's file names do no harm."""
+
+import csv
+import io
+import json
+import zipfile
+from base64 import b64decode
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import gradio as gr
+import numpy as np
+import pytest
+from browser import photograph, visit
+from PIL import Image
+
+from hubmodels import AppearanceCheck
+from hubmodels.hub.catalog import Catalog
+from webapp import batch_tab, records
+from webapp.batch_tab import DEFECTIVE, DISAGREEMENT, GOOD, NO_VERDICT, UNREAD
+from webapp.inspection import judge
+from webapp.page import launch_settings
+from webapp.records import Records, printable
+from webapp.texts import TEXTS, label
+
+LABEL = "toy / widget"
+HOSTILE = "<img src=x onerror=alert(1)>.png"
+HEAD = {
+    "category": LABEL,
+    "false_alarm_rate": 0.2,
+    "models": {"GLASS": {"name": "glass-toy-widget", "revision": "0a1b"}},
+}
+
+
+@pytest.fixture
+def catalog(model_folder):
+    return Catalog.from_folder(model_folder)
+
+
+@pytest.fixture
+def uploads(tmp_path, monkeypatch):
+    """Factory of uploads, as Gradio describes them: a picture, or a file with other content."""
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "uploads"))
+
+    def make(*names, content=None):
+        described = []
+        for number, name in enumerate(names):
+            path = tmp_path / "uploads" / f"{number:064x}" / "part.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(png(number) if content is None else content)
+            described.append({"path": str(path), "orig_name": name, "meta": {"_type": "gradio.FileData"}})
+        return described
+
+    return make
+
+
+def png(seed=0):
+    """A picture that is not square."""
+    stream = io.BytesIO()
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (48, 80, 3), np.uint8)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def visitor(language="en"):
+    return SimpleNamespace(headers={"accept-language": language}, session_hash="me")
+
+
+def judged(catalog, **verdicts):
+    """A inspection with the verdicts asked for, by method."""
+    real = judge(catalog, LABEL, png(), 0.2)
+    predictions = {
+        name: replace(p, threshold=None if verdicts[name] is None else p.image_score - 1 + 2 * (not verdicts[name]))
+        for name, p in real.predictions.items()
+    }
+    return replace(real, predictions=predictions, resemblance=AppearanceCheck(1.0, ()))
+
+
+def run(catalog, files, percent=20, category=LABEL, request=None):
+    """All pages that the event shows."""
+    return list(batch_tab._Batches(catalog).run(category, files, percent, request or visitor()))
+
+
+def read_csv(path):
+    return list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig"))))
+
+
+# ---------------------------------------------------------------- what is left behind
+
+
+def test_the_table_has_all_numbers_of_both_methods(catalog, tmp_path):
+    inspection = judged(catalog, SimpleNet=True, GLASS=False)
+    with Records(tmp_path / "batch", HEAD) as written:
+        written.add("a.png", inspection)
+        written.add_failure("b.png", "is empty")
+        written.finish()
+    assert written.csv_path.read_bytes().startswith(b"\xef\xbb\xbf")  # Excel takes it for Latin-1 otherwise
+    good, bad = read_csv(written.csv_path)
+    for name, prediction in inspection.predictions.items():
+        for key, value in {**prediction.numbers(), "score_level": prediction.score_level}.items():
+            assert good[f"{name.lower()}_{key}"] == str(value)
+    assert (good["number"], good["file"], good["agree"], good["error"]) == ("1", "a.png", "False", "")
+    assert (good["category"], good["false_alarm_rate"]) == (LABEL, "0.2")
+    assert good["glass_model"] == "glass-toy-widget@0a1b"
+    assert (bad["file"], bad["error"], bad["glass_p_value"]) == ("b.png", "is empty", "")
+
+
+@pytest.mark.parametrize("name", ["=1+1.png", "+1.png", "-1.png", "@SUM(A1).png"])
+def test_a_spreadsheet_does_not_compute_file_names(tmp_path, name):
+    with Records(tmp_path / "batch", HEAD) as written:
+        written.add_failure(name, "=cmd")
+        written.finish()
+    (row,) = read_csv(written.csv_path)
+    assert (row["file"], row["error"]) == (f"'{name}", "'=cmd")
+
+
+def test_the_zip_holds_numbers_and_overlays_of_what_a_method_calls_defective(catalog, tmp_path, monkeypatch):
+    monkeypatch.setattr(records, "OVERLAY_SIDE", 40)
+    with Records(tmp_path / "batch", HEAD) as written:
+        written.add("disputed.png", judged(catalog, SimpleNet=False, GLASS=True))
+        written.add("good.png", judged(catalog, SimpleNet=False, GLASS=False))
+        written.add("half.png", judged(catalog, SimpleNet=None, GLASS=True))
+        written.finish()
+    with zipfile.ZipFile(written.zip_path) as archive:
+        overlays = [name for name in archive.namelist() if name.endswith(".png")]
+        assert archive.read("inspection.csv") == written.csv_path.read_bytes()
+        told = json.loads(archive.read("results.json"))
+        sizes = {Image.open(io.BytesIO(archive.read(name))).size for name in overlays}
+    assert overlays == [
+        "overlays/0001-disputed-simplenet.png",
+        "overlays/0001-disputed-glass.png",
+        "overlays/0003-half-glass.png",
+    ]
+    assert sizes == {(40, 24)}
+    assert [row["overlays"] for row in told["pictures"]] == [overlays[:2], [], overlays[2:]]
+    assert (told["category"], told["overlays_left_out"]) == (LABEL, 0)
+
+
+def test_names_lead_nowhere_and_equal_ones_stay_apart(catalog, tmp_path):
+    names = [
+        "../../etc/passwd",
+        "..\\..\\x.png",
+        "/abs.png",
+        "C:\\con.png",
+        "a\n.png",
+        "a.png",
+        "a.png",
+        "\ud800.png",
+        ".",
+    ]
+    with Records(tmp_path / "batch", HEAD) as written:
+        for name in names:
+            written.add(name, judged(catalog, SimpleNet=True, GLASS=True))
+        written.finish()
+    with zipfile.ZipFile(written.zip_path) as archive:
+        members = archive.namelist()
+        archive.extractall(tmp_path / "out")
+    assert len(set(members)) == len(members) == 2 * len(names) + 2
+    assert all(set(name.removesuffix(".png")) & set(".\\:\n") == set() for name in members if name.endswith(".png"))
+    assert all(name.count("/") == 1 for name in members if name.endswith(".png"))
+    assert len(read_csv(written.csv_path)) == len(names)
+
+
+def test_the_zip_does_not_grow_without_bound(catalog, tmp_path, monkeypatch):
+    monkeypatch.setattr(records, "MAX_OVERLAY_BYTES", 0)
+    with Records(tmp_path / "batch", HEAD) as written:
+        row = written.add("a.png", judged(catalog, SimpleNet=True, GLASS=True))
+        written.finish()
+    assert row["overlays"] == []
+    assert json.loads(zipfile.ZipFile(written.zip_path).read("results.json"))["overlays_left_out"] == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"), [("a/b\\c.png", "c.png"), ("a\x1b[2J\n.png", "a\ufffd[2J\ufffd.png"), ("", "?")]
+)
+def test_file_names_become_one_line(name, shown):
+    assert printable(name) == shown
+    assert len(printable("x" * 1000)) == records.LONGEST_NAME
+
+
+# ---------------------------------------------------------------- the event
+
+
+def test_one_bad_file_does_not_stop_the_rest(catalog, uploads, tmp_path):
+    bad = {**uploads("broken.png", content=b"no picture")[0], "path": str(tmp_path / "uploads" / "broken.png")}
+    Path(bad["path"]).write_bytes(b"no picture")
+    one, two = uploads("one.png", "two.png")
+    pages = run(catalog, [one, bad, two])
+    status, table, start, stop, *files = pages[-1]
+    assert "Done: 3 of 3" in status and "<b>1</b> Could not be read" in status
+    assert [row["file"] for row in table["rows"]] == ["one.png", "broken.png", "two.png"]
+    assert "known format" in table["rows"][1]["cells"][0]["text"]
+    assert (start["interactive"], stop["interactive"]) == (True, False)
+    assert all(Path(update["value"]).is_file() for update in files)
+    assert len(read_csv(Path(files[0]["value"]))) == 3
+
+
+def test_the_rows_say_what_the_detectors_say(catalog, uploads):
+    files = uploads("one.png")
+    row = run(catalog, files)[-1][1]["rows"][0]
+    predictions = judge(catalog, LABEL, files[0]["path"], 0.2).predictions.values()
+    told = [number for p in predictions for number in (p.p_value, p.score_level, p.numbers()["defects"])]
+    assert [*row["keys"][3:6], *row["keys"][7:10]] == told
+    assert [row["keys"][2], row["keys"][6]] == [0 if p.is_anomalous else 1 for p in predictions]
+    assert len(row["cells"]) + 1 == len(row["keys"]) == 10
+
+
+def test_the_page_is_not_sent_anew_for_each_picture(catalog, uploads, monkeypatch):
+    files = uploads("a", "b", "c")
+    monkeypatch.setattr(batch_tab, "SHOWN_EVERY", 1000)
+    assert len(run(catalog, files)) == 2  # before the first picture, and after the last
+    monkeypatch.setattr(batch_tab, "SHOWN_EVERY", 0)
+    pages = run(catalog, files)
+    assert [len(page[1]["rows"]) for page in pages] == [0, 1, 2, 3, 3]
+    assert "2 of 3" in pages[2][0] and "left" in pages[2][0] and 'value="2"' in pages[2][0]
+
+
+def test_stop_keeps_what_is_done(catalog, uploads, monkeypatch):
+    monkeypatch.setattr(batch_tab, "SHOWN_EVERY", 0)
+    batches, request = batch_tab._Batches(catalog), visitor()
+    pages = batches.run(LABEL, uploads("a", "b", "c"), 20, request)
+    next(pages), next(pages)  # the empty page, then the first picture
+    batches.stop(SimpleNamespace(session_hash="somebody else"))
+    batches.stop(request)
+    status, table, _, _, csv_file, _ = next(pages)
+    assert "Stopped after 1 of 3" in status and len(table["rows"]) == 1
+    assert len(read_csv(Path(csv_file["value"]))) == 1
+    assert list(pages) == []
+    batches.stop(request)  # nothing runs any more
+    assert "Done: 2 of 2" in list(batches.run(LABEL, uploads("a", "b"), 20, request))[-1][0]
+
+
+def test_a_visitor_who_leaves_leaves_nothing(catalog, uploads, tmp_path):
+    batches = batch_tab._Batches(catalog)
+    pages = batches.run(LABEL, uploads("a", "b"), 20, visitor())
+    next(pages)
+    assert list((tmp_path / "uploads" / "batches").iterdir())
+    pages.close()
+    assert list((tmp_path / "uploads" / "batches").iterdir()) == [] and batches._stops == {}
+
+
+def test_who_waits_may_stop_and_who_is_refused_is_told(catalog, uploads):
+    batches, request = batch_tab._Batches(catalog), visitor()
+    status, _, start, stop, *_ = batches.wait(request)
+    assert "Waiting for its turn" in status and (start["interactive"], stop["interactive"]) == (False, True)
+    batches.stop(request)
+    assert "Stopped after 0 of 2" in list(batches.run(LABEL, uploads("a", "b"), 20, request))[-1][0]
+    batches.wait(request)
+    status, _, start, stop, *_ = batches.refused(request)
+    assert "Too many people" in status and (start["interactive"], stop["interactive"]) == (True, False)
+    assert batches._stops == {}
+
+
+def test_a_rate_that_cannot_be_vouched_for_is_told(catalog, uploads):
+    """Five held-out pictures: the table flags at 17 %, whatever the slider says."""
+    status = run(catalog, uploads("a"), percent=1)[-1][0].replace("\xa0", " ")
+    for name in ("SimpleNet", "GLASS"):
+        assert f"{name}: 5 held-out pictures of good parts are enough for 17 % false alarms, not for the 1 %" in status
+    assert "are enough for" not in run(catalog, uploads("a"), percent=20)[-1][0]
+
+
+def test_pictures_of_something_else_are_no_defects(catalog, uploads, monkeypatch):
+    real = judge(catalog, LABEL, png(), 0.2)
+    strange = replace(real, resemblance=AppearanceCheck(9.0, ("dark", "unlike")))
+    monkeypatch.setattr(batch_tab, "judge", lambda *_: strange)
+    status, table, *_ = run(catalog, uploads("a"))[-1]
+    (row,) = table["rows"]
+    assert row["cells"][0]["text"] == "No reliable verdict" and row["keys"][1] == batch_tab.SOMETHING_ELSE
+    assert row["note"] == "much darker than the good parts, looks like something else"
+    assert "<b>1</b> looks like something else" in status and "Defective" not in status
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"files": None}, "No pictures yet"),
+        ({"files": "x"}, "No pictures yet"),
+        ({"category": None}, "Choose the category"),
+        ({"category": HOSTILE}, "there is no category"),
+        ({"percent": 0}, "between 0 and 100"),
+        ({"percent": "1"}, "between 0 and 100"),
+        ({"percent": float("nan")}, "between 0 and 100"),
+        ({"files": [{}] * 501}, "501 pictures are too many: at most 500"),
+        ({"request": visitor("de-DE,de;q=0.9"), "files": []}, "Noch keine Bilder"),
+    ],
+)
+def test_what_cannot_start_says_why(catalog, uploads, change, words):
+    (page,) = run(catalog, **({"files": uploads("a")} | change))
+    assert words in page[0] and page[1] is None
+    assert HOSTILE not in page[0]
+
+
+def test_a_batch_that_is_too_large_or_without_model_does_not_start(catalog, uploads, model_folder, monkeypatch):
+    monkeypatch.setattr(batch_tab, "MAX_BYTES", 100)
+    assert "MB are too much" in run(catalog, uploads("a"))[0][0]
+    monkeypatch.undo()
+    for weights in model_folder.glob("*/model.safetensors"):
+        weights.write_bytes(b"")
+    page = run(Catalog.from_folder(model_folder), uploads("a"))[0]
+    assert "Not inspected" in page[0] and str(model_folder.parent) not in page[0]
+
+
+def test_files_of_the_server_are_out_of_reach(catalog, uploads, tmp_path):
+    uploads("a")
+    (tmp_path / "secret.png").write_bytes(png())
+    table = run(catalog, [{"path": str(tmp_path / "secret.png")}, "x", None])[-1][1]
+    assert [row["keys"][1] for row in table["rows"]] == [UNREAD] * 3
+    assert str(tmp_path) not in json.dumps(table)
+
+
+def test_a_german_visitor_reads_german(catalog, uploads):
+    status, table, *_ = run(catalog, uploads("a"), request=visitor("de"))[-1]
+    assert "Fertig: 1 von 1" in status
+    assert [column["name"] for column in table["columns"][:4]] == ["Bild", "Ergebnis", "Urteil", "p-Wert"]
+    assert {".", ","} & set("".join(cell["text"] for cell in table["rows"][0]["cells"])) == {","}
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "rank"),
+    [
+        ((True, False), DISAGREEMENT),
+        ((True, True), DEFECTIVE),
+        ((True, None), DEFECTIVE),
+        ((None, False), NO_VERDICT),
+        ((False, False), GOOD),
+    ],
+)
+def test_disagreements_come_first(catalog, tmp_path, verdicts, rank):
+    with Records(tmp_path / "batch", HEAD) as written:
+        record = written.add("a", judged(catalog, **dict(zip(("SimpleNet", "GLASS"), verdicts, strict=True))))
+    row = batch_tab._row(record, "", "en")
+    assert row["keys"][1] == rank
+    assert row["cells"][0]["sign"] and row["cells"][0]["text"]  # not by colour alone
+    assert sorted([GOOD, UNREAD, DEFECTIVE, DISAGREEMENT]) == [DISAGREEMENT, DEFECTIVE, UNREAD, GOOD]
+
+
+@pytest.mark.parametrize("size", [(500, 300), (8, 3000), (10, 10)])
+def test_thumbnails_are_small(size):
+    data = batch_tab._thumbnail(Image.new("RGB", size)).removeprefix("data:image/jpeg;base64,")
+    thumbnail = Image.open(io.BytesIO(b64decode(data)))
+    assert max(thumbnail.size) == 64 and thumbnail.format == "JPEG"
+
+
+def test_the_page_states_the_limits_that_hold():
+    for text in TEXTS["batch_limits"].values():
+        assert f" {batch_tab.MAX_PICTURES} " in text and f" {batch_tab.MAX_BYTES // 10**9} GB" in text
+
+
+# ---------------------------------------------------------------- in a browser
+
+
+@contextmanager
+def served(catalog, folder, monkeypatch):
+    """Address of a page that holds the tab alone."""
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(folder))
+    with gr.Blocks(analytics_enabled=False) as page, gr.Tab(label("tab_batch")):
+        batch_tab.add(catalog)
+    try:
+        yield page.queue().launch(**launch_settings(), quiet=True, prevent_thread_lock=True)[1].rstrip("/")
+    finally:
+        page.close()
+
+
+def start(page, files):
+    page.get_by_label("Category").click()
+    page.get_by_role("option", name=LABEL).click()
+    page.set_input_files("#batch-files input[type=file]", files)
+    page.locator("#batch-files tr").nth(len(files) - 1).wait_for()
+    page.get_by_role("button", name="Inspect all").click()
+
+
+def names(page):
+    return page.locator(".batch-table .file").all_text_contents()
+
+
+@pytest.mark.browser
+def test_a_batch_in_the_browser(catalog, tmp_path, monkeypatch):
+    (tmp_path / "in").mkdir()
+    files = [tmp_path / "in" / name for name in ("part10.png", "part9.png", HOSTILE)]
+    for number, file in enumerate(files):
+        file.write_bytes(b"no picture" if file.name == HOSTILE else png(number))
+    with served(catalog, tmp_path / "up", monkeypatch) as url, visit(url) as page:
+        start(page, files)
+        page.get_by_role("status").get_by_text("Done: 3 of 3").wait_for()
+        assert page.locator(".batch-table img").count() == 2  # the file name is text, not a third one
+        heading = page.get_by_role("columnheader", name="Picture")
+        assert heading.get_attribute("aria-sort") is None
+        page.get_by_role("button", name="Picture", exact=True).focus()
+        page.keyboard.press("Enter")
+        assert heading.get_attribute("aria-sort") == "ascending"
+        assert names(page) == [HOSTILE, "part9.png", "part10.png"]
+        page.keyboard.press("Enter")  # the heading kept the focus
+        assert heading.get_attribute("aria-sort") == "descending"
+        assert names(page) == ["part10.png", "part9.png", HOSTILE]
+        page.get_by_role("button", name="GLASS Level").click()
+        assert names(page)[-1] == HOSTILE  # without a level it stays below, in both directions
+        page.get_by_role("button", name="GLASS Level").click()
+        assert names(page)[-1] == HOSTILE
+        with page.expect_download() as download:
+            page.get_by_role("button", name="Table as CSV").click()
+        assert len(read_csv(Path(download.value.path()))) == 3
+        photograph(page, "batch")
+        page.set_viewport_size({"width": 360, "height": 740})
+        photograph(page, "batch_phone")
+        assert page.evaluate("document.documentElement.scrollWidth") <= 360
+
+
+@pytest.mark.browser
+def test_stop_in_the_browser(catalog, tmp_path, monkeypatch):
+    def slowly(*arguments):
+        batch_tab.time.sleep(0.2)
+        return judge(*arguments)
+
+    monkeypatch.setattr(batch_tab, "judge", slowly)
+    (tmp_path / "in").mkdir()
+    files = [tmp_path / "in" / f"part{number}.png" for number in range(40)]
+    for number, file in enumerate(files):
+        file.write_bytes(png(number))
+    with served(catalog, tmp_path / "up", monkeypatch) as url, visit(url) as page:
+        start(page, files)
+        page.locator(".batch-table tbody tr").first.wait_for()  # rows come while it runs
+        assert page.get_by_role("button", name="Inspect all").is_disabled()
+        page.get_by_role("button", name="Stop").click()
+        page.get_by_role("status").get_by_text("Stopped after").wait_for()
+        assert 0 < page.locator(".batch-table tbody tr").count() < len(files)
+        with page.expect_download() as download:
+            page.get_by_role("button", name="All results as ZIP").click()
+        with zipfile.ZipFile(download.value.path()) as archive:
+            assert len(json.loads(archive.read("results.json"))["pictures"]) == len(names(page))
+
+
+@pytest.mark.browser
+def test_a_folder_joins_the_files(catalog, tmp_path, monkeypatch):
+    (tmp_path / "in").mkdir()
+    for name in ("one.png", "two.png"):
+        (tmp_path / "in" / name).write_bytes(png())
+    (tmp_path / "in" / ".DS_Store").write_bytes(b"Bud1")
+    (tmp_path / "single.png").write_bytes(png())
+    with served(catalog, tmp_path / "up", monkeypatch) as url, visit(url) as page:
+        page.set_input_files("#batch-files input[type=file]", tmp_path / "single.png")
+        page.locator("#batch-files tr").first.wait_for()
+        page.locator("input[webkitdirectory]").set_input_files(tmp_path / "in")
+        page.locator("#batch-files tr").nth(2).wait_for()
+        listed = page.locator("#batch-files tr").all_text_contents()
+        assert len(listed) == 3 and not any("DS_Store" in line for line in listed)

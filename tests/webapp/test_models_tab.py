@@ -1,0 +1,306 @@
+"""The tab Models tells all that is known and no more: no folder of the server, no markup of strangers."""
+
+import json
+import re
+import shutil
+import time
+from html.parser import HTMLParser
+from pathlib import Path
+
+import gradio as gr
+import pytest
+from hub_server import Fault, delay
+from huggingface_hub import constants
+from small_models import change_config, push
+from small_report import METRICS, describe
+
+from hubmodels.hub import model_info as facts
+from hubmodels.hub.catalog import Catalog
+from hubmodels.hub.files import ModelError
+from hubmodels.hub.listing import CACHE, FOLDER, HUB, Listing, ModelEntry
+from hubmodels.hub.model_info import ModelInfo
+from training.publishing.card import write_card
+from webapp import models_tab
+from webapp import texts as words
+from webapp.models_tab import render, without_folders
+
+SCRIPT = "<script>alert(1)</script>"
+
+
+class Page(HTMLParser):
+    """What a browser would make of the tab: elements with their attributes, rows of cells, and all text."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.elements, self.rows, self.open, self.text = [], [], [], ""
+        self.feed(html)
+        assert self.open == []  # every element is closed
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+        if tag not in ("input", "wbr"):
+            self.open.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("th", "td"):
+            self.rows[-1].append("")
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+        if {"th", "td"} & set(self.open):
+            self.rows[-1][-1] += data
+
+    def of(self, tag):
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+@pytest.fixture(autouse=True)
+def nothing_kept():
+    facts._published.cache_clear()
+
+
+@pytest.fixture
+def described(model_folder):
+    """The folder of SimpleNet as training leaves it; of GLASS the weights alone."""
+    describe(model_folder / "simplenet-toy-widget")
+    write_card(model_folder / "simplenet-toy-widget")
+    return model_folder
+
+
+def shown(catalog, language="en"):
+    return Page(render(catalog, language))
+
+
+def listing(*entries, problems=None, notices=()):
+    return Catalog(lambda: Listing(list(entries), problems or {}, list(notices)))
+
+
+def entry(source, origin=FOLDER, **changes):
+    return ModelEntry(
+        **{"method": "glass", "dataset": "toy", "category": "widget"} | changes, source=source, origin=origin
+    )
+
+
+# ---------------------------------------------------------------- what is known
+
+
+def test_a_row_holds_all_that_is_known(described):
+    page = shown(Catalog.from_folder(described))
+    head, simplenet, glass = page.rows
+    assert head[:6] == ["Category", "Method", "I-AUROC", "P-AUROC", "AUPRO@0.3", "Protocol"]
+    assert head[6:] == ["Test pictures", "Weights", "Licence", "Source"]
+    size = f"{(described / 'simplenet-toy-widget/model.safetensors').stat().st_size / 1e6:.1f} MB"
+    numbers = ["75.0", "87.5", "68.8", "last", "10", size, "terms-of-the-training-pictures"]
+    assert simplenet == ["toy / widget", "SimpleNet", *numbers, "simplenet-toy-widget"]
+    assert glass == ["GLASS", *["–"] * 5, size, "–", "glass-toy-widget"]  # noqa: RUF001
+
+
+def test_german_has_its_words_and_commas(described):
+    page = shown(Catalog.from_folder(described), "de")
+    assert page.rows[0][:2] == ["Kategorie", "Verfahren"]
+    assert page.rows[1][2:6] == ["75,0", "87,5", "68,8", "letzter"]
+    assert "Aus dem Ordner models (2)" in page.text and "Folder" not in page.text
+
+
+def test_tables_have_captions_and_headings_with_a_scope(described):
+    page = shown(Catalog.from_folder(described) | Catalog.bundled())
+    assert len(page.of("table")) == len(page.of("caption")) == 2
+    assert {attributes.get("scope") for attributes in page.of("th")} == {"col", "row", "rowgroup"}
+    regions = [a for a in page.of("div") if a.get("role") == "region"]
+    assert [a["aria-label"] for a in regions] == ["From the folder models", "Bundled with the demo"]
+    assert all(a["tabindex"] == "0" for a in regions)  # or the keyboard could not scroll them
+
+
+def test_the_bundle_needs_no_column_of_sources():
+    page = shown(Catalog.bundled())
+    assert page.rows[0][-1] == "Licence"
+    assert {len(row) for row in page.rows} == {9, 8} and len(page.rows) == 11
+    assert "glass-parts-cloth" not in page.text
+
+
+def test_a_published_model_is_linked_to_its_card_and_named_with_its_commit(hub, make_detector):
+    push(make_detector, "acme/glass-toy-widget")
+    page = shown(Catalog.from_namespace("acme"))
+    assert page.of("a") == [
+        {
+            "href": f"{constants.ENDPOINT}/acme/glass-toy-widget",
+            **{"target": "_blank", "rel": "noopener noreferrer"},
+        }
+    ]
+    assert page.rows[1][-1] == "acme/glass-toy-widget" + hub.commits("acme/glass-toy-widget")[0].oid[:12]
+    assert "From acme on the Hub (1)" in page.text
+
+
+def test_a_cached_model_says_so():
+    assert "as kept of the Hub on this machine" in shown(listing(entry("acme/glass-toy-widget", CACHE))).text
+
+
+@pytest.mark.parametrize("card", ["javascript:alert(1)", "data:text/html,x", "//evil", None])
+def test_only_web_addresses_become_links(monkeypatch, card):
+    monkeypatch.setattr(models_tab, "read_model_info", lambda entry: ModelInfo(card=card))
+    page = shown(listing(entry("acme/glass-toy-widget", HUB)))
+    assert page.of("a") == [] and "acme/glass-toy-widget" in page.text
+
+
+def test_the_page_asks_for_nothing_by_itself(described):
+    page = shown(Catalog.from_folder(described) | Catalog.bundled())
+    loads = {"src", "srcset", "style", "background"}
+    assert not [name for name, attributes in page.elements if loads & attributes.keys()]
+    assert {name for name, _ in page.elements}.isdisjoint({"img", "script", "link", "iframe", "style"})
+
+
+def test_a_protocol_that_is_not_ours_is_shown_as_it_is(described):
+    describe(described / "simplenet-toy-widget", protocol="best-on-test")
+    describe(described / "glass-toy-widget", method="glass", protocol="mean & more")
+    assert [row[-5] for row in shown(Catalog.from_folder(described)).rows[1:]] == ["best on test", "mean & more"]
+
+
+def test_no_model_at_all_is_said_in_words():
+    page = shown(Catalog())
+    assert "There is no model yet" in page.text and page.of("table") == page.of("input") == []
+    assert "Es gibt noch kein Modell" in shown(Catalog(), "de").text
+
+
+# ---------------------------------------------------------------- what cannot be used
+
+
+def test_a_model_that_cannot_be_used_has_its_reason_and_no_row(described):
+    (described / "glass-toy-widget/model.safetensors").write_bytes(b"short")
+    catalog = Catalog.from_folder(described)
+    assert "cannot be used" not in shown(catalog).text
+    catalog.load("toy / widget")
+    page = shown(catalog)
+    assert "Models that cannot be used (1)" in page.text
+    assert "glass-toy-widget: model.safetensors is truncated" in page.text
+    assert [row[1] for row in page.rows] == ["Method", "SimpleNet"]
+    assert "Nicht verwendbare Modelle (1)" in shown(catalog, "de").text
+
+
+def test_a_damaged_config_and_a_failed_place_are_told(described):
+    (described / "glass-toy-widget/config.json").write_text("{")
+
+    def unreachable():
+        raise ModelError("the Hub <gone>")
+
+    page = shown(Catalog.from_folder(described) | Catalog(unreachable))
+    assert "config.json is damaged" in page.text
+    assert "Please note" in page.text and "the Hub <gone>" in page.text
+
+
+@pytest.mark.parametrize("language", words.LANGUAGES)
+def test_folders_of_the_server_are_not_shown(described, tmp_path, language):
+    private = tmp_path / "srv" / "ann's secret place" / "runs"
+    shutil.copytree(described, private)
+    shutil.copytree(private / "glass-toy-widget", private / "copy")  # the same again names both
+    change_config(private / "copy", backbone_sha256="0" * 64)
+    (private / "simplenet-toy-widget/model.safetensors").unlink()
+    (private / "simplenet-toy-widget/weights.pt").write_bytes(b"PK")
+    catalog = Catalog.from_folder(private, backbone_weights=private.parent / "gone.safetensors")
+    with pytest.raises(ModelError):
+        catalog.load("toy / widget")
+    assert str(private) in str(catalog.problems)
+    text = shown(catalog, language).text
+    assert len(catalog.problems) == 3
+    assert all(words in text for words in ("copy is the same", "weights.pt", "gone.safetensors"))
+    assert not re.search(r"secret|srv|ann's", text) and "/tmp" not in text
+
+
+@pytest.mark.parametrize(
+    ("text", "short"),
+    [
+        ("/srv/ann/runs is not a folder: give one", "runs is not a folder: give one"),
+        ("it is not in (/var/cache/hub by default)", "it is not in (hub by default)"),
+        ("[Errno 13] denied: '/srv/ann/config.json'", "[Errno 13] denied: 'config.json'"),
+        ("~/runs/x and ../secret/runs/y", "x and y"),
+        ("ask https://huggingface.co/acme/demo", "ask https://huggingface.co/acme/demo"),
+        ("acme/glass-toy-lid of toy / lid", "acme/glass-toy-lid of toy / lid"),
+        (f"not in {constants.HF_HUB_CACHE}, so", "not in hub, so"),
+    ],
+)
+def test_of_a_path_only_the_name_is_left(text, short):
+    assert without_folders(text, Catalog()) == short
+
+
+# ---------------------------------------------------------------- strangers
+
+
+def test_markup_of_strangers_stays_text(described):
+    for folder, method in ((described / f"{m}-toy-widget", m) for m in ("simplenet", "glass")):
+        change_config(folder, dataset=SCRIPT, category='"><img src=x onerror=alert(1)>')
+        describe(folder, method=method, protocol=SCRIPT, metrics=METRICS | {"aupro": SCRIPT})
+        (folder / "README.md").write_text(f"---\nlicense: '{SCRIPT}'\n---\n")
+    (described / "glass-toy-widget").rename(described / "<b>bold")
+    (described / "<i>").mkdir()
+    (described / "<i>" / "config.json").write_text(json.dumps({"method": SCRIPT}))
+    page = shown(Catalog.from_folder(described))
+    assert {name for name, _ in page.elements}.isdisjoint({"script", "img", "b", "i"})
+    assert page.text.count("<script>") == 6  # category, two protocols, two licences, a reason
+    assert "<b>bold" in page.text and "<i>" in page.text
+
+
+def test_a_namespace_with_markup_stays_text():
+    page = shown(listing(entry("<u>/glass-toy-x", HUB, revision="<s>"), problems={"<b>": "<i>"}, notices=["<em>"]))
+    assert {name for name, _ in page.elements}.isdisjoint({"u", "s", "b", "i", "em"})
+    assert all(text in page.text for text in ("From <u> on the Hub", "<u>/glass-toy-x<s>", "<b><i>", "<em>"))
+
+
+# ---------------------------------------------------------------- the Hub's time, and the page
+
+
+def test_a_hub_that_hangs_keeps_nobody_waiting(hub, make_detector, monkeypatch):
+    push(make_detector, "acme/glass-toy-widget", "acme/glass-toy-lid")
+    catalog = Catalog.from_namespace("acme")
+    hub.faults.append(Fault("HEAD", "resolve", 99, delay(4)))
+    monkeypatch.setattr(models_tab, "PATIENCE", 0.2)
+    begun = time.perf_counter()
+    page = shown(catalog)
+    assert time.perf_counter() - begun < 3
+    assert "The Hub has not told everything yet" in page.text and len(page.rows) == 3
+    assert page.rows[1][-1].startswith("acme/glass-toy-lid")
+    hub.faults.clear()
+    monkeypatch.setattr(models_tab, "PATIENCE", 20)
+    assert "The Hub has not told everything yet" not in shown(catalog).text
+
+
+def test_selecting_the_tab_fills_it_in_the_visitors_language(described):
+    catalog = Catalog.from_folder(described)
+    with gr.Blocks(analytics_enabled=False) as demo, gr.Tab("Models") as tab:
+        page = models_tab.add(catalog, tab)
+    (event,) = demo.fns.values()
+    assert event.outputs == [page] and (event.targets[0][1], event.api_visibility) == ("select", "private")
+    german = gr.Request(headers={"accept-language": "de-AT,de;q=0.9"})
+    assert event.fn(german) == render(catalog, "de")
+    assert "widget" not in str(page.value)  # nothing is read before
+
+
+def test_the_script_and_style_know_the_names_of_the_page(described):
+    """A class that is renamed in one place alone breaks the filter or the looks without a word."""
+    html = render(Catalog.from_folder(described), "en")
+    html += render(listing(problems={"a": "b"}, notices=["c"]), "en")
+    used = {name for value in re.findall(r'class="([^"]*)"', html) for name in value.split()}
+    static = Path(models_tab.__file__).parent / "static"
+    styled = set(re.findall(r"\.(models[\w-]*|number)\b", (static / "models.css").read_text()))
+    asked = set(re.findall(r"\.(models-[\w-]+)", (static / "models.js").read_text()))
+    assert asked <= used and styled == used - {"models-count"}
+
+
+# ---------------------------------------------------------------- cards that lie on this machine
+
+
+def test_the_cards_of_local_models_can_be_read(model_folder):
+    card = model_folder / "glass-toy-widget" / "README.md"
+    card.write_text(f"---\nlicense: secret\n---\n# GLASS for widgets\n{SCRIPT} trained in {model_folder}/data")
+    page = Page(render(Catalog.from_folder(model_folder) | Catalog.bundled(), "en"))
+    assert "# GLASS for widgets" in page.text and "license: secret" not in page.text
+    assert page.of("script") == [] and str(model_folder.parent) not in page.text
+    assert len(page.of("details")) == len(list(model_folder.glob("*/README.md"))) + len(Catalog.bundled().entries)
+
+
+def test_without_cards_nothing_is_promised(model_folder):
+    for card in model_folder.glob("*/README.md"):
+        card.unlink()
+    page = Page(render(Catalog.from_folder(model_folder), "en"))
+    assert page.of("details") == [] and "Cards of the models" not in page.text

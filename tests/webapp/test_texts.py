@@ -1,0 +1,81 @@
+"""Both languages say the same things, and every text is used."""
+
+import re
+import string
+
+import gradio as gr
+import pytest
+from test_house import ROOT
+
+from webapp.texts import LANGUAGES, TEXTS, apart, label, language_of, number, percent, say, say_plainly
+
+
+def fields(text):
+    return {name for _, name, _, _ in string.Formatter().parse(text) if name}
+
+
+@pytest.mark.parametrize("key", TEXTS)
+def test_each_text_stands_in_every_language_with_the_same_values(key):
+    assert set(TEXTS[key]) == set(LANGUAGES) and all(TEXTS[key].values())
+    if not key.startswith("fault_"):  # German has its own words for what English quotes
+        assert fields(TEXTS[key]["en"]) == fields(TEXTS[key]["de"])
+
+
+def test_every_text_is_used():
+    sources = [*(ROOT / "webapp").glob("*.py"), *(ROOT / "webapp" / "static").iterdir(), ROOT / "app.py"]
+    written = "\n".join(path.read_text() for path in sources)
+    built = re.findall(r'f"(\w+?_)\{', written) + re.findall(r'"(\w+_)" ~', written)  # keys put together at run time
+    unused = [
+        key
+        for key in TEXTS
+        if not re.search(rf"['\"]{key}['\"]", written) and not any(key.startswith(start) for start in built)
+    ]
+    assert unused == []
+
+
+def test_values_are_escaped_and_numbers_written_as_the_language_does():
+    assert say("method_says", "en", method="<b>", verdict="x") == "&lt;b&gt; says x"
+    assert say("score_words", "de", score=number(0.25, "de"), threshold=0.5) == "0,25 (Schwelle 0,5)"
+    assert say_plainly("use_suggestion", "en", category="a & b") == "Inspect as a & b"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        *((0.0123456, "0.0123"), (12.34, "12.3"), (999.4, "999"), (1234.4, "1234"), (-0.5, "-0.5"), (0.0, "0")),
+        *((1.2e-5, "0.000012"), (0.99996, "1"), (100.0, "100"), (9.999, "10"), (-1234567.0, "-1234567")),
+    ],
+)
+def test_numbers_have_three_digits_and_no_exponent(value, text):
+    assert number(value, "en") == text and number(value, "de") == text.replace(".", ",")
+
+
+def test_numbers_that_differ_look_different():
+    assert apart(0.99996, 0.99992, "en") == ("1", "0.9999")
+    assert apart(1.5, 0.25, "de") == ("1,5", "0,25") and apart(1.0, 1.0, "en") == ("1", "1")
+
+
+def test_percents_do_not_break_from_their_sign():
+    assert percent(1.0, "en") == "100\xa0%" and percent(0.0099, "de") == "0,99\xa0%"
+
+
+@pytest.mark.parametrize(
+    ("header", "language"),
+    [
+        ("de", "de"),
+        ("de-AT,de;q=0.9,en;q=0.8", "de"),
+        ("fr-FR,fr;q=0.9,de;q=0.5,en;q=0.4", "en"),
+        ("en-US", "en"),
+        ("fr", "en"),
+        ("", "en"),
+        (";;,,<script>", "en"),
+    ],
+)
+def test_the_browsers_first_language_decides_as_in_gradio(header, language):
+    assert language_of(gr.Request(headers={"accept-language": header})) == language
+    assert language_of(None) == "en"
+
+
+def test_a_misspelt_label_is_found_at_the_start():
+    with pytest.raises(KeyError):
+        label("no_such_text")

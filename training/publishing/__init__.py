@@ -1,0 +1,1 @@
+"""From model folders to the Hub: cards, licences, repositories, the Space."""
