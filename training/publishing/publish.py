@@ -36,7 +36,7 @@ class Publication:
         private: make new repositories private.
         revision: branch to push to, created if it is missing; None = main.
         overwrite_cards: also cards that were edited on the Hub.
-        show_pictures: publish panels, and names in the raw scores, even if the data's licence is not known to allow it.
+        show_pictures: publish panels, and names in the raw scores, even if the data's licence may not allow it.
         dry_run: show what would be done, change nothing.
     """
 

@@ -25,7 +25,7 @@ from training.publishing.licences import dataset_licence
 STAMP = "<!-- Written by training.publishing. It will be kept as it is once a person has edited it. sha256: {} -->\n"
 
 
-# ----------------------------------------------------------------------------------------------------- the public files
+# ---------------------------------------------------------------------------------------------------- the public files
 
 
 def stage(folder: Path, repo_id: str, place: Path, show_pictures: bool = False) -> Path:
@@ -40,8 +40,8 @@ def stage(folder: Path, repo_id: str, place: Path, show_pictures: bool = False) 
         report = public_report(read_report(folder))
         if not folder.name == name_of(report) == name_of(config):
             raise ValueError(
-                f"{folder} contains {name_of(config)}, but its {REPORT_FILE} describes {name_of(report)}: use one name "
-                "for all three"
+                f"{folder} contains {name_of(config)}, but its {REPORT_FILE} describes {name_of(report)}: use one "
+                "name for all three"
             )
         write_json(place / REPORT_FILE, report)
         _stage_evaluation(folder, place, show_pictures or dataset_licence(report["dataset"]).may_be_shown)
@@ -87,7 +87,7 @@ def is_edited(card: bytes) -> bool:
     return not start or text != body + STAMP.format(hashlib.sha256(body.encode()).hexdigest())
 
 
-# ------------------------------------------------------------------------------------------------------- the difference
+# ------------------------------------------------------------------------------------------------------ the difference
 
 
 @dataclass
