@@ -18,11 +18,11 @@ from huggingface_hub import HfApi, ModelCard
 from PIL import Image
 from small_pictures import picture
 from small_report import COMPACT, describe
+from training.publishing.staging import stamp
 
 from hubmodels import GLASS, SimpleNet
 from hubmodels.hub.catalog import Catalog
 from training.publishing.publish import Publication, bundle, check_login, main, publish
-from training.publishing.staging import stamp
 
 ROOT = Path(__file__).parents[2]
 NAMES = ("glass-mvtec-bottle", "simplenet-mvtec-bottle")
