@@ -47,9 +47,7 @@ def read_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     space.add_argument("--private", action="store_true", help="make a new Space private")
     space.add_argument("--output", type=Path, metavar="DIR", help="write the folder here, and push nothing")
-    package = actions.add_parser(
-        "bundle", help="copy the models of a run into the library, and write their cards"
-    )
+    package = actions.add_parser("bundle", help="copy the models of a run into the library, and write their cards")
     package.add_argument("run", type=Path, metavar="DIR", help="folder that training wrote to")
     return parser.parse_args(arguments)
 
