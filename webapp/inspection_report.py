@@ -211,7 +211,7 @@ def _agreements(inspection: Inspection, rates: list[float | None], language: str
         predictions = inspection.at_rate(rates[steps[0]])
         masks = {name: p.mask for name, p in predictions.items() if p.mask is not None}
         if len(masks) == 2:
-            layer = data_url(agreement_layer(*masks.values()))
+            layer = data_url(agreement_layer(list(masks.values())))
             found.append(Agreement(steps, layer, Markup(_overlap(masks, language))))
     return found
 
@@ -236,7 +236,7 @@ def _legend(methods: list[str], language: str) -> dict[Markup, str]:
 def _patches() -> list[str]:
     masked, empty = np.ones((LAYER_SIDE, LAYER_SIDE), bool), np.zeros((LAYER_SIDE, LAYER_SIDE), bool)
     pairs = ((masked, masked), (masked, empty), (empty, masked))
-    return [data_url(agreement_layer(*pair).crop((0, 0, *PATCH))) for pair in pairs]
+    return [data_url(agreement_layer(pair).crop((0, 0, *PATCH))) for pair in pairs]
 
 
 def _shown(picture: Image.Image) -> Image.Image:
