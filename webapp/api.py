@@ -53,7 +53,7 @@ class _Endpoints:
         Args:
             picture: the picture of one part, uploaded or as a data URL.
             category: a label that `categories` lists.
-            false_alarm_rate: accepted share of good parts that are called defective, in (0, 1); default: as calibrated.
+            false_alarm_rate: accepted share of good parts called defective, in (0, 1); default: as calibrated.
             overlays: whether to add the heat map of each method over the picture, as a PNG in a data URL.
 
         Returns:
@@ -67,7 +67,7 @@ class _Endpoints:
         Args:
             pictures: the pictures, all of the same category, uploaded or as data URLs.
             category: a label that `categories` lists.
-            false_alarm_rate: accepted share of good parts that are called defective, in (0, 1); default: as calibrated.
+            false_alarm_rate: accepted share of good parts called defective, in (0, 1); default: as calibrated.
 
         Returns:
             `results`: the answers of `inspect` for the pictures, in their order; or an error.
@@ -99,7 +99,7 @@ class _Endpoints:
 
 
 def _read_data_url(text: str) -> bytes | None:
-    """The picture in a data URL; None for other texts. MCP sends data URLs in lists, where Gradio keeps them as text."""
+    """The picture in a data URL; None for other texts. In lists, which MCP sends, Gradio keeps data URLs as text."""
     head, _, encoded = text.partition(";base64,")
     if not head.startswith("data:image/"):
         return None

@@ -143,7 +143,7 @@ class _Batches:
     def _guarantees(self, category: str, rate: float, language: str) -> dict[str, Markup]:
         """By method, the guarantee of its threshold, if it is weaker than requested."""
         titles = method_titles()
-        calibrations = {titles[d.method]: d.calibration for d in self._catalog.load(category)}
+        calibrations = {titles[name]: d.calibration for name, d in self._catalog.load(category).items()}
         weaker = {name: c for name, c in calibrations.items() if not c.size or c.guaranteed_rate(rate) > rate}
         return {name: describe_guarantee(c, rate, language) for name, c in weaker.items()}
 

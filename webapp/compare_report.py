@@ -9,7 +9,8 @@ from PIL import Image
 
 from hubmodels.hub.listing import ModelEntry
 from hubmodels.hub.model_info import ModelInfo
-from hubmodels.samples import NORMAL_NAMES
+from hubmodels.metric_names import METRICS, OVERVIEW
+from hubmodels.samples import is_normal
 from webapp import compare_plots
 from webapp.compare_plots import level_plots, roc_curves
 from webapp.inspection import method_titles
@@ -20,28 +21,12 @@ from webapp.texts import number, say
 FEW = 20  # pictures of a class; with fewer, one picture changes its rate by more than 5 points
 WORST = 4  # missed defects, and false alarms, of each method in the gallery
 LISTED_PROBLEMS = 50
+RECORDED = (*OVERVIEW, "recall_at_threshold", "false_alarm_rate")  # columns of the recorded table
+RECORDED_TEXTS = {"recall_at_threshold": "compare_recall", "false_alarm_rate": "compare_false_alarms"}
+LESS_IS_BETTER = {"false_alarm_rate"}
 PROTOCOLS = {"last": "compare_protocol_last", "best-on-test": "compare_protocol_best"}
 
 Draw = Callable[[Outcome], Image.Image | None]
-
-
-@dataclass(frozen=True)
-class RecordedMetric:
-    """A metric of the reports of training; the title is None if it is a text (`key`)."""
-
-    name: str
-    title: str | None
-    key: str | None = None
-    more_is_better: bool = True
-
-
-METRICS = (
-    RecordedMetric("image_auroc", "I-AUROC"),
-    RecordedMetric("pixel_auroc", "P-AUROC"),
-    RecordedMetric("aupro", "AUPRO@0.3"),
-    RecordedMetric("recall_at_threshold", None, "compare_recall"),
-    RecordedMetric("false_alarm_rate", None, "compare_false_alarms", more_is_better=False),
-)
 
 
 # ---------------------------------------------------------------- recorded metrics
@@ -80,28 +65,30 @@ def recorded_table(infos: Mapping[ModelEntry, ModelInfo], language: str, late: b
     notes = ["compare_recorded_about", *(key for protocol, key in PROTOCOLS.items() if protocol in protocols)]
     rows = [_recorded_row(category, by_method) for category, by_method in known.items()]
     methods = list(method_titles().values())
-    return render("recorded.html", language, rows=rows, notes=notes, methods=methods, metrics=METRICS, late=late)
+    titles = {key: METRICS[key].short for key in OVERVIEW}
+    values = {"rows": rows, "notes": notes, "methods": methods, "late": late}
+    return render("recorded.html", language, keys=RECORDED, titles=titles, texts=RECORDED_TEXTS, **values)
 
 
 def _recorded_row(category: str, by_method: Mapping[str, ModelInfo]) -> RecordedRow:
     infos = list(by_method.values())
     return RecordedRow(
         category,
-        [_recorded_cells(metric, by_method) for metric in METRICS],
+        [_recorded_cells(key, by_method) for key in RECORDED],
         [info.protocol for info in infos if info.protocol],
         [_test_pictures(info.test_counts) for info in infos if info.test_counts],
         "1" if any(info.seed is not None for info in infos) else "",  # a model folder contains one run
     )
 
 
-def _recorded_cells(metric: RecordedMetric, by_method: Mapping[str, ModelInfo]) -> list[RecordedCell]:
+def _recorded_cells(key: str, by_method: Mapping[str, ModelInfo]) -> list[RecordedCell]:
     """One metric of every method. The best is marked if all values were measured in the same way."""
-    values = [by_method[m].metrics.get(metric.name) if m in by_method else None for m in method_titles()]
+    values = [by_method[m].metrics.get(key) if m in by_method else None for m in method_titles()]
     shown = [None if value is None else round(100 * value, 1) for value in values]  # values that look equal are equal
     known = [value for value in shown if value is not None]
-    measured = [info for info in by_method.values() if metric.name in info.metrics]
+    measured = [info for info in by_method.values() if key in info.metrics]
     comparable = len(set(known)) > 1 and _measured_alike(measured)
-    best = (max if metric.more_is_better else min)(known) if comparable else None
+    best = (min if key in LESS_IS_BETTER else max)(known) if comparable else None
     return [RecordedCell(v, comparable and s == best) for v, s in zip(values, shown, strict=True)]
 
 
@@ -110,7 +97,7 @@ def _measured_alike(infos: Sequence[ModelInfo]) -> bool:
 
 
 def _test_pictures(counts: Mapping[str, int]) -> tuple[int, int]:
-    good = sum(count for name, count in counts.items() if name.lower() in NORMAL_NAMES)
+    good = sum(count for name, count in counts.items() if is_normal(name))
     return sum(counts.values()), good
 
 

@@ -12,10 +12,10 @@ from PIL import Image
 from hubmodels import BackboneError, ModelError, PictureError
 from hubmodels.heatmap import PANEL_WORDS, panel
 from hubmodels.hub.catalog import Catalog
-from hubmodels.samples import LabelledPicture, by_category, find_labelled
+from hubmodels.samples import Sample, find_labelled
 from webapp.compare_report import recorded_table, render_comparison
 from webapp.inspection import BATCH, inspect_picture
-from webapp.labelled_results import LabelledResults, Outcome
+from webapp.labelled_results import LabelledResults, Outcome, by_category
 from webapp.models_tab import read_all_infos
 from webapp.templates import render
 from webapp.texts import LANGUAGES, label, language_of, say, say_fault, say_plainly
@@ -27,7 +27,7 @@ ENLARGE = """element.addEventListener("click", (event) => {
     if (button) button.setAttribute("aria-expanded", button.getAttribute("aria-expanded") === "false");
 });"""
 
-Groups = dict[str, list[LabelledPicture]]  # by the label of the category
+Groups = dict[str, list[Sample]]  # by the label of the category
 
 
 def add(catalog: Catalog, tab: gr.Tab, examples: Path | None = None, test_folder: Path | None = None) -> None:
@@ -132,10 +132,10 @@ class Comparing:
         for category, pictures in groups.items():
             for index, picture in enumerate(pictures):
                 try:
-                    predictions = inspect_picture(self.catalog, category, picture.path).predictions
+                    predictions = inspect_picture(self.catalog, category, picture.source).predictions
                     results.add(picture, category, predictions)
                 except PictureError as error:
-                    results.problems.append((picture.name, say_fault(error, language, self.catalog)))
+                    results.problems.append((f"{category}, {picture.name}", say_fault(error, language, self.catalog)))
                 except (ModelError, BackboneError) as error:  # the same for all pictures of the category
                     results.problems.append((category, say_fault(error, language, self.catalog)))
                     done += len(pictures) - index
@@ -152,7 +152,7 @@ class Comparing:
     def _panel(self, language: str, outcome: Outcome) -> Image.Image | None:
         """Inspects the picture again, so that no map had to be kept; None if it no longer exists."""
         try:
-            inspection = inspect_picture(self.catalog, outcome.category, outcome.picture.path)
+            inspection = inspect_picture(self.catalog, outcome.category, outcome.picture.source)
         except (PictureError, ModelError, BackboneError):
             return None
         try:

@@ -7,7 +7,15 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from hubmodels import AnomalyDetector, AnomalyPrediction, AppearanceCheck, PreparedPicture, check, compare, suggest
+from hubmodels import (
+    AnomalyDetector,
+    AnomalyPrediction,
+    AppearanceCheck,
+    PreparedPicture,
+    check_appearance,
+    compare,
+    rank_categories,
+)
 from hubmodels.hub.catalog import Catalog
 from hubmodels.methods import METHODS
 from hubmodels.pictures import Picture
@@ -77,18 +85,18 @@ def inspect_picture(
     prepared = picture if isinstance(picture, PreparedPicture) else PreparedPicture(picture)
     loaded = catalog.load(category)
     with _turn:
-        predictions, appearance = compare(loaded, prepared), check(loaded, prepared)
+        predictions, appearance = compare(loaded, prepared), check_appearance(loaded, prepared)
     titles = method_titles()
-    detectors = {titles[d.method]: d for d in loaded}
-    decided = {n: d.decide(p, rate) for (n, d), p in zip(detectors.items(), predictions, strict=True)}
+    detectors = {titles[name]: detector for name, detector in loaded.items()}
+    decided = {titles[name]: loaded[name].decide(p, rate) for name, p in predictions.items()}
     return Inspection(prepared.picture, appearance, detectors, decided)
 
 
 def suggest_category(catalog: Catalog, prepared: PreparedPicture) -> str | None:
     """The category that a picture resembles most; None if it resembles none."""
-    candidates = catalog.scouts()
+    candidates = catalog.appearances()
     with _turn:
-        ranked = suggest(candidates, prepared)
+        ranked = rank_categories(candidates, prepared)
     return ranked[0][0] if ranked and ranked[0][1].matches else None
 
 

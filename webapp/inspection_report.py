@@ -16,7 +16,8 @@ from PIL import Image
 from hubmodels import AnomalyPrediction
 from hubmodels.appearance import UNLIKE
 from hubmodels.layers import agreement_layer, count_shares, heat_layer, outline_layer, overlap, shrink
-from hubmodels.scoring import Calibration, pictures_needed
+from hubmodels.prediction import pictures_needed
+from hubmodels.scoring import Calibration
 from webapp.inspection import Inspection, all_agree, count_verdicts
 from webapp.results import FILES
 from webapp.templates import data_url, render

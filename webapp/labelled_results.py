@@ -1,12 +1,12 @@
 """The results of several methods on labelled pictures, and how often each method was right.
 
-Results contain a few numbers per picture and no maps, so memory does not grow with the size of the pictures. Scores of
-several categories are compared on the scale of `AnomalyPrediction.score_level`, where the threshold of each model is 1.
-Within one category this scale orders the pictures as the raw scores do.
+Results contain a few numbers per picture and no maps, so they need little memory. Scores of several categories are
+compared on the scale of `AnomalyPrediction.score_level`, where the threshold of each model is 1. Within one category
+this scale orders the pictures as the raw scores do.
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,19 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score, roc_curve  # noqa: TID251
 
 from hubmodels import AnomalyPrediction
-from hubmodels.samples import LabelledPicture
+from hubmodels.hub.listing import ModelEntry
+from hubmodels.samples import Category, Sample
+
+
+def by_category(categories: Iterable[Category], entries: Iterable[ModelEntry]) -> dict[str, list[Sample]]:
+    """The test pictures for which there is a model, by the label of its category, in the order of the entries."""
+    labels = {entry.label: (entry.dataset, entry.category) for entry in entries}
+    known = list(categories)
+    found = {
+        label: [s for c in known if c.name == category and c.dataset in (None, dataset) for s in c.test]
+        for label, (dataset, category) in labels.items()
+    }
+    return {label: samples for label, samples in found.items() if samples}
 
 
 @dataclass(frozen=True)
@@ -27,7 +39,7 @@ class Outcome:
         is_anomalous: the verdict; None if the model is not calibrated.
     """
 
-    picture: LabelledPicture
+    picture: Sample
     category: str
     image_score: float
     level: float | None
@@ -132,7 +144,7 @@ class LabelledResults:
         self.rows: list[dict[str, Outcome]] = []
         self.problems: list[tuple[str, str]] = []
 
-    def add(self, picture: LabelledPicture, category: str, predictions: Mapping[str, AnomalyPrediction]) -> None:
+    def add(self, picture: Sample, category: str, predictions: Mapping[str, AnomalyPrediction]) -> None:
         """Adds the numbers of one picture's predictions, by method; the maps are not kept."""
         self.rows.append(
             {

@@ -20,6 +20,8 @@ _tabs = tomllib.loads((Path(__file__).parent / "texts.toml").read_text(encoding=
 TEXTS = {key: text for tab in _tabs.values() for key, text in tab.items()}  # by key, then language
 LANGUAGES = tuple(next(iter(TEXTS.values())))  # the first one is for visitors whose language is missing
 
+AS_IT_IS = {"decimal_quantization": False, "group_separator": False}  # Babel must not round or group digits
+
 I18N = gr.I18n(**{code: {key: text[code] for key, text in TEXTS.items()} for code in LANGUAGES})
 VERDICT_KEYS = {True: "defective", False: "good", None: "no_verdict"}
 TONES = {True: "defective", False: "good", None: "unsure"}  # classes of the style sheets
@@ -53,19 +55,18 @@ def say_fault(error: Exception, language: str, catalog: Catalog) -> Markup:
 
 def number(value: float, language: str, digits: int = 3) -> str:
     """A number with so many significant digits. Large numbers are rounded to integers; there is no exponent."""
-    return format_decimal(_rounded(value, digits), f"0.{'#' * 30}", language, group_separator=False)
+    return format_decimal(_rounded(value, digits).normalize(), locale=language, **AS_IT_IS)
 
 
 def fixed(value: float, language: str, decimals: int = 1) -> str:
     """A number with a fixed number of decimals, for a column of numbers."""
-    shown = Decimal(f"{value:.{decimals}f}")
-    return format_decimal(shown, f"0.{'0' * decimals}", language, group_separator=False)
+    return format_decimal(Decimal(f"{value:.{decimals}f}"), locale=language, **AS_IT_IS)
 
 
 def percent(share: float, language: str, digits: int = 2) -> str:
     """A share in [0, 1] as per cent, with so many significant digits."""
     shown = (_rounded(100 * share, digits) / 100).normalize()
-    return format_percent(shown, locale=language, decimal_quantization=False, group_separator=False)
+    return format_percent(shown, locale=language, **AS_IT_IS)
 
 
 def apart(value: float, other: float, language: str) -> tuple[str, str]:
@@ -75,7 +76,7 @@ def apart(value: float, other: float, language: str) -> tuple[str, str]:
 
 
 def language_of(request: gr.Request | None) -> str:
-    """The browser's first language if the page has it, otherwise the first of the page: as Gradio decides for labels."""
+    """The browser's first language if the page has it, otherwise the first one here. Gradio decides in the same way."""
     header = dict(request.headers).get("accept-language", "") if request else ""
     wanted = header.split(",")[0].split(";")[0].strip().lower().split("-")[0]
     return wanted if wanted in LANGUAGES else LANGUAGES[0]
