@@ -111,7 +111,7 @@ class AnomalyDetector(nn.Module, PyTorchModelHubMixin, library_name=LIBRARY, pip
             RuntimeError: the detector is in training mode.
         """
         if self.training:  # batch statistics would make a score depend on the other pictures of the batch
-            raise RuntimeError("the detector is in training mode: call .eval() before judging pictures")
+            raise RuntimeError("the detector is in training mode: call .eval() before inspecting pictures")
         with torch.no_grad():
             return self.head.scores(aggregated)
 
@@ -250,7 +250,7 @@ class AnomalyDetector(nn.Module, PyTorchModelHubMixin, library_name=LIBRARY, pip
                 f"{source}: {CONFIG_FILE} contains settings unknown to this library: {', '.join(sorted(unknown))}"
             )
         try:
-            return cls(**arguments)
+            return cls(**arguments).float()  # whatever the program's default type is
         except BackboneError:
             raise
         except (TypeError, ValueError, AttributeError, LookupError, RuntimeError, ArithmeticError) as error:

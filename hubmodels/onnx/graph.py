@@ -15,13 +15,13 @@ from hubmodels.detector import AnomalyDetector
 from hubmodels.front_end import crop_start
 from hubmodels.scoring import smooth_map
 
-BLOCK = 32  # with fewer the windows overlap more, with more they hold more zeros
+BLOCK = 32  # with fewer the windows overlap more, with more they contain more zeros
 HALF = 2**11  # Pillow's weights are whole multiples of 1 / HALF**2
 WHITE = 255
 
 
 class ExportGraph(nn.Module):
-    """Detectors with one front end, from the pixels of pictures to all that a prediction needs.
+    """Detectors with one front end, from the pixels of pictures to everything that a prediction needs.
 
     Args:
         detectors: in eval mode, calibrated, with equal front ends.
@@ -34,8 +34,9 @@ class ExportGraph(nn.Module):
         self.start = crop_start(self.resize, self.image_size)
         self.backbone, self.patch_features = first.backbone, first.patch_features
         self.heads = nn.ModuleList(_Head(detector) for detector in detectors)
-        self.register_buffer("mean", torch.tensor(first.mean, device=first.device)[:, None, None])
-        self.register_buffer("std", torch.tensor(first.std, device=first.device)[:, None, None])
+        for name in ("mean", "std"):
+            values = torch.tensor(getattr(first, name), dtype=torch.float32, device=first.device)
+            self.register_buffer(name, values[:, None, None])
 
     def forward(self, pictures: Tensor) -> tuple[Tensor, ...]:
         """Pictures (B, H, W, 3) uint8 RGB -> per detector image scores (B,), anomaly maps (B, H, W), p-values (B,)."""

@@ -231,7 +231,7 @@ def test_missing_and_damaged_files_are_named(make_detector, tmp_path):
     with pytest.raises(ModelError, match="truncated"):
         SimpleNet.from_pretrained(tmp_path)
     (tmp_path / "model.safetensors").unlink()
-    with pytest.raises(ModelError, match=r"holds no model.safetensors"):
+    with pytest.raises(ModelError, match=r"contains no model.safetensors"):
         SimpleNet.from_pretrained(tmp_path)
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(ModelError, match="damaged"):
@@ -257,6 +257,17 @@ def test_a_missing_tensor_is_not_filled_with_random_numbers(make_detector, tmp_p
     edit_config(tmp_path, weights_sha256=None)
     with pytest.raises(ModelError, match=r"head.adaptor.weight"):
         SimpleNet.from_pretrained(tmp_path)
+
+
+def test_a_program_with_another_default_type_gets_the_same_scores(make_detector, tmp_path):
+    make_detector(GLASS).save_pretrained(tmp_path)
+    expected = load(tmp_path).predict(picture())
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = load(tmp_path).predict(picture())
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert found.image_score == expected.image_score and np.array_equal(found.anomaly_map, expected.anomaly_map)
 
 
 # ------------------------------------------------------------------------------------------------------- side by side
