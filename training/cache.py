@@ -1,7 +1,7 @@
-"""Frozen features of un-augmented pictures, computed once: all that SimpleNet trains on, GLASS's normal branch.
+"""Frozen features of the training pictures, computed once for all epochs.
 
-Stored before upsampling (5 MB a picture for wide_resnet50_2 at 288 px in fp32), in memory where they fit and in
-memory-mapped files where not. Plain float32 bytes, no pickle; the files live as long as the job.
+They are stored before upsampling: 5 MB a picture for wide_resnet50_2 at 288 px in float32. They are kept in memory if
+they fit, else in memory-mapped files, which are deleted with the job. Plain float32 bytes, no pickle.
 """
 
 import os
@@ -17,7 +17,7 @@ from hubmodels.detector import AnomalyDetector
 from hubmodels.front_end import align, to_image
 from hubmodels.samples import Sample
 
-MEMORY_SHARE = 0.5  # of the memory available; the rest is for the data loader, the page cache and the user
+MEMORY_SHARE = 0.5  # of the available memory; the rest is for the data loader, the page cache and the user
 AUTOCAST = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -25,8 +25,8 @@ class FeatureCache:
     """Aggregated feature maps of n pictures, one tensor (n, D/L, h, w) per layer, and the pictures as uint8.
 
     Attributes:
-        images: (n, 3, S, S) uint8, what the backbone saw.
-        in_memory: False where the features lie in memory-mapped files.
+        images: (n, 3, S, S) uint8, the backbone's input.
+        in_memory: False if the features are in memory-mapped files.
     """
 
     def __init__(self, images: Tensor, layers: list[Tensor], in_memory: bool) -> None:
@@ -66,7 +66,7 @@ def load_images(samples: list[Sample], image_size: int, resize: int) -> Tensor:
 def build_cache(
     detector: AnomalyDetector, images: Tensor, folder: Path, mixed_precision: str | None = None
 ) -> FeatureCache:
-    """Runs the frozen front end over all pictures once; `folder` takes the files that memory cannot."""
+    """Runs the frozen front end over all pictures once; `folder` is for files if memory is too small."""
     layers, in_memory = None, True
     progress = tqdm(total=len(images), desc="frozen features", unit="picture", leave=False, disable=None)
     for start in range(0, len(images), 16):
@@ -93,7 +93,7 @@ def extract(detector: AnomalyDetector, images: Tensor, mixed_precision: str | No
 
 
 def memory_budget() -> float:
-    """Bytes that the features may take; every process on this machine holds its own."""
+    """Bytes that the features may take; every process on this computer has its own cache."""
     return MEMORY_SHARE * available_memory() / int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 

@@ -219,16 +219,16 @@ def run_job(job: Job, accelerator: Accelerator, sharing: bool) -> None:
     if prepared is None:
         logger.info("%s is finished: kept", job.name)
         return
-    fitting, held_out, decisions = prepared
+    fitting, held_out, record = prepared
 
     # training: the last checkpoint is what counts
-    decisions["train_seconds"] = fitting.run()
+    record["train_seconds"] = fitting.run()
 
     # calibration, the model, its evaluation, then one move into place
     with agreed(sharing):
         if fitting.saves:
             calibrate(fitting, held_out)
-            finish(job, fitting.objective.detector, decisions)
+            finish(job, fitting.objective.detector, fitting.objective.record() | record)
 
 
 @contextmanager
@@ -250,7 +250,7 @@ def agreed(sharing: bool) -> Iterator[None]:
 def prepare(
     job: Job, accelerator: Accelerator, sharing: bool
 ) -> tuple[Fitting | ClosedFormFitting, list[Sample], dict] | None:
-    """The training, ready to run, the held-out normals, and what was decided; None if the job is finished."""
+    """The training, ready to run, the held-out normals, and the record of both; None if the job is finished."""
     config, started = job.config, time.perf_counter()
     torch.manual_seed(config.seed)
     detector = build_detector(job).to(accelerator.device)
@@ -265,16 +265,12 @@ def prepare(
     cache = build_cache(detector, images, job.workplace, config.mixed_precision)
     cache_seconds = time.perf_counter() - started
 
-    # objective: what the method needs from the pictures is decided here and recorded
+    # objective: everything that the method needs from the pictures
     objective = objective_of(job.method).prepare(detector, job, cache, fit_samples).to(accelerator.device)
-    decisions = objective.record() | {
-        "fit": len(fit_samples),
-        "held_out": len(held_out),
-        "features_in_memory": cache.in_memory,
-    }
-    decisions["cache_seconds"] = cache_seconds
+    record = {"fit": len(fit_samples), "held_out": len(held_out), "features_in_memory": cache.in_memory}
+    record["cache_seconds"] = cache_seconds
     names = [sample.name for sample in fit_samples]
-    return make_fitting(job, objective, cache, names, accelerator, sharing), held_out, decisions
+    return make_fitting(job, objective, cache, names, accelerator, sharing), held_out, record
 
 
 def calibrate(fitting: Fitting | ClosedFormFitting, held_out: list[Sample]) -> None:
@@ -311,7 +307,7 @@ def build_detector(job: Job) -> AnomalyDetector:
     )
 
 
-def finish(job: Job, detector: AnomalyDetector, decisions: dict) -> None:
+def finish(job: Job, detector: AnomalyDetector, record: dict) -> None:
     """Saves the model, evaluates what was saved, describes it, and moves the whole folder into place."""
     category, folder = job.category, job.workplace / "model"
     shutil.rmtree(folder, ignore_errors=True)
@@ -326,7 +322,7 @@ def finish(job: Job, detector: AnomalyDetector, decisions: dict) -> None:
     }
     content = {"method": job.method, "dataset": category.dataset, "category": category.name}
     content |= {"protocol": PROTOCOL, "seed": job.config.seed, "epochs": job.epochs}
-    content |= {"metrics": metrics, "calibration": calibration, "training": decisions, "settings": job.settings}
+    content |= {"metrics": metrics, "calibration": calibration, "training": record, "settings": job.settings}
     content |= {"latency": measure_on_devices(shipped, category.train[0].read())}  # test pictures may be unreadable
     content |= {"backbone": {"name": shipped.front_end.backbone_name, "sha256": shipped.front_end.backbone_sha256}}
     content |= {"data": job.sanity.as_dict() | {"revision": category.revision}}
