@@ -1,7 +1,7 @@
-"""Which pictures make up each step, and what is synthesised for them; all of it a function of (seed, epoch, picture).
+"""The pictures of each step, and the defects synthesised for them: a function of (seed, epoch, picture).
 
-Nothing random is drawn from a running stream, so a resumed run, another number of loader workers or another order of
-jobs changes nothing.
+No random number comes from a running stream. So a resumed run, another number of loader workers or another order of
+jobs gives the same batches.
 """
 
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ def seed_of(*parts: int) -> int:
 class BatchPlan(Sampler):
     """Batches of (epoch, picture index) for the epochs from `first_epoch` on; each epoch shuffles all pictures.
 
-    With several processes each takes its own share of every step; the last step wraps around so that none is idle.
+    With several processes each takes its own share of every step. The last step wraps around, so that none is idle.
     """
 
     pictures: int
@@ -84,7 +84,7 @@ class LocalSynthesis:
 
 
 class TrainingItems(Dataset):
-    """Map from (epoch, picture index) to what a step needs beside the cached features."""
+    """Map from (epoch, picture index) to everything that a step needs besides the cached features."""
 
     def __init__(self, synthesis: LocalSynthesis | None) -> None:
         self.synthesis = synthesis

@@ -1,4 +1,4 @@
-"""The detector that ships meets the test pictures, once, after training: metrics, raw scores, panels, summary.
+"""Evaluates the saved detector on the test pictures, once, after training: metrics, raw scores, panels, summary.
 
 Protocol `last`: the last checkpoint, raw scores, maps and masks at the pictures' own sizes, mask pixel = grey > 127.
 """
@@ -27,7 +27,7 @@ from training.metrics import PixelMetrics, false_alarm_rate, image_metrics, reca
 
 logger = logging.getLogger(__name__)
 
-SCORES_FILE, PANELS = "scores.parquet", "panels"  # beside the model, in its folder
+SCORES_FILE, PANELS = "scores.parquet", "panels"  # in the model's folder
 PROTOCOL = "last"
 BATCH_SIZE = 8
 TEXTURES = ("carpet", "grid", "leather", "tile", "wood")  # of MVTec AD; its other ten categories are objects
@@ -40,8 +40,8 @@ OBJECTS = (
 def evaluate(detector: AnomalyDetector, category: Category, folder: Path, skip_bad: bool = False) -> dict[str, float]:
     """Metrics over the category's test pictures; writes `scores.parquet` and `panels/*.png` into the folder.
 
-    Pixel metrics need a mask for every anomalous picture, with `skip_bad` a usable one for some; image metrics need
-    both kinds of picture. What cannot be computed is left out; without readable test pictures the result is empty.
+    Pixel metrics need a mask for every anomalous picture, with `skip_bad` for some of them. Image metrics need both
+    kinds of picture. Metrics that cannot be computed are left out.
 
     Raises:
         ValueError: a test picture cannot be read, unless `skip_bad`.
@@ -54,7 +54,7 @@ def evaluate(detector: AnomalyDetector, category: Category, folder: Path, skip_b
         if pixels is not None:
             pixels.update(sample, prediction.anomaly_map)
     if not rows:
-        logger.warning("%s: no test picture to be read, so no metrics", category.name)
+        logger.warning("%s: no test picture can be read, so there are no metrics", category.name)
         return {}
     pq.write_table(pa.Table.from_pylist(rows), folder / SCORES_FILE)
     _draw_panels(detector, category, rows, folder / PANELS)
@@ -62,9 +62,9 @@ def evaluate(detector: AnomalyDetector, category: Category, folder: Path, skip_b
 
 
 class PixelEvaluation:
-    """Pixel metrics of a detector's maps against the masks; masks that cannot be used cost no image metric.
+    """Pixel metrics of a detector's maps against the masks; unusable masks do not affect the image metrics.
 
-    With a centre crop, `cropped_defect_pixels` is the share of the defect pixels that the detector never looks at.
+    With a centre crop, `cropped_defect_pixels` is the share of the defect pixels outside of it.
     """
 
     def __init__(self, detector: AnomalyDetector) -> None:
@@ -73,7 +73,7 @@ class PixelEvaluation:
         self._defects = self._inspected = 0  # pixels
 
     def update(self, sample: Sample, anomaly_map: np.ndarray) -> None:
-        """Adds a picture's map (H, W), or notes what is wrong with its mask."""
+        """Adds a picture's map (H, W), or records the fault of its mask."""
         try:
             mask = sample.read_mask(anomaly_map.shape)
         except ValueError as error:
@@ -84,7 +84,7 @@ class PixelEvaluation:
         self._inspected += int(mask[inspected_part(mask.shape, *self._crop)].sum())
 
     def compute(self, skip_bad: bool) -> dict[str, float]:
-        """The metrics; empty, with a warning, where masks are bad (unless `skip_bad`) or there is nothing to judge."""
+        """The metrics; empty, with a warning, if masks are bad (unless `skip_bad`) or a class of pixels is missing."""
         if self._faults:
             fate = "left out of the pixel metrics" if skip_bad else "so there are no pixel metrics"
             logger.warning("%d unusable masks, %s: %s", len(self._faults), fate, shorten(self._faults))
@@ -122,7 +122,7 @@ def _read(sample: Sample, skip_bad: bool) -> Image.Image | None:
             return None
         raise ValueError(
             f"the test picture {sample.name} cannot be read ({error}): repair it, or add --skip-bad. The training is "
-            "kept: the same command goes on with the test."
+            "kept: the same command continues with the test."
         ) from error
 
 
@@ -152,7 +152,7 @@ def _image_metrics(rows: list[dict]) -> dict[str, float]:
 
 
 def _draw_panels(detector: AnomalyDetector, category: Category, rows: list[dict], folder: Path) -> None:
-    """The most typical and the most misleading pictures: what a reader of the card wants to see."""
+    """Draws the most typical and the most misleading pictures, for the card."""
     folder.mkdir(exist_ok=True)
     samples = {sample.name: sample for sample in category.test}
     for title, row in _chosen(rows).items():
@@ -165,7 +165,7 @@ def _draw_panels(detector: AnomalyDetector, category: Category, rows: list[dict]
 def _usable_mask(sample: Sample, size: tuple[int, int]) -> np.ndarray | None:
     try:
         return sample.read_mask(size)
-    except ValueError:  # the pixel metrics have told
+    except ValueError:  # the pixel metrics have logged it
         return None
 
 
@@ -180,14 +180,14 @@ def _chosen(rows: list[dict]) -> dict[str, dict]:
 
 
 def write_json(path: Path, content) -> None:
-    """Readable JSON, whole or not at all."""
+    """Writes readable JSON; the file is replaced in one step."""
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(content, indent=2) + "\n")
     os.replace(partial, path)
 
 
 def read_report(folder: Path) -> dict:
-    """The report of a model folder, as training wrote it; raises ValueError, naming it, where it cannot be read."""
+    """The report of a model folder, as training wrote it; raises ValueError, naming it, if it cannot be read."""
     try:
         return json.loads((folder / REPORT_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -227,7 +227,7 @@ def _mean(values: list[float | None]) -> float | None:
 
 
 def summary_table(rows: list[dict]) -> str:
-    """Markdown table of summary rows in per cent; a dash where a metric cannot be computed."""
+    """Markdown table of summary rows in per cent; a dash if a metric cannot be computed."""
     titles = [METRICS[key].short for key in HEADLINE]
     lines = ["| method | data set | category | " + " | ".join(titles) + " |", "|---|---|---|" + "--:|" * len(titles)]
     for row in rows:

@@ -1,7 +1,7 @@
-"""Automatic foreground masks: where the object is, so that synthetic anomalies are not placed on bare background.
+"""Automatic foreground masks of the object, so that synthetic anomalies are not placed on bare background.
 
-GLASS reads such masks from files that its authors made by thresholding; here they are made from the normal training
-pictures alone, and given up for the full picture where a category shows no object on a plain background.
+GLASS reads such masks from files that its authors made by thresholding. Here they are computed from the normal
+training pictures. If a category shows no object on a plain background, the full picture is used.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from scipy import ndimage
 WORKING_SIZE = 144  # pixels at which pictures are segmented; the lengths below are in these pixels
 BORDER_WIDTH = 4  # of the ring that is assumed to show background
 MARGIN = 4  # kept away from the object when the background is measured
-DILATION = 1  # so that defects of the outline lie inside
+DILATION = 1  # so that defects of the outline are inside
 MIN_COMPONENT = 0.005  # of the picture: smaller components are dust
 MIN_SPREAD = 2.0  # grey levels: no background counts as cleaner than this
 OTSU_BINS = 256
@@ -37,7 +37,7 @@ class Foreground:
 
 @dataclass(frozen=True)
 class _Candidate:
-    """One picture's mask with the numbers that say whether to trust it, all in [0, 1]."""
+    """One picture's mask, with numbers in [0, 1] that decide whether it is used."""
 
     mask: np.ndarray
     coverage: float
@@ -84,7 +84,7 @@ def _robust_spread(values: np.ndarray, axis: int | None = None) -> np.ndarray:
 
 
 def _commonest_fault(candidates: list[_Candidate]) -> str:
-    """Name what speaks against most of the candidates."""
+    """The most frequent fault of the candidates."""
     faults = {
         "nothing stands out from the background": [c.separation < MIN_SEPARATION for c in candidates],
         "the object reaches far into the border": [c.border_share > MAX_BORDER_SHARE for c in candidates],

@@ -1,4 +1,4 @@
-"""Categories from a data set on the Hub, or any other that ``datasets`` has loaded."""
+"""Categories from a data set on the Hub, or any other that `datasets` has loaded."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ from hubmodels.pictures import PictureError
 from hubmodels.samples import Category, Sample, is_normal
 
 if TYPE_CHECKING:
-    import datasets  # slow to import, and folders do without it: functions that need it import it
+    import datasets  # slow to import, and not needed for folders: functions that need it import it
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class HubColumns:
-    """What the columns and splits of a Hub data set are called.
+    """Names of the columns and splits of a Hub data set.
 
-    ``label`` holds class names or numbers; "good", "normal" and 0 are normal. Without it every picture is normal.
-    ``test=None`` (or empty) means that there is no test split.
+    Attributes:
+        label: column of class names or numbers; "good", "normal" and 0 are normal. None: every picture is normal.
+        test: None or empty: there is no test split.
     """
 
     image: str = "image"
@@ -38,14 +39,14 @@ class HubColumns:
 
 @dataclass(frozen=True)
 class HubCell:
-    """One undecoded picture of a ``datasets.Dataset``, fetched when read."""
+    """One undecoded picture of a `datasets.Dataset`, read when needed."""
 
     table: datasets.Dataset = field(repr=False)
     column: str
     row: int
 
     def read_bytes(self) -> bytes:
-        """The encoded picture. Raises PictureError where the cell is empty, OSError where its file is gone."""
+        """The encoded picture. Raises PictureError if the cell is empty, OSError if its file is missing."""
         cell = self.table[self.row][self.column]
         if cell is None:
             raise PictureError("the cell is empty")
@@ -53,15 +54,15 @@ class HubCell:
 
 
 def resolve_revision(repo_id: str, revision: str | None = None) -> str | None:
-    """The commit that a revision (default: main) stands for now; the revision itself where the Hub cannot be asked."""
+    """The commit of a revision (default: main) now; the revision itself if the Hub does not respond."""
     try:
         return HfApi().dataset_info(repo_id, revision=revision).sha
-    except (httpx.HTTPError, OSError, ValueError):  # loading may find a copy here, else it says what to do
+    except (httpx.HTTPError, OSError, ValueError):  # loading may find a local copy, or fails with the remedy
         return revision
 
 
 def load_splits(repo_id: str, revision: str | None = None) -> datasets.DatasetDict:
-    """All splits of a data set on the Hub. Raises ValueError, saying what to do, where it does not load."""
+    """All splits of a data set on the Hub. Raises ValueError, with the remedy, if it does not load."""
     import datasets
 
     try:
@@ -77,7 +78,7 @@ def load_splits(repo_id: str, revision: str | None = None) -> datasets.DatasetDi
 def category_names(splits: datasets.DatasetDict, repo_id: str, hub: HubColumns) -> set[str]:
     """The values of the category column in the splits used; without such a column, the repository's name alone.
 
-    Raises ValueError as ``category_from_dataset`` does for splits and columns.
+    Raises ValueError as `category_from_dataset` does for splits and columns.
     """
     _check_columns(splits, hub, repo_id)
     if not hub.category:
@@ -86,11 +87,13 @@ def category_names(splits: datasets.DatasetDict, repo_id: str, hub: HubColumns) 
 
 
 def category_from_dataset(splits: datasets.DatasetDict, dataset: str, name: str, hub: HubColumns) -> Category:
-    """The category ``name`` of a loaded data set: of the rows whose category column says so, or of all without one.
+    """One category of a loaded data set: the rows with its name in the category column, or all without such a column.
 
-    Pictures stay encoded until a sample is read. A row of the training split without label counts as normal, since
-    ``imagefolder`` gives none to a single class; anomalous rows there are left out. Raises ValueError for a split or
-    column that is missing or of the wrong type, and for a test row without label.
+    Pictures remain encoded until a sample is read. A row of the training split without label counts as normal, because
+    `imagefolder` gives no labels to a single class. Anomalous rows of the training split are left out.
+
+    Raises:
+        ValueError: a split or column is missing or of the wrong type, or a test row has no label.
     """
     _check_columns(splits, hub, name)
     train = _hub_samples(splits, "train", hub.train, name, hub)
@@ -112,7 +115,7 @@ def _check_columns(splits: datasets.DatasetDict, hub: HubColumns, where: str) ->
         if split not in splits:
             hint = ", or leave test empty if there is none" if split == hub.test else ""
             raise ValueError(
-                f"{where} has no split {split!r}; available: {', '.join(splits)}. Say which to use{hint}."
+                f"{where} has no split {split!r}; available: {', '.join(splits)}. Choose one by --hub-columns{hint}."
             )
         features = splits[split].features
         for role in ("image", "label", "mask", "category"):
@@ -120,10 +123,10 @@ def _check_columns(splits: datasets.DatasetDict, hub: HubColumns, where: str) ->
             if column and column not in features:
                 raise ValueError(
                     f"split {split!r} of {where} has no {role} column {column!r}; available: {', '.join(features)}. "
-                    f"Say which one holds the {role}."
+                    f"Choose one by --hub-columns {role}=NAME."
                 )
             if column and role in ("image", "mask") and not isinstance(features[column], datasets.Image):
-                raise ValueError(f"column {column!r} of {where} holds {features[column]}, not pictures.")
+                raise ValueError(f"column {column!r} of {where} contains {features[column]}, not pictures.")
 
 
 def _hub_samples(splits: datasets.DatasetDict, kind: str, split: str, name: str, hub: HubColumns) -> list[Sample]:
@@ -144,7 +147,7 @@ def _hub_samples(splits: datasets.DatasetDict, kind: str, split: str, name: str,
 
 
 def _encoded(table: datasets.Dataset, column: str) -> datasets.Dataset:
-    """One picture column that hands out bytes, so that the same code reads pictures of the Hub and of folders."""
+    """One picture column as bytes, so that the same code reads pictures of the Hub and of folders."""
     import datasets
 
     return table.select_columns([column]).cast_column(column, datasets.Image(decode=False))

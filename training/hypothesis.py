@@ -1,8 +1,7 @@
 """Manifold or hypersphere: the geometry that GLASS assumes of a category's normal features.
 
 GLASS (Chen et al., ECCV 2024) confines its global anomalies to a shell around each feature (manifold) or around the
-centre of all features (hypersphere). It chooses by how compactly the strong frequencies of the mean training image
-lie.
+centre of all features (hypersphere). It chooses by how compact the strong frequencies of the mean training image are.
 """
 
 from collections.abc import Sequence
@@ -35,7 +34,7 @@ MIN_POINTS = 60
 def mean_image(images: Sequence[np.ndarray]) -> np.ndarray:
     """Average the pictures (H, W, 3) uint8, each stretched to 288 x 288, in [0, 255]; ValueError without pictures."""
     if len(images) == 0:
-        raise ValueError("no pictures to judge the hypothesis from; give the normal training pictures")
+        raise ValueError("no pictures to choose the hypothesis from; give the normal training pictures")
     total = np.zeros((MEAN_SIZE, MEAN_SIZE, 3))
     for image in images:
         picture = Image.fromarray(image)
@@ -53,7 +52,7 @@ def spectrum_points(mean: np.ndarray) -> np.ndarray:
 
 
 def spectrum_numbers(offsets: np.ndarray) -> dict[str, float]:
-    """Measure how compactly N spectrum points, given as offsets (N, 2), lie.
+    """Measures how compact N spectrum points are, given as offsets (N, 2).
 
     They reach as far as sy, sx, R from the centre, each counted as at least 1 for the box. l1 = N / (4 sx sy) is their
     share of the box, l2 their share of the lattice points within R.
@@ -72,7 +71,7 @@ def spectrum_numbers(offsets: np.ndarray) -> dict[str, float]:
 
 
 def spectrum_hypothesis(images: Sequence[np.ndarray]) -> tuple[str, dict[str, float]]:
-    """Judge "manifold" or "hypersphere" from normal pictures (H, W, 3) uint8; returns the verdict and its numbers.
+    """Chooses "manifold" or "hypersphere" from normal pictures (H, W, 3) uint8; returns it and its numbers.
 
     Hypersphere iff (l1 > 0.21 or l2 > 0.21) and R > 12 and N > 60, the `spectrum_numbers` of the mean picture. Raises
     ValueError without pictures.
@@ -84,11 +83,15 @@ def spectrum_hypothesis(images: Sequence[np.ndarray]) -> tuple[str, dict[str, fl
 
 
 def choose_hypothesis(choice: str, dataset: str, category: str, images: Sequence[np.ndarray]) -> tuple[str, str]:
-    """Decide the hypothesis of a run, and say why: (hypothesis, reason).
+    """The hypothesis of a run, and the reason.
 
-    choice "manifold" or "hypersphere" is taken as it is; "table" reads the authors' table for the data set "mvtec" and
-    otherwise judges as "auto" does, by the spectrum of the normal pictures (H, W, 3) uint8. Raises ValueError for
-    another choice.
+    Args:
+        choice: "manifold" or "hypersphere"; "auto" = by the spectrum of the normal pictures; "table" = by the authors'
+            table for MVTec AD, otherwise as "auto".
+        images: normal pictures (H, W, 3) uint8.
+
+    Raises:
+        ValueError: another choice.
     """
     if choice in ("manifold", "hypersphere"):
         return choice, "chosen by the user"

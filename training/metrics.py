@@ -70,8 +70,8 @@ class PixelMetrics:
         """Adds one picture: anomaly map (H, W) float32, mask (H, W) of 0 and 1; sizes may differ between pictures.
 
         Good pictures come with an empty mask: their pixels count as normal too. A map of another type is rounded to
-        float32. Raises ValueError, and leaves the state as it was, where shapes differ, the map is not finite or the
-        mask holds other values than 0 and 1.
+        float32. Raises ValueError, and leaves the state as it was, if shapes differ, the map is not finite or the
+        mask contains other values than 0 and 1.
         """
         anomaly_map, gt_mask = _checked_picture(anomaly_map, gt_mask, self._pictures)
         self._pictures += 1
@@ -191,7 +191,7 @@ def _checked_picture(anomaly_map: np.ndarray, gt_mask: np.ndarray, index: int) -
         raise ValueError(f"picture {index}: anomaly map is {anomaly_map[row, column]} at row {row}, column {column}")
     defects = gt_mask.astype(bool)
     if not np.array_equal(defects, gt_mask):
-        raise ValueError(f"picture {index}: mask holds other values than 0 and 1; binarise it first, e.g. mask > 0")
+        raise ValueError(f"picture {index}: mask contains other values than 0 and 1; binarise it first, e.g. mask > 0")
     return anomaly_map, defects
 
 

@@ -1,4 +1,4 @@
-"""Looks for what spoils a run before it starts: unreadable pictures, duplicates, leaks, masks that do not fit."""
+"""Checks the pictures before a run starts: unreadable pictures, duplicates, leaks, masks that do not fit."""
 
 import hashlib
 import io
@@ -24,11 +24,16 @@ from hubmodels.samples import (
 
 @dataclass(frozen=True)
 class SanityReport:
-    """What a category holds and what is wrong with it. Sizes are (height, width); samples go by their names.
+    """Contents and faults of a category. Samples are identified by their names.
 
-    ``duplicates`` are groups of training pictures, ``leaks`` (train, test) pairs, both equal byte for byte.
-    ``bad_masks`` maps a sample to what is wrong with its mask: unreadable, empty, or not the picture's size.
-    ``train_sha256`` is over the names and bytes of the training pictures kept, wherever they lie.
+    Attributes:
+        counts: number of pictures by split and defect type.
+        sizes: number of training pictures by (height, width).
+        unreadable: reason by sample.
+        duplicates: groups of training pictures that are equal byte for byte.
+        leaks: (train, test) pairs that are equal byte for byte.
+        bad_masks: fault by sample: unreadable, empty, or not the picture's size.
+        train_sha256: of the names and bytes of the training pictures that are kept, independent of their folder.
     """
 
     dataset: str
@@ -79,12 +84,14 @@ class SanityReport:
 
 
 def inspect_category(category: Category, skip_bad: bool = False) -> tuple[Category, SanityReport]:
-    """Check a category before training; returns it without unreadable pictures, and the report.
+    """Checks a category before training; returns it without unreadable pictures, and the report.
 
-    Training pictures are decoded. Of test pictures only the bytes are hashed and, where a mask must be compared with
-    one, the size is taken from the file header: no test picture is decoded before training has ended. Raises
-    ValueError for unreadable training pictures and for test pictures without bytes unless ``skip_bad``, and where
-    fewer than two training pictures remain.
+    Training pictures are decoded. No test picture is decoded before training has ended: only their bytes are hashed,
+    and the size for comparison with a mask is read from the file header.
+
+    Raises:
+        ValueError: unreadable training pictures or test pictures without bytes, unless `skip_bad`; or fewer than two
+            training pictures remain.
     """
     sizes, unreadable = _decode_all(category.train)
     if unreadable and not skip_bad:
@@ -149,7 +156,7 @@ def _digest_of_all(digests: dict[str, bytes]) -> str:
 
 
 def _digests(samples: Iterable[Sample], skip_bad: bool = False) -> tuple[dict[str, bytes], dict[str, str]]:
-    """By sample name: the SHA-256 of its bytes, and with ``skip_bad`` why there are none."""
+    """By sample name: the SHA-256 of its bytes, and with `skip_bad` the reason why there are none."""
     digests, without_bytes = {}, {}
     for sample in samples:
         try:
@@ -174,14 +181,14 @@ def _mask_fault(sample: Sample) -> str | None:
     if not mask.any():
         return f"empty: no grey value above {MASK_THRESHOLD}"
     size = _header_size(sample.source)
-    # A header does not say which way is up, so a turned picture passes here; read_mask is the judge.
+    # A header does not contain the orientation, so a turned picture passes here; read_mask checks it again.
     if size and not (same_aspect(mask.shape, size) or same_aspect(mask.shape, size[::-1])):
         return f"mask is {size_text(mask.shape)}, picture {size_text(size)}"
     return None
 
 
 def _header_size(source: Source) -> tuple[int, int] | None:
-    """(height, width) from the file header, without decoding; None where even that cannot be read."""
+    """(height, width) from the file header, without decoding; None if it cannot be read."""
     try:
         with Image.open(io.BytesIO(source.read_bytes())) as picture:
             return picture.height, picture.width

@@ -223,14 +223,14 @@ def procedural_texture(size: int, rng: np.random.Generator) -> Image.Image:
 
 
 class TextureSource:
-    """Foreign textures for the blend: a folder of pictures as DTD, or procedural textures where there is no folder.
+    """Foreign textures for the blend: a folder of pictures as DTD, or procedural textures without a folder.
 
     Pictures are decoded when first drawn, resized to short side `image_size`, and kept as uint8 up to
     TEXTURE_CACHE_BYTES per process. `name` describes the source for the record of a run.
     """
 
     def __init__(self, image_size: int, folder: Path | str | None = None) -> None:
-        """Raises ValueError where `folder`, searched with its sub-folders, holds no readable jpg or png picture."""
+        """Raises ValueError if `folder` and its sub-folders contain no readable jpg or png picture."""
         self.image_size = image_size
         self._cache: dict[int, np.ndarray] = {}
         self._free_bytes = TEXTURE_CACHE_BYTES
@@ -258,7 +258,7 @@ class TextureSource:
         try:
             pixels = _load_texture(self._paths[index], self.image_size)
         except UNREADABLE as error:
-            logger.warning("texture %s cannot be read (%s); the next one takes its place", self._paths[index], error)
+            logger.warning("texture %s cannot be read (%s); the next one is used instead", self._paths[index], error)
             pixels = self._resized((index + 1) % len(self._paths))
         if pixels.nbytes <= self._free_bytes:
             self._cache[index] = pixels
@@ -315,7 +315,7 @@ def synthesise(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Turn a normal image (S, S, 3) float32 in [0, 1] into an anomalous one and its patch label `grid` bool.
 
-    `foreground` (S, S) bool is where anomalies may lie, None the full picture. Raises ValueError where the image is
+    `foreground` (S, S) bool is where anomalies may be, None the full picture. Raises ValueError if the image is
     not a square float image of the texture source's size.
     """
     size = textures.image_size
