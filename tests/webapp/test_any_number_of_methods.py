@@ -51,7 +51,7 @@ def visitor(language="en"):
 
 @pytest.fixture(autouse=True)
 def only_these(request, monkeypatch):
-    """The registry contains as many methods as the test asks for."""
+    """The registry contains `registered` methods, or all."""
     for detector in DETECTORS:
         monkeypatch.setitem(METHODS, detector.method, STYLES.get(detector.method, Method(detector)))
     registered = request.getfixturevalue("registered") if "registered" in request.fixturenames else len(DETECTORS)

@@ -1,4 +1,4 @@
-"""The tab Models tells all that is known and no more: no folder of the server, no markup of strangers."""
+"""The tab Models shows what is known, but no folder of the server and no markup of strangers."""
 
 import json
 import re
