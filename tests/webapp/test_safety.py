@@ -1,7 +1,7 @@
 """Hostile visitors: nothing that they send is read, fetched or executed, and the app keeps working.
 
-The app runs as `make demo` starts it, beside the bundle with a category that is named to be run as a script. All that
-it sends anywhere but to this machine goes to the `trap`, a proxy that notes it.
+The app runs as `make demo` starts it, with the bundle and a category whose name is a script. All requests
+to other machines go to the `trap`, a proxy that records them.
 """
 
 import functools
