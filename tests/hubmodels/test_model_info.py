@@ -15,7 +15,7 @@ from hubmodels.hub.catalog import Catalog
 from hubmodels.hub.listing import CACHE, HUB, ModelEntry
 from hubmodels.hub.model_info import LARGEST_TEXT, ModelInfo, read_model_info
 from training.publishing.card import TEMPLATES, write_card
-from training.publishing.staging import stage
+from training.publishing.repository import stage
 
 NAME = "simplenet-toy-widget"
 REPO = f"acme/{NAME}"
@@ -253,6 +253,11 @@ def test_a_hub_that_fails_costs_a_moment_and_is_asked_again(hub, published, monk
     if fault is None:
         hub.start()
     assert read_model_info(published).metrics == METRICS
+
+
+@pytest.mark.parametrize("source", ["<u>/x", "a/b/c", "../x", ""])
+def test_an_id_that_no_repository_can_have_raises_nothing(source):
+    assert read_model_info(ModelEntry("glass", "toy", "x", source, HUB, "main")).metrics == {}
 
 
 def test_a_private_model_is_told_to_those_who_may_see_it(hub, published, monkeypatch):
