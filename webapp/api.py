@@ -7,7 +7,7 @@ therefore returned as data: `{"error": {"kind": ..., "message": ...}}`, the kind
 import base64
 from importlib.util import find_spec
 
-import gradio as gr  # noqa: TID251
+import gradio as gr
 
 from hubmodels import BackboneError, ModelError, PictureError
 from hubmodels.hub.catalog import Catalog

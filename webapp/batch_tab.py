@@ -6,8 +6,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import gradio as gr  # noqa: TID251
-from gradio.utils import get_upload_folder  # noqa: TID251
+import gradio as gr
+from gradio.utils import get_upload_folder
 from markupsafe import Markup
 from PIL import Image
 

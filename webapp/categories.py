@@ -1,6 +1,6 @@
 """The list of categories in every tab: searchable, ordered by source, remembered, and linked by `?category=`."""
 
-import gradio as gr  # noqa: TID251
+import gradio as gr
 
 from hubmodels.hub.catalog import Catalog
 from hubmodels.hub.listing import BUNDLE, CACHE, FOLDER, HUB

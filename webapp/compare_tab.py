@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-import gradio as gr  # noqa: TID251
+import gradio as gr
 from markupsafe import Markup
 from PIL import Image
 

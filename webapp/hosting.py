@@ -10,9 +10,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
-import gradio as gr  # noqa: TID251
-from gradio import processing_utils  # noqa: TID251
-from gradio.utils import get_upload_folder  # noqa: TID251
+import gradio as gr
+from gradio import processing_utils
+from gradio.utils import get_upload_folder
 from huggingface_hub import constants
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send

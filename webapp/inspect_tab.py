@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import gradio as gr  # noqa: TID251
+import gradio as gr
 from markupsafe import Markup
 from PIL import Image
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import roc_auc_score, roc_curve  # noqa: TID251
+from sklearn.metrics import roc_auc_score, roc_curve
 
 from hubmodels import AnomalyPrediction
 from hubmodels.hub.listing import ModelEntry

@@ -11,7 +11,7 @@ from itertools import groupby
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import gradio as gr  # noqa: TID251
+import gradio as gr
 from markupsafe import Markup
 
 from hubmodels.compactnet import COMPACT_LICENCE

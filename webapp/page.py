@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-import gradio as gr  # noqa: TID251
+import gradio as gr
 from starlette.middleware import Middleware
 
 from hubmodels.hub.catalog import Catalog

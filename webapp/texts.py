@@ -8,7 +8,7 @@ import tomllib
 from decimal import Decimal
 from pathlib import Path
 
-import gradio as gr  # noqa: TID251
+import gradio as gr
 from babel.numbers import format_decimal, format_percent
 from markupsafe import Markup
 

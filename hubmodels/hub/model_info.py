@@ -13,7 +13,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from huggingface_hub import HfApi, constants, hf_hub_url, metadata_load, try_to_load_from_cache
-from huggingface_hub.errors import EntryNotFoundError
+from huggingface_hub.errors import EntryNotFoundError, HFValidationError
 from yaml import YAMLError
 
 from hubmodels import LIBRARY
@@ -104,7 +104,10 @@ def _stored(entry: ModelEntry) -> ModelInfo:
 
 
 def _in_cache(entry: ModelEntry, name: str) -> Path | None:
-    found = try_to_load_from_cache(entry.source, name, revision=entry.revision)
+    try:
+        found = try_to_load_from_cache(entry.source, name, revision=entry.revision)
+    except HFValidationError:  # an id that no repository can have is in no cache
+        return None
     return Path(found) if isinstance(found, str) else None
 
 

@@ -255,6 +255,11 @@ def test_a_hub_that_fails_costs_a_moment_and_is_asked_again(hub, published, monk
     assert read_model_info(published).metrics == METRICS
 
 
+@pytest.mark.parametrize("source", ["<u>/x", "a/b/c", "../x", ""])
+def test_an_id_that_no_repository_can_have_raises_nothing(source):
+    assert read_model_info(ModelEntry("glass", "toy", "x", source, HUB, "main")).metrics == {}
+
+
 def test_a_private_model_is_told_to_those_who_may_see_it(hub, published, monkeypatch):
     hub.repo(REPO).visibility = "private"
     monkeypatch.setenv("HF_TOKEN", "hf_stranger")

@@ -51,7 +51,7 @@ def visitor(language="en"):
 
 @pytest.fixture(autouse=True)
 def only_these(request, monkeypatch):
-    """The registry contains as many methods as the test asks for."""
+    """The registry contains `registered` methods, or all."""
     for detector in DETECTORS:
         monkeypatch.setitem(METHODS, detector.method, STYLES.get(detector.method, Method(detector)))
     registered = request.getfixturevalue("registered") if "registered" in request.fixturenames else len(DETECTORS)
@@ -194,7 +194,7 @@ def test_a_disagreement_in_a_batch_is_counted(catalog, upload, registered, tmp_p
     with BatchResults(tmp_path / "batch", head) as results:
         record = results.add("a", replace(inspection, predictions=decided, appearance=AppearanceCheck(1.0, ())))
     row = _row(record, "", "en")
-    counted = f"Methods disagree: 1 of {registered} defective"
+    counted = f"1 of {registered} defective"
     assert row["keys"][1] == DISAGREEMENT
     assert row["cells"][0]["text"] == ("Methods disagree" if registered == 2 else counted)
     assert len(record["overlays"]) == registered

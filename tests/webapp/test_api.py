@@ -1,4 +1,4 @@
-"""Programs get numbers or an error in words, by every way there is: gradio_client, plain HTTP, MCP, and the README."""
+"""Programs get numbers or an error message, through gradio_client, plain HTTP, MCP, and as in the README."""
 
 import base64
 import json
@@ -169,7 +169,7 @@ def test_a_model_that_does_not_load_tells_no_path(model_folder, picture):
 
 @pytest.fixture
 def bait():
-    """A server that nobody should ask: its address, and the paths that were asked for."""
+    """A server that must get no requests: its address, and the requested paths."""
     asked = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -206,7 +206,7 @@ def test_addresses_inside_are_not_fetched(url, picture, bait, mark):
         _, answer = call(url, "inspect", forged | mark, LABEL, None, False)
         assert "is_anomalous" not in json.dumps(answer)
     assert asked == []
-    with pytest.raises(urllib.error.HTTPError):  # the bait does notice who asks
+    with pytest.raises(urllib.error.HTTPError):  # the bait does record requests
         urllib.request.urlopen(address, timeout=5)
     assert asked == ["/"]
 

@@ -57,7 +57,7 @@ def test_what_else_lies_in_runs_does_not_keep_the_bundle_from_showing(tmp_path, 
     catalog = app.open_catalog(app.read_arguments())
     assert catalog.categories() == Catalog.bundled().categories()
     (notice,) = catalog.notices
-    assert "holds no usable model folder" in notice and "config.json is damaged" in notice
+    assert "contains no usable model folder" in notice and "config.json is damaged" in notice
     assert "config.json is damaged" in arrive(catalog, None, None, "en")[1]["value"]
 
 
@@ -124,4 +124,4 @@ def test_notices_name_no_folder_of_the_server(tmp_path):
     (tmp_path / "secret place").mkdir()
     catalog = Catalog(partial(list_folder, tmp_path / "secret place"), list_bundle)
     notices = arrive(catalog, None, None, "en")[1]
-    assert "holds no usable model folder" in notices["value"] and str(tmp_path) not in notices["value"]
+    assert "contains no usable model folder" in notices["value"] and str(tmp_path) not in notices["value"]

@@ -1,4 +1,4 @@
-"""A batch: one bad file stops nothing, what is done is kept, and a stranger's file names do no harm."""
+"""A batch: one bad file does not stop it, finished results are kept, and file names of strangers are harmless."""
 
 import csv
 import io
@@ -68,7 +68,7 @@ def visitor(language="en"):
 
 
 def judged(catalog, **verdicts):
-    """A inspection with the verdicts asked for, by method."""
+    """An inspection with these verdicts, by method."""
     real = inspect_picture(catalog, LABEL, png(), 0.2)
     predictions = {
         name: replace(p, threshold=None if verdicts[name] is None else p.image_score - 1 + 2 * (not verdicts[name]))
@@ -253,7 +253,7 @@ def test_who_waits_may_stop_and_who_is_refused_is_told(catalog, uploads):
 
 
 def test_a_rate_that_cannot_be_vouched_for_is_told(catalog, uploads):
-    """Five held-out pictures: the table flags at 17 %, whatever the slider says."""
+    """Five held-out pictures: the table flags at 17 %, even if the slider is lower."""
     status = run(catalog, uploads("a"), percent=1)[-1][0].replace("\xa0", " ")
     for name in ("SimpleNet", "GLASS"):
         assert f"{name}: 5 held-out pictures of good parts allow 17% false alarms. For 1% you need 99" in status
@@ -352,7 +352,7 @@ def test_the_page_states_the_limits_that_hold():
 
 @contextmanager
 def served(catalog, folder, monkeypatch):
-    """Address of a page that holds the tab alone."""
+    """Address of a page with only this tab."""
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(folder))
     with gr.Blocks(analytics_enabled=False) as page, gr.Tab(label("tab_batch")):
         batch_tab.add(catalog)

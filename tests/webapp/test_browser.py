@@ -31,12 +31,12 @@ def pick(page, category, shows):
 
 
 def told(page, text):
-    """Waits for what a card says in place of a report, or above it."""
+    """Waits for the text of a card, above or instead of a report."""
     page.locator("#report .card:visible", has_text=text).first.wait_for()
 
 
 def headline(page, text):
-    """Waits for what the report says first."""
+    """Waits for the headline of the report."""
     page.locator(".report .headline:visible", has_text=text).wait_for()
 
 
@@ -46,7 +46,7 @@ def verdicts(page):
 
 @contextmanager
 def no_requests(page):
-    """Nothing is asked of the server inside the block."""
+    """Inside the block the page sends no requests."""
     asked = []
     page.on("request", lambda request: None if request.url.startswith("data:") else asked.append(request.url))
     yield
@@ -109,7 +109,7 @@ def test_the_views_sliders_work_without_the_server(bundled):
             page.wait_for_timeout(200)
             assert other.evaluate("viewer => viewer.scrollLeft") == 150  # they move together
         photograph(page, "zoomed")
-        pick(page, "washer", "scratch")  # what was chosen holds for the next picture
+        pick(page, "washer", "scratch")  # the choice applies to the next picture, too
         assert page.locator(".report [data-output=zoom]").text_content() == "400%"
 
 
@@ -193,7 +193,7 @@ def test_a_german_visitor_on_a_dark_phone(bundled):
         assert page.locator(".report .headline:visible").evaluate(
             "element => { const box = element.getBoundingClientRect(); return box.top >= 0 && box.top < innerHeight; }"
         )  # the verdict came into view, though the examples are above it
-        assert page.locator(".report").evaluate("report => report.clientWidth") > 320  # nothing beside it
+        assert page.locator(".report").evaluate("report => report.clientWidth") > 320  # nothing next to it
         photograph(page, "phone_german_dark")
         for tab in ("Stapel", "Vergleich", "Modelle", "Prüfen"):
             page.get_by_role("tab", name=tab).click()

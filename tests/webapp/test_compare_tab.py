@@ -1,4 +1,4 @@
-"""The tab Compare: recorded metrics, and both methods on pictures of known truth, counted and drawn."""
+"""The tab Compare: recorded metrics, and the methods on labelled pictures, counted and drawn."""
 
 import json
 import re
@@ -64,7 +64,7 @@ def shown(outputs):
 
 
 class Outline(HTMLParser):
-    """Tags that were opened and not closed, and all that lies in attributes."""
+    """Tags that were not closed, and all attributes."""
 
     def __init__(self, html):
         super().__init__()

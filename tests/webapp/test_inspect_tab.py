@@ -1,4 +1,4 @@
-"""The tab Inspect answers everything in words: verdicts, hints, warnings and failures."""
+"""The tab Inspect: verdicts, hints, warnings and failures."""
 
 import io
 import json
@@ -94,7 +94,7 @@ def step(report, index, section=None):
     return shown.texts[section]
 
 
-# ---------------------------------------------------------------- what is said about a picture
+# ---------------------------------------------------------------- the report on a picture
 
 
 def test_a_picture_gets_a_report_with_both_methods(catalog, picture):
@@ -136,7 +136,7 @@ def test_too_few_held_out_pictures_are_named_at_low_rates(catalog, picture):
 
 @pytest.mark.parametrize("size", [(80, 48), (3000, 150), (20, 900)])
 def test_page_and_record_say_the_same_of_any_size(bundle, uploads, size):
-    """Layers are drawn smaller than a large picture; what is said of it is measured on all of it."""
+    """Layers are smaller than a large picture, but its numbers are measured on the whole picture."""
     path = uploads / "sized.png"
     Image.open("examples/parts/pill/crack.png").resize(size).save(path)
     report = inspected(bundle, "parts / pill", {"path": str(path)})
@@ -392,7 +392,7 @@ def test_the_page_offers_examples_of_categories_that_have_models(catalog, pictur
         folder = tmp_path / "examples" / "toy" / category
         folder.mkdir(parents=True)
         shutil.copy(picture["path"], folder / "small_crack.png")
-    (found,) = find_examples(tmp_path / "examples", catalog)  # nobody could inspect_picture a lid
+    (found,) = find_examples(tmp_path / "examples", catalog)  # there is no model for a lid
     assert (found.category, found.shows) == (LABEL, "small crack")
     category, copied = InspectTab(catalog, [found]).pick(gr.EventData(None, {"index": 0}))
     assert category == LABEL and uploaded_path({"path": copied})  # a copy that may be read

@@ -1,7 +1,7 @@
-"""Hostile visitors: whatever is sent, nothing is read, fetched or executed, and the app goes on answering.
+"""Hostile visitors: nothing that they send is read, fetched or executed, and the app keeps working.
 
-The app runs as `make demo` starts it, beside the bundle with a category that is named to be run as a script. All that
-it sends anywhere but to this machine goes to the `trap`, a proxy that notes it.
+The app runs as `make demo` starts it, with the bundle and a category whose name is a script. All requests
+to other machines go to the `trap`, a proxy that records them.
 """
 
 import functools
@@ -37,12 +37,12 @@ PILL = "parts / pill"
 MARK = {"meta": {"_type": "gradio.FileData"}}
 
 
-# ---------------------------------------------------------------- the app, and how it is asked
+# ---------------------------------------------------------------- the app, and its requests
 
 
 @pytest.fixture(scope="module")
 def trap():
-    """A server that nobody should ask: its address, and what it was asked for."""
+    """A server that must get no requests: its address, and its requests."""
     asked = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -62,7 +62,7 @@ def trap():
 
 
 class App:
-    """The running app, asked without a browser; every answer is checked to tell nothing of the server."""
+    """The running app, used without a browser; no answer may contain anything private of the server."""
 
     def __init__(self, url, folder):
         self.url, self.folder, self.uploads = url, folder, folder / "up" / "hubmodels"
@@ -72,7 +72,7 @@ class App:
         self.functions = {f["api_name"]: f["id"] for f in functions}
 
     def checked(self, answer, asked="x"):
-        own = (str(self.uploads), asked, str(Path(asked).resolve()))  # what the client said itself
+        own = (str(self.uploads), asked, str(Path(asked).resolve()))  # sent by the client itself
         text = functools.reduce(lambda text, known: text.replace(known, ""), own, answer.text)
         secrets = ("Traceback", 'File "', "site-packages", str(ROOT), str(self.folder), str(Path.home()) + "/")
         told = [secret for secret in secrets if secret in text]
@@ -89,7 +89,7 @@ class App:
         return {"path": self.post("/gradio_api/upload", files={"files": (name, content)}).json()[0], **MARK}
 
     def event(self, name, *data, event_data=None, language="en"):
-        """What the page is told when an event of its own is called: all messages but the last, and the output."""
+        """The output of an event of the page."""
         session = uuid.uuid4().hex
         body = {"data": data, "fn_index": self.functions[name], "session_hash": session, "event_data": event_data}
         headers = {"Accept-Language": language, "Content-Type": "application/json"}
@@ -101,7 +101,7 @@ class App:
         return next(m["output"] for m in messages if m["msg"] == "process_completed")
 
     def api(self, name, *data):
-        """What a program is told: data, or {"failed": ...}."""
+        """The answer to a program: data, or {"failed": ...}."""
         body, headers = json.dumps({"data": data}), {"Content-Type": "application/json"}
         joined = self.post(f"/gradio_api/call/{name}", content=body, headers=headers)
         if joined.status_code != 200:
@@ -583,7 +583,7 @@ def test_a_flood_is_told_to_wait_and_loses_nobody(app):
     assert refused and all(text.startswith("Queue is full") for text in refused)
 
 
-# ---------------------------------------------------------------- what the app says and sends by itself
+# ---------------------------------------------------------------- what the app sends by itself
 
 
 def test_the_app_sends_nothing_and_tells_nothing_of_itself(app, trap):
@@ -603,7 +603,7 @@ def test_a_gradio_that_fetches_in_another_way_is_refused_at_the_start(monkeypatc
 
 
 def test_uploads_downloads_and_results_are_deleted_in_time(app):
-    """All that visitors leave lies in the one folder that is swept, and its going hurts nobody."""
+    """All files of visitors are in the one folder that is emptied, and deleting them breaks nothing."""
     upload = app.upload(PICTURE.read_bytes())
     app.event("download", PILL, upload, event_data={"what": "zip"})
     app.event("pick", event_data={"index": 0})

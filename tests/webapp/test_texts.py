@@ -1,4 +1,4 @@
-"""Both languages say the same things, and every text is used."""
+"""Every text exists in all languages, and is used."""
 
 import re
 import string
