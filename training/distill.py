@@ -1,19 +1,19 @@
 """Makes the weights of the compact backbone: a CompactNet learns to give the feature maps of ResNet-18 and ResNet-50.
 
-    python -m training.distill DIR --output runs/distill     # DIR contains data/ and weights/, see docs/data.md
-    cp runs/distill/*.safetensors hubmodels/weights/         # then train the bundled models again
+    python -m training.distill --data DIR --output runs/distill
+    cp runs/distill/*.safetensors hubmodels/weights/     # then `make bundle`, because heads need their own backbone
 
-Heads check the fingerprint of their backbone, so new weights need new heads.
+DIR is a folder of real pictures and weights, see `docs/data.md`.
 
 The loss is that of EfficientAD's patch description network (Batzner et al., WACV 2024, section 3.1, arXiv 2303.14535):
 squared error of the teacher's features, normalised per channel, so that every channel counts. Differences:
 
-- The student starts from those blocks of ResNet-18 that it has kept.
-- It returns the teacher's maps without normalisation. So a head meets the same geometry on either backbone.
-- ResNet-50 has other channels. One linear map per layer predicts them from the student's, and is not kept. This error
-  is computed in every fourth step only, because it takes as long as everything else.
-- EfficientAD's hard-feature mining and its penalty on natural pictures are left out. They keep a student from
-  imitating its teacher on anomalies, but a backbone must describe anomalies, too.
+- The student starts from those blocks of the teacher that it has kept.
+- It learns the teacher's maps themselves, not the normalised ones. So both backbones have the same geometry.
+- ResNet-50 has other channels. The student follows it through one linear map for each layer, which is not saved, and
+  only in every fourth step, because such a step takes twice the time.
+- EfficientAD's hard-feature mining and its penalty on natural pictures are left out. They stop a student from
+  imitating its teacher on anomalies. A backbone must describe anomalies like everything else.
 """
 
 import argparse
@@ -40,7 +40,7 @@ from hubmodels.samples import PICTURE_SUFFIXES
 
 logger = logging.getLogger("training.distill")
 
-SHARES = {"natural": 0.5, "textures": 0.3, "parts": 0.2}  # of the crops
+SHARES = {"natural": 0.5, "textures": 0.3, "parts": 0.2}  # of the crops: what parts in general need, not these ones
 LAYERS = (2, 3)
 CROP, BATCH = 160, 16  # pixels, crops
 STUDENT_LR, READER_LR = 3e-4, 1e-3  # peaks; the student starts from the teacher's blocks, the readers from noise
@@ -85,7 +85,7 @@ class Teacher(nn.Module):
 
 
 class Distillation(nn.Module):
-    """Student, teachers, and the linear maps from the student's channels to ResNet-50's, on the device of `images`."""
+    """Student, teachers, and the linear maps that read ResNet-50's channels from the student's; where `images` are."""
 
     def __init__(self, weights: Path, images: Tensor) -> None:
         super().__init__()
@@ -102,7 +102,7 @@ class Distillation(nn.Module):
         self.to(self.device)
 
     def forward(self, images: Tensor, second: bool) -> Tensor:
-        """Errors of layers 2 and 3 against ResNet-18, then, if `second`, against ResNet-50: (2,) or (4,)."""
+        """Errors of layers 2 and 3 against ResNet-18, then, where asked for, against ResNet-50: (2,) or (4,)."""
         images = images.to(self.device, memory_format=torch.channels_last)
         maps = self.student(images)
         first = self.first.error(maps, images)
@@ -120,7 +120,7 @@ class Distillation(nn.Module):
 
 
 def copy_blocks(teacher: nn.Module, student: nn.Module) -> None:
-    """Copies a folded ResNet-18's stem and blocks into the student's of the same name."""
+    """A folded ResNet-18's stem and blocks into the student's of the same name."""
     source, target = teacher.state_dict(), student.state_dict()
     for name in target:
         target[name] = source[name.replace("stem.0", "conv1").replace("downsample", "downsample.0")]
@@ -128,18 +128,18 @@ def copy_blocks(teacher: nn.Module, student: nn.Module) -> None:
 
 
 class Pictures:
-    """Crops of three kinds of pictures, kept in memory as (3, h, w) uint8 with a short side of 256 pixels."""
+    """Crops of three kinds of pictures, held in memory as (3, h, w) uint8 with a short side of 256 pixels."""
 
-    def __init__(self, folder: Path, seed: int) -> None:
+    def __init__(self, data: Path, seed: int) -> None:
         folders = {
-            "natural": [folder / "natural"],
-            "textures": [folder / "dtd"],
-            "parts": sorted(folder.glob("*/*/train/good")),
+            "natural": [data / "natural"],
+            "textures": [data / "dtd"],
+            "parts": sorted(data.glob("*/*/train/good")),
         }
         order = np.random.default_rng(seed)
-        pictures = {kind: order.permutation(read_all(places)) for kind, places in folders.items()}
-        self.validation = torch.stack([central(p) for kind in pictures.values() for p in kind[:VALIDATION]])
-        self.training = {kind: each[VALIDATION:] for kind, each in pictures.items()}
+        held = {kind: order.permutation(read_all(places)) for kind, places in folders.items()}
+        self.validation = torch.stack([central(p) for kind in held.values() for p in kind[:VALIDATION]])
+        self.training = {kind: pictures[VALIDATION:] for kind, pictures in held.items()}
 
     def batch(self, step: int, seed: int) -> Tensor:
         """Augmented crops (B, 3, S, S) uint8, a function of the seed and the step."""
@@ -219,21 +219,19 @@ def train(model: Distillation, pictures: Pictures, steps: int, seed: int, folder
 
 def main(arguments: list[str] | None = None) -> None:
     """Reads the pictures, distils, and writes the weights and the log of the run."""
-    parser = argparse.ArgumentParser(
-        prog="python -m training.distill", description="Distil the compact backbone from ResNet-18 and ResNet-50."
-    )
-    parser.add_argument("folder", type=Path, metavar="DIR", help="contains data/ and weights/, see docs/data.md")
+    parser = argparse.ArgumentParser(description="Distil the compact backbone from ResNet-18 and ResNet-50.")
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder with data/ and weights/")
     parser.add_argument("--steps", type=int, default=3000, help=f"of {BATCH} crops of {CROP} px")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=Path("runs/distill"), help="folder for weights and log")
     args = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("timm").setLevel(logging.ERROR)  # it lists the layers that are cut off
+    logging.getLogger("timm").setLevel(logging.ERROR)  # it lists the layers that we cut off
     torch.manual_seed(args.seed)
-    pictures = Pictures(args.folder / "data", args.seed)
+    pictures = Pictures(args.data / "data", args.seed)
     sample = torch.cat([pictures.batch(i, args.seed + 1) for i in range(MOMENTS_BATCHES)])
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = Distillation(args.folder / "weights", normalise(sample).to(device))
+    model = Distillation(args.data / "weights", normalise(sample).to(device))
     log = train(model, pictures, args.steps, args.seed, args.output)
     (args.output / "distill.json").write_text(json.dumps(log, indent=1) + "\n")
 

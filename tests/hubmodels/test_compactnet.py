@@ -137,7 +137,7 @@ def test_a_short_distillation_writes_weights_and_log(shared, monkeypatch):
     monkeypatch.setattr(distill, "BATCH", 2)
     monkeypatch.setattr(distill, "MOMENTS_BATCHES", 1)
     output = shared / "out"
-    distill.main([str(shared), "--steps", "2", "--output", str(output)])
+    distill.main(["--data", str(shared), "--steps", "2", "--output", str(output)])
     log = json.loads((output / "distill.json").read_text())
     assert [record["step"] for record in log] == [2]
     assert all(len(log[-1][kind]) == 4 for kind in distill.SHARES)
@@ -146,4 +146,4 @@ def test_a_short_distillation_writes_weights_and_log(shared, monkeypatch):
 
 def test_too_few_pictures_are_named(shared):
     with pytest.raises(SystemExit, match=r"3 pictures below .*natural: more than 64 needed"):
-        distill.main([str(shared), "--output", str(shared / "out")])
+        distill.main(["--data", str(shared), "--output", str(shared / "out")])

@@ -75,6 +75,11 @@ def arguments(data_root, backbone_weights, tmp_path):
     ]
 
 
+def written(run):
+    """When each model of a run was written: a job that is kept writes nothing."""
+    return {path: path.stat().st_mtime_ns for path in run.glob("*/*")}
+
+
 def head(folder):
     return load_file(folder / "model.safetensors")
 
@@ -258,20 +263,22 @@ def test_who_stops_a_run_by_hand_is_told_how_to_go_on(arguments, monkeypatch):
         train.main([*arguments, "--methods", "simplenet"])
 
 
-def test_a_finished_job_is_not_repeated_and_other_settings_are_refused(arguments, tmp_path, monkeypatch):
+def test_a_finished_job_is_not_repeated_and_other_settings_are_refused(arguments, tmp_path):
     arguments = [*arguments, "--methods", "simplenet"]
     assert train.main(arguments) == 0
-    monkeypatch.setattr(Fitting, "run", lambda self: pytest.fail("trained again"))
+    before = written(tmp_path / "runs")
     assert train.main(arguments) == 0
-    assert train.main([*arguments, "--seed", "1"]) == 1  # refused with a message, nothing overwritten
+    assert train.main([*arguments, "--seed", "1"]) == 1
+    assert before and written(tmp_path / "runs") == before
 
 
-def test_settings_that_only_glass_reads_do_not_age_a_simplenet(arguments, monkeypatch):
+def test_settings_that_only_glass_reads_do_not_age_a_simplenet(arguments, tmp_path):
     arguments = [*arguments, "--methods", "simplenet"]
     assert train.main(arguments) == 0
-    monkeypatch.setattr(Fitting, "run", lambda self: pytest.fail("trained again"))
+    before = written(tmp_path / "runs")
     others = ["--hypothesis", "manifold", "--foreground", "none", "--textures", "nowhere"]
     assert train.main([*arguments, *others]) == 0
+    assert before and written(tmp_path / "runs") == before
 
 
 @pytest.fixture

@@ -162,7 +162,7 @@ def _outlined(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 def main(arguments: list[str] | None = None) -> None:
     """Writes the data set, or the overview."""
-    parser = argparse.ArgumentParser(description="Render the sample parts.")
+    parser = argparse.ArgumentParser(prog="python -m training.parts", description="Render the sample parts.")
     parser.add_argument("folder", type=Path, metavar="DIR", help="where to write")
     parser.add_argument("--categories", nargs="+", choices=sorted(DEFECTS), help="default: all")
     kind = parser.add_mutually_exclusive_group()
