@@ -1,4 +1,4 @@
-"""Trains one small model per (category, method) from pictures of good parts; reads as the story of a run.
+"""Trains one small model per (category, method) from pictures of good parts: the steps of a run, top to bottom.
 
     python training/train.py --help
     accelerate launch --multi_gpu --num_processes 2 training/train.py --data-root mvtec_ad
@@ -56,7 +56,7 @@ EXPECTED = (TrainingError, BackboneError, ValueError, OSError)  # their messages
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The whole run; returns the exit status (1 where a job failed)."""
+    """The whole run; returns the exit status (1 if a job failed)."""
     config = TrainConfig.from_command_line(arguments)
     accelerator = start(config)
     try:
@@ -129,18 +129,18 @@ def fill_defaults(config: TrainConfig, accelerator: Accelerator) -> TrainConfig:
     """Fills what the command line left open: the papers' choice on a GPU, a lighter one on a CPU."""
     on_gpu = accelerator.device.type != "cpu"
     backbone = config.backbone or default_backbone(on_gpu, config.backbone_weights)
-    settled = replace(
+    filled = replace(
         config,
         methods=config.methods or default_methods(on_gpu),
         backbone=backbone,
         image_size=config.image_size or (COMPACT_IMAGE_SIZE if backbone == COMPACT_BACKBONE else PAPER_IMAGE_SIZE),
         mixed_precision=config.mixed_precision or os.environ.get("ACCELERATE_MIXED_PRECISION", "no"),
     )
-    if settled.methods != config.methods:
-        logger.info("methods: %s (choose by --methods %s)", " ".join(settled.methods), " ".join(OBJECTIVES))
-    if settled.backbone != config.backbone:
-        logger.info("backbone: %s (choose by --backbone NAME)", settled.backbone)
-    return settled
+    if filled.methods != config.methods:
+        logger.info("methods: %s (choose by --methods %s)", " ".join(filled.methods), " ".join(OBJECTIVES))
+    if filled.backbone != config.backbone:
+        logger.info("backbone: %s (choose by --backbone NAME)", filled.backbone)
+    return filled
 
 
 def default_methods(on_gpu: bool) -> list[str]:

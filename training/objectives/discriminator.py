@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hubmodels.detector import AnomalyDetector
 from hubmodels.front_end import flatten
@@ -20,7 +20,7 @@ REFERENCE_NOISE_STD = 0.015  # of both papers, on their backbone with 1536-dimen
 REFERENCE_EMBED_DIM = 1536
 NOISE_TO_RMS = 0.35  # noise relative to the features' RMS on other backbones, as measured on MVTec AD
 ADAPTOR_LR, DISCRIMINATOR_LR = 1e-4, 2e-4
-DECOUPLED_DECAY, L2_DECAY = 1e-2, 1e-5  # AdamW's default, and the codes' Adam weight decay
+DECOUPLED_DECAY, L2_DECAY = 1e-2, 1e-5
 
 
 class DiscriminatorObjective(GradientObjective):
@@ -63,6 +63,16 @@ def decide_noise(job: "Job", cache: FeatureCache) -> dict[str, float]:
     rms = cache.rms()
     default = REFERENCE_NOISE_STD if job.config.backbone == PAPER_BACKBONE else NOISE_TO_RMS * rms
     return {"noise_std": job.config.noise_std or default, "feature_rms": rms}
+
+
+def adam(module: nn.Module, lr: float) -> torch.optim.Optimizer:
+    """Adam with the codes' L2 decay."""
+    return torch.optim.Adam(module.parameters(), lr=lr, weight_decay=L2_DECAY)
+
+
+def adamw(module: nn.Module, lr: float) -> torch.optim.Optimizer:
+    """AdamW with its default, decoupled decay."""
+    return torch.optim.AdamW(module.parameters(), lr=lr, weight_decay=DECOUPLED_DECAY)
 
 
 def add_noise(features: Tensor, noise_std: float) -> Tensor:

@@ -28,12 +28,12 @@ from training.foreground import foreground_masks
 from training.hypothesis import choose_hypothesis
 from training.objectives.discriminator import (
     ADAPTOR_LR,
-    DECOUPLED_DECAY,
     DISCRIMINATOR_LR,
-    L2_DECAY,
     REFERENCE_EMBED_DIM,
     REFERENCE_NOISE_STD,
     DiscriminatorObjective,
+    adam,
+    adamw,
     add_noise,
     decide_noise,
 )
@@ -197,11 +197,7 @@ class GLASSObjective(DiscriminatorObjective):
 
     def optimizers(self) -> list[torch.optim.Optimizer]:
         """Adam with L2 decay for the adaptor, AdamW for the discriminator (SimpleNet has them the other way round)."""
-        adaptor, discriminator = self.head.adaptor.parameters(), self.head.discriminator.parameters()
-        return [
-            torch.optim.Adam(adaptor, lr=ADAPTOR_LR, weight_decay=L2_DECAY),
-            torch.optim.AdamW(discriminator, lr=DISCRIMINATOR_LR, weight_decay=DECOUPLED_DECAY),
-        ]
+        return [adam(self.head.adaptor, ADAPTOR_LR), adamw(self.head.discriminator, DISCRIMINATOR_LR)]
 
     @torch.no_grad()
     def _radius(self, normal: Tensor, augmented: Tensor, label: Tensor, center: Tensor) -> Tensor:

@@ -16,10 +16,10 @@ from hubmodels.simplenet import SimpleNet
 from training.cache import FeatureCache
 from training.objectives.discriminator import (
     ADAPTOR_LR,
-    DECOUPLED_DECAY,
     DISCRIMINATOR_LR,
-    L2_DECAY,
     DiscriminatorObjective,
+    adam,
+    adamw,
     decide_noise,
 )
 
@@ -70,8 +70,4 @@ class SimpleNetObjective(DiscriminatorObjective):
 
     def optimizers(self) -> list[torch.optim.Optimizer]:
         """AdamW for the adaptor, Adam with L2 decay for the discriminator (GLASS has them the other way round)."""
-        adaptor, discriminator = self.head.adaptor.parameters(), self.head.discriminator.parameters()
-        return [
-            torch.optim.AdamW(adaptor, lr=ADAPTOR_LR, weight_decay=DECOUPLED_DECAY),
-            torch.optim.Adam(discriminator, lr=DISCRIMINATOR_LR, weight_decay=L2_DECAY),
-        ]
+        return [adamw(self.head.adaptor, ADAPTOR_LR), adam(self.head.discriminator, DISCRIMINATOR_LR)]

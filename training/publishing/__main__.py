@@ -56,7 +56,7 @@ def read_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line; returns the exit status (1 where something failed)."""
+    """The command line; returns the exit status (1 if something failed)."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout, force=True)
     logging.getLogger("httpx2").setLevel(logging.WARNING)
     args = vars(read_arguments(arguments))

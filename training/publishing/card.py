@@ -27,7 +27,7 @@ from training.parts.dataset import DEFECTS
 from training.publishing.licences import DatasetLicence, WeightsLicence, dataset_licence, weights_licence
 
 TEMPLATES = Path(__file__).parents[2] / "model_cards"
-LICENCE_FILE = "LICENSE.md"  # what the Hub links to where it has no word for a licence
+LICENCE_FILE = "LICENSE.md"  # the Hub links to it if it does not know the licence
 NOTICE = "../../NOTICE.md"  # the same, seen from a card in this repository
 SHOWN_PANELS = ("defective_median", "good_highest", "defective_lowest")  # of those that evaluation draws
 JPEG_QUALITY = 85
