@@ -41,7 +41,7 @@ METHODS = {"simplenet": (SimpleNet,), "glass": (GLASS,), "both": (SimpleNet, GLA
 PHOTO_SIDE = 1024  # pixels, as in MVTec AD
 COLUMNS = ("case", "method", "backbone", "image_size", "batch", "median_ms", "p95_ms", "peak_mb", "ratio_to_explicit")
 EXPLICIT = ("explicit", "explicit, file to result")  # what the others are compared with
-README_CASES = ("explicit", "fast", "onnxruntime", "openvino", "file to result")
+SHOWN_CASES = ("explicit", "fast", "onnxruntime", "openvino", "file to result")
 
 
 def main() -> None:
@@ -51,7 +51,7 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="print the README's table from the last results")
     args = parser.parse_args()
     if args.table:
-        return print(readme_table())
+        return print(results_table())
     torch.set_num_threads(THREADS)
     with tempfile.TemporaryDirectory() as folder:
         rows = [
@@ -65,11 +65,11 @@ def main() -> None:
     report("inference", [row | common for row in rows], COLUMNS)
 
 
-def readme_table() -> str:
+def results_table() -> str:
     """The rows that a user would ask for, with the machine they were measured on."""
     rows = json.loads((RESULTS / "inference.json").read_text())
     main_setup = {"backbone": PAPER_BACKBONE, "batch": 1}.items()
-    asked = [r for r in rows if r["case"] in README_CASES and (main_setup <= r.items() or r["method"] == "both")]
+    asked = [r for r in rows if r["case"] in SHOWN_CASES and (main_setup <= r.items() or r["method"] == "both")]
     shown = [row | {"backbone": row["backbone"].split(".")[0]} for row in asked]
     versions = ", ".join(f"{name} {number}" for name, number in rows[0]["versions"].items())
     return f"{table(shown, COLUMNS)}\n\n{rows[0]['machine']}; {versions}; `{rows[0]['command']}`."
