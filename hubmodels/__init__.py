@@ -1,30 +1,50 @@
-"""SimpleNet and GLASS: does a photo show a defective part? One line to load, one line to ask.
+"""Is the part in a photo defective? Detectors that load in one line and predict in one line.
 
->>> from hubmodels import GLASS
->>> detector = GLASS.from_pretrained("user/glass-mvtec-bottle")  # doctest: +SKIP
+>>> import hubmodels
+>>> detector = hubmodels.load("user/glass-mvtec-bottle")  # doctest: +SKIP
 >>> detector.predict("photo.png").is_anomalous  # doctest: +SKIP
+
+Names are imported when first used, so that `hubmodels.ExportedModel` needs neither torch nor timm.
 """
 
-from hubmodels.appearance import AppearanceCheck
-from hubmodels.backbone import BackboneError
-from hubmodels.comparison import PreparedPicture, check, compare, suggest
-from hubmodels.detector import AnomalyDetector, ModelError
-from hubmodels.glass import GLASS
-from hubmodels.pictures import PictureError
-from hubmodels.scoring import AnomalyPrediction
-from hubmodels.simplenet import SimpleNet
+from importlib import import_module
 
-__all__ = [
-    "GLASS",
-    "AnomalyDetector",
-    "AnomalyPrediction",
-    "AppearanceCheck",
-    "BackboneError",
-    "ModelError",
-    "PictureError",
-    "PreparedPicture",
-    "SimpleNet",
-    "check",
-    "compare",
-    "suggest",
-]
+__version__ = "0.1.0"
+REPOSITORY = "https://github.com/OWNER/anomaly-hubmodels"  # placeholder until the code has a public address
+LIBRARY = "hubmodels"  # the library's name on the Hub: on cards, in lists, in the user agent of downloads
+
+_MODULES = {
+    "AnomalyDetector": "detector",
+    "AnomalyPrediction": "prediction",
+    "AppearanceCheck": "appearance",
+    "BackboneError": "backbone",
+    "Catalog": "hub.catalog",
+    "ExportError": "onnx.runtime",
+    "ExportedModel": "onnx.runtime",
+    "GLASS": "glass",
+    "METHODS": "methods",
+    "ModelError": "hub.errors",
+    "PictureError": "pictures",
+    "PreparedPicture": "comparison",
+    "SimpleNet": "simplenet",
+    "check_appearance": "comparison",
+    "compare": "comparison",
+    "load": "methods",
+    "rank_categories": "comparison",
+}
+__all__ = ["LIBRARY", "REPOSITORY", *_MODULES]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+def install_command(extra: str) -> str:
+    """The command that installs this library with an optional extra, without a package index."""
+    return f'pip install "anomaly-hubmodels[{extra}] @ git+{REPOSITORY}"'

@@ -1,6 +1,6 @@
-"""Whether a picture looks like its category at all, and is fit to be judged; learned from held-out normal pictures.
+"""Whether a picture shows the category at all, and is fit to be inspected; learned from held-out normal pictures.
 
-A head trained on washers scores a photo of a cat just as well, and the score means nothing. Its front end can tell:
+A head trained on washers also scores a photo of a cat, and the score means nothing. The front end can tell them apart:
 features averaged over a picture change little with a defect, which is local, and much from one category to the next.
 The constants were chosen on part of the data of `benchmarks/resemblance.py`, which reports the rest separately.
 """
@@ -45,12 +45,11 @@ class PictureStatistics:
 
 @dataclass(frozen=True)
 class AppearanceCheck:
-    """Whether a picture looks like a category, and what speaks against judging it.
+    """Whether a picture looks like a category, and what speaks against inspecting it.
 
     Attributes:
         ratio: how far it lies from the category's held-out normal pictures, where these lie 1 from each other on
-            average; higher = more unusual. None where unknown: a model saved before this was learned, or one with
-            fewer than 3 held-out pictures.
+            average; higher = more unusual. None where unknown: fewer than 3 held-out pictures.
         warnings: of "dark", "bright", "blurred", "tiny" and "unlike"; what may be the cause of "unlike" comes first.
     """
 
@@ -66,7 +65,7 @@ class AppearanceCheck:
 def picture_statistics(
     images: Tensor, aggregated: list[Tensor], enlargements: Sequence[float]
 ) -> list[PictureStatistics]:
-    """Images (B, 3, S, S) in [0, 1], their aggregated maps (B, D/L, h_l, w_l), enlargements -> one glance each."""
+    """Images (B, 3, S, S) in [0, 1], their aggregated maps (B, D/L, h_l, w_l), enlargements -> statistics of each."""
     features = torch.cat([layer.mean((2, 3)) for layer in aggregated], dim=1).cpu()
     grey = images.mean(1)  # (B, S, S)
     down, right = grey.diff(dim=1)[:, :, :-1], grey.diff(dim=2)[:, :-1]
@@ -76,7 +75,7 @@ def picture_statistics(
 
 
 class Appearance(nn.Module):
-    """What held-out normal pictures taught about a category's look; travels with the weights as plain tensors.
+    """What a category looks like, learned from held-out normal pictures; buffers that are saved with the weights.
 
     The distance is Mahalanobis (1936) with a diagonal covariance, shrunk to its mean so that 5 pictures will do, as
     Ledoit and Wolf (2004) shrink a full one. Its unit is the mean distance of the held-out pictures, each from all
@@ -106,33 +105,33 @@ class Appearance(nn.Module):
         self.register_buffer("enlargement", torch.tensor(1.0))
 
     def fit(self, seen: Sequence[PictureStatistics]) -> None:
-        """Learns from picture_statistics at held-out normal pictures; forgets all instead where there are fewer than FEWEST."""
+        """Learns from the statistics of held-out normal pictures; with fewer than FEWEST nothing is learned."""
         self.load_state_dict(Appearance(len(self.center)).state_dict())
         if len(seen) < FEWEST:
             return
-        features = torch.stack([glance.features for glance in seen]).double()
-        light = [glance.brightness for glance in seen]
+        features = torch.stack([picture.features for picture in seen]).double()
+        light = [picture.brightness for picture in seen]
         self.center.copy_(features.mean(0))
         self.spread.copy_(_spread(features))
         self.brightness.copy_(torch.tensor([min(light), max(light)]))
-        self.sharpness.fill_(min(glance.sharpness for glance in seen))
-        self.enlargement.fill_(max(1.0, *(glance.enlargement for glance in seen)))
+        self.sharpness.fill_(min(picture.sharpness for picture in seen))
+        self.enlargement.fill_(max(1.0, *(picture.enlargement for picture in seen)))
 
     @property
     def is_fitted(self) -> bool:
-        """Whether a category's look was learned."""
+        """Whether a category's appearance was learned."""
         return bool(self.spread.isfinite().all())
 
-    def judge(self, glance: PictureStatistics) -> AppearanceCheck:
+    def check(self, picture: PictureStatistics) -> AppearanceCheck:
         """How the picture compares with the held-out ones."""
-        deviation = (glance.features - self.center.cpu()) / self.spread.cpu()
+        deviation = (picture.features - self.center.cpu()) / self.spread.cpu()
         ratio = deviation.square().mean().sqrt().item()
         darkest, brightest = self.brightness.tolist()
         found = {
-            TINY: glance.enlargement > MOST_ENLARGED * self.enlargement.item(),
-            DARK: glance.brightness < LIGHT_SHARE * darkest,
-            BRIGHT: 1 - glance.brightness < LIGHT_SHARE * (1 - brightest),
-            BLURRED: glance.sharpness < SHARP_SHARE * self.sharpness.item(),
+            TINY: picture.enlargement > MOST_ENLARGED * self.enlargement.item(),
+            DARK: picture.brightness < LIGHT_SHARE * darkest,
+            BRIGHT: 1 - picture.brightness < LIGHT_SHARE * (1 - brightest),
+            BLURRED: picture.sharpness < SHARP_SHARE * self.sharpness.item(),
             UNLIKE: ratio > LIMIT,
         }
         return AppearanceCheck(ratio if self.is_fitted else None, tuple(code for code in found if found[code]))

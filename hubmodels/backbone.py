@@ -8,7 +8,9 @@ sensible on the features of another network (anomalib#2688: V2 instead of V1 wei
 
 import copy
 import hashlib
+import logging
 import threading
+import weakref
 from functools import lru_cache
 from pathlib import Path
 
@@ -17,14 +19,16 @@ import torch
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
+from torch.nn.utils import fuse_conv_bn_eval
 
 from hubmodels.compactnet import BUNDLED_WEIGHTS
-from hubmodels.heads import fold_batch_norm
+from hubmodels.hub.files import WEIGHTS_FILE
 
-WEIGHTS_FILE = "model.safetensors"
+logger = logging.getLogger(__name__)
 
-_shared: dict[tuple, "Backbone"] = {}
+# By fingerprint and device, and by file. A backbone is freed when no detector uses it any more.
+_shared: weakref.WeakValueDictionary[tuple, "Backbone"] = weakref.WeakValueDictionary()
 _lock = threading.RLock()
 
 
@@ -72,6 +76,11 @@ class Backbone(nn.Module):
             raise BackboneError(f"{self.name} gives no two-dimensional feature maps: choose another backbone")
         return [feature_map.movedim(-1, 1) if self.channels_last else feature_map for feature_map in maps]
 
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return next(self.network.parameters()).device
+
     def train(self, mode: bool = True) -> "Backbone":
         """Stays in eval mode: batch statistics of a frozen network must never follow the user's pictures."""
         return super().train(False)
@@ -110,26 +119,26 @@ def load_backbone(
 
 
 def _share(backbone: Backbone, device: torch.device) -> Backbone:
-    """Files the backbone under its fingerprint, so that equal weights are held once per device."""
+    """The backbone of these weights on the device, so that equal weights are in memory once per device."""
     key = (backbone.name, backbone.layers, backbone.fingerprint)
     original = _shared.setdefault((*key, torch.device("cpu")), backbone)
     if device.type == "cpu":
         return original
-    if (*key, device) not in _shared:
-        _shared[(*key, device)] = copy.deepcopy(original).to(device)
-    return _shared[(*key, device)]
+    moved = _shared.get((*key, device))
+    if moved is None:
+        moved = _shared[(*key, device)] = copy.deepcopy(original).to(device)
+    return moved
 
 
 def _load(name: str, layers: tuple[int, ...], weights: str | Path | None) -> Backbone:
     path = Path(weights) if weights is not None else find_weights(name)
     if not path.is_file():
         raise BackboneError(f"{path} is not a file: give the safetensors weights of {name}.")
-    return _read(name, layers, path.resolve(), path.stat().st_mtime_ns)
-
-
-@lru_cache(maxsize=4)
-def _read(name: str, layers: tuple[int, ...], path: Path, _modified: int) -> Backbone:
-    return Backbone(name, layers, path)
+    key = (name, layers, path.resolve(), path.stat().st_mtime_ns)
+    backbone = _shared.get(key)
+    if backbone is None:
+        backbone = _shared[key] = Backbone(name, layers, path)
+    return backbone
 
 
 def find_weights(name: str) -> Path:
@@ -252,3 +261,38 @@ def _read_by_timm(name: str, layers: tuple[int, ...], weights: Path) -> nn.Modul
         return timm.create_model(
             name, pretrained=True, features_only=True, out_indices=layers, pretrained_cfg_overlay=overlay
         )
+
+
+def fold_batch_norm(network: nn.Module) -> nn.Module:
+    """A frozen network with every BatchNorm folded into the convolution before it, where its graph can be traced.
+
+    In eval mode both are affine, so the result is the same with fewer operations.
+
+    Args:
+        network: in eval mode; left unchanged, but parts of it are shared.
+    """
+    if not any(isinstance(module, nn.BatchNorm2d) for module in network.modules()):
+        return network
+    try:
+        traced = fx.symbolic_trace(network)
+    except Exception as error:  # its operations depend on the picture: slower, not wrong
+        logger.info("BatchNorm is not folded, because the network cannot be traced: %s", error)
+        return network
+    for node in list(traced.graph.nodes):
+        convolution = node.args[0] if node.args else None
+        if _calls(traced, node, nn.BatchNorm2d) and _calls(traced, convolution, nn.Conv2d):
+            conv, norm = (traced.get_submodule(n.target) for n in (convolution, node))
+            traced.set_submodule(convolution.target, fuse_conv_bn_eval(conv, norm))
+            node.replace_all_uses_with(convolution)
+            traced.graph.erase_node(node)
+    traced.delete_all_unused_submodules()
+    traced.recompile()
+    return traced
+
+
+def _calls(network: fx.GraphModule, node: object, kind: type[nn.Module]) -> bool:
+    """Whether a node calls a module of exactly this kind, which nothing else calls, for one other node."""
+    if not isinstance(node, fx.Node) or node.op != "call_module" or len(node.users) != 1:
+        return False
+    calls = [other for other in network.graph.nodes if other.op == "call_module" and other.target == node.target]
+    return len(calls) == 1 and type(network.get_submodule(node.target)) is kind

@@ -8,10 +8,9 @@ about the network, so it is built, loaded and fingerprinted like any other.
 
 from pathlib import Path
 
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import Tensor, nn
-
-from hubmodels.pictures import IMAGENET_MEAN, IMAGENET_STD
 
 COMPACT_BACKBONE, COMPACT_IMAGE_SIZE = "compactnet.distilled_in1k", 256
 COMPACT_LICENCE = "compact-backbone-non-commercial"  # of heads that need it, where their pictures ask for no other
@@ -21,8 +20,8 @@ default_cfgs = generate_default_cfgs(
     {
         COMPACT_BACKBONE: {
             "file": str(BUNDLED_WEIGHTS / f"{COMPACT_BACKBONE}.safetensors"),
-            "mean": IMAGENET_MEAN,
-            "std": IMAGENET_STD,
+            "mean": IMAGENET_DEFAULT_MEAN,
+            "std": IMAGENET_DEFAULT_STD,
             "input_size": (3, COMPACT_IMAGE_SIZE, COMPACT_IMAGE_SIZE),
             "num_classes": 0,
             "first_conv": "stem.0",

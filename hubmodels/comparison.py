@@ -1,26 +1,36 @@
-"""Several heads look at one picture; heads with the same front end share one backbone pass.
+"""Several detectors on one picture; detectors with the same front end share one backbone pass.
 
-look = PreparedPicture("photo.png")  # instead of the picture itself, where more than one question is asked
-suggest({label: catalog.load(label) for label in catalog.categories()}, look)
-check(detectors, look)
-compare(detectors, look)
+picture = PreparedPicture("photo.png")  # instead of the picture itself, to use its features more than once
+detectors = catalog.load("mvtec / screw")
+compare(detectors, picture)
+check_appearance(detectors, picture)
+rank_categories(catalog.appearances(), picture)
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from hubmodels.appearance import AppearanceCheck, PictureStatistics
+from hubmodels.appearance import Appearance, AppearanceCheck, PictureStatistics, picture_statistics
 from hubmodels.detector import AnomalyDetector
+from hubmodels.front_end import FrontEnd
 from hubmodels.pictures import Picture, read_picture
-from hubmodels.scoring import AnomalyPrediction
+from hubmodels.prediction import AnomalyPrediction
+
+
+class CategoryAppearance(NamedTuple):
+    """The parts of a detector that check whether a picture shows its category: some kB, a head has up to 16 MB."""
+
+    front_end: FrontEnd
+    appearance: Appearance
 
 
 class PreparedPicture:
-    """One picture and what the backbones make of it: one pass per front end, when first asked for, then kept.
+    """One picture and its features: one backbone pass per front end, when first needed, then kept.
 
     Raises:
         PictureError: the picture cannot be inspected; the message names the cause.
@@ -29,52 +39,55 @@ class PreparedPicture:
     def __init__(self, picture: Picture) -> None:
         self.picture = read_picture(picture)
         self._passes: dict[tuple, tuple[Tensor, list[Tensor], float]] = {}
-        self._glances: dict[tuple, PictureStatistics] = {}
+        self._statistics: dict[tuple, PictureStatistics] = {}
 
     @torch.inference_mode()
-    def through(self, detector: AnomalyDetector) -> tuple[Tensor, list[Tensor], float]:
+    def features(self, front_end: FrontEnd) -> tuple[Tensor, list[Tensor], float]:
         """Model input (1, 3, S, S), aggregated maps (1, D/L, h_l, w_l), and the seconds that they took."""
-        if detector.front_end not in self._passes:
+        if front_end.key not in self._passes:
             start = time.perf_counter()
-            images = detector.prepare([self.picture])
-            aggregated = detector.extract(images)
-            self._passes[detector.front_end] = images, aggregated, time.perf_counter() - start
-        return self._passes[detector.front_end]
+            images = front_end.prepare([self.picture])
+            aggregated = front_end(images)
+            self._passes[front_end.key] = images, aggregated, time.perf_counter() - start
+        return self._passes[front_end.key]
 
     @torch.inference_mode()
-    def glance(self, detector: AnomalyDetector) -> PictureStatistics:
-        """What the look of a category is judged by."""
-        if detector.front_end not in self._glances:
-            images, aggregated, _ = self.through(detector)
-            self._glances[detector.front_end] = detector.glance([self.picture], images, aggregated)[0]
-        return self._glances[detector.front_end]
+    def statistics(self, front_end: FrontEnd) -> PictureStatistics:
+        """What a category's appearance is checked with."""
+        if front_end.key not in self._statistics:
+            images, aggregated, _ = self.features(front_end)
+            enlargement = front_end.resize / min(self.picture.size)
+            self._statistics[front_end.key] = picture_statistics(images, aggregated, [enlargement])[0]
+        return self._statistics[front_end.key]
 
 
 @torch.inference_mode()
-def compare(detectors: Sequence[AnomalyDetector], picture: Picture | PreparedPicture) -> list[AnomalyPrediction]:
-    """What each detector says about the picture, in their order; equal to separate `predict` calls.
+def compare(
+    detectors: Mapping[str, AnomalyDetector], picture: Picture | PreparedPicture
+) -> dict[str, AnomalyPrediction]:
+    """The prediction of each detector for the picture, by the same names; equal to separate `predict` calls.
 
-    `latency_ms` of each prediction counts the shared backbone pass, as a separate call would.
+    `latency_ms` of each prediction includes the shared backbone pass, as a separate call would.
 
     Raises:
         PictureError: the picture cannot be inspected; the message names the cause.
     """
-    look, predictions = _look(picture), []
-    size = (look.picture.height, look.picture.width)
-    for detector in detectors:
-        _, aggregated, backbone_s = look.through(detector)
+    prepared, predictions = _prepared(picture), {}
+    size = (prepared.picture.height, prepared.picture.width)
+    for name, detector in detectors.items():
+        _, aggregated, backbone_s = prepared.features(detector.front_end)
         start = time.perf_counter()
-        prediction = detector.judge(aggregated, [size])[0]
+        prediction = detector.predict_from_features(aggregated, [size])[0]
         latency_ms = 1000 * (backbone_s + time.perf_counter() - start)
-        predictions.append(replace(prediction, latency_ms=latency_ms))
+        predictions[name] = replace(prediction, latency_ms=latency_ms)
     return predictions
 
 
-def check(detectors: Sequence[AnomalyDetector], picture: Picture | PreparedPicture) -> AppearanceCheck:
-    """Whether the picture looks like the category of these detectors, and is fit to be judged by them.
+def check_appearance(detectors: Mapping[str, AnomalyDetector], picture: Picture | PreparedPicture) -> AppearanceCheck:
+    """Whether the picture looks like the category of these detectors, and is fit to be inspected by them.
 
-    All detectors of a category learned the same; the first one that knows the category's look is asked. Where none
-    does, its answer holds absolute warnings only: "dark", "bright" and "tiny".
+    All detectors of a category learned the same appearance; the first one that did is used. Where none did, the
+    result contains absolute warnings only: "dark", "bright" and "tiny".
 
     Raises:
         PictureError: the picture cannot be inspected; the message names the cause.
@@ -82,32 +95,32 @@ def check(detectors: Sequence[AnomalyDetector], picture: Picture | PreparedPictu
     """
     if not detectors:
         raise ValueError("there is no detector to check the picture for")
-    detector = next(filter(_knows_its_look, detectors), detectors[0])
-    return detector.appearance.judge(_look(picture).glance(detector))
+    fitted = [detector for detector in detectors.values() if detector.appearance.is_fitted]
+    return _check((fitted or list(detectors.values()))[0], _prepared(picture))
 
 
-def suggest(
-    candidates: Mapping[str, Sequence[AnomalyDetector]], picture: Picture | PreparedPicture
+def rank_categories(
+    candidates: Mapping[str, CategoryAppearance | AnomalyDetector], picture: Picture | PreparedPicture
 ) -> list[tuple[str, AppearanceCheck]]:
-    """Which category the picture shows: label and resemblance of each candidate, the most alike first.
+    """Which category the picture shows: label and check of each candidate, the most similar first.
 
-    Ratios compare, because each is in units of its own category. Where even the first does not `matches`, the
-    picture is of none of them. Candidates whose look is unknown are left out.
+    Ratios can be compared, because each is in units of its own category. Where even the first does not match, the
+    picture is of none of them. Candidates that learned no appearance are left out.
 
     Args:
-        candidates: detectors by label, as `Catalog.load` returns them; of each label one is enough.
+        candidates: by label, as `Catalog.appearances` returns them; a detector will do.
 
     Raises:
         PictureError: the picture cannot be inspected; the message names the cause.
     """
-    look = _look(picture)
-    known = {label: found for label, all_ in candidates.items() if (found := list(filter(_knows_its_look, all_)))}
-    return sorted(((label, check(found, look)) for label, found in known.items()), key=lambda pair: pair[1].ratio)
+    prepared = _prepared(picture)
+    checks = [(label, _check(c, prepared)) for label, c in candidates.items() if c.appearance.is_fitted]
+    return sorted(checks, key=lambda pair: pair[1].ratio)
 
 
-def _look(picture: Picture | PreparedPicture) -> PreparedPicture:
+def _check(candidate: CategoryAppearance | AnomalyDetector, prepared: PreparedPicture) -> AppearanceCheck:
+    return candidate.appearance.check(prepared.statistics(candidate.front_end))
+
+
+def _prepared(picture: Picture | PreparedPicture) -> PreparedPicture:
     return picture if isinstance(picture, PreparedPicture) else PreparedPicture(picture)
-
-
-def _knows_its_look(detector: AnomalyDetector) -> bool:
-    return detector.appearance.is_fitted

@@ -1,21 +1,120 @@
-"""Feature maps -> patch features, exactly as the codes of SimpleNet and GLASS make them, at a fraction of the cost.
+"""The front end that detectors share: picture -> model input -> backbone -> aggregated maps.
 
-Both codes (inherited from PatchCore, arXiv 2106.08265, section 3.1) unfold 3x3 neighbourhoods of every layer,
-upsample the C*9 planes to the first layer's grid, average-pool each flattened neighbourhood to `embed_dim`, stack
-the layers and average-pool again to `embed_dim`. Pooling acts on (channel, row, column of the neighbourhood),
-upsampling on the grid position: the two linear maps commute. So the two poolings become one grouped convolution
-per layer on its own coarse grid, and only `embed_dim` planes are upsampled.
+Detectors with equal front ends (`FrontEnd.key`) share one backbone pass.
+
+Aggregation: the codes of SimpleNet and GLASS (inherited from PatchCore, arXiv 2106.08265, section 3.1) unfold 3x3
+neighbourhoods of every layer, upsample the C*9 planes to the first layer's grid, average-pool each flattened
+neighbourhood to `embed_dim`, stack the layers and average-pool again to `embed_dim`. Pooling acts on (channel, row,
+column of the neighbourhood), upsampling acts on the grid position, so the two linear maps commute. The two poolings
+become one grouped convolution per layer on its own coarse grid, and only `embed_dim` planes are upsampled.
 """
 
 import math
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor, nn
+
+from hubmodels.backbone import Backbone, feature_channels, load_backbone
+
+SMALLEST_IMAGE, LARGEST_IMAGE = 32, 4096  # pixels: limits of what a backbone can use and a computer can store
+
+
+class FrontEnd(nn.Module):
+    """Everything that patch features depend on. The frozen backbone is shared and not part of the weights.
+
+    Args:
+        backbone: timm id with weights tag.
+        layers: timm feature indices used, finest first; (2, 3) = layer2 and layer3 of a ResNet.
+        backbone_sha256: fingerprint of the backbone weights; checked when they load.
+        mean, std: normalisation of RGB in [0, 1] before the backbone.
+        image_size: side S of the square model input, pixels.
+        resize: side of the square that a picture is resized to before the centre crop to S; default S = no crop.
+        patch_size: side of the neighbourhood aggregated around each position.
+        embed_dim: width D of a patch feature; default: the backbone's channels added up.
+
+    Raises:
+        ValueError: a size or a normalisation that cannot work.
+        BackboneError: no such backbone.
+    """
+
+    def __init__(
+        self,
+        *,
+        backbone: str,
+        layers: tuple[int, ...],
+        backbone_sha256: str | None,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        image_size: int,
+        resize: int | None,
+        patch_size: int,
+        embed_dim: int | None,
+    ) -> None:
+        super().__init__()
+        if not SMALLEST_IMAGE <= image_size <= LARGEST_IMAGE:
+            raise ValueError(f"image_size {image_size} is not between {SMALLEST_IMAGE} and {LARGEST_IMAGE} pixels")
+        if not (len(mean) == len(std) == 3 and min(std) > 0):
+            raise ValueError(f"mean {mean} and std {std} are not three values each, and std positive")
+        self.backbone_name, self.layers, self.backbone_sha256 = backbone, tuple(layers), backbone_sha256
+        self.mean, self.std = tuple(mean), tuple(std)
+        self.image_size, self.resize, self.patch_size = image_size, resize or image_size, patch_size
+        channels = feature_channels(backbone, self.layers)
+        self.embed_dim = embed_dim or sum(channels)
+        self.patch_features = PatchFeatures(channels, self.embed_dim, patch_size)
+        self._backbone: tuple[Backbone, ...] = ()  # in a tuple, or torch would make it part of the model
+
+    @property
+    def device(self) -> torch.device:
+        """Where aggregation runs; pictures and the shared backbone follow it."""
+        return self.patch_features.kernel0.device
+
+    @property
+    def backbone(self) -> Backbone:
+        """The process-wide frozen network, verified against the recorded fingerprint.
+
+        Raises:
+            BackboneError: its weights are missing, or not those that the head was trained on.
+        """
+        if not self._backbone or self._backbone[0].device != self.device:
+            self.load_backbone()
+        return self._backbone[0]
+
+    def load_backbone(self, weights: str | None = None) -> None:
+        """Loads the backbone now, from a file where one is given; raises as `backbone` does."""
+        given = dict(weights=weights, sha256=self.backbone_sha256, device=self.device)
+        self._backbone = (load_backbone(self.backbone_name, self.layers, **given),)
+
+    @property
+    def key(self) -> tuple:
+        """All that patch features depend on, for comparing front ends."""
+        size = (self.image_size, self.resize, self.mean, self.std)
+        network = (self.backbone_name, self.layers, self.backbone_sha256, self.device)
+        return (*network, *size, self.patch_size, self.embed_dim)
+
+    def prepare(self, pictures: list[Image.Image]) -> Tensor:
+        """PIL RGB pictures -> images (B, 3, S, S) in [0, 1] on the front end's device."""
+        return torch.stack([to_image(p, self.image_size, self.resize) for p in pictures]).to(self.device)
+
+    def feature_maps(self, images: Tensor) -> list[Tensor]:
+        """Images (B, 3, S, S) in [0, 1] -> the backbone's maps (B, C, h, w) in float32, one per layer, no gradient."""
+        with torch.no_grad():
+            settings = dict(device=images.device, dtype=torch.float32)
+            mean, std = (torch.tensor(v, **settings)[:, None, None] for v in (self.mean, self.std))
+            return [feature_map.float() for feature_map in self.backbone((images - mean) / std)]
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Images (B, 3, S, S) in [0, 1] -> aggregated maps (B, D/L, h_l, w_l), one per layer, without gradient."""
+        return self.patch_features(self.feature_maps(images))
+
+    def __getstate__(self) -> dict:
+        return self.__dict__ | {"_backbone": ()}  # copies and other processes find the shared one again
 
 
 class PatchFeatures(nn.Module):
-    """Neighbourhood aggregation of both papers as one grouped convolution per layer.
+    """Neighbourhood aggregation of the papers as one grouped convolution per layer.
 
     Args:
         channels: channels of each layer's feature map, first layer = finest grid.
@@ -54,6 +153,65 @@ def align(aggregated: list[Tensor]) -> Tensor:
 def flatten(features: Tensor) -> Tensor:
     """Patch features (B, D, h, w) -> (B*h*w, D), pictures outermost, then rows."""
     return features.movedim(1, -1).flatten(0, 2)
+
+
+def to_image(picture: Image.Image, image_size: int, resize: int | None = None) -> Tensor:
+    """RGB picture -> model input (3, S, S), float32 in [0, 1], not yet normalised.
+
+    The whole picture is resized to (resize, resize), bilinear and antialiased, then the centre is cropped to S. A
+    picture that is not square is squashed, so that no part escapes inspection; for the square MVTec AD pictures this
+    equals `Resize` and `CenterCrop` of both reference codes.
+
+    Args:
+        picture: what `read_picture` returns.
+        image_size: side S of the result.
+        resize: side before the crop, at least S; S (no crop) if not given.
+
+    Raises:
+        ValueError: resize is smaller than image_size.
+    """
+    resize = image_size if resize is None else resize
+    start = crop_start(resize, image_size)
+    resized = picture.resize((resize, resize), Image.Resampling.BILINEAR)
+    cropped = resized.crop((start, start, start + image_size, start + image_size))
+    return torch.from_numpy(np.array(cropped)).permute(2, 0, 1).contiguous().float() / 255
+
+
+def to_picture_size(anomaly_map: Tensor, size: tuple[int, int], resize: int | None = None) -> np.ndarray:
+    """Anomaly map of the model input (S, S) -> map of the picture (height, width), float32; inverts `to_image`.
+
+    Bilinear (align_corners=False), antialiased where it shrinks. Values are never rescaled and stay within the range
+    of the map. When resize > S, the crop is first put back in its place; the border outside the crop was not inspected
+    and gets the map's minimum, which claims nothing there.
+
+    Args:
+        anomaly_map: higher = more anomalous, on any device.
+        size: (height, width) of the picture.
+        resize: the one given to `to_image`.
+    """
+    values = anomaly_map.detach().float().cpu()  # the small map travels, not the large one
+    low, high = values.min(), values.max()
+    if resize is not None and resize != values.shape[-1]:
+        start = crop_start(resize, values.shape[-1])
+        end = resize - values.shape[-1] - start
+        values = F.pad(values, (start, end, start, end), value=low.item())
+    shrinks = min(size) < values.shape[-1]  # where sides grow, antialias costs 5 times as much for nothing
+    resized = F.interpolate(values[None, None], size=size, mode="bilinear", align_corners=False, antialias=shrinks)
+    return resized[0, 0].clamp(low, high).contiguous().numpy()  # the filter's weights sum to 1 only up to rounding
+
+
+def inspected_part(size: tuple[int, int], image_size: int, resize: int) -> tuple[slice, slice]:
+    """Rows and columns of a picture (height, width) whose pixel centres lie in the crop that `to_image` takes."""
+    start = crop_start(resize, image_size)
+    first, end = ([math.ceil(edge * side / resize - 0.5) for side in size] for edge in (start, start + image_size))
+    return slice(first[0], end[0]), slice(first[1], end[1])
+
+
+def crop_start(resize: int, image_size: int) -> int:
+    """First row and column of the centre crop, rounded as torchvision does (half to even)."""
+    if resize < image_size:
+        raise ValueError(f"resize {resize} is smaller than image_size {image_size}; the crop needs at least as much")
+    return round((resize - image_size) / 2)
 
 
 def _aggregation_kernel(channels: int, embed_dim: int, layers: int, patch_size: int) -> tuple[Tensor, int]:

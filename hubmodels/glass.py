@@ -13,12 +13,18 @@ of the model.
 from torch import Tensor
 
 from hubmodels.detector import AnomalyDetector
+from hubmodels.heads import DiscriminatorHead
 
 
-class GLASS(AnomalyDetector):
-    __doc__ = (AnomalyDetector.__doc__ or "").replace(" Use `SimpleNet` or `GLASS`.", " GLASS, ECCV 2024.")
-    method = "glass"
+class GLASSHead(DiscriminatorHead):
+    """GLASS's discriminator: logit high = anomalous."""
 
     def logits_to_scores(self, logits: Tensor) -> Tensor:
         """Anomaly logits -> patch scores: anomaly probabilities in (0, 1)."""
         return logits.sigmoid()
+
+
+class GLASS(AnomalyDetector):
+    __doc__ = (AnomalyDetector.__doc__ or "").replace("A small head", "GLASS (ECCV 2024): a small head", 1)
+    method = "glass"
+    head_class = GLASSHead

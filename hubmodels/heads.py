@@ -1,30 +1,110 @@
-"""The same numbers with fewer operations: what is affine at inference is multiplied out once, before any picture.
+"""Heads: the small part of a detector that scores patches. The only part that is trained.
 
-BatchNorm in eval mode is affine, and so are convolution, adaptor and the discriminator's first layer. Chains of them
-become one convolution in the backbone and one matrix in the head. Training changes the factors, adds noise between
-adaptor and discriminator, and its BatchNorm follows the batch: so folded copies are made from a trained model and are
-never saved.
+A head can be a discriminator, a closed form or a bank of vectors. A closed form or a bank keeps what it learned in
+buffers; where their number of rows depends on the data, `hubmodels.scoring.size_by_data` lets them load strictly.
 """
 
-import logging
+from abc import ABC, abstractmethod
 
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.fx.experimental import optimization
 
-logger = logging.getLogger(__name__)
+LEAKY_SLOPE = 0.2
 
 
-class FoldedHead(nn.Module):
+class Head(nn.Module, ABC):
+    """Scores every patch of a picture.
+
+    Args:
+        embed_dim: width D of a patch feature.
+        layers: number L of feature maps; a patch feature has D/L values of each, the finest first.
+    """
+
+    def __init__(self, embed_dim: int, layers: int) -> None:
+        super().__init__()
+        self.embed_dim, self.layers = embed_dim, layers
+
+    @abstractmethod
+    def scores(self, aggregated: list[Tensor]) -> Tensor:
+        """Aggregated maps (B, D/L, h_l, w_l), finest first -> patch scores (B, h, w), higher = more anomalous."""
+
+    def settings(self) -> dict:
+        """What `config.json` has to contain to build this head again, by names of the detector's arguments."""
+        return {}
+
+    def export_form(self) -> nn.Module:
+        """A module that maps aggregated maps to patch scores as `scores` does, with operations that ONNX has."""
+        return _Scores(self)
+
+
+class DiscriminatorHead(Head):
+    """Linear adaptor and two-layer discriminator, the head of SimpleNet and GLASS.
+
+    Args:
+        hidden_dim: width H of the discriminator's hidden layer; default 2/3 D (1024 for wide_resnet50_2).
+    """
+
+    def __init__(self, embed_dim: int, layers: int, hidden_dim: int | None = None) -> None:
+        super().__init__(embed_dim, layers)
+        self.hidden_dim = hidden_dim or embed_dim * 2 // 3
+        self.adaptor = nn.Linear(embed_dim, embed_dim)
+        self.discriminator = nn.Sequential(
+            nn.Linear(embed_dim, self.hidden_dim),
+            nn.BatchNorm1d(self.hidden_dim),
+            nn.LeakyReLU(LEAKY_SLOPE),
+            nn.Linear(self.hidden_dim, 1, bias=False),
+        )
+        for linear in (self.adaptor, self.discriminator[0], self.discriminator[3]):
+            nn.init.xavier_normal_(linear.weight)
+        self._folded: tuple[list, FoldedDiscriminator] | None = None
+
+    def embed(self, patch_features: Tensor) -> Tensor:
+        """Patch features (N, D) -> adapted features (N, D)."""
+        return self.adaptor(patch_features)
+
+    def discriminate(self, adapted_features: Tensor) -> Tensor:
+        """Adapted features (N, D) -> logits (N,); their sign depends on the method."""
+        return self.discriminator(adapted_features)[:, 0]
+
+    @abstractmethod
+    def logits_to_scores(self, logits: Tensor) -> Tensor:
+        """Discriminator output -> patch scores of the same shape, higher = more anomalous."""
+
+    def scores(self, aggregated: list[Tensor]) -> Tensor:
+        """As `Head.scores`, in eval mode, by one matrix a layer."""
+        return self.logits_to_scores(self.folded(aggregated))
+
+    @property
+    def folded(self) -> "FoldedDiscriminator":
+        """`embed` and `discriminate` in eval mode as one module, computed again after each change of their weights."""
+        state = [(t.data_ptr(), 0 if t.is_inference() else t._version) for t in self.state_dict().values()]
+        if self._folded is None or self._folded[0] != state:
+            folded = FoldedDiscriminator(self.adaptor, self.discriminator, self.layers)
+            self._folded = state, folded  # in a tuple, or torch would make it part of the model
+        return self._folded[1]
+
+    def settings(self) -> dict:
+        """The width of the hidden layer."""
+        return {"hidden_dim": self.hidden_dim}
+
+    def export_form(self) -> nn.Module:
+        """The folded form; a new one, because a tracer cannot follow the check of the weights' state."""
+        folded = FoldedDiscriminator(self.adaptor, self.discriminator, self.layers)
+        return _Chain(folded, self.logits_to_scores)
+
+
+class FoldedDiscriminator(nn.Module):
     """Adaptor, first discriminator layer and BatchNorm as one matrix, split by the layers that features come from.
 
-    A matrix commutes with bilinear upsampling, which acts on positions: each layer's part is applied on its own grid,
-    so the coarser layer costs a quarter, and the hidden values are upsampled instead of the features (equal results).
+    In eval mode all three are affine. A matrix commutes with bilinear upsampling, which acts on positions: each
+    layer's part is applied on its own grid, so the coarser layer costs a quarter, and the hidden values are upsampled
+    instead of the features (equal results). Made from a trained head and never saved: training changes the factors,
+    adds noise between adaptor and discriminator, and its BatchNorm follows the batch.
 
     Args:
         adaptor: Linear D -> D.
-        discriminator: Linear D -> H, BatchNorm, LeakyReLU, Linear H -> 1, as `AnomalyDetector` has it.
-        layers: number L of feature maps; a patch feature has D/L values of each, the finest first.
+        discriminator: Linear D -> H, BatchNorm, LeakyReLU, Linear H -> 1, as `DiscriminatorHead` has it.
+        layers: number L of feature maps.
     """
 
     def __init__(self, adaptor: nn.Linear, discriminator: nn.Sequential, layers: int) -> None:
@@ -35,8 +115,7 @@ class FoldedHead(nn.Module):
         weight = gain[:, None] * (first.weight.double() @ adaptor.weight.double())
         inner = first.weight.double() @ adaptor.bias.double() + first.bias.double()
         bias = gain * (inner - norm.running_mean.double()) + norm.bias.double()
-        parts = weight.detach().chunk(layers, dim=1)
-        for i, part in enumerate(parts):
+        for i, part in enumerate(weight.detach().chunk(layers, dim=1)):
             self.register_buffer(f"weight{i}", part.T.contiguous().to(first.weight))
         self.register_buffer("bias", bias.detach().to(first.weight))
         self.register_buffer("last", last.weight.detach().T.clone())
@@ -54,16 +133,23 @@ class FoldedHead(nn.Module):
         return (hidden @ self.last)[..., 0]  # a matrix of one column, because OpenVINO takes no vector here
 
 
-def fold_batch_norm(network: nn.Module) -> nn.Module:
-    """A frozen network with every BatchNorm multiplied into the convolution before it, where its graph can be traced.
+class _Scores(nn.Module):
+    """`Head.scores` as a module's forward."""
 
-    Args:
-        network: in eval mode; left unchanged, but parts of it are shared.
-    """
-    if not any(isinstance(module, nn.BatchNorm2d) for module in network.modules()):
-        return network
-    try:
-        return optimization.fuse(network, inplace=True)  # no copy of the weights: it replaces modules, changing none
-    except Exception as error:  # its operations depend on the picture: slower, not wrong
-        logger.info("BatchNorm stays apart, because the network cannot be traced: %s", error)
-        return network
+    def __init__(self, head: Head) -> None:
+        super().__init__()
+        self.head = head
+
+    def forward(self, aggregated: list[Tensor]) -> Tensor:
+        return self.head.scores(aggregated)
+
+
+class _Chain(nn.Module):
+    """A module, then a function."""
+
+    def __init__(self, module: nn.Module, function) -> None:
+        super().__init__()
+        self.module, self.function = module, function
+
+    def forward(self, aggregated: list[Tensor]) -> Tensor:
+        return self.function(self.module(aggregated))

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from hubmodels.scoring import SMALLEST_SPAN, AnomalyPrediction
+from hubmodels.prediction import SMALLEST_SPAN, AnomalyPrediction
 
 # The step at level 1 is meant: a pixel is on one side of its threshold or on the other.
 LEVELS = (0.0, 0.5, 0.99, 1.0, 1.5, 2.0)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from hubmodels.heatmap import PALETTE, PALETTE_LEVELS, STEPS_PER_LEVEL, colour_level, fade, outline
-from hubmodels.scoring import AnomalyPrediction
+from hubmodels.prediction import AnomalyPrediction
 
 OPAQUE = 255
 # Not on the heat scale; each pair differs in lightness and pattern too, so that nobody has to see the hues.

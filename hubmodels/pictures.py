@@ -1,27 +1,24 @@
-"""A user's picture -> model input, and the anomaly map back to the picture's own size; all input checks live here.
+"""A user's picture -> an upright RGB picture. All checks of user input are here. Needs neither torch nor timm.
 
 Pictures come from cameras, phones, scans and scripts. `read_picture` turns every sensible one into the same thing, an
 upright 8-bit RGB picture, and refuses the others with a `PictureError` that names the cause and what to do. Nothing is
 stretched to the picture's own range: brightness is evidence, and the same grey must mean the same in every picture.
 """
 
-import math
 import os
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, Union
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from PIL import Image, ImageOps, UnidentifiedImageError
-from torch import Tensor
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MAX_PIXELS = 64_000_000  # checked from the header, before decoding: a file of some kB can hold gigabytes of zeros
 MIN_SIDE = 8  # pixels; anything thinner holds no patch to inspect
@@ -29,7 +26,7 @@ MIN_SIDE = 8  # pixels; anything thinner holds no patch to inspect
 # Named, not "all that Pillow knows": some of its readers start other programs (EPS runs Ghostscript).
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "AVIF", "JPEG2000")
 
-Picture = str | os.PathLike | bytes | Image.Image | np.ndarray | Tensor
+Picture = Union[str, os.PathLike, bytes, Image.Image, np.ndarray, "Tensor"]
 
 
 class PictureError(ValueError):
@@ -58,7 +55,7 @@ def read_picture(picture: Picture) -> Image.Image:
     Raises:
         PictureError: missing, empty, corrupt, animated, too large, too small, or samples of unknown meaning.
     """
-    if isinstance(picture, Tensor):
+    if _is_tensor(picture):
         return _from_tensor(picture)
     if isinstance(picture, np.ndarray):
         return _from_array(picture)
@@ -70,65 +67,6 @@ def read_picture(picture: Picture) -> Image.Image:
     raise PictureError(
         f"a {type(picture).__name__} is not a picture; pass a path, bytes, a PIL image, a numpy array or a tensor"
     )
-
-
-def to_image(picture: Image.Image, image_size: int, resize: int | None = None) -> Tensor:
-    """RGB picture -> model input (3, S, S), float32 in [0, 1], not yet normalised.
-
-    The whole picture is resized to (resize, resize), bilinear and antialiased, then the centre is cropped to S. A
-    picture that is not square is squashed, so that no part escapes inspection; for the square MVTec AD pictures this
-    equals `Resize` and `CenterCrop` of both reference codes.
-
-    Args:
-        picture: what `read_picture` returns.
-        image_size: side S of the result.
-        resize: side before the crop, at least S; S (no crop) if not given.
-
-    Raises:
-        ValueError: resize is smaller than image_size.
-    """
-    resize = image_size if resize is None else resize
-    start = crop_start(resize, image_size)
-    resized = picture.resize((resize, resize), Image.Resampling.BILINEAR)
-    cropped = resized.crop((start, start, start + image_size, start + image_size))
-    return torch.from_numpy(np.array(cropped)).permute(2, 0, 1).contiguous().float() / 255
-
-
-def to_picture_size(anomaly_map: Tensor, size: tuple[int, int], resize: int | None = None) -> np.ndarray:
-    """Anomaly map of the model input (S, S) -> map of the picture (height, width), float32; inverts `to_image`.
-
-    Bilinear (align_corners=False), antialiased where it shrinks. Values are never rescaled and stay within the range
-    of the map. When resize > S, the crop is first put back in its place; the border outside the crop was not inspected
-    and gets the map's minimum, which claims nothing there.
-
-    Args:
-        anomaly_map: higher = more anomalous, on any device.
-        size: (height, width) of the picture.
-        resize: the one given to `to_image`.
-    """
-    values = anomaly_map.detach().float().cpu()  # the small map travels, not the large one
-    low, high = values.min(), values.max()
-    if resize is not None and resize != values.shape[-1]:
-        start = crop_start(resize, values.shape[-1])
-        end = resize - values.shape[-1] - start
-        values = F.pad(values, (start, end, start, end), value=low.item())
-    shrinks = min(size) < values.shape[-1]  # where sides grow, antialias costs 5 times as much for nothing
-    resized = F.interpolate(values[None, None], size=size, mode="bilinear", align_corners=False, antialias=shrinks)
-    return resized[0, 0].clamp(low, high).contiguous().numpy()  # the filter's weights sum to 1 only up to rounding
-
-
-def inspected_part(size: tuple[int, int], image_size: int, resize: int) -> tuple[slice, slice]:
-    """Rows and columns of a picture (height, width) whose pixel centres lie in the crop that `to_image` takes."""
-    start = crop_start(resize, image_size)
-    first, end = ([math.ceil(edge * side / resize - 0.5) for side in size] for edge in (start, start + image_size))
-    return slice(first[0], end[0]), slice(first[1], end[1])
-
-
-def crop_start(resize: int, image_size: int) -> int:
-    """First row and column of the centre crop, rounded as torchvision does (half to even)."""
-    if resize < image_size:
-        raise ValueError(f"resize {resize} is smaller than image_size {image_size}; the crop needs at least as much")
-    return round((resize - image_size) / 2)
 
 
 def _from_file(picture: str | os.PathLike | bytes) -> Image.Image:
@@ -218,7 +156,12 @@ def _wide_samples(image: Image.Image, name: str) -> np.ndarray:
     return samples.astype(np.uint16)
 
 
-def _from_tensor(tensor: Tensor) -> Image.Image:
+def _is_tensor(picture: object) -> bool:
+    torch = sys.modules.get("torch")  # whoever has a tensor has imported torch
+    return torch is not None and isinstance(picture, torch.Tensor)
+
+
+def _from_tensor(tensor: "Tensor") -> Image.Image:
     """Tensor (H, W) or (1|3|4, H, W) -> RGB picture."""
     planes = tensor.detach()[None] if tensor.ndim == 2 else tensor.detach()
     if planes.ndim != 3 or planes.shape[0] not in (1, 3, 4):

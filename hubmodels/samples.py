@@ -1,264 +1,208 @@
-"""Methods on trial: pictures whose truth is known, what each method said of them, and how often it was right.
+"""Labelled pictures in folders: the one reader for training, the app and export.
 
-A trial keeps a few numbers per picture and no map, so that its memory does not grow with the pictures. Scores of
-several categories meet on the scale of `AnomalyPrediction.score_level`, on which every model's threshold is 1; within
-one category that scale orders the pictures exactly as the raw scores do.
+A category in the MVTec AD layout is `CATEGORY/train/good`, `CATEGORY/test/DEFECT` and, for the masks,
+`CATEGORY/ground_truth/DEFECT/NAME_mask.*`. Nothing is read from disk before a picture is needed.
 """
 
 import os
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from hubmodels.hub.listing import ModelEntry
-from hubmodels.pictures import read_picture
-from hubmodels.scoring import AnomalyPrediction
+from hubmodels.pictures import PictureError, read_picture
 
 PICTURE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
 NORMAL_NAMES = {"good", "normal"}
 MASK_THRESHOLD = 127  # of 255: a pixel is defective where its grey is above one half
 
 
+class Source(Protocol):
+    """Where an encoded picture is: a `Path`, or an object with `read_bytes`."""
+
+    def read_bytes(self) -> bytes:
+        """The encoded picture. Raises OSError or PictureError where there is none."""
+
+
 @dataclass(frozen=True)
-class LabelledPicture:
-    """A picture whose truth is known; nothing is read before it is asked for.
+class Sample:
+    """One picture of a category with its ground truth.
 
     Attributes:
+        name: unique within the category, such as "test/crack/003.png".
+        source: where the picture is.
         defect_type: what it shows, such as "crack" or "good".
         label: 0 normal, 1 anomalous.
-        mask: file of the ground truth, where there is one.
-        dataset: None where the folder does not tell: the picture then counts for its category in any data set.
+        mask: where the ground truth is; None for normal pictures and where there is none.
     """
 
-    path: Path
-    category: str
+    name: str
+    source: Source
     defect_type: str
     label: int
-    mask: Path | None = None
-    dataset: str | None = None
+    mask: Source | None = None
 
-    @property
-    def name(self) -> str:
-        """For messages: folders above the category may be private."""
-        folder = self.category if self.path.parent.name == self.category else f"{self.category}/{self.defect_type}"
-        return f"{folder}/{self.path.name}"
+    def read(self) -> Image.Image:
+        """The picture, RGB, upright, 8 bits. Raises PictureError, naming it, where it cannot be read."""
+        try:
+            return read_source(self.source)
+        except (OSError, PictureError) as error:
+            raise PictureError(f"{self.name}: {error}") from error
 
-    def read_mask(self, size: tuple[int, int]) -> NDArray[np.bool_] | None:
-        """Ground truth (H, W) at the picture's (height, width): empty for a normal picture, None where unknown.
+    def read_mask(self, size: tuple[int, int]) -> NDArray[np.uint8] | None:
+        """Ground truth at the picture's (height, width): (H, W) uint8, 1 where the mask's grey is above one half.
+
+        Zeros for a normal sample; None for an anomalous one without mask. A mask of the picture's aspect (within one
+        pixel of rounding) is resized with nearest neighbours, because interpolation erodes defects.
 
         Raises:
-            ValueError: the mask cannot be read, or has another aspect than the picture.
+            ValueError: the mask has another aspect than the picture, or shows no defect.
+            PictureError: it cannot be read.
         """
         if self.label == 0:
-            return np.zeros(size, dtype=bool)
+            return np.zeros(size, dtype=np.uint8)
         if self.mask is None:
             return None
-        grey = read_picture(self.mask).convert("L")
-        height, width = size
-        if abs(grey.width * height - grey.height * width) > max(*grey.size, *size):  # beyond one pixel of rounding
+        try:
+            mask = decode_mask(self.mask)
+        except (OSError, PictureError) as error:
+            raise PictureError(f"{self.name}: the mask cannot be read, {error}") from error
+        if not mask.any():
+            raise ValueError(f"{self.name}: the mask is empty, no grey value is above {MASK_THRESHOLD}")
+        if mask.shape == tuple(size):
+            return mask
+        if not same_aspect(mask.shape, size):
             raise ValueError(
-                f"the mask of {self.name} is {grey.width} x {grey.height}, its picture {width} x {height}"
+                f"{self.name}: the mask is {size_text(mask.shape)} but the picture is {size_text(size)} "
+                "(height x width); a mask must cover the whole picture, so check which mask belongs to it."
             )
-        return np.asarray(grey.resize((width, height), Image.Resampling.NEAREST)) > MASK_THRESHOLD
+        height, width = size
+        return np.array(Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST))
 
 
-def find_labelled(folder: str | Path) -> list[LabelledPicture]:
-    """The pictures of known truth in a folder, by name; empty where there are none.
+@dataclass(frozen=True)
+class Category:
+    """The pictures of one object or texture class: normal ones to train on, both kinds to test on.
 
-    In MVTec AD layout, `CATEGORY/test/DEFECT/*` with masks in `CATEGORY/ground_truth/DEFECT/NAME_mask.*` or without;
-    the folder may also be that of one category. Otherwise `DATASET/CATEGORY/SHOWN.*`, where `good*` is normal.
+    Attributes:
+        dataset: None where the folder does not name it: the pictures then count for the category in any data set.
+        revision: the commit of the Hub data set that they come from, None elsewhere.
+    """
+
+    dataset: str | None
+    name: str
+    train: tuple[Sample, ...] = ()
+    test: tuple[Sample, ...] = ()
+    revision: str | None = None
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether there are anomalous test samples and each has a mask: what pixel metrics need."""
+        return any(sample.label == 1 for sample in self.test) and not self.missing_masks
+
+    @property
+    def missing_masks(self) -> list[str]:
+        """Names of the anomalous test samples that have no mask."""
+        return [sample.name for sample in self.test if sample.label == 1 and sample.mask is None]
+
+
+def find_labelled(folder: str | Path) -> list[Category]:
+    """The labelled test pictures in a folder, by category; empty where there are none.
+
+    The folder is in the MVTec AD layout or is one of its categories. Otherwise its pictures are
+    `DATASET/CATEGORY/DEFECT.*`, where `good*` is normal.
     """
     root = Path(os.path.abspath(folder))  # not resolve(): a link's own name counts
-    categories = [place for place in (root, *_folders(root)) if (place / "test").is_dir()]
-    if categories:
-        return [picture for category in categories for picture in _test_pictures(category)]
-    places = [category for dataset in _folders(root) for category in _folders(dataset)]
-    return [_example(path) for category in places for path in _pictures(category)]
+    if found := category_folders(root):
+        return [read_category(None, name, place) for name, place in found.items()]
+    places = [category for dataset in folders_in(root) for category in folders_in(dataset)]
+    categories = [Category(p.parent.name, p.name, test=tuple(map(_example, pictures_in(p)))) for p in places]
+    return [category for category in categories if category.test]
 
 
-def by_category(
-    pictures: Iterable[LabelledPicture], entries: Iterable[ModelEntry]
-) -> dict[str, list[LabelledPicture]]:
-    """The pictures that a model can judge, by the label of its category; in the order of the entries."""
-    labels = {entry.label: (entry.dataset, entry.category) for entry in entries}
-    known = list(pictures)
-    found = {
-        label: [p for p in known if p.category == category and p.dataset in (None, dataset)]
-        for label, (dataset, category) in labels.items()
-    }
-    return {label: members for label, members in found.items() if members}
+def category_folders(root: Path) -> dict[str, Path]:
+    """The categories in the MVTec AD layout in a folder, by name; the folder itself may be one."""
+    return {place.name: place for place in (root, *folders_in(root)) if (place / "test").is_dir()}
 
 
-def _example(path: Path) -> LabelledPicture:
-    *_, dataset, category, _ = path.parts
-    label = int(not path.stem.lower().startswith("good"))
-    return LabelledPicture(path, category, path.stem, label, dataset=dataset)
+def read_category(dataset: str | None, name: str, folder: Path) -> Category:
+    """A category folder in the MVTec AD layout.
 
-
-def _test_pictures(category: Path) -> Iterable[LabelledPicture]:
-    for defects in _folders(category / "test"):
-        label = int(defects.name.lower() not in NORMAL_NAMES)
-        masks = {path.stem: path for path in _pictures(category / "ground_truth" / defects.name)} if label else {}
-        for path in _pictures(defects):
+    Raises:
+        ValueError: a test picture has no label.
+    """
+    if stray := pictures_in(folder / "test"):
+        raise ValueError(f"{stray[0]} has no label: put test pictures into test/good or test/DEFECT.")
+    train = tuple(folder_sample("train", "good", path) for path in pictures_in(folder / "train" / "good"))
+    test = []
+    for defects in folders_in(folder / "test"):
+        masks = {path.stem: path for path in pictures_in(folder / "ground_truth" / defects.name)}
+        for path in pictures_in(defects):
             mask = masks.get(f"{path.stem}_mask") or masks.get(path.stem)
-            yield LabelledPicture(path, category.name, defects.name, label, mask)
+            test.append(folder_sample("test", defects.name, path, mask))
+    return Category(dataset, name, train, tuple(test))
 
 
-def _folders(folder: Path) -> list[Path]:
+def folder_sample(split: str, defect_type: str, path: Path, mask: Path | None = None) -> Sample:
+    """The sample of a picture file."""
+    label = int(not is_normal(defect_type))
+    return Sample(f"{split}/{defect_type}/{path.name}", path, defect_type, label, mask if label else None)
+
+
+def is_normal(defect_type: str) -> bool:
+    """Whether a folder or class name stands for pictures without defect."""
+    return defect_type.lower() in NORMAL_NAMES
+
+
+def read_source(source: Source) -> Image.Image:
+    """The picture, RGB, upright, 8 bits. Raises PictureError, or OSError, where it cannot be read."""
+    return read_picture(source if isinstance(source, Path) else source.read_bytes())  # a path names itself in errors
+
+
+def decode_mask(source: Source) -> NDArray[np.uint8]:
+    """(H, W) uint8, 1 where the grey value is above one half. Raises as `read_source` does."""
+    return (np.asarray(read_source(source).convert("L")) > MASK_THRESHOLD).astype(np.uint8)
+
+
+def same_aspect(one: tuple[int, int], other: tuple[int, int]) -> bool:
+    """Whether the larger size, scaled down to the smaller along either axis, meets it within one pixel."""
+    small, large = sorted((one, other), key=lambda size: size[0] * size[1])
+    scales = (small[0] / large[0], small[1] / large[1])
+    return any(all(abs(large[axis] * scale - small[axis]) <= 1 for axis in (0, 1)) for scale in scales)
+
+
+def size_text(size: tuple[int, int]) -> str:
+    """A (height, width) for a message: "40 x 48"."""
+    return f"{size[0]} x {size[1]}"
+
+
+def shorten(names: Sequence[str], shown: int = 5) -> str:
+    """The first few names for a message, and how many more there are."""
+    rest = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + rest
+
+
+def folders_in(folder: Path) -> list[Path]:
+    """The folders in a folder, by name."""
     return [path for path in _visible(folder) if path.is_dir()]
 
 
-def _pictures(folder: Path) -> list[Path]:
+def pictures_in(folder: Path) -> list[Path]:
+    """The picture files in a folder, by name."""
     return [path for path in _visible(folder) if path.suffix.lower() in PICTURE_SUFFIXES and path.is_file()]
 
 
+def _example(path: Path) -> Sample:
+    label = int(not path.stem.lower().startswith("good"))
+    return Sample(path.name, path, path.stem, label)
+
+
 def _visible(folder: Path) -> list[Path]:
-    """Entries by name, without hidden files such as macOS's `._*`."""
-    return sorted(path for path in folder.iterdir() if not path.name.startswith(".")) if folder.is_dir() else []
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What one method said of one picture.
-
-    Attributes:
-        category: the label of the model's category, such as "mvtec / screw".
-        level: the score, 0 = a typical good part, above 1 = anomalous; None where the model is not calibrated.
-        is_anomalous: the verdict; None where the model is not calibrated.
-    """
-
-    picture: LabelledPicture
-    category: str
-    image_score: float
-    level: float | None
-    is_anomalous: bool | None
-
-    @property
-    def is_right(self) -> bool | None:
-        """Whether the verdict is the truth; None without a verdict."""
-        return None if self.is_anomalous is None else self.is_anomalous == bool(self.picture.label)
-
-    @property
-    def distance(self) -> float:
-        """From the threshold, in levels: how far a mistake is from being none."""
-        return 0.0 if self.level is None else abs(self.level - 1)
-
-
-@dataclass(frozen=True)
-class MethodResults:
-    """How one method did. Rates are fractions; what the pictures cannot tell, for want of a class, is None."""
-
-    outcomes: tuple[Outcome, ...]
-
-    def count(self, label: int) -> int:
-        """Number of normal (0) or anomalous (1) pictures."""
-        return sum(outcome.picture.label == label for outcome in self.outcomes)
-
-    def flagged(self, label: int) -> int:
-        """How many of them were called anomalous."""
-        return sum(outcome.picture.label == label and bool(outcome.is_anomalous) for outcome in self.outcomes)
-
-    @property
-    def is_judged(self) -> bool:
-        """Whether there is a verdict on every picture, and a level to draw it at."""
-        return bool(self.outcomes) and all(outcome.is_anomalous is not None for outcome in self.outcomes)
-
-    @property
-    def recall(self) -> float | None:
-        """Share of the anomalous pictures that were called so, at the calibrated threshold."""
-        return self._rate(1)
-
-    @property
-    def false_alarm_rate(self) -> float | None:
-        """Share of the normal pictures that were called anomalous, at the calibrated threshold."""
-        return self._rate(0)
-
-    def auroc(self) -> float | None:
-        """Image AUROC, exact: the chance that a defective picture scores above a good one, ties counted half."""
-        normal, anomalous = self.scores(0), self.scores(1)
-        if not (normal.size and anomalous.size):
-            return None
-        lower, not_higher = (np.searchsorted(normal, anomalous, side) for side in ("left", "right"))
-        return float((lower + not_higher).mean() / (2 * normal.size))
-
-    def roc(self) -> list[tuple[float, float]]:
-        """(false-alarm rate, recall) at every threshold, from (0, 0) to (1, 1); empty where a class is missing."""
-        normal, anomalous = self.scores(0), self.scores(1)
-        if not (normal.size and anomalous.size):
-            return []
-        thresholds = np.unique(np.concatenate([normal, anomalous]))[::-1]
-        rates = [1 - np.searchsorted(scores, thresholds, "left") / scores.size for scores in (normal, anomalous)]
-        return [(0.0, 0.0), *zip(*(rate.tolist() for rate in rates), strict=True)]
-
-    def scores(self, label: int) -> NDArray[np.float64]:
-        """Ascending scores of a class: levels, or raw scores of the one category of a model without calibration."""
-        if self.is_judged:
-            return np.sort([o.level for o in self.outcomes if o.picture.label == label])
-        if len({outcome.category for outcome in self.outcomes}) > 1:
-            return np.empty(0)  # raw scores of different models cannot be ordered
-        return np.sort([o.image_score for o in self.outcomes if o.picture.label == label])
-
-    def histogram(self, label: int, edges: NDArray[np.float64]) -> list[int]:
-        """Number of pictures of a class per interval (low, high] of the level; those beyond the edges count there."""
-        clipped = np.clip(self.scores(label), edges[0], edges[-1])
-        return np.histogram(-clipped, -edges[::-1])[0][::-1].tolist()  # numpy's own intervals are [low, high)
-
-    @property
-    def mistakes(self) -> list[Outcome]:
-        """Verdicts that are not the truth, those farthest from the threshold first."""
-        return sorted((o for o in self.outcomes if o.is_right is False), key=lambda o: -o.distance)
-
-    def worst(self, n: int) -> list[Outcome]:
-        """Up to n missed defects, least suspected first, then up to n false alarms, most suspected first."""
-        return [o for label in (1, 0) for o in [m for m in self.mistakes if m.picture.label == label][:n]]
-
-    def closest(self, n: int) -> list[Outcome]:
-        """Up to n right verdicts, those nearest to the threshold first."""
-        return sorted((o for o in self.outcomes if o.is_right), key=lambda o: o.distance)[:n]
-
-    def _rate(self, label: int) -> float | None:
-        return self.flagged(label) / self.count(label) if self.is_judged and self.count(label) else None
-
-
-class LabelledResults:
-    """Several methods on the same pictures.
-
-    Attributes:
-        rows: for each picture, what the methods said of it, by their names.
-        problems: what could not be judged, and why.
-    """
-
-    def __init__(self) -> None:
-        self.rows: list[dict[str, Outcome]] = []
-        self.problems: list[str] = []
-
-    def add(self, picture: LabelledPicture, category: str, predictions: Mapping[str, AnomalyPrediction]) -> None:
-        """Keeps the numbers of one picture's predictions, by method name, and lets the maps go."""
-        self.rows.append(
-            {
-                name: Outcome(
-                    picture, category, prediction.image_score, prediction.score_level, prediction.is_anomalous
-                )
-                for name, prediction in predictions.items()
-            }
-        )
-
-    @property
-    def categories(self) -> list[str]:
-        """Labels of all categories judged so far."""
-        return list(dict.fromkeys(outcome.category for row in self.rows for outcome in row.values()))
-
-    def of(self, method: str, category: str | None = None) -> MethodResults:
-        """How a method did, in one category or in all of them."""
-        outcomes = (row[method] for row in self.rows if method in row)
-        return MethodResults(tuple(o for o in outcomes if category in (None, o.category)))
-
-    def pairing(self, one: str, other: str) -> Counter[tuple[bool, bool]]:
-        """Number of pictures by (whether one is right, whether the other is right), where both gave a verdict."""
-        pairs = [(row[one].is_right, row[other].is_right) for row in self.rows if one in row and other in row]
-        return Counter(pair for pair in pairs if None not in pair)
+    """Entries by name, so that every machine sees the same order; without hidden files such as macOS's `._*`."""
+    if not folder.is_dir():
+        return []
+    return sorted((path for path in folder.iterdir() if not path.name.startswith(".")), key=lambda path: path.name)

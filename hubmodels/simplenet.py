@@ -10,12 +10,18 @@ aggregation is a grouped convolution (equal results); the verdict is calibrated 
 from torch import Tensor
 
 from hubmodels.detector import AnomalyDetector
+from hubmodels.heads import DiscriminatorHead
+
+
+class SimpleNetHead(DiscriminatorHead):
+    """SimpleNet's discriminator: logit high = normal."""
+
+    def logits_to_scores(self, logits: Tensor) -> Tensor:
+        """Normality logits (unbounded) -> patch scores, s = -D(q) (paper, equation 6)."""
+        return -logits
 
 
 class SimpleNet(AnomalyDetector):
-    __doc__ = (AnomalyDetector.__doc__ or "").replace(" Use `SimpleNet` or `GLASS`.", " SimpleNet, CVPR 2023.")
+    __doc__ = (AnomalyDetector.__doc__ or "").replace("A small head", "SimpleNet (CVPR 2023): a small head", 1)
     method = "simplenet"
-
-    def logits_to_scores(self, logits: Tensor) -> Tensor:
-        """Normality logits (high = normal, unbounded) -> patch scores, s = -D(q) (paper, equation 6)."""
-        return -logits
+    head_class = SimpleNetHead

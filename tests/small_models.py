@@ -3,7 +3,7 @@
 import json
 
 from hubmodels import GLASS
-from hubmodels.hub.listing import METHODS
+from hubmodels.methods import METHODS
 
 
 def change_config(folder, **changes):

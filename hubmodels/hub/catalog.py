@@ -1,7 +1,7 @@
 """Which categories can be inspected, from several places in one view; loads by category.
 
 catalog = Catalog.from_namespace("acme") | Catalog.from_folder("runs") | Catalog.bundled()
-simplenet, glass = catalog.load("mvtec / bottle")
+detectors = catalog.load("mvtec / bottle")  # by method name
 """
 
 import math
@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Self
 
 from hubmodels.backbone import BackboneError
+from hubmodels.comparison import CategoryAppearance
 from hubmodels.detector import AnomalyDetector
-from hubmodels.hub.files import ModelError
-from hubmodels.hub.listing import METHODS, Listing, ModelEntry, list_bundle, list_folder, list_namespace
+from hubmodels.hub.errors import ModelError
+from hubmodels.hub.listing import Listing, ModelEntry, list_bundle, list_folder, list_namespace
+from hubmodels.methods import METHODS
 
 KEPT_DETECTORS = 8  # four categories; a head is 16 MB, the backbone is shared
 
@@ -40,8 +42,9 @@ class Catalog:
     def __init__(self, *places: Place) -> None:
         self._listings: dict[Place, Listing] = dict.fromkeys(places, Listing())
         self._unloadable: dict[ModelEntry, str] = {}
-        self._scouts: dict[ModelEntry, AnomalyDetector] = {}
-        self._refreshing, self._scouting, self._locks = threading.Lock(), threading.Lock(), defaultdict(threading.Lock)
+        self._appearances: dict[ModelEntry, CategoryAppearance] = {}
+        self._refreshing, self._learning = threading.Lock(), threading.Lock()
+        self._locks = defaultdict(threading.Lock)
         self._listed_at = -math.inf
         self._read = lru_cache(KEPT_DETECTORS)(_read)  # of this catalog; failures are not kept
         self.refresh()
@@ -126,8 +129,8 @@ class Catalog:
         order = list(METHODS)
         self.entries = sorted(by_name.values(), key=lambda e: (e.label, order.index(e.method)))
 
-    def load(self, label: str) -> list[AnomalyDetector]:
-        """The category's detectors, SimpleNet before GLASS; one that cannot be loaded is left out.
+    def load(self, label: str) -> dict[str, AnomalyDetector]:
+        """The category's detectors by method name, in the order of `METHODS`; one that fails to load is left out.
 
         Raises:
             ModelError: no such category, or none of its models can be loaded.
@@ -136,24 +139,25 @@ class Catalog:
         if not entries:
             raise ModelError(f"there is no category {label!r}; choose one of: {', '.join(self.categories())}")
         with self._locks[label]:  # visitors of one category load it once, and wait for no other category
-            detectors = [detector for entry in entries if (detector := self._try(entry)) is not None]
+            loaded = {entry.method: self._try(entry) for entry in entries}
+        detectors = {method: detector for method, detector in loaded.items() if detector is not None}
         if not detectors:
             reasons = "; ".join(dict.fromkeys(self._unloadable[entry] for entry in entries))
             raise ModelError(f"no model of {label} can be loaded: {reasons}")
         return detectors
 
-    def scouts(self) -> dict[str, list[AnomalyDetector]]:
-        """One detector of each category for `suggest`, without its head: so small that all are kept.
+    def appearances(self) -> dict[str, CategoryAppearance]:
+        """The appearance of each category by its label, for `rank_categories`: so small that all are kept.
 
-        The first call loads a model of every category; categories that have none to load are left out.
+        The first call loads a model of every category; categories without a model that loads are left out.
         """
-        with self._scouting:
-            self._scouts = {entry: self._scouts[entry] for entry in self.entries if entry in self._scouts}
+        with self._learning:
+            self._appearances = {e: known for e, known in self._appearances.items() if e in self.entries}
             for entry in self.entries:
-                scouted = entry.label in {known.label for known in self._scouts}
-                if not scouted and entry not in self._unloadable and (detector := self._try(entry)) is not None:
-                    self._scouts[entry] = detector.without_head()
-            return {entry.label: [scout] for entry, scout in self._scouts.items()}
+                is_known = entry.label in {other.label for other in self._appearances}
+                if not is_known and entry not in self._unloadable and (detector := self._try(entry)) is not None:
+                    self._appearances[entry] = CategoryAppearance(detector.front_end, detector.appearance)
+            return {entry.label: known for entry, known in self._appearances.items()}
 
     def _try(self, entry: ModelEntry) -> AnomalyDetector | None:
         try:
@@ -166,7 +170,7 @@ class Catalog:
 
 
 def _read(entry: ModelEntry) -> AnomalyDetector:
-    detector = METHODS[entry.method].from_pretrained(
+    detector = METHODS[entry.method].detector.from_pretrained(
         entry.source, revision=entry.revision, backbone_weights=entry.backbone_weights
     )
     if (detector.dataset, detector.category) != (entry.dataset, entry.category):

@@ -12,12 +12,12 @@ from pathlib import Path
 from huggingface_hub import HfApi, constants
 from huggingface_hub.utils import get_session
 
-from hubmodels.backbone import BUNDLED_WEIGHTS, WEIGHTS_FILE
-from hubmodels.glass import GLASS
-from hubmodels.hub.files import CONFIG_FILE, HUB_ERRORS, LIBRARY, ModelError, cached_models, in_words
-from hubmodels.simplenet import SimpleNet
+from hubmodels import LIBRARY
+from hubmodels.compactnet import BUNDLED_WEIGHTS
+from hubmodels.hub.errors import CLIENT_ERRORS, ModelError, in_words
+from hubmodels.hub.files import CONFIG_FILE, WEIGHTS_FILE, cached_models
+from hubmodels.methods import METHODS
 
-METHODS = {c.method: c for c in (SimpleNet, GLASS)}  # in the order of all listings
 BUNDLED_MODELS = BUNDLED_WEIGHTS / "models"  # both methods for the sample parts
 PATIENCE = 5  # seconds until a Hub that does not answer counts as unreachable
 BUNDLE, FOLDER, HUB, CACHE = "bundled", "folder", "Hub", "Hub cache"
@@ -101,7 +101,7 @@ def list_namespace(namespace: str, backbone_weights: str | Path | None = None) -
         get_session().head(constants.ENDPOINT, timeout=PATIENCE)  # else the client tries for 23 s before it gives up
         models = HfApi(library_name=LIBRARY).list_models(author=namespace, filter=LIBRARY, expand=["sha"])
         repositories = {model.id: model.sha for model in models}
-    except HUB_ERRORS as error:
+    except CLIENT_ERRORS as error:
         origin, cached = CACHE, cached_models()
         repositories = {name: commit for name, commit in cached.items() if name.startswith(f"{namespace}/")}
         notices = [f"the models of {namespace!r} on the Hub could not be listed: {in_words(error)}"]

@@ -1,7 +1,7 @@
-"""What is known of a model without loading it: how well it did, its licence, its size, and where its card is.
+"""Information about a model without loading it: metrics, licence, size, address of its card.
 
-It stands in the files beside the weights, which somebody else may have written: what is missing, too large or not what
-it should be is left out.
+It comes from the files next to the weights, which a stranger may have written. Values that are missing, too large or
+of the wrong type are left out.
 """
 
 import json
@@ -16,31 +16,20 @@ from huggingface_hub import HfApi, constants, hf_hub_url, metadata_load, try_to_
 from huggingface_hub.errors import EntryNotFoundError
 from yaml import YAMLError
 
-from hubmodels.backbone import WEIGHTS_FILE
+from hubmodels import LIBRARY
 from hubmodels.compactnet import COMPACT_LICENCE
-from hubmodels.detector import CARD_FILE
-from hubmodels.hub.files import HUB_ERRORS, LIBRARY, REPORT_FILE, in_words
+from hubmodels.hub.errors import CLIENT_ERRORS, in_words
+from hubmodels.hub.files import CARD_FILE, REPORT_FILE, WEIGHTS_FILE
 from hubmodels.hub.listing import BUNDLE, CACHE, HUB, PATIENCE, ModelEntry
+from hubmodels.metric_names import METRICS
 
 logger = logging.getLogger(__name__)
 
 LARGEST_TEXT = 200_000  # bytes of a report or card; ours have a tenth
 LONGEST_WORD = 80  # characters
-KEPT_FACTS = 1024  # published models; a fact is a few hundred bytes
+KEPT = 1024  # models whose files were downloaded already
 
-METRICS = {  # key in the report: name in print, type as the Hub calls it
-    "image_auroc": ("image AUROC", "roc_auc"),
-    "image_ap": ("image AP", "average_precision"),
-    "image_f1_max": ("image F1-max", "f1"),
-    "pixel_auroc": ("pixel AUROC", "roc_auc"),
-    "pixel_ap": ("pixel AP", "average_precision"),
-    "pixel_f1_max": ("pixel F1-max", "f1"),
-    "aupro": ("AUPRO@0.3", "aupro"),
-    "false_alarm_rate": ("false-alarm rate at the calibrated threshold", "false_alarm_rate"),
-    "recall_at_threshold": ("recall at the calibrated threshold", "recall"),
-    "cropped_defect_pixels": ("share of the defect pixels outside the inspected centre crop", "cropped_defect_pixels"),
-}
-KEYS = {name: key for key, (name, _) in METRICS.items()}
+KEYS = {metric.name: key for key, metric in METRICS.items()}
 
 
 @dataclass(frozen=True)
@@ -69,28 +58,32 @@ class ModelInfo:
 
 
 def read_model_info(entry: ModelEntry) -> ModelInfo:
-    """The facts of a model, of the commit that was listed. Raises nothing.
+    """The information about a model, of the commit that was listed. Raises nothing.
 
-    What the Hub told is kept; where it does not answer within a few seconds, what the local cache holds is used.
+    Answers of the Hub are kept. If the Hub does not answer within a few seconds, the local cache is used.
     """
-    for read in (_published, _stored) if entry.origin == HUB else (_stored,):
+    size_bytes = None
+    if entry.origin == HUB:
         try:
-            return read(entry)
-        except HUB_ERRORS as error:
+            size_bytes = _download(entry)
+        except CLIENT_ERRORS as error:
             logger.info("%s: %s", entry.source, in_words(error))
-    return ModelInfo()
+    info = _stored(entry)
+    return info if info.size_bytes else replace(info, size_bytes=size_bytes)
 
 
-@lru_cache(KEPT_FACTS)
-def _published(entry: ModelEntry) -> ModelInfo:
-    """Fetches report and card into the local cache, where they are small; raises HUB_ERRORS where the Hub fails."""
+@lru_cache(KEPT)
+def _download(entry: ModelEntry) -> int | None:
+    """Downloads report and card into the local cache, where they are small; returns the size of the weights, bytes.
+
+    Raises CLIENT_ERRORS where the Hub fails.
+    """
     for name in (REPORT_FILE, CARD_FILE):
         if _in_cache(entry, name) is None and (_size_on_hub(entry, name) or LARGEST_TEXT + 1) <= LARGEST_TEXT:
             HfApi(library_name=LIBRARY).hf_hub_download(
                 entry.source, name, revision=entry.revision, etag_timeout=PATIENCE
             )
-    facts = _stored(entry)
-    return facts if facts.size_bytes else replace(facts, size_bytes=_size_on_hub(entry, WEIGHTS_FILE))
+    return None if _in_cache(entry, WEIGHTS_FILE) else _size_on_hub(entry, WEIGHTS_FILE)
 
 
 def _size_on_hub(entry: ModelEntry, name: str) -> int | None:
@@ -103,11 +96,11 @@ def _size_on_hub(entry: ModelEntry, name: str) -> int | None:
 
 
 def _stored(entry: ModelEntry) -> ModelInfo:
-    """What the files on this machine tell."""
+    """The information in local files."""
     on_hub = entry.origin in (HUB, CACHE)
     find = partial(_in_cache if on_hub else _in_folder, entry)
-    facts = replace(_told(find), card=f"{constants.ENDPOINT}/{quote(entry.source)}" if on_hub else None)
-    return replace(facts, licence=COMPACT_LICENCE) if entry.origin == BUNDLE else facts  # its cards lie elsewhere
+    info = replace(_read_files(find), card=f"{constants.ENDPOINT}/{quote(entry.source)}" if on_hub else None)
+    return replace(info, licence=COMPACT_LICENCE) if entry.origin == BUNDLE else info  # its cards are elsewhere
 
 
 def _in_cache(entry: ModelEntry, name: str) -> Path | None:
@@ -120,8 +113,8 @@ def _in_folder(entry: ModelEntry, name: str) -> Path | None:
     return path if path.is_file() else None
 
 
-def _told(find: Callable[[str], Path | None]) -> ModelInfo:
-    """The facts in the files that `find` finds by their names; the card's own metrics where there is no report."""
+def _read_files(find: Callable[[str], Path | None]) -> ModelInfo:
+    """The information in the files that `find` returns by name; the card's own metrics where there is no report."""
     card = _read(find(CARD_FILE), metadata_load)
     report = _read(find(REPORT_FILE), _load_json) or _report_in(card)
     weights = find(WEIGHTS_FILE)

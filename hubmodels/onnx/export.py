@@ -1,4 +1,4 @@
-"""One method or both of a category as one ONNX file that needs no torch to run, checked on real pictures.
+"""The detectors of a category as one ONNX file that needs no torch to run, checked on real pictures.
 
     python -m hubmodels.onnx.export runs/simplenet-mvtec-bottle runs/glass-mvtec-bottle \\
         --pictures mvtec/bottle/test --output bottle.onnx
@@ -19,22 +19,17 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import torch
 
+from hubmodels import LIBRARY
 from hubmodels.backbone import BackboneError
 from hubmodels.comparison import compare
 from hubmodels.detector import AnomalyDetector
-from hubmodels.hub.files import LIBRARY, ModelError
+from hubmodels.hub.errors import ModelError
+from hubmodels.methods import load
 from hubmodels.onnx.graph import ExportGraph
-from hubmodels.onnx.runtime import (
-    INPUT,
-    ExportedModel,
-    ExportError,
-    import_extra,
-    metadata,
-    output_names,
-)
+from hubmodels.onnx.runtime import INPUT, ExportedModel, ExportError, import_extra, metadata, output_names
 from hubmodels.pictures import Picture, PictureError, read_picture
+from hubmodels.prediction import SMALLEST_SPAN, AnomalyPrediction
 from hubmodels.samples import PICTURE_SUFFIXES
-from hubmodels.scoring import SMALLEST_SPAN, AnomalyPrediction
 
 OPSET = 18
 EXTRA = ("onnx", "onnxscript", "onnxruntime")
@@ -89,9 +84,9 @@ def _require_fitting(detectors: Sequence[AnomalyDetector]) -> None:
         raise ExportError(f"one detector of each method can be exported, at least one; not {methods}")
     if len({(detector.dataset, detector.category) for detector in detectors}) > 1:
         raise ExportError("the detectors are of different categories: export each category on its own")
-    if len({detector.front_end for detector in detectors}) > 1:
+    if len({detector.front_end.key for detector in detectors}) > 1:
         raise ExportError(
-            "the detectors look at pictures differently (backbone, layers, sizes or normalisation): export each alone"
+            "the detectors have different front ends (backbone, layers, sizes or normalisation): export each alone"
         )
     for detector in detectors:
         if detector.training or detector.calibration.size == 0:
@@ -133,10 +128,15 @@ def _write_graph(detectors: Sequence[AnomalyDetector], path: Path) -> None:
     try:
         program = torch.onnx.export(graph, (example,), input_names=[INPUT], output_names=names, **shared)
     except torch.onnx.errors.OnnxExporterError as error:
-        raise ExportError(f"the backbone {detectors[0].backbone_name} has no ONNX form: {error}") from error
-    calibrations = {detector.method: detector.calibration for detector in detectors}
-    program.model.metadata_props[LIBRARY] = metadata(detectors[0].dataset, detectors[0].category, calibrations)
+        raise ExportError(f"the backbone {detectors[0].front_end.backbone_name} has no ONNX form: {error}") from error
+    program.model.metadata_props[LIBRARY] = metadata(
+        detectors[0].dataset, detectors[0].category, {d.method: _held_out(d) for d in detectors}
+    )
     program.save(path, external_data=False)
+
+
+def _held_out(detector: AnomalyDetector) -> dict[str, list | float]:
+    return {name: values.tolist() for name, values in detector.calibration.state_dict().items()}
 
 
 def _measure(detectors: Sequence[AnomalyDetector], model: ExportedModel, pictures: list[Picture]) -> dict[str, dict]:
@@ -144,8 +144,8 @@ def _measure(detectors: Sequence[AnomalyDetector], model: ExportedModel, picture
     worst = {d.method: {"score_difference": 0.0, "map_difference": 0.0, "verdicts_flipped": 0} for d in detectors}
     for upright in map(read_picture, pictures):
         found = model.compare(upright)
-        for detector, expected in zip(detectors, compare(detectors, upright), strict=True):
-            _count(worst[detector.method], expected, found[detector.method])
+        for method, expected in compare({d.method: d for d in detectors}, upright).items():
+            _count(worst[method], expected, found[method])
     return worst
 
 
@@ -210,7 +210,7 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     try:
         weights = dict(backbone_weights=args.backbone_weights)
-        detectors = [AnomalyDetector.from_pretrained(model, **weights) for model in args.models]
+        detectors = [load(model, **weights) for model in args.models]
         report = export(detectors, args.output, find_pictures(args.pictures))
     except (ModelError, BackboneError, ExportError, PictureError) as error:
         parser.error(str(error))

@@ -12,8 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hubmodels.detector import AnomalyDetector
-from hubmodels.heads import FoldedHead
-from hubmodels.pictures import crop_start
+from hubmodels.front_end import crop_start
 from hubmodels.scoring import smooth_map
 
 BLOCK = 32  # with fewer the windows overlap more, with more they hold more zeros
@@ -30,7 +29,7 @@ class ExportGraph(nn.Module):
 
     def __init__(self, detectors: Sequence[AnomalyDetector]) -> None:
         super().__init__()
-        first = detectors[0]
+        first = detectors[0].front_end
         self.image_size, self.resize = first.image_size, first.resize
         self.start = crop_start(self.resize, self.image_size)
         self.backbone, self.patch_features = first.backbone, first.patch_features
@@ -67,21 +66,19 @@ class ExportGraph(nn.Module):
 
 
 class _Head(nn.Module):
-    """What one detector adds to the shared features: its folded head, and the held-out scores it was calibrated on."""
+    """What one detector adds to the shared features: its head, and the held-out scores of its calibration."""
 
     def __init__(self, detector: AnomalyDetector) -> None:
         super().__init__()
-        # made anew: the detector's own is chosen by the state of its weights, which a tracer cannot follow
-        self.folded = FoldedHead(detector.adaptor, detector.discriminator, len(detector.layers))
-        self.to_scores = detector.logits_to_scores
+        self.scores = detector.head.export_form()
         self.register_buffer("held_out", detector.calibration.image_scores.clone())
 
     def forward(self, aggregated: list[Tensor]) -> Tensor:
-        """As `AnomalyDetector.score_patches`."""
-        return self.to_scores(self.folded(aggregated))
+        """As `Head.scores`."""
+        return self.scores(aggregated)
 
     def p_values(self, image_scores: Tensor) -> Tensor:
-        """As `Calibration.p_value`, for (B,) scores."""
+        """As `Conformal.p_value`, for (B,) scores."""
         unusual = (self.held_out >= image_scores[:, None]).sum(1)
         return (1 + unusual).float() / (1 + len(self.held_out))
 

@@ -1,4 +1,6 @@
-"""An exported file judges pictures in ONNX Runtime, with the same predictions as the detectors it was made from.
+"""Runs an exported file in ONNX Runtime, with the same predictions as the detectors it was made from.
+
+Needs numpy, scipy, Pillow and onnxruntime, but neither torch nor timm.
 
 model = ExportedModel("bottle.onnx")
 model.predict("photo.png")   # where it holds one method
@@ -13,17 +15,15 @@ from pathlib import Path
 from types import ModuleType
 
 import numpy as np
-import torch
 
-from hubmodels.hub.files import LIBRARY
+from hubmodels import LIBRARY, install_command
 from hubmodels.pictures import Picture, read_picture
-from hubmodels.scoring import AnomalyPrediction, Calibration
+from hubmodels.prediction import AnomalyPrediction, HeldOut
 
 EXPORT_VERSION = 1  # of what the file's metadata hold under `LIBRARY`
 INPUT = "pictures"
 OUTPUTS = ("image_score", "anomaly_map", "p_value")
 ONLY_ERRORS = 3  # ONNX Runtime's severity level
-INSTALL = "pip install 'anomaly-hubmodels[export]'"
 
 
 class ExportError(RuntimeError):
@@ -39,7 +39,7 @@ class ExportedModel:
 
     Attributes:
         dataset, category: what its methods were trained on.
-        calibrations: each method's own, by method.
+        held_out: the scores that each method was calibrated with, by method.
         session: ONNX Runtime's, for batches: `session.run(None, {"pictures": array})`, (B, H, W, 3) uint8 RGB.
 
     Raises:
@@ -50,21 +50,21 @@ class ExportedModel:
         self.session = _open(Path(path), threads)
         known = _read_metadata(self.session, Path(path).name)
         self.dataset, self.category = known["dataset"], known["category"]
-        self.calibrations = {method: _calibration(values) for method, values in known["methods"].items()}
+        self.held_out = {method: HeldOut.from_lists(values) for method, values in known["methods"].items()}
 
     def predict(self, picture: Picture) -> AnomalyPrediction:
-        """What the only method says of a picture, as `AnomalyDetector.predict`.
+        """The prediction of the only method, as `AnomalyDetector.predict`.
 
         Raises:
             PictureError: the picture cannot be inspected; the message names the cause.
             ExportError: the file holds several methods.
         """
-        if len(self.calibrations) > 1:
-            raise ExportError(f"the file holds {' and '.join(self.calibrations)}: ask by `compare`")
+        if len(self.held_out) > 1:
+            raise ExportError(f"the file holds {' and '.join(self.held_out)}: use `compare`")
         return next(iter(self.compare(picture).values()))
 
     def compare(self, picture: Picture) -> dict[str, AnomalyPrediction]:
-        """What each method says of a picture. The methods run together: `latency_ms` is that of all of them.
+        """The prediction of each method. The methods run together: `latency_ms` is that of all of them.
 
         Raises:
             PictureError: the picture cannot be inspected; the message names the cause.
@@ -72,10 +72,10 @@ class ExportedModel:
         upright = read_picture(picture)
         start = time.perf_counter()
         outputs = self.session.run(None, {INPUT: np.asarray(upright)[None]})
-        found = zip(self.calibrations.items(), outputs[::3], outputs[1::3], strict=True)
-        judged = {method: calibration.apply(s[0].item(), maps[0]) for (method, calibration), s, maps in found}
+        found = zip(self.held_out.items(), outputs[::3], outputs[1::3], strict=True)
+        decided = {method: held_out.decide(s[0].item(), maps[0]) for (method, held_out), s, maps in found}
         latency_ms = 1000 * (time.perf_counter() - start)
-        return {method: replace(prediction, latency_ms=latency_ms) for method, prediction in judged.items()}
+        return {method: replace(prediction, latency_ms=latency_ms) for method, prediction in decided.items()}
 
 
 def output_names(methods: list[str]) -> list[str]:
@@ -84,14 +84,14 @@ def output_names(methods: list[str]) -> list[str]:
     return [prefix + name for prefix in prefixes for name in OUTPUTS]
 
 
-def metadata(dataset: str | None, category: str | None, calibrations: dict[str, Calibration]) -> str:
-    """What a prediction needs besides the graph, as JSON."""
-    methods = {
-        method: {name: values.tolist() for name, values in calibration.state_dict().items()}
-        for method, calibration in calibrations.items()
-    }
+def metadata(dataset: str | None, category: str | None, held_out: dict[str, dict[str, list | float]]) -> str:
+    """What a prediction needs besides the graph, as JSON.
+
+    Args:
+        held_out: by method, the fields of its `HeldOut`.
+    """
     known = {"library": LIBRARY, "format_version": EXPORT_VERSION, "dataset": dataset, "category": category}
-    return json.dumps(known | {"methods": methods})
+    return json.dumps(known | {"methods": held_out})
 
 
 def import_extra(name: str) -> ModuleType:
@@ -103,7 +103,7 @@ def import_extra(name: str) -> ModuleType:
     try:
         return import_module(name)
     except ImportError as error:
-        raise ExportError(f"{name} is not installed: {INSTALL}") from error
+        raise ExportError(f"{name} is not installed: {install_command('export')}") from error
 
 
 def _open(path: Path, threads: int | None):
@@ -124,13 +124,7 @@ def _read_metadata(session, name: str) -> dict:
         known = json.loads(session.get_modelmeta().custom_metadata_map[LIBRARY])
         version = known["format_version"]
     except (KeyError, ValueError, TypeError) as error:
-        raise ExportError(f"{name} was not exported by this library: it does not say how it was calibrated") from error
+        raise ExportError(f"{name} was not exported by this library: its calibration is missing") from error
     if version != EXPORT_VERSION:
-        raise ExportError(f"{name} has format {version}, this library knows {EXPORT_VERSION}: export it anew")
+        raise ExportError(f"{name} has format {version}, this library knows {EXPORT_VERSION}: export it again")
     return known
-
-
-def _calibration(values: dict[str, list | float]) -> Calibration:
-    calibration = Calibration()
-    calibration.load_state_dict({name: torch.tensor(value) for name, value in values.items()})
-    return calibration

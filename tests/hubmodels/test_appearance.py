@@ -9,7 +9,7 @@ import torch
 from PIL import Image, ImageFilter
 from safetensors.torch import load_file, save_file
 
-from hubmodels import GLASS, ModelError, PictureError, PreparedPicture, SimpleNet, check, compare, suggest
+from hubmodels import GLASS, ModelError, PictureError, PreparedPicture, SimpleNet, check, compare
 from hubmodels.appearance import FEWEST, LIMIT, PRIOR_WEIGHT, Appearance, PictureStatistics, picture_statistics
 from hubmodels.backbone import Backbone
 from hubmodels.detector import FORMAT_VERSION
@@ -189,7 +189,7 @@ def test_all_questions_share_one_backbone_pass(candidates, monkeypatch):
     passes, forward = [], Backbone.forward
     monkeypatch.setattr(Backbone, "forward", lambda self, images: (passes.append(1), forward(self, images))[1])
     look = PreparedPicture(noise(100))
-    (best, resemblance), (second, _) = suggest(candidates, look)
+    (best, resemblance), (second, _) = rank_categories(candidates, look)
     assert (best, second) == ("noise", "stripes") and resemblance == check(candidates["noise"], look)
     assert compare(candidates["noise"], look)[0].p_value > 0
     assert len(passes) == 1
@@ -199,7 +199,7 @@ def test_all_questions_share_one_backbone_pass(candidates, monkeypatch):
 
 def test_each_category_is_recognised_and_the_other_refused(candidates):
     for label, draw in (("noise", noise), ("stripes", stripes)):
-        (first, alike), (_, unlike) = suggest(candidates, draw(200))
+        (first, alike), (_, unlike) = rank_categories(candidates, draw(200))
         assert first == label and alike.matches and not unlike.matches
         assert "unlike" in unlike.warnings and "unlike" not in alike.warnings
 
@@ -207,7 +207,7 @@ def test_each_category_is_recognised_and_the_other_refused(candidates):
 def test_a_detector_that_knows_the_look_answers_for_one_that_does_not(candidates, make_detector):
     blank = make_detector(SimpleNet, calibrated=False)
     assert check([blank, *candidates["noise"]], noise(300)) == check(candidates["noise"], noise(300))
-    assert [label for label, _ in suggest({"old": [blank], **candidates}, noise(300))] == ["noise", "stripes"]
+    assert [label for label, _ in rank_categories({"old": [blank], **candidates}, noise(300))] == ["noise", "stripes"]
 
 
 def test_a_tiny_picture_is_named(candidates):
@@ -217,7 +217,7 @@ def test_a_tiny_picture_is_named(candidates):
 
 def test_pictures_that_cannot_be_read_and_nobody_to_ask(candidates):
     with pytest.raises(PictureError, match="not a picture"):
-        suggest(candidates, b"text")
+        rank_categories(candidates, b"text")
     with pytest.raises(ValueError, match="no detector"):
         check([], noise(0))
 
@@ -284,7 +284,10 @@ def bundled():
 @pytest.fixture(scope="module")
 def suggested(bundled):
     """By example: its own label, and what is suggested."""
-    return {path: (f"parts / {path.parent.name}", suggest(bundled, path)) for path in sorted(EXAMPLES.glob("*/*.png"))}
+    return {
+        path: (f"parts / {path.parent.name}", rank_categories(bundled, path))
+        for path in sorted(EXAMPLES.glob("*/*.png"))
+    }
 
 
 def test_every_example_is_recognised_good_or_defective(suggested):

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save, save_file
 
-from hubmodels import GLASS, AnomalyDetector, BackboneError, ModelError, PictureError, SimpleNet, compare
+from hubmodels import GLASS, BackboneError, ModelError, PictureError, SimpleNet, compare
 from hubmodels.backbone import Backbone
 
 METHODS = pytest.mark.parametrize("method", [SimpleNet, GLASS])
@@ -28,17 +28,21 @@ def picture(height=80, width=100, seed=0):
 def test_architecture_is_the_papers(method):
     """1536-dimensional adaptor with bias; 1024 hidden, BatchNorm, LeakyReLU 0.2, last layer without bias."""
     detector = method()
-    hidden, norm, activation, last = detector.discriminator
-    assert sum(p.numel() for p in detector.adaptor.parameters()) == 1536 * 1536 + 1536
+    hidden, norm, activation, last = detector.head.discriminator
+    assert sum(p.numel() for p in detector.head.adaptor.parameters()) == 1536 * 1536 + 1536
     assert (hidden.in_features, hidden.out_features, hidden.bias is not None) == (1536, 1024, True)
     assert (type(norm), activation.negative_slope) == (torch.nn.BatchNorm1d, 0.2)
     assert (last.out_features, last.bias) == (1, None)
-    assert (detector.image_size, detector.backbone_name, detector.layers) == (288, "wide_resnet50_2.tv_in1k", (2, 3))
+    assert (detector.front_end.image_size, detector.front_end.backbone_name, detector.front_end.layers) == (
+        288,
+        "wide_resnet50_2.tv_in1k",
+        (2, 3),
+    )
 
 
 def test_narrow_backbones_get_a_sensible_width():
     detector = SimpleNet(backbone="resnet18.tv_in1k")
-    assert (detector.embed_dim, detector.hidden_dim) == (384, 256)
+    assert (detector.front_end.embed_dim, detector.head.hidden_dim) == (384, 256)
 
 
 def test_signs():
@@ -64,7 +68,7 @@ def test_prediction_has_the_pictures_size_and_the_largest_patch_score(method, ma
     detector = make_detector(method)
     prediction = detector.predict(picture(80, 100))
     with torch.no_grad():
-        largest = detector(detector.prepare([picture(80, 100)])).max().item()
+        largest = detector(detector.front_end.prepare([picture(80, 100)])).max().item()
     assert prediction.anomaly_map.shape == prediction.mask.shape == (80, 100)
     assert prediction.anomaly_map.dtype == np.float32
     assert prediction.image_score == pytest.approx(largest, abs=1e-6)
@@ -136,7 +140,7 @@ def test_training_mode_refuses_to_judge(method, make_detector):
     detector = make_detector(method).train()
     with pytest.raises(RuntimeError, match="eval"):
         detector.predict(picture())
-    assert not detector.backbone.training
+    assert not detector.front_end.backbone.training
     detector.eval()
 
 
@@ -180,7 +184,7 @@ def test_the_folder_holds_the_head_only(method, make_detector, tmp_path):
 
 def test_base_class_reads_the_method_and_the_wrong_class_refuses(make_detector, tmp_path):
     make_detector(GLASS).save_pretrained(tmp_path)
-    assert type(AnomalyDetector.from_pretrained(tmp_path)) is GLASS
+    assert type(load(tmp_path)) is GLASS
     with pytest.raises(ModelError, match=r"GLASS.from_pretrained"):
         SimpleNet.from_pretrained(tmp_path)
 

@@ -11,7 +11,7 @@ from hubmodels import GLASS, SimpleNet
 from hubmodels.backbone import find_weights, load_backbone
 from hubmodels.compactnet import COMPACT_BACKBONE
 from hubmodels.front_end import align, flatten
-from hubmodels.heads import FoldedHead, fold_batch_norm
+from hubmodels.heads import FoldedDiscriminator, fold_batch_norm
 from hubmodels.scoring import smooth_map
 from training.config import PAPER_BACKBONE
 
@@ -47,7 +47,7 @@ def networks(request, tmp_path_factory):
 def trained_head(method, **settings):
     torch.manual_seed(1)
     detector = method(**settings)
-    randomise_norms(detector.discriminator)
+    randomise_norms(detector.head.discriminator)
     return detector.eval()
 
 
@@ -69,7 +69,7 @@ def test_scores_and_maps_equal_the_explicit_chain(networks, method, image_size):
 
 def explicit_logits(detector, aggregated):
     features = align(aggregated)
-    logits = detector.discriminate(detector.embed(flatten(features)))
+    logits = detector.head.discriminate(detector.head.embed(flatten(features)))
     return logits.detach().view(len(features), *features.shape[2:])
 
 
@@ -77,25 +77,25 @@ def explicit_logits(detector, aggregated):
 def test_a_head_folds_for_any_number_of_layers(layers):
     detector = trained_head(SimpleNet, backbone="resnet18.tv_in1k", layers=layers, embed_dim=96)
     aggregated = [torch.randn(2, 96 // len(layers), 16 // 2**i, 12 // 2**i) for i in range(len(layers))]
-    assert relative_error(detector.folded_head(aggregated), explicit_logits(detector, aggregated)) < 1e-5
+    assert relative_error(detector.head.folded(aggregated), explicit_logits(detector, aggregated)) < 1e-5
 
 
 @pytest.mark.parametrize("change", ["step", "statistics", "load", "double"])
 def test_a_changed_head_is_folded_anew(change, make_detector):
     detector = make_detector(GLASS)
     aggregated = [torch.randn(1, 16, 8, 8), torch.randn(1, 16, 4, 4)]
-    before = detector.folded_head(aggregated)
+    before = detector.head.folded(aggregated)
     if change == "step":
         with torch.no_grad():
-            detector.adaptor.weight.add_(0.1)
+            detector.head.adaptor.weight.add_(0.1)
     elif change == "statistics":
-        detector.discriminator[1].running_mean.copy_(torch.full((detector.hidden_dim,), 0.3))
+        detector.head.discriminator[1].running_mean.copy_(torch.full((detector.head.hidden_dim,), 0.3))
     elif change == "load":
         detector.load_state_dict({k: 1.5 * v for k, v in detector.state_dict().items()})
     else:
         detector.double()
         aggregated = [a.double() for a in aggregated]
-    after = detector.folded_head(aggregated)
+    after = detector.head.folded(aggregated)
     assert relative_error(after, explicit_logits(detector, aggregated)) < 1e-5
     assert change == "double" or (after - before).abs().max() > 1e-3
 
@@ -103,7 +103,7 @@ def test_a_changed_head_is_folded_anew(change, make_detector):
 def test_an_unchanged_head_is_folded_once_and_never_saved(make_detector):
     detector = make_detector(SimpleNet)
     names = set(detector.state_dict())
-    assert detector.folded_head is detector.folded_head
+    assert detector.head.folded is detector.head.folded
     assert set(detector.state_dict()) == names
     assert detector.without_head()._folded is None
 
@@ -111,7 +111,7 @@ def test_an_unchanged_head_is_folded_once_and_never_saved(make_detector):
 def test_a_detector_made_in_inference_mode_folds_too():
     with torch.inference_mode():
         detector = trained_head(SimpleNet, backbone="resnet18.tv_in1k", embed_dim=32)
-        assert isinstance(detector.folded_head, FoldedHead)
+        assert isinstance(detector.head.folded, FoldedDiscriminator)
 
 
 @pytest.mark.parametrize("name", ["resnet18.tv_in1k", "efficientnet_b0.ra_in1k", "tf_efficientnet_b0.in1k"])

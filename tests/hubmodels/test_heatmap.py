@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from hubmodels.heatmap import colour_level, colourise, contour, heat_map, overlay, panel
-from hubmodels.scoring import AnomalyPrediction
+from hubmodels.prediction import AnomalyPrediction
 
 NORMAL, THRESHOLD = 2.0, 4.0  # in map units: level 0 and level 1
 SIZE = (60, 90)

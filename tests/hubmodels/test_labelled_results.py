@@ -7,8 +7,8 @@ from sklearn.metrics import roc_auc_score, roc_curve
 from small_pictures import add_category, add_pictures, mask, save
 
 from hubmodels.hub.listing import ModelEntry
+from hubmodels.prediction import AnomalyPrediction
 from hubmodels.samples import LabelledPicture, LabelledResults, MethodResults, Outcome, by_category, find_labelled
-from hubmodels.scoring import AnomalyPrediction
 
 
 def labelled(tmp_path, label, category="widget", name="000.png"):

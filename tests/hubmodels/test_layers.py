@@ -6,7 +6,7 @@ from PIL import Image
 
 from hubmodels.heatmap import overlay
 from hubmodels.layers import Overlap, agreement_layer, heat_layer, outline_layer, overlap, shrink
-from hubmodels.scoring import AnomalyPrediction
+from hubmodels.prediction import AnomalyPrediction
 
 
 @pytest.fixture

@@ -16,11 +16,11 @@ from small_pictures import mask, picture, save
 
 from hubmodels import GLASS, SimpleNet
 from hubmodels.comparison import compare
+from hubmodels.front_end import to_image, to_picture_size
 from hubmodels.onnx import export
 from hubmodels.onnx import runtime as onnx_runtime
 from hubmodels.onnx.graph import ExportGraph
 from hubmodels.onnx.runtime import ExportedModel, ExportError
-from hubmodels.pictures import to_image, to_picture_size
 
 ROOT = Path(__file__).parents[2]
 BUNDLED = ROOT / "hubmodels" / "weights" / "models" / "glass-parts-pill"

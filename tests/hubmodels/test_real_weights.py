@@ -31,5 +31,5 @@ def test_features_of_real_screws_have_the_known_scale():
     backbone = load_backbone("resnet18.tv_in1k", weights=SHARED / "weights" / RESNETS["resnet18.tv_in1k"][0])
     detector = GLASS(backbone="resnet18.tv_in1k", backbone_sha256=backbone.fingerprint, image_size=256)
     pictures = sorted((SHARED / "data/mvtec_ad/screw/train/good").glob("*.png"))[:4]
-    prepared = detector.prepare([read_picture(path) for path in pictures])
-    assert align(detector.extract(prepared)).square().mean().sqrt().item() == pytest.approx(0.168, abs=0.005)
+    prepared = detector.front_end.prepare([read_picture(path) for path in pictures])
+    assert align(detector.front_end(prepared)).square().mean().sqrt().item() == pytest.approx(0.168, abs=0.005)

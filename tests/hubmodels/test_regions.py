@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from hubmodels.regions import count_regions
+from hubmodels.prediction import count_regions
 
 
 def drawn(*rows):

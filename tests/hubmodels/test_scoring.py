@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from scipy.ndimage import gaussian_filter
 
-from hubmodels.scoring import AnomalyPrediction, Calibration, smooth_map
+from hubmodels.prediction import AnomalyPrediction
+from hubmodels.scoring import Calibration, smooth_map
 
 
 @pytest.mark.parametrize(("grid", "size"), [((36, 36), 288), ((32, 32), 256), ((5, 5), 40)])
@@ -55,7 +56,7 @@ def test_threshold_is_the_smallest_that_keeps_the_rate(n, rate, threshold):
     """k = ceil((n + 1)(1 - rate)): flagged exactly where the p-value is at most the rate."""
     calibration = calibrated(n, rate)
     assert calibration.is_sufficient()
-    verdicts = [calibration.apply(float(s), np.zeros((2, 2), np.float32)) for s in range(n + 3)]
+    verdicts = [calibration.decide(float(s), np.zeros((2, 2), np.float32)) for s in range(n + 3)]
     assert verdicts[0].threshold == threshold
     assert [v.is_anomalous for v in verdicts] == [v.p_value <= rate + 1e-9 for v in verdicts]
 
@@ -66,7 +67,7 @@ def test_false_alarms_stay_under_the_rate_on_new_normals():
     for _ in range(300):
         calibration = Calibration()
         calibration.fit(predictions(rng.standard_normal(60)), 0.05)
-        threshold = calibration.apply(0.0, np.zeros((2, 2), np.float32)).threshold
+        threshold = calibration.decide(0.0, np.zeros((2, 2), np.float32)).threshold
         alarms.append((rng.standard_normal(200) > threshold).mean())
     assert 0.035 < np.mean(alarms) < 0.055
 
@@ -76,13 +77,13 @@ def test_too_few_held_out_pictures_are_named():
     assert not calibration.is_sufficient()
     assert calibration.guaranteed_rate() == pytest.approx(1 / 33)
     assert "too few" in calibration.describe() and "needs 99" in calibration.describe()
-    assert calibration.apply(0.0, np.zeros((2, 2), np.float32)).threshold == 32  # the most anomalous normal
+    assert calibration.decide(0.0, np.zeros((2, 2), np.float32)).threshold == 32  # the most anomalous normal
     assert "too few" not in calibrated(99, 0.01).describe()
 
 
 def test_pixel_threshold_leaves_held_out_pictures_unmarked():
     calibration = calibrated(20, 0.1)
-    marked = [calibration.apply(p.image_score, p.anomaly_map).mask.any() for p in predictions(np.arange(1, 21))]
+    marked = [calibration.decide(p.image_score, p.anomaly_map).mask.any() for p in predictions(np.arange(1, 21))]
     assert sum(marked) == 1  # k = ceil(21 * 0.9) = 19: only the most anomalous of 20 lies above
 
 
@@ -124,7 +125,7 @@ def test_at_any_rate_the_verdict_is_that_of_the_p_value():
         calibration.fit(predictions(rng.integers(0, 30, n)), 0.01)
         for rate in (0.005, 0.01, 0.05, 1 / (n + 1), 0.2, 0.5):
             for score in (-1.0, *rng.integers(0, 30, 10).astype(float), 31.0):
-                said = calibration.apply(score, np.zeros((2, 2), np.float32), rate)
+                said = calibration.decide(score, np.zeros((2, 2), np.float32), rate)
                 assert said.is_anomalous == (said.p_value <= calibration.guaranteed_rate(rate) + 1e-9)
 
 
@@ -132,20 +133,20 @@ def test_without_a_rate_the_one_asked_for_at_calibration_holds():
     calibration = Calibration()
     calibration.fit(predictions(range(100)), 0.05)
     scores = np.zeros((2, 2), np.float32)
-    assert calibration.apply(7.0, scores).threshold == calibration.apply(7.0, scores, 0.05).threshold == 95
-    assert calibration.apply(7.0, scores, 0.2).threshold == 80
+    assert calibration.decide(7.0, scores).threshold == calibration.decide(7.0, scores, 0.05).threshold == 95
+    assert calibration.decide(7.0, scores, 0.2).threshold == 80
     with pytest.raises(ValueError, match="between 0 and 1"):
-        calibration.apply(7.0, scores, 1.0)
+        calibration.decide(7.0, scores, 1.0)
 
 
 def test_the_score_level_is_0_for_a_typical_good_part_and_1_at_the_threshold():
     calibration = Calibration()
     calibration.fit(predictions(range(101)), 0.01)
     scores = np.zeros((2, 2), np.float32)
-    threshold = calibration.apply(0.0, scores).threshold
-    assert calibration.apply(50.0, scores).score_level == pytest.approx(0)
-    assert calibration.apply(threshold, scores).score_level == 1
-    assert calibration.apply(threshold + 1, scores).score_level > 1
+    threshold = calibration.decide(0.0, scores).threshold
+    assert calibration.decide(50.0, scores).score_level == pytest.approx(0)
+    assert calibration.decide(threshold, scores).score_level == 1
+    assert calibration.decide(threshold + 1, scores).score_level > 1
     assert AnomalyPrediction(1.0, scores).score_level is None
 
 
@@ -153,7 +154,7 @@ def test_a_calibration_of_equal_scores_keeps_verdict_and_level_together():
     calibration = Calibration()
     calibration.fit(predictions([3.0] * 10), 0.1)
     for score in (2.0, 3.0, 3.0001):
-        said = calibration.apply(score, np.zeros((2, 2), np.float32))
+        said = calibration.decide(score, np.zeros((2, 2), np.float32))
         assert said.is_anomalous == (said.score_level > 1)
 
 
@@ -162,7 +163,7 @@ def test_the_numbers_are_ready_for_json():
     calibration.fit(predictions(range(10)), 0.1)
     spots = np.zeros((10, 10), np.float32)
     spots[0, 0] = spots[5, 5:7] = 100
-    numbers = calibration.apply(100.0, spots).numbers()
+    numbers = calibration.decide(100.0, spots).numbers()
     assert {type(value) for value in numbers.values()} <= {bool, int, float, type(None)}
     numbers = json.loads(json.dumps(numbers))
     assert numbers["is_anomalous"] is True and numbers["defects"] == 2 and numbers["defect_share"] == 0.03

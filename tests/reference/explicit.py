@@ -79,11 +79,11 @@ def predict(network: nn.Module, detector: AnomalyDetector, images: Tensor) -> tu
     Of the detector only settings, adaptor, discriminator and the meaning of its logits are used. SimpleNet's code also
     enlarges the features to the size of the image, for a result that nobody reads.
     """
-    mean, std = (torch.tensor(v)[:, None, None] for v in (detector.mean, detector.std))
+    mean, std = (torch.tensor(v)[:, None, None] for v in (detector.front_end.mean, detector.front_end.std))
     feature_maps = network((images - mean) / std)
-    features = patch_features(feature_maps, detector.embed_dim, detector.patch_size)
-    logits = detector.discriminator(detector.adaptor(features))[:, 0]
-    scores = detector.logits_to_scores(logits).view(len(images), *feature_maps[0].shape[-2:])
+    features = patch_features(feature_maps, detector.front_end.embed_dim, detector.front_end.patch_size)
+    logits = detector.head.discriminator(detector.head.adaptor(features))[:, 0]
+    scores = detector.head.logits_to_scores(logits).view(len(images), *feature_maps[0].shape[-2:])
     if detector.method == "simplenet":
         planes = features.view(*scores.shape, -1).movedim(-1, 1)
         F.interpolate(planes, images.shape[-1], mode="bilinear", align_corners=False)

@@ -36,14 +36,14 @@ def frozen_rows(network: nn.Module, images: Tensor, embed_dim: int) -> Tensor:
 
 def simplenet_loss(detector: nn.Module, network: nn.Module, images: Tensor, noise_std: float) -> Tensor:
     """One step's loss from normalised normal images (B, 3, S, S)."""
-    return truncated_l1(detector, frozen_rows(network, images, detector.embed_dim), noise_std)
+    return truncated_l1(detector, frozen_rows(network, images, detector.front_end.embed_dim), noise_std)
 
 
 def truncated_l1(detector: nn.Module, rows: Tensor, noise_std: float) -> Tensor:
     """Paper, equations 4 and 5: normal rows and their noisy twins in one pass of the discriminator."""
-    normal = detector.adaptor(rows)
+    normal = detector.head.adaptor(rows)
     noisy = normal + noise_std * torch.randn_like(normal)
-    normality, noisy_normality = detector.discriminator(torch.cat([normal, noisy])).chunk(2)
+    normality, noisy_normality = detector.head.discriminator(torch.cat([normal, noisy])).chunk(2)
     return F.relu(MARGIN - normality).mean() + F.relu(MARGIN + noisy_normality).mean()
 
 
@@ -53,7 +53,7 @@ def truncated_l1(detector: nn.Module, rows: Tensor, noise_std: float) -> Tensor:
 @torch.no_grad()
 def batch_center(detector: nn.Module, network: nn.Module, images: Tensor) -> Tensor:
     """Mean adapted feature per grid position (h*w, D) of one batch: what starts every epoch, averaged over batches."""
-    adapted = detector.adaptor(frozen_rows(network, images, detector.embed_dim))
+    adapted = detector.head.adaptor(frozen_rows(network, images, detector.front_end.embed_dim))
     return adapted.unflatten(0, (len(images), -1)).mean(0)
 
 
@@ -61,7 +61,7 @@ def glass_loss(
     detector: nn.Module, network: nn.Module, images: Tensor, augmented: Tensor, label: Tensor, **settings
 ) -> Tensor:
     """One step's loss from normalised normal and augmented images (B, 3, S, S) and patch labels (B*h*w,) bool."""
-    rows, augmented_rows = (frozen_rows(network, x, detector.embed_dim) for x in (images, augmented))
+    rows, augmented_rows = (frozen_rows(network, x, detector.front_end.embed_dim) for x in (images, augmented))
     return three_branches(detector, rows, augmented_rows, label, **settings)
 
 
@@ -76,18 +76,18 @@ def three_branches(
     noise_std: float,
 ) -> Tensor:
     """Normal, global (GAS) and local (LAS) branch (paper, sections 3.2 to 3.4); centre (h*w, D)."""
-    normal, augmented = detector.adaptor(rows), detector.adaptor(augmented_rows)
+    normal, augmented = detector.head.adaptor(rows), detector.head.adaptor(augmented_rows)
     center = center.repeat(len(rows) // len(center), 1)
     radius = normal_radius(normal, augmented, label, center)
     start = normal + noise_std * torch.randn_like(normal)
     synthesised = ascend(
-        detector.discriminator, normal, start, lambda g: project(g, normal, center, radius, hypothesis)
+        detector.head.discriminator, normal, start, lambda g: project(g, normal, center, radius, hypothesis)
     )
     if hypothesis == "hypersphere":
         outward = clamp_length(augmented[label] - center[label], 2 * radius, 4 * radius)
         augmented = augmented.index_put((label,), center[label] + outward)
-    local = focal_loss(detector.discriminator(augmented)[:, 0].sigmoid(), label)
-    return sum(cross_entropies(detector.discriminator, normal, synthesised)) + local
+    local = focal_loss(detector.head.discriminator(augmented)[:, 0].sigmoid(), label)
+    return sum(cross_entropies(detector.head.discriminator, normal, synthesised)) + local
 
 
 def ascend(

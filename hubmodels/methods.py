@@ -1,0 +1,109 @@
+"""The registry of methods. Page, cards, tables, catalog, export and tests iterate it; there is no other list.
+
+To add a method: its class in a module of its own, a row here, and an objective in `training/objectives`.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from hubmodels.detector import AnomalyDetector
+from hubmodels.glass import GLASS
+from hubmodels.hub.errors import ModelError
+from hubmodels.hub.files import CONFIG_FILE, fetch_model, read_config
+from hubmodels.simplenet import SimpleNet
+
+
+@dataclass(frozen=True)
+class Paper:
+    """Where a method was published.
+
+    Attributes:
+        arxiv: id, such as "2303.15140".
+        citation: key in `model_cards/citations.bib`.
+        image_auroc, pixel_auroc: the paper's means over the 15 categories of MVTec AD, fractions. Both published
+            codes report the best epoch on the test pictures.
+    """
+
+    title: str
+    venue: str
+    arxiv: str
+    citation: str
+    image_auroc: float
+    pixel_auroc: float
+
+
+@dataclass(frozen=True)
+class Method:
+    """One row of the registry.
+
+    Attributes:
+        detector: the method's class; its name is the printed title.
+        paper: None for a method without a publication.
+        colour: RGB in [0, 255] of its curves and areas; not on the heat scale.
+        dash: SVG `stroke-dasharray` of its curves, so that nobody has to tell colours apart.
+        marker: a character that marks its points.
+    """
+
+    detector: type[AnomalyDetector]
+    paper: Paper | None = None
+    colour: tuple[int, int, int] = (90, 90, 90)
+    dash: str = ""
+    marker: str = "●"
+
+    @property
+    def title(self) -> str:
+        """The printed name."""
+        return self.detector.__name__
+
+
+METHODS: dict[str, Method] = {  # in the order of all listings
+    SimpleNet.method: Method(
+        SimpleNet,
+        Paper(
+            "SimpleNet: A Simple Network for Image Anomaly Detection and Localization",
+            *("CVPR 2023", "2303.15140", "liu2023simplenet"),
+            image_auroc=0.996,
+            pixel_auroc=0.981,
+        ),
+        colour=(20, 90, 200),
+        dash="",
+        marker="●",
+    ),
+    GLASS.method: Method(
+        GLASS,
+        Paper(
+            "A Unified Anomaly Synthesis Strategy with Gradient Ascent for Industrial Anomaly Detection and "
+            "Localization",
+            *("ECCV 2024", "2407.09359", "chen2024glass"),
+            image_auroc=0.999,
+            pixel_auroc=0.993,
+        ),
+        colour=(230, 140, 0),
+        dash="6 4",
+        marker="■",
+    ),
+}
+
+
+def load(
+    source: str | Path,
+    *,
+    backbone_weights: str | Path | None = None,
+    map_location: str = "cpu",
+    **hub: str | bool | Path | None,
+) -> AnomalyDetector:
+    """Loads a published model of any method, from a Hub repository or a folder, in eval mode.
+
+    Args:
+        source: `user/name` on the Hub, or a model folder.
+        backbone_weights, map_location: as `AnomalyDetector.from_pretrained`.
+        hub: `revision`, `token`, `cache_dir`, `local_files_only`, `force_download`, as there.
+
+    Raises:
+        ModelError, BackboneError: as `AnomalyDetector.from_pretrained`.
+    """
+    config_file, weights_file = fetch_model(str(source), **hub)
+    name = read_config(config_file, str(source)).get("method")
+    if name not in METHODS:
+        raise ModelError(f"{source}: {CONFIG_FILE} names no method of this library ({', '.join(METHODS)})")
+    return METHODS[name].detector.from_files(config_file, weights_file, str(source), backbone_weights, map_location)

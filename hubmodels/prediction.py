@@ -1,0 +1,194 @@
+"""What a detector finds in one picture, and how held-out normal pictures decide. Needs neither torch nor timm.
+
+Nothing here depends on a picture's own minimum or maximum. A part gets the same score whatever else is in the picture.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import ndimage
+
+SMALLEST_SPAN = 1e-12  # avoids a division by zero where all held-out pictures are alike
+EIGHT_CONNECTED = np.ones((3, 3), bool)  # as AUPRO counts regions
+
+
+@dataclass(frozen=True, eq=False)
+class AnomalyPrediction:
+    """The result for one picture. Every score is higher = more anomalous.
+
+    Attributes:
+        image_score: maximum of the unsmoothed patch scores; the range depends on the method.
+        anomaly_map: (H, W) float32 at the picture's own size, smoothed; same scale as the patch scores.
+        p_value: share of normal pictures at least as anomalous, in (0, 1]; conformal, from held-out normals.
+        threshold: the picture is anomalous where `image_score > threshold`.
+        pixel_threshold: a pixel is anomalous where `anomaly_map > pixel_threshold`.
+        normal_level: median anomaly map value of held-out normal pictures: zero point of heat maps.
+        normal_score: median image score of held-out normal pictures: zero point of `score_level`.
+        latency_ms: wall time of a separate `predict` call without reading the picture, milliseconds.
+
+    The fields from `p_value` to `normal_score` are None while the detector is not calibrated.
+    """
+
+    image_score: float
+    anomaly_map: np.ndarray
+    p_value: float | None = None
+    threshold: float | None = None
+    pixel_threshold: float | None = None
+    normal_level: float | None = None
+    normal_score: float | None = None
+    latency_ms: float | None = None
+
+    @property
+    def is_anomalous(self) -> bool | None:
+        """Verdict at the calibrated threshold; None when not calibrated."""
+        return None if self.threshold is None else self.image_score > self.threshold
+
+    @property
+    def mask(self) -> np.ndarray | None:
+        """(H, W) bool, the pixels above the pixel threshold; None when not calibrated."""
+        return None if self.pixel_threshold is None else self.anomaly_map > self.pixel_threshold
+
+    @property
+    def score_level(self) -> float | None:
+        """The image score on a scale that methods share: 0 = a typical good part, above 1 = anomalous.
+
+        None when not calibrated.
+        """
+        if self.threshold is None:
+            return None
+        span = max(self.threshold - self.normal_score, SMALLEST_SPAN)
+        return 1 + (self.image_score - self.threshold) / span  # anchored at 1, so that rounding changes no verdict
+
+    def numbers(self) -> dict[str, float | int | bool | None]:
+        """Everything except the map, ready for JSON; shares are in [0, 1]."""
+        mask = self.mask
+        return {
+            "is_anomalous": self.is_anomalous,
+            "p_value": self.p_value,
+            "image_score": self.image_score,
+            "threshold": self.threshold,
+            "score_level": self.score_level,
+            "defects": None if mask is None else count_regions(mask),
+            "defect_share": None if mask is None else float(np.count_nonzero(mask) / mask.size),
+            "latency_ms": self.latency_ms,
+        }
+
+
+def count_regions(mask: np.ndarray) -> int:
+    """Number of 8-connected regions of a mask (H, W) bool, as AUPRO counts them."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    if not rows.size:
+        return 0
+    found = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]  # a defect is small in a large picture
+    return ndimage.label(found, EIGHT_CONNECTED)[1]
+
+
+class Conformal:
+    """Decisions from the scores of n held-out normal pictures: split conformal prediction (Vovk et al., 2005).
+
+    If the inspected part is normal and drawn like the held-out ones, its p-value is at most `a` with probability at
+    most `a`, whatever the distribution of the scores. A subclass stores what was learned.
+
+    Attributes:
+        image_scores: (n,) ascending image scores of the held-out normal pictures; empty until calibrated.
+        map_maxima: (n,) ascending maxima of their anomaly maps.
+        normal_level: median over the pictures of the median anomaly map value.
+        false_alarm_rate: share of good parts that may be flagged, as asked for, in (0, 1).
+    """
+
+    def _array(self, name: str) -> np.ndarray:
+        """An attribute as a float32 array."""
+        return getattr(self, name)
+
+    @property
+    def size(self) -> int:
+        """Number n of held-out normal pictures; 0 = not calibrated."""
+        return len(self._array("image_scores"))
+
+    def guaranteed_rate(self, false_alarm_rate: float | None = None) -> float:
+        """The lowest false-alarm rate that n held-out pictures can guarantee: the rate asked for, or 1/(n+1)."""
+        asked = round(float(self.false_alarm_rate), 6) if false_alarm_rate is None else false_alarm_rate
+        return max(asked, 1 / (self.size + 1))
+
+    def is_sufficient(self) -> bool:
+        """Whether there are enough held-out pictures for the rate asked for."""
+        return self.guaranteed_rate() == round(float(self.false_alarm_rate), 6)
+
+    def p_value(self, image_score: float) -> float:
+        """(1 + number of held-out scores >= image_score) / (n + 1)."""
+        return (1 + self.count_as_unusual(image_score)) / (self.size + 1)
+
+    def count_as_unusual(self, image_score: float) -> int:
+        """Number of held-out normal pictures with at least this image score."""
+        return self.size - int(np.searchsorted(self._array("image_scores"), np.float32(image_score)))
+
+    def decide(
+        self, image_score: float, anomaly_map: np.ndarray, false_alarm_rate: float | None = None
+    ) -> AnomalyPrediction:
+        """The prediction with its verdict, or without one when not calibrated.
+
+        Args:
+            false_alarm_rate: share of good parts that may be flagged, instead of the calibrated one. A picture is
+                anomalous exactly where its p-value is at most `guaranteed_rate(false_alarm_rate)`.
+
+        Raises:
+            ValueError: the rate is not in (0, 1).
+        """
+        if false_alarm_rate is not None:
+            check_rate(false_alarm_rate)
+        if self.size == 0:
+            return AnomalyPrediction(image_score, anomaly_map)
+        rate = self.guaranteed_rate(false_alarm_rate)
+        return AnomalyPrediction(
+            image_score,
+            anomaly_map,
+            p_value=self.p_value(image_score),
+            threshold=self._quantile("image_scores", rate),
+            pixel_threshold=self._quantile("map_maxima", rate),
+            normal_level=float(self.normal_level),
+            normal_score=float(self._array("image_scores")[(self.size - 1) // 2]),
+        )
+
+    def describe(self) -> str:
+        """The threshold in words, with its limits."""
+        if self.size == 0:
+            return "not calibrated: scores only, no verdict"
+        rate, asked = self.guaranteed_rate(), float(self.false_alarm_rate)
+        words = f"flags at most {100 * rate:.2g} % of good parts; calibrated on {self.size} held-out normal pictures"
+        if not self.is_sufficient():
+            words += f" (too few for the {100 * asked:.2g} % asked for, which needs {pictures_needed(asked)})"
+        return words
+
+    def _quantile(self, name: str, rate: float) -> float:
+        # the k-th smallest of n: a new normal exceeds it with probability (n + 1 - k) / (n + 1) at most
+        k = math.ceil((self.size + 1) * (1 - rate) - 1e-9)
+        return float(self._array(name)[min(max(k, 1), self.size) - 1])
+
+
+@dataclass(frozen=True, eq=False)
+class HeldOut(Conformal):
+    """The scores of held-out normal pictures as numpy arrays, as an exported file contains them."""
+
+    image_scores: np.ndarray
+    map_maxima: np.ndarray
+    normal_level: float
+    false_alarm_rate: float
+
+    @classmethod
+    def from_lists(cls, values: dict[str, ArrayLike]) -> "HeldOut":
+        """The fields by name, as JSON stores them."""
+        arrays = {name: np.asarray(values[name], np.float32) for name in ("image_scores", "map_maxima")}
+        return cls(**arrays, **{name: float(values[name]) for name in ("normal_level", "false_alarm_rate")})
+
+
+def pictures_needed(false_alarm_rate: float) -> int:
+    """Held-out normal pictures needed to guarantee a false-alarm rate: the least n with 1/(n+1) <= rate."""
+    return math.ceil(round(1 / false_alarm_rate, 3)) - 1
+
+
+def check_rate(false_alarm_rate: float) -> None:
+    """Raises ValueError where the false-alarm rate is not in (0, 1)."""
+    if not 0 < false_alarm_rate < 1:
+        raise ValueError(f"the false-alarm rate must be between 0 and 1, not {false_alarm_rate}")
