@@ -1,7 +1,7 @@
-"""Forward time of the compact backbone beside others: `python -m benchmarks.backbone_time`.
+"""Forward time of the compact backbone compared with others: `python -m benchmarks.backbone_time`.
 
-Each network up to layer3, 256 px, batch 1, two threads, as `hubmodels` runs it; in turns, in one run. The others have
-random weights, which do not change the time. Writes `results/backbone_time.json`. Run it on a quiet machine.
+Each network runs up to layer3 with 256 px, batch 1 and two threads, as `hubmodels` runs it; in turns, in one run. The
+others have random weights, which do not change the time. Writes `results/backbone_time.json`. Use a quiet machine.
 """
 
 import tempfile
@@ -30,7 +30,7 @@ def open_backbone(name: str, folder: Path) -> torch.nn.Module:
 
 @torch.inference_mode()
 def main() -> None:
-    """Prints and writes a row per network."""
+    """Prints and writes a row for each network."""
     torch.set_num_threads(THREADS)
     with tempfile.TemporaryDirectory() as folder:
         backbones = {name: open_backbone(name, Path(folder)) for name in NAMES}

@@ -7,9 +7,9 @@
     python -m benchmarks.gpu collect                 # results/gpu.json
 
 DIR is a folder of real pictures and weights, see docs/data.md. `.gpu/` is small and ignored by git, so that it can be
-copied to a machine that is lent for a short time. A schedule stops after `--limit` seconds. Give the same command again
-to continue. Options after `--` go to the program of the step. On a CPU they show that a step starts, for example
-`-- --epochs 1` for a schedule, or `-- --batches 1 --rounds 2` for throughput.
+copied to a machine that is lent for a short time. A schedule stops after `--limit` seconds. Give the same command
+again to continue. Options after `--` go to the program of the step. On a CPU they show that a step starts, for
+example `-- --epochs 1` for a schedule, or `-- --batches 1 --rounds 2` for throughput.
 
 If the variable OUT names a folder, all new results are also copied there.
 """

@@ -3,9 +3,9 @@
     python -m benchmarks.peers             # ten minutes on two cores; use a quiet machine
     python -m benchmarks.peers --table     # the table of docs/benchmarks.md, from the last results
 
-Input is a tensor of 288 px, batch 1 and 16, two threads. Output is the score and the anomaly map at the picture's size.
-Each model is built in a fresh process, in the environment of its library, one at a time. All take turns in several
-visits, so that a busy machine slows all of them alike. Weights are random, which does not change the time.
+Input is a tensor of 288 px, batch 1 and 16, two threads. Output is the score and the anomaly map at the picture's
+size. Each model is built in a fresh process, in the environment of its library, one at a time. All take turns in
+several visits, so that a busy machine slows all of them alike. Weights are random, which does not change the time.
 
 anomalib is installed into an environment of its own, 6 GB, unless `--environment` has it already.
 
@@ -71,7 +71,7 @@ def visit_all(commands: dict[str, list[str]], visits: int) -> dict[str, list[dic
         for case, command in commands.items():
             begun = time.perf_counter()
             results[case].append(visit(case, command))
-            medians = [f"{statistics.median(j['times_ms']):.0f} ms" for j in results[case][-1]["judged"]]
+            medians = [f"{statistics.median(j['times_ms']):.0f} ms" for j in results[case][-1]["predicted"]]
             seconds = time.perf_counter() - begun
             print(f"visit {number + 1}/{visits}, {case}: {', '.join(medians)} ({seconds:.0f} s)", flush=True)
     return results
@@ -84,10 +84,10 @@ def rows_of(case: str, visits: list[dict]) -> list[dict]:
     common = {"size_mb": first["size_mb"], "head_mb": first.get("head_mb")}
     common |= training_of(visits) | provenance(f"python -m benchmarks.peers --visits {len(visits)}")
     common |= {"versions": first["versions"]}
-    for judged in zip(*(v["judged"] for v in visits), strict=True):
-        times = [ms for measured in judged for ms in measured["times_ms"]]
-        memory = {"peak_mb": max(measured["peak_mb"] for measured in judged) - first["libraries_mb"]}
-        row = model | {"batch": judged[0]["batch"], "rounds": len(times)} | spread(times) | memory | common
+    for predicted in zip(*(v["predicted"] for v in visits), strict=True):
+        times = [ms for measured in predicted for ms in measured["times_ms"]]
+        memory = {"peak_mb": max(measured["peak_mb"] for measured in predicted) - first["libraries_mb"]}
+        row = model | {"batch": predicted[0]["batch"], "rounds": len(times)} | spread(times) | memory | common
         rows.append({name: value for name, value in row.items() if value is not None})
     return rows
 

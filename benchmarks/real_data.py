@@ -1,4 +1,4 @@
-"""Results of training on real pictures: collects them, and prints the tables of the README and of `docs/benchmarks.md`.
+"""Results of training on real pictures: collects them, and prints the tables of README and `docs/benchmarks.md`.
 
     python -m benchmarks.real_data collect real_data runs/one runs/other   # adds rows to results/real_data.json
     python -m benchmarks.real_data table [real_data|ablation]              # all rows
@@ -18,14 +18,15 @@ from pathlib import Path
 
 from benchmarks.measuring import RESULTS, table
 from hubmodels.hub.listing import BUNDLED_MODELS
+from hubmodels.methods import METHODS
+from hubmodels.metric_names import HEADLINE, METRICS, OVERVIEW
 from training.evaluation import write_json
 
-METRICS = ("image_auroc", "image_ap", "image_f1_max", "pixel_auroc", "pixel_ap", "pixel_f1_max", "aupro")
 OPERATING_POINT = ("false_alarm_rate", "recall_at_threshold")
 IDENTITY = ("method", "category", "command")
 SAME = ("method", "dataset", "category", "backbone", "image_size", "epochs", "held_out", "stabilise")
 SAME += ("textures", "hypothesis", "foreground")
-SHOWN = {"image_auroc": "I-AUROC", "pixel_auroc": "P-AUROC", "aupro": "AUPRO@0.3"}
+SHOWN = {key: METRICS[key].short for key in OVERVIEW}
 SUMMARY_BACKBONE = "resnet18.tv_in1k"
 
 
@@ -36,7 +37,7 @@ def row_of(report: dict) -> dict:
         **{key: report[key] for key in ("method", "dataset", "category")},
         **{"backbone": report["backbone"]["name"], "image_size": settings["image_size"]},
         **{"seed": report["seed"], "protocol": report["protocol"]},
-        **{key: report["metrics"].get(key) for key in (*METRICS, *OPERATING_POINT)},
+        **{key: report["metrics"].get(key) for key in (*HEADLINE, *OPERATING_POINT)},
         **{"epochs": report["epochs"], "noise_std": training["noise_std"], "feature_rms": training["feature_rms"]},
         **{key: training.get(key) for key in ("hypothesis", "foreground", "textures")},
         **{"stabilise": settings["stabilise"], "fit": training["fit"], "held_out": training["held_out"]},
@@ -68,7 +69,7 @@ def summary_table(rows: list[dict]) -> str:
 
 def bundled_table(folder: Path = BUNDLED_MODELS) -> str:
     """Results of the models that come with the package, from their own reports."""
-    reports = [json.loads(path.read_text()) for path in sorted(folder.glob("*/metrics.json"))]
+    reports = [json.loads(path.read_text()) for path in folder.glob("*/metrics.json")]
     lines = [
         {
             **{"category": report["category"], "method": report["method"]},
@@ -77,7 +78,7 @@ def bundled_table(folder: Path = BUNDLED_MODELS) -> str:
             **{"recall": f"{100 * report['metrics']['recall_at_threshold']:.0f}"},
             **{"seconds": f"{report['training']['train_seconds']:.0f}"},
         }
-        for report in sorted(reports, key=lambda report: report["category"])
+        for report in sorted(reports, key=lambda report: (report["category"], list(METHODS).index(report["method"])))
     ]
     return table(lines, lines[0])
 

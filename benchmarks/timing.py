@@ -1,6 +1,6 @@
-"""How the speed benchmarks time: only the standard library, so that the peers' environment has it, too.
+"""Timing for all benchmarks; standard library only, so that anomalib's environment can use it.
 
-Cases take turns within one run, so that a busy machine slows all of them alike and their ratios stay meaningful.
+Cases take turns in one run, so that a busy machine slows all of them alike and their ratios stay meaningful.
 """
 
 import statistics
@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 THREADS = 2
-WARM_UP = 2  # calls: the first ones choose algorithms, fold weights and fill caches
+WARM_UP = 2  # calls that are not timed: they choose algorithms, fold weights and fill caches
 
 
 def time_in_turns(
     cases: Mapping[str, Callable[[], Any]], rounds: int, clock: Callable[[], float] = time.perf_counter
 ) -> dict[str, list[float]]:
-    """Milliseconds of each round for each case, by `clock`: wall time, or `time.process_time` for CPU time."""
+    """Milliseconds of each round for each case; `time.process_time` as clock gives CPU time."""
     times: dict[str, list[float]] = {name: [] for name in cases}
     for _ in range(WARM_UP + rounds):
         for name, call in cases.items():
@@ -40,9 +40,9 @@ def spread(times: Sequence[float]) -> dict[str, float]:
 
 
 def resident_mb(name: str = "VmHWM") -> int:
-    """This process's resident memory, MB of 2**20 bytes: the highest so far, or "VmRSS", that of now.
+    """Resident memory of this process, MB of 2**20 bytes: the highest until now, or with "VmRSS" the present one.
 
-    Not getrusage's maximum, which a child takes over from its parent.
+    The maximum of getrusage is not used, because a child inherits it from its parent.
     """
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return round(int(status[name].split()[0]) / 1024)
