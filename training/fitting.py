@@ -1,4 +1,4 @@
-"""The training loop: epochs over cached features, steadied and resumable, with the losses checked and logged."""
+"""The training loop: epochs over cached features, stabilised and resumable, with the losses checked and logged."""
 
 import os
 import sys
@@ -13,24 +13,49 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from hubmodels.front_end import align, flatten
-from training.batches import BatchPlan, LocalSynthesis, TrainingItems, make_loader, seed_of
-from training.cache import FeatureCache, extract
+from training.batches import BatchPlan, TrainingItems, make_loader, seed_of
+from training.cache import FeatureCache
 from training.jobs import Job, TrainingError
-from training.objectives import add_noise
-from training.state import TrainingState
-from training.tracking import JobLog
+from training.objectives import ClosedForm, GradientObjective, Objective
+from training.state import JobLog, TrainingState
 
 DECAY_AT, DECAY_FACTOR = (0.8, 0.9), 0.4  # SuperSimpleNet's schedule
 AVERAGED_SHARE = 0.1  # the averaged weights look back over this share of all steps
 SAVE_EVERY_S = 20.0
 
 
+class ClosedFormFitting:
+    """One job's training without steps; every process that shares the job computes the same.
+
+    Attributes:
+        saves: whether this process saves and evaluates the model.
+    """
+
+    def __init__(self, job: Job, objective: ClosedForm, cache: FeatureCache, saves: bool) -> None:
+        self.job, self.objective, self.cache, self.saves = job, objective, cache, saves
+
+    def run(self) -> float:
+        """Fits the head; returns the seconds it took.
+
+        Raises:
+            TrainingError: a fitted value is not finite.
+        """
+        started = time.perf_counter()
+        torch.manual_seed(seed_of(self.job.config.seed, 0))
+        self.objective.fit(self.cache)
+        if not all_finite(self.objective.trained):
+            raise TrainingError(f"{self.job.name}: a fitted value is not finite; check the pictures.")
+        seconds = time.perf_counter() - started
+        log = JobLog(self.job, 0, writes=self.saves)
+        log.write({"epoch": 1, "seconds": seconds})
+        log.close()
+        return seconds
+
+
 class Fitting:
-    """One job's training, from where an earlier run stopped to the last epoch.
+    """One job's training in steps, from where an earlier run stopped to the last epoch.
 
     Args:
-        synthesis: GLASS's local anomaly synthesis; None for SimpleNet.
         names: of the pictures in the cache, to say which batch went wrong.
         sharing: whether all processes share this job's batches.
     """
@@ -38,9 +63,8 @@ class Fitting:
     def __init__(
         self,
         job: Job,
-        objective: nn.Module,
+        objective: GradientObjective,
         cache: FeatureCache,
-        synthesis: LocalSynthesis | None,
         names: list[str],
         accelerator: Accelerator,
         sharing: bool,
@@ -51,9 +75,9 @@ class Fitting:
         self.rank, processes = (accelerator.process_index, accelerator.num_processes) if sharing else (0, 1)
         self.optimizers = objective.optimizers()
         self.rates = [group["lr"] for optimizer in self.optimizers for group in optimizer.param_groups]
-        config, epochs = job.config, job.config.epochs_of(job.method)
+        config, epochs = job.config, job.epochs
         plan = BatchPlan(len(cache), config.batch_size, epochs, config.seed, rank=self.rank, processes=processes)
-        self.head = nn.ModuleList([objective.detector.adaptor, objective.detector.discriminator])
+        self.head = objective.trained
         self.average = (
             make_average(self.head, plan.steps_per_epoch * epochs) if "average" in config.stabilise else None
         )
@@ -61,14 +85,13 @@ class Fitting:
         self.state = TrainingState(self.head, self.optimizers, self.average, settings)
         self.state.load(self.state_path)
         self.plan = replace(plan, first_epoch=self.state.epoch)
-        workers = loader_workers(synthesis, accelerator)
-        self.batches = iter(make_loader(TrainingItems(synthesis), self.plan, workers))
-        self.mean_features = cache.mean(accelerator.device) if synthesis else None
+        workers = loader_workers(objective, accelerator)
+        self.batches = iter(make_loader(TrainingItems(objective.synthesis), self.plan, workers))
         self.log = JobLog(job, self.state.epoch, writes=self.saves)
 
     @property
     def state_path(self) -> Path:
-        """Where the job's state lies until it is finished."""
+        """File of the job's state until it is finished."""
         return self.job.workplace / "state.safetensors"
 
     def run(self) -> float:
@@ -98,8 +121,7 @@ class Fitting:
         started = time.perf_counter()
         torch.manual_seed(seed_of(self.job.config.seed, epoch, self.rank))
         factor = self.set_learning_rates(epoch / self.plan.epochs)
-        if self.mean_features is not None:
-            self.objective.update_center(self.mean_features)
+        self.objective.start_epoch()
         history = []
         for _ in range(self.plan.steps_per_epoch):
             losses = model(self.next_batch())
@@ -118,20 +140,17 @@ class Fitting:
         return {"epoch": epoch + 1, **record, "learning_rate_factor": factor, "seconds": seconds}
 
     def next_batch(self) -> dict[str, Tensor]:
-        """Cached normal features and, for GLASS, the features of freshly synthesised defects."""
-        items, device = next(self.batches), self.accelerator.device
-        batch = {"features": self.cache.features(items["index"], device)}
-        if "augmented" in items:
-            augmented = extract(self.objective.detector, items["augmented"], self.job.config.mixed_precision)
-            batch |= {"augmented_features": align(augmented), "patch_label": items["patch_label"].to(device)}
-        return batch
+        """Cached features, and whatever else the objective makes for each step."""
+        items = next(self.batches)
+        batch = {"features": self.cache.features(items["index"], self.accelerator.device)}
+        return batch | self.objective.inputs(items)
 
     def require_finite(self, history: Tensor, epoch: int) -> Tensor:
-        """The epoch's losses (steps, parts) on the CPU; looked at once per epoch so that a GPU never waits for it.
+        """The epoch's losses (steps, parts) on the CPU; checked once per epoch, so that a GPU never waits for it.
 
-        With several processes their steps follow one another, so that all see the same and none goes on alone.
+        With several processes their steps follow one another. So all see the same values and stop together.
         """
-        sound = torch.stack([value.isfinite().all() for value in self.head.state_dict().values()]).all()
+        sound = all_finite(self.head)
         history, sound = self.of_all(history).cpu(), self.of_all(sound[None].int()).cpu()
         bad = (~history.isfinite()).any(1).view(-1, self.plan.steps_per_epoch).T.nonzero()  # (step, process)
         if len(bad):
@@ -147,21 +166,30 @@ class Fitting:
         return self.accelerator.gather(values) if self.sharing else values
 
     def give_up(self, reason: str) -> NoReturn:
-        """Writes the last good state, where there is one, and raises."""
-        kept = "No epoch was good, so there is no state to go on from"
+        """Writes the last good state, if there is one, and raises."""
+        kept = "No epoch was good, so no state is kept"
         if self.state.epoch:
             kept = f"The last good state, of epoch {self.state.epoch}, is kept in {self.job.workplace}"
             if self.saves:
                 self.state.save(self.state_path)
-        raise TrainingError(f"{self.job.name}: {reason}. {kept}; look at the pictures, or try another --noise-std.")
+        raise TrainingError(f"{self.job.name}: {reason}. {kept}; check the pictures, or try another --noise-std.")
 
     def set_learning_rates(self, progress: float) -> float:
-        """Step decay, where asked for, as a function of progress in [0, 1); returns the factor."""
+        """Step decay, if chosen, as a function of progress in [0, 1); returns the factor."""
         drops = sum(progress >= at for at in DECAY_AT) if "decay" in self.job.config.stabilise else 0
         groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]
         for group, rate in zip(groups, self.rates, strict=True):
             group["lr"] = rate * DECAY_FACTOR**drops
         return DECAY_FACTOR**drops
+
+
+def make_fitting(
+    job: Job, objective: Objective, cache: FeatureCache, names: list[str], accelerator: Accelerator, sharing: bool
+) -> Fitting | ClosedFormFitting:
+    """The training of a job, in steps or at once, ready to run."""
+    if isinstance(objective, ClosedForm):
+        return ClosedFormFitting(job, objective, cache, saves=accelerator.is_main_process or not sharing)
+    return Fitting(job, objective, cache, names, accelerator, sharing)
 
 
 def make_average(head: nn.Module, steps: int) -> AveragedModel:
@@ -170,30 +198,20 @@ def make_average(head: nn.Module, steps: int) -> AveragedModel:
     return AveragedModel(head, multi_avg_fn=get_ema_multi_avg_fn(decay))
 
 
-@torch.no_grad()
-def recompute_statistics(objective: nn.Module, cache: FeatureCache, batch_size: int, device: torch.device) -> None:
-    """Sets BatchNorm's statistics to mean and unbiased variance over all normal features and their noisy twins."""
-    detector, rows, total, squares = objective.detector, 0, 0.0, 0.0
-    linear, norm = detector.discriminator[0], detector.discriminator[1]
-    for features in cache.batches(batch_size, device):
-        normal = detector.embed(flatten(features))
-        hidden = linear(torch.cat([normal, add_noise(normal, objective.noise_std)]))
-        var, mean = (moment.cpu().double() for moment in torch.var_mean(hidden, 0, correction=0))
-        rows, total = rows + len(hidden), total + len(hidden) * mean  # sums, because the last batch is smaller
-        squares = squares + len(hidden) * (var + mean.square())
-    norm.running_mean.copy_(total / rows)
-    norm.running_var.copy_((squares - total.square() / rows) / (rows - 1))
+def all_finite(module: nn.Module) -> Tensor:
+    """Whether every parameter and buffer is finite, () bool."""
+    return torch.stack([value.isfinite().all() for value in module.state_dict().values()]).all()
 
 
-def loader_workers(synthesis: LocalSynthesis | None, accelerator: Accelerator) -> int:
-    """Processes that synthesise defects while a GPU trains; on CPU they would only take its cores."""
-    if synthesis is None or accelerator.device.type == "cpu":
+def loader_workers(objective: GradientObjective, accelerator: Accelerator) -> int:
+    """Processes that synthesise defects while a GPU trains; on a CPU they would only take its cores."""
+    if objective.synthesis is None or accelerator.device.type == "cpu":
         return 0
     return max(1, min(8, (os.cpu_count() or 1) // accelerator.num_processes))
 
 
 def progress_bar(job: Job, plan: BatchPlan, accelerator: Accelerator) -> tqdm:
-    """Steps with time left, one line per process; seldom redrawn where the output is a file."""
+    """Steps with time left, one line per process; rarely redrawn if the output is a file."""
     total = plan.steps_per_epoch * plan.epochs
     interval = 0.5 if sys.stderr.isatty() else 30.0
     initial = plan.steps_per_epoch * plan.first_epoch

@@ -83,7 +83,7 @@ def spectrum_hypothesis(images: Sequence[np.ndarray]) -> tuple[str, dict[str, fl
     return "hypersphere" if compact else "manifold", numbers
 
 
-def decide_hypothesis(choice: str, dataset: str, category: str, images: Sequence[np.ndarray]) -> tuple[str, str]:
+def choose_hypothesis(choice: str, dataset: str, category: str, images: Sequence[np.ndarray]) -> tuple[str, str]:
     """Decide the hypothesis of a run, and say why: (hypothesis, reason).
 
     choice "manifold" or "hypersphere" is taken as it is; "table" reads the authors' table for the data set "mvtec" and

@@ -1,9 +1,9 @@
-"""What a run consists of: one job per (category, method), where it lies, and whether it is done."""
+"""The jobs of a run, one per (category, method): their folders, their settings, and whether they are finished."""
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from hubmodels import GLASS
 from hubmodels.hub.files import REPORT_FILE
 from hubmodels.hub.listing import model_name
 from training.config import TrainConfig
@@ -11,17 +11,16 @@ from training.evaluation import read_report
 from training.samples import Category
 from training.sanity import SanityReport
 
-# settings that may differ when a run is repeated: where things lie, and how the work is spread or watched
+# settings that may differ when a run is repeated: places, and how the work is distributed or logged
 FREE_SETTINGS = (
     *("output", "parallel", "tracker", "categories", "methods"),
     *("data_root", "backbone_weights", "skip_bad", "push_to_hub", "private"),
 )
-GLASS_SETTINGS = ("hypothesis", "foreground", "textures")  # SimpleNet never looks at them
-IN_WORDS = {"train_sha256": "training pictures", "backbone_sha256": "backbone weights"}
+NAMES = {"train_sha256": "training pictures", "backbone_sha256": "backbone weights"}
 
 
 class TrainingError(RuntimeError):
-    """A job cannot go on; the message says why and what is kept."""
+    """A job cannot continue; the message gives the reason and what is kept."""
 
 
 @dataclass(frozen=True)
@@ -40,27 +39,39 @@ class Job:
 
     @property
     def folder(self) -> Path:
-        """Where the finished model lies, laid out as its Hub repository."""
+        """Folder of the finished model, laid out as its Hub repository."""
         return Path(self.config.output) / self.name
 
     @property
     def workplace(self) -> Path:
-        """Where the unfinished job keeps its state."""
+        """Folder of the unfinished job's state."""
         return Path(self.config.output) / ".unfinished" / self.name
 
     @property
+    def epochs(self) -> int:
+        """Passes over the training pictures; 0 = a closed form."""
+        return self.config.epochs_of(self.method)
+
+    @property
+    def own_settings(self) -> Any:
+        """The method's own options, an instance of its objective's `Settings`."""
+        return self.config.own_settings(self.method)
+
+    @property
     def settings(self) -> dict:
-        """What must be equal for a rerun to continue or keep this job: the pictures, and all but where things lie."""
-        free = FREE_SETTINGS + (GLASS_SETTINGS if self.method != GLASS.method else ())
-        plain = {k: v for k, v in self.config.as_dict().items() if k not in free}
+        """What must be equal for a rerun to continue or keep this job: the pictures, and all options the method reads.
+
+        Options for places, and for how the work is distributed, may differ.
+        """
+        plain = {k: v for k, v in self.config.settings_of(self.method).items() if k not in FREE_SETTINGS}
         return plain | {"train_sha256": self.sanity.train_sha256}
 
 
 def is_finished(job: Job, backbone_sha256: str) -> bool:
-    """Whether the job's model folder is there, made with the same settings, training pictures and backbone weights.
+    """Whether the model folder exists, made with the same settings, training pictures and backbone weights.
 
     Raises:
-        ValueError: a model made with others lies there.
+        ValueError: the folder contains a model made with others.
     """
     if not (job.folder / REPORT_FILE).is_file():
         return False
@@ -68,13 +79,13 @@ def is_finished(job: Job, backbone_sha256: str) -> bool:
     made_with = report["settings"] | {"backbone_sha256": report["backbone"]["sha256"]}
     if changed := differences({k: made_with.get(k) for k in wanted}, wanted):
         raise ValueError(
-            f"{job.folder} holds a finished model with other settings ({changed}): delete it, or give another "
+            f"{job.folder} contains a finished model with other settings ({changed}): delete it, or use another "
             "--output."
         )
     return True
 
 
 def differences(saved: dict, wanted: dict) -> str:
-    """The settings that are not equal, for a message; empty where all are."""
+    """Names of the settings that differ, for a message; empty if none does."""
     changed = sorted(k for k in saved.keys() | wanted.keys() if saved.get(k) != wanted.get(k))
-    return ", ".join(IN_WORDS.get(k, k) for k in changed)
+    return ", ".join(NAMES.get(k, k) for k in changed)

@@ -1,4 +1,4 @@
-"""Where a result comes from: machine, commit and package versions, as results record them."""
+"""Where a result comes from: machine, commit and package versions, as every result records them."""
 
 import os
 import platform
@@ -10,7 +10,7 @@ import torch
 
 
 def machine() -> str:
-    """GPU, where there is one, and processor, in words."""
+    """GPU, if there is one, and processor, in words."""
     cpu = f"CPU {processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
     if torch.cuda.is_available():
         return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}, {cpu}"
@@ -18,15 +18,15 @@ def machine() -> str:
 
 
 def processor() -> str:
-    """The CPU's model, or what else the system tells of it."""
+    """The CPU's model, or the best description that the system gives."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return models[0] if models else platform.processor() or platform.machine()
 
 
-def commit() -> str | None:
-    """The git commit of this code; None where it lies in no clone, or there is no git."""
+def git_commit() -> str | None:
+    """The git commit of this code; None outside of a clone, or without git."""
     command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

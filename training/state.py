@@ -1,26 +1,32 @@
-"""What a killed run continues from: weights, optimisers, average as safetensors. No pickle, no half-written file."""
+"""What a job writes while it trains: its state, from which a killed run continues, and its log.
+
+The state is one safetensors file with weights, optimisers and average. It is replaced in one step, so that no file is
+ever half-written. The log has one JSON line per epoch, and goes to an accelerate tracker if one is chosen.
+"""
 
 import json
 import os
 from pathlib import Path
 
 import torch
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from training.jobs import differences
+from training.jobs import Job, differences
 
+LOG_FILE = "training_log.jsonl"
 OPTIMIZER, AVERAGE = "optimizer", "average"
 
 
 class TrainingState:
     """Everything that changes while a job trains; what is random is a function of the epoch and needs no state.
 
-    `keep` copies it in memory, and `save` writes that copy: what befalls the weights later never reaches the disk.
+    `keep` copies it in memory, and `save` writes that copy: later changes, for example NaNs, are never written.
 
     Args:
-        head: adaptor and discriminator.
+        head: what is trained.
         average: averaged weights, or None.
         settings: JSON-plain settings that must be the same for a run to be continued.
     """
@@ -42,7 +48,7 @@ class TrainingState:
         return tensors
 
     def keep(self, epoch: int, seconds: float) -> None:
-        """Makes the present the last good state: that after `epoch` epochs, which took `seconds`."""
+        """Makes the present state the last good one: after `epoch` epochs, which took `seconds`."""
         self.epoch, self.seconds = epoch, seconds
         self._kept = {k: v.detach().clone() for k, v in self.tensors().items()}
 
@@ -50,7 +56,7 @@ class TrainingState:
         """Writes what was kept next to `path` and renames, so that a kill leaves the old state or the new one.
 
         Raises:
-            OSError: the disk is full or not writable; the state saved before stays.
+            OSError: the disk is full or not writable; the state saved before remains.
         """
         progress = {"epoch": self.epoch, "seconds": self.seconds, "settings": self.settings}
         partial = path.with_suffix(".partial")
@@ -60,12 +66,12 @@ class TrainingState:
             os.replace(partial, path)
         except (OSError, SafetensorError) as error:
             raise OSError(
-                f"cannot write {path} ({error}): free some disk space and give the same command again, it continues "
+                f"cannot write {path} ({error}): free some disk space and repeat the command. It continues "
                 "from the last saved epoch."
             ) from error
 
     def load(self, path: Path) -> None:
-        """Continues from `path` where it exists.
+        """Continues from `path` if it exists.
 
         Raises:
             ValueError: the state was saved under other settings.
@@ -86,8 +92,8 @@ class TrainingState:
     def _require_same(self, saved: dict, path: Path) -> None:
         if changed := differences(saved, self.settings):
             raise ValueError(
-                f"{path.parent} holds an unfinished job with other settings ({changed}): continue it with the same "
-                "command, or delete that folder, or give another --output."
+                f"{path.parent} contains an unfinished job with other settings ({changed}): continue it with the same "
+                "command, or delete that folder, or use another --output."
             )
 
 
@@ -101,3 +107,60 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]
         index, name = key.split(".", 1)
         state.setdefault(int(index), {})[name] = value
     optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
+
+
+class JobLog:
+    """Writes records of plain numbers, each with its `epoch`; a resumed job drops the epochs that it repeats.
+
+    Args:
+        first_epoch: records up to this epoch are kept.
+        writes: False on processes that share the job with the one that writes.
+
+    Raises:
+        ValueError: no such tracker, or its package is not installed.
+    """
+
+    def __init__(self, job: Job, first_epoch: int, writes: bool = True) -> None:
+        path, name = job.workplace / LOG_FILE, job.config.tracker
+        kept = path.read_text().splitlines()[:first_epoch] if path.is_file() else []
+        self._file = path.open("w") if writes else None
+        self._tracker = make_tracker(name, job.name, Path(job.config.output)) if name and writes else None
+        if self._file:
+            self._file.writelines(line + "\n" for line in kept)
+
+    def write(self, record: dict[str, float]) -> None:
+        """Appends one epoch's record."""
+        if self._file:
+            self._file.write(json.dumps(record) + "\n")
+            self._file.flush()
+        if self._tracker:
+            self._tracker.log({k: v for k, v in record.items() if k != "epoch"}, step=record["epoch"])
+
+    def close(self) -> None:
+        """Ends the file and the tracker's run."""
+        if self._file:
+            self._file.close()
+        if self._tracker:
+            self._tracker.finish()
+
+
+def make_tracker(name: str, run_name: str, folder: Path) -> GeneralTracker:
+    """Starts the accelerate tracker of that name on this process."""
+    tracker_class = find_tracker(name)
+    tracker_class.main_process_only = False  # jobs run on every process
+    try:
+        if tracker_class.requires_logging_directory:
+            tracker = tracker_class(run_name, logging_dir=folder)
+        else:
+            tracker = tracker_class(run_name)
+        tracker.start()
+    except ImportError as error:
+        raise ValueError(f"the tracker {name} needs a package that is not installed: pip install {name}") from error
+    return tracker
+
+
+def find_tracker(name: str) -> type[GeneralTracker]:
+    """The class of the accelerate tracker of that name; ValueError if there is none."""
+    if name not in LOGGER_TYPE_TO_CLASS:
+        raise ValueError(f"unknown tracker {name!r}: choose one of {', '.join(sorted(LOGGER_TYPE_TO_CLASS))}")
+    return LOGGER_TYPE_TO_CLASS[name]

@@ -3,9 +3,9 @@
     python training/train.py --help
     accelerate launch --multi_gpu --num_processes 2 training/train.py --data-root mvtec_ad
 
-A job is one (category, method). With enough jobs every process takes its own and they never talk; with fewer, all
-processes share each job's batches. The last checkpoint is what is saved and reported, and no test picture is decoded
-before training has ended. Run it again and it continues: finished jobs are kept, an unfinished one goes on.
+A job is one (category, method). If there are enough jobs, every process takes its own. With fewer jobs, all processes
+share each job's batches. The last checkpoint is saved and reported, and no test picture is decoded before training has
+ended. The same command continues an interrupted run: finished jobs are kept.
 """
 
 import logging
@@ -27,35 +27,31 @@ from accelerate import Accelerator, InitProcessGroupKwargs
 from accelerate.utils import gather_object
 from huggingface_hub.utils import validate_repo_id
 
-from hubmodels import GLASS, AnomalyDetector, BackboneError, SimpleNet
+from hubmodels import AnomalyDetector, BackboneError
 from hubmodels.backbone import find_weights, load_backbone, normalisation
 from hubmodels.compactnet import COMPACT_BACKBONE, COMPACT_IMAGE_SIZE
 from hubmodels.hub.files import REPORT_FILE, limit_waiting
 from hubmodels.hub.listing import METHODS
-from training.batches import LocalSynthesis, seed_of
-from training.cache import AUTOCAST, FeatureCache, build_cache, load_images
-from training.config import PAPER_BACKBONE, PAPER_IMAGE_SIZE, TrainConfig
+from training.batches import seed_of
+from training.cache import AUTOCAST, build_cache, load_images
+from training.config import TrainConfig
 from training.data import hold_out, open_categories
 from training.evaluation import PROTOCOL, evaluate, summarise, summary_table, write_json
-from training.fitting import Fitting, recompute_statistics
-from training.foreground import foreground_masks
+from training.fitting import ClosedFormFitting, Fitting, make_fitting
 from training.hub_data import HubColumns
-from training.hypothesis import decide_hypothesis
 from training.jobs import Job, TrainingError, is_finished
-from training.objectives import OBJECTIVES, REFERENCE_NOISE_STD
-from training.provenance import commit, machine, versions
+from training.objectives import OBJECTIVES, PAPER_BACKBONE, PAPER_IMAGE_SIZE, GradientObjective, objective_of
+from training.provenance import git_commit, machine, versions
 from training.publishing.card import write_card
 from training.publishing.latency import measure_on_devices
 from training.publishing.publish import HUB_TIMEOUT, Publication, check_login, publish
 from training.samples import Sample
 from training.sanity import inspect_category
-from training.synthesis import TextureSource
-from training.tracking import LOG_FILE, find_tracker
+from training.state import LOG_FILE, find_tracker
 
 logger = logging.getLogger("training")
 
-NOISE_TO_RMS = 0.35  # noise relative to the features' RMS on other backbones; measured in benchmarks/README.md
-EXPECTED = (TrainingError, BackboneError, ValueError, OSError)  # their messages say it all, without a traceback
+EXPECTED = (TrainingError, BackboneError, ValueError, OSError)  # their messages explain enough without a traceback
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -64,8 +60,8 @@ def main(arguments: list[str] | None = None) -> int:
     accelerator = start(config)
     try:
         limit_waiting(HUB_TIMEOUT)
-        config = settle(config, accelerator)
-        refuse_early(config)
+        config = fill_defaults(config, accelerator)
+        check_early(config)
         jobs, failures = plan_jobs(config)
         for job in jobs if config.push_to_hub else ():
             validate_repo_id(f"{config.push_to_hub}/{job.name}")
@@ -78,15 +74,15 @@ def main(arguments: list[str] | None = None) -> int:
     if accelerator.is_main_process:
         done = [job for job in jobs if job.name not in failures]
         failures |= push(done, config)
-        report(done, failures, config)
+        write_summary(done, failures, config)
     accelerator.end_training()
     return 1 if failures else 0
 
 
 def run_jobs(jobs: list[Job], accelerator: Accelerator, parallel: str) -> dict[str, str]:
-    """Runs this process's share of the jobs, or its share of each; returns those that failed, and why.
+    """Runs this process's share of the jobs, or its share of each; returns those that failed, with the reason.
 
-    Ctrl-C ends the run: raises SystemExit, which names the job that it met.
+    Ctrl-C ends the run with a SystemExit that names the interrupted job.
     """
     world, failures = accelerator.num_processes, {}
     sharing = world > 1 and (parallel == "data" or (parallel == "auto" and len(jobs) < world))
@@ -94,10 +90,10 @@ def run_jobs(jobs: list[Job], accelerator: Accelerator, parallel: str) -> dict[s
         try:
             run_job(job, accelerator, sharing)
         except KeyboardInterrupt:
-            raise SystemExit(f"{job.name} was stopped: the same command goes on from its last saved epoch") from None
-        except Exception as error:  # whatever befell this job, the others are worth their hours
+            raise SystemExit(f"{job.name} was stopped: the same command continues from its last saved epoch") from None
+        except Exception as error:  # one failed job must not stop the others
             if sharing and not isinstance(error, TrainingError):
-                raise  # met inside a step, where the other processes wait: end the run, a rerun continues
+                raise  # the other processes wait inside a step: end the run, a rerun continues
             origin = (sharing and error.__cause__) or error
             logger.error("%s failed: %s", job.name, error, exc_info=not isinstance(origin, EXPECTED))
             failures[job.name] = str(error)
@@ -105,12 +101,12 @@ def run_jobs(jobs: list[Job], accelerator: Accelerator, parallel: str) -> dict[s
 
 
 def start(config: TrainConfig) -> Accelerator:
-    """Joins the other processes, and refuses to run beside them unnoticed."""
+    """Joins the other processes; fails if the processes do not see each other."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
     for chatty in ("httpx2", "timm"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
-    patience = InitProcessGroupKwargs(timeout=timedelta(hours=24))  # jobs end at very different times
-    accelerator = Accelerator(mixed_precision="no", kwargs_handlers=[patience])  # `extract` alone is mixed
+    waiting = InitProcessGroupKwargs(timeout=timedelta(hours=24))  # jobs end at very different times
+    accelerator = Accelerator(mixed_precision="no", kwargs_handlers=[waiting])  # only `extract` uses mixed precision
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if launched != accelerator.num_processes:
         raise SystemExit(
@@ -128,26 +124,31 @@ def share_cores(processes: int) -> None:
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // processes))
 
 
-def settle(config: TrainConfig, accelerator: Accelerator) -> TrainConfig:
-    """What the command line left open depends on the machine: the papers' choice on a GPU, a lighter one on a CPU."""
+def fill_defaults(config: TrainConfig, accelerator: Accelerator) -> TrainConfig:
+    """Fills what the command line left open: the papers' choice on a GPU, a lighter one on a CPU."""
     on_gpu = accelerator.device.type != "cpu"
     backbone = config.backbone or default_backbone(on_gpu, config.backbone_weights)
     settled = replace(
         config,
-        methods=config.methods or (list(METHODS) if on_gpu else [SimpleNet.method]),
+        methods=config.methods or default_methods(on_gpu),
         backbone=backbone,
         image_size=config.image_size or (COMPACT_IMAGE_SIZE if backbone == COMPACT_BACKBONE else PAPER_IMAGE_SIZE),
         mixed_precision=config.mixed_precision or os.environ.get("ACCELERATE_MIXED_PRECISION", "no"),
     )
     if settled.methods != config.methods:
-        logger.info("methods: %s (choose by --methods %s)", " ".join(settled.methods), " ".join(METHODS))
+        logger.info("methods: %s (choose by --methods %s)", " ".join(settled.methods), " ".join(OBJECTIVES))
     if settled.backbone != config.backbone:
         logger.info("backbone: %s (choose by --backbone NAME)", settled.backbone)
     return settled
 
 
+def default_methods(on_gpu: bool) -> list[str]:
+    """All methods that can be trained, on a CPU without the slow ones."""
+    return [name for name in METHODS if name in OBJECTIVES and (on_gpu or not OBJECTIVES[name].slow_on_cpu)]
+
+
 def default_backbone(on_gpu: bool, weights: str | None) -> str:
-    """The papers' network where it is fast and to be had, or where its weights are given; else the bundled one."""
+    """The papers' network on a GPU if it is available, or if its weights are given; else the bundled one."""
     if not on_gpu and weights is None:
         return COMPACT_BACKBONE
     try:
@@ -158,20 +159,20 @@ def default_backbone(on_gpu: bool, weights: str | None) -> str:
     return PAPER_BACKBONE
 
 
-def refuse_early(config: TrainConfig) -> None:
-    """Raises ValueError for what a job would else find only after hours."""
+def check_early(config: TrainConfig) -> None:
+    """Raises ValueError for mistakes that a job would otherwise find only after hours."""
     if config.mixed_precision not in ("no", *AUTOCAST):
         raise ValueError(f"no mixed precision {config.mixed_precision} here: choose no, {', '.join(AUTOCAST)}")
     if config.tracker:
         find_tracker(config.tracker)
     if config.push_to_hub:
         check_login(config.push_to_hub)
-    if GLASS.method in config.methods:
-        TextureSource(config.image_size, config.textures)
+    for method in config.methods:
+        objective_of(method).check(config, config.own_settings(method))
 
 
 def plan_jobs(config: TrainConfig) -> tuple[list[Job], dict[str, str]]:
-    """Sanity report of every category, then its jobs, dearest method first so that processes end together."""
+    """Sanity report of every category, then its jobs, slowest method first to balance the processes."""
     columns = hub_columns(config.hub_columns or ())
     found = open_categories(
         config.data_root,
@@ -190,12 +191,18 @@ def plan_jobs(config: TrainConfig) -> tuple[list[Job], dict[str, str]]:
         else:
             logger.info("%s", "\n".join(sanity.lines()))
             healthy.append((category, sanity))
-    methods = sorted(set(config.methods), key=list(METHODS).index, reverse=True)
+    methods = sorted((name for name in METHODS if name in config.methods), key=_duration, reverse=True)
     return [Job(category, method, config, sanity) for method in methods for category, sanity in healthy], failures
 
 
+def _duration(method: str) -> tuple[bool, int]:
+    """Orders methods by the time that they take."""
+    objective = objective_of(method)
+    return objective.slow_on_cpu, objective.epochs
+
+
 def hub_columns(pairs: Sequence[str]) -> HubColumns:
-    """`image=photo label=kind` -> what a Hub data set's columns and splits are called."""
+    """`image=photo label=kind` -> names of a Hub data set's columns and splits."""
     try:
         return HubColumns(**dict(pair.split("=", 1) for pair in pairs))
     except (TypeError, ValueError) as error:
@@ -215,7 +222,7 @@ def run_job(job: Job, accelerator: Accelerator, sharing: bool) -> None:
     # training: the last checkpoint is what counts
     decisions["train_seconds"] = fitting.run()
 
-    # the verdict, the model, then its evaluation, then into place in one move
+    # calibration, the model, its evaluation, then one move into place
     with agreed(sharing):
         if fitting.saves:
             calibrate(fitting, held_out)
@@ -224,7 +231,7 @@ def run_job(job: Job, accelerator: Accelerator, sharing: bool) -> None:
 
 @contextmanager
 def agreed(sharing: bool) -> Iterator[None]:
-    """Where processes share a job, an error of one becomes a TrainingError of all, so that none waits in vain."""
+    """If processes share a job, an error of one becomes a TrainingError of all, so that no process blocks for ever."""
     if not sharing:
         yield
         return
@@ -238,8 +245,10 @@ def agreed(sharing: bool) -> Iterator[None]:
         raise TrainingError(met[0]) from failure
 
 
-def prepare(job: Job, accelerator: Accelerator, sharing: bool) -> tuple[Fitting, list[Sample], dict] | None:
-    """The training, ready to run, the held-out normals, and what was decided; None where the job is finished."""
+def prepare(
+    job: Job, accelerator: Accelerator, sharing: bool
+) -> tuple[Fitting | ClosedFormFitting, list[Sample], dict] | None:
+    """The training, ready to run, the held-out normals, and what was decided; None if the job is finished."""
     config, started = job.config, time.perf_counter()
     torch.manual_seed(config.seed)
     detector = build_detector(job).to(accelerator.device)
@@ -247,27 +256,30 @@ def prepare(job: Job, accelerator: Accelerator, sharing: bool) -> tuple[Fitting,
         return None
     job.workplace.mkdir(parents=True, exist_ok=True)
 
-    # data: what is trained on, what calibrates
+    # data: pictures to train on, pictures to calibrate with
     fit_samples, held_out = hold_out(job.category.train, config.holdout, config.seed)
     images = load_images(fit_samples, detector.image_size, detector.resize)
     cache = build_cache(detector, images, job.workplace, config.mixed_precision)
     cache_seconds = time.perf_counter() - started
 
-    # objective: what each step minimises, decided here and recorded
-    objective, synthesis, decisions = build_objective(job, detector, cache, fit_samples)
-    objective.to(accelerator.device)
-    decisions |= {"fit": len(fit_samples), "held_out": len(held_out), "features_in_memory": cache.in_memory}
+    # objective: what the method needs from the pictures is decided here and recorded
+    objective = objective_of(job.method).prepare(detector, job, cache, fit_samples).to(accelerator.device)
+    decisions = objective.record() | {
+        "fit": len(fit_samples),
+        "held_out": len(held_out),
+        "features_in_memory": cache.in_memory,
+    }
     decisions["cache_seconds"] = cache_seconds
     names = [sample.name for sample in fit_samples]
-    return Fitting(job, objective, cache, synthesis, names, accelerator, sharing), held_out, decisions
+    return make_fitting(job, objective, cache, names, accelerator, sharing), held_out, decisions
 
 
-def calibrate(fitting: Fitting, held_out: list[Sample]) -> None:
-    """Steadies the trained detector, and sets its thresholds with the held-out normals."""
-    job, detector = fitting.job, fitting.objective.detector
-    if "statistics" in job.config.stabilise:
-        torch.manual_seed(seed_of(job.config.seed, job.config.epochs_of(job.method)))
-        recompute_statistics(fitting.objective, fitting.cache, job.config.batch_size, detector.device)
+def calibrate(fitting: Fitting | ClosedFormFitting, held_out: list[Sample]) -> None:
+    """Stabilises the trained detector, and sets its thresholds with the held-out normals."""
+    job, objective, detector = fitting.job, fitting.objective, fitting.objective.detector
+    if "statistics" in job.config.stabilise and isinstance(objective, GradientObjective):
+        torch.manual_seed(seed_of(job.config.seed, job.epochs))
+        objective.recompute_statistics(fitting.cache, job.config.batch_size)
     detector.eval()
     detector.calibrate((sample.read() for sample in held_out), job.config.false_alarm_rate)
     logger.info("%s %s", job.name, detector.calibration.describe())
@@ -290,44 +302,6 @@ def build_detector(job: Job) -> AnomalyDetector:
     )
 
 
-def build_objective(job: Job, detector: AnomalyDetector, cache: FeatureCache, samples: Sequence[Sample]):
-    """The training objective, GLASS's local synthesis, and the record of what was decided."""
-    config = job.config
-    noise_std = config.noise_std or default_noise_std(config.backbone, cache)
-    decisions = {"noise_std": noise_std, "feature_rms": cache.rms()}
-    if job.method == SimpleNet.method:
-        return OBJECTIVES[job.method](detector, noise_std), None, decisions
-    pictures = cache.images.permute(0, 2, 3, 1).numpy()
-    hypothesis, reason = judge_hypothesis(job, detector, cache, samples)
-    masks, mask_reason = None, "full picture (as asked)"
-    if config.foreground == "auto":
-        foreground = foreground_masks(pictures)
-        masks, mask_reason = foreground.masks, foreground.reason
-    textures = TextureSource(config.image_size, config.textures)
-    decisions |= {"hypothesis": hypothesis, "hypothesis_reason": reason, "foreground": mask_reason}
-    decisions["textures"] = textures.name
-    logger.info("%s: %s (%s); foreground: %s; textures: %s", job.name, hypothesis, reason, mask_reason, textures.name)
-    grid = tuple(cache.layers[0].shape[-2:])
-    synthesis = LocalSynthesis(cache.images, textures, masks, grid, config.seed)
-    return OBJECTIVES[job.method](detector, noise_std, hypothesis), synthesis, decisions
-
-
-def judge_hypothesis(
-    job: Job, detector: AnomalyDetector, cache: FeatureCache, samples: Sequence[Sample]
-) -> tuple[str, str]:
-    """GLASS's hypothesis and why; judged as in its code from whole pictures, even where the model sees a crop."""
-    images = cache.images
-    if detector.resize != detector.image_size:
-        images = load_images(samples, detector.image_size, detector.image_size)
-    pictures = images.permute(0, 2, 3, 1).numpy()
-    return decide_hypothesis(job.config.hypothesis, job.category.dataset, job.category.name, pictures)
-
-
-def default_noise_std(backbone: str, cache: FeatureCache) -> float:
-    """The papers' value on the papers' backbone; elsewhere in proportion to the features, which differ in scale."""
-    return REFERENCE_NOISE_STD if backbone == PAPER_BACKBONE else NOISE_TO_RMS * cache.rms()
-
-
 def finish(job: Job, detector: AnomalyDetector, decisions: dict) -> None:
     """Saves the model, evaluates what was saved, describes it, and moves the whole folder into place."""
     category, folder = job.category, job.workplace / "model"
@@ -342,12 +316,12 @@ def finish(job: Job, detector: AnomalyDetector, decisions: dict) -> None:
         "in_words": shipped.calibration.describe(),
     }
     content = {"method": job.method, "dataset": category.dataset, "category": category.name}
-    content |= {"protocol": PROTOCOL, "seed": job.config.seed, "epochs": job.config.epochs_of(job.method)}
+    content |= {"protocol": PROTOCOL, "seed": job.config.seed, "epochs": job.epochs}
     content |= {"metrics": metrics, "calibration": calibration, "training": decisions, "settings": job.settings}
-    content |= {"latency": measure_on_devices(shipped, category.train[0].read())}  # readable, as the test need not be
+    content |= {"latency": measure_on_devices(shipped, category.train[0].read())}  # test pictures may be unreadable
     content |= {"backbone": {"name": shipped.backbone_name, "sha256": shipped.backbone_sha256}}
     content |= {"data": job.sanity.as_dict() | {"revision": category.revision}}
-    content |= {"command": command(), "commit": commit(), "machine": machine(), "versions": versions()}
+    content |= {"command": command(), "commit": git_commit(), "machine": machine(), "versions": versions()}
     write_json(folder / REPORT_FILE, content)
     write_card(folder)
     shutil.copy(job.workplace / LOG_FILE, folder / LOG_FILE)
@@ -356,14 +330,14 @@ def finish(job: Job, detector: AnomalyDetector, decisions: dict) -> None:
 
 
 def push(jobs: list[Job], config: TrainConfig) -> dict[str, str]:
-    """Publishes the finished models where that was asked for; what failed is told, and pushed by the same command."""
+    """Publishes the finished models if `--push-to-hub` is given; returns what failed. The same command tries again."""
     if not config.push_to_hub:
         return {}
     return publish([job.folder for job in jobs], Publication(config.push_to_hub, private=config.private))
 
 
-def report(jobs: list[Job], failures: dict[str, str], config: TrainConfig) -> None:
-    """The table of this run's models, and what failed."""
+def write_summary(jobs: list[Job], failures: dict[str, str], config: TrainConfig) -> None:
+    """Writes and logs the table of this run's models, and logs what failed."""
     folders = [job.folder for job in jobs if (job.folder / REPORT_FILE).is_file()]
     if folders:
         rows = summarise(folders)
@@ -376,7 +350,7 @@ def report(jobs: list[Job], failures: dict[str, str], config: TrainConfig) -> No
 
 
 def command() -> str:
-    """The command line of this run, as it can be typed again."""
+    """The command line of this run, quoted for a shell."""
     return shlex.join(["python", "training/train.py", *sys.argv[1:]])
 
 
