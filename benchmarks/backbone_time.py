@@ -15,7 +15,7 @@ from benchmarks.measuring import provenance, report
 from benchmarks.timing import THREADS, spread, time_in_turns
 from hubmodels.backbone import find_weights, load_backbone
 from hubmodels.compactnet import COMPACT_BACKBONE
-from training.config import PAPER_BACKBONE
+from training.objectives import PAPER_BACKBONE
 
 NAMES = (PAPER_BACKBONE, "resnet18.tv_in1k", COMPACT_BACKBONE)
 SIZE, ROUNDS = 256, 30

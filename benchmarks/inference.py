@@ -35,7 +35,7 @@ from hubmodels.compactnet import COMPACT_BACKBONE, COMPACT_IMAGE_SIZE
 from hubmodels.front_end import align, flatten, to_image, to_picture_size
 from hubmodels.pictures import read_picture
 from hubmodels.scoring import smooth_map
-from training.config import PAPER_BACKBONE, PAPER_IMAGE_SIZE
+from training.objectives import PAPER_BACKBONE, PAPER_IMAGE_SIZE
 
 METHODS = ("simplenet", "glass")  # those with explicit steps
 CASES = {name: (name,) for name in METHODS} | {"both": METHODS}  # methods by their name in the table

@@ -28,7 +28,7 @@ from reference.explicit import random_weights
 
 from benchmarks.measuring import RESULTS, provenance, report, table
 from benchmarks.timing import THREADS, spread
-from training.config import PAPER_BACKBONE, PAPER_IMAGE_SIZE
+from training.objectives import PAPER_BACKBONE, PAPER_IMAGE_SIZE
 
 OURS = ("simplenet", "glass", "both", "simplenet-compact", "glass-compact", "both-compact")
 ANOMALIB = ("glass", "supersimplenet", "patchcore", "efficientad-small", "efficientad-medium")

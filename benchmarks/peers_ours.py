@@ -60,20 +60,18 @@ def sizes_of(detectors: Sequence[AnomalyDetector], backbone: Path, folder: Path)
 def make_step(detector: AnomalyDetector) -> Step:
     """A training step like in `training.fitting`."""
     # imported late, because the modules of training would count as memory of inference
-    from benchmarks.training_step import our_step
-    from training.batches import LocalSynthesis
+    from benchmarks.training_step import our_step, prepare
     from training.cache import build_cache
     from training.objectives import REFERENCE_NOISE_STD, GLASSObjective, SimpleNetObjective
-    from training.synthesis import TextureSource
 
     images = torch.randint(0, 256, (TRAIN_BATCH, 3, PAPER_IMAGE_SIZE, PAPER_IMAGE_SIZE), dtype=torch.uint8)
     cache = build_cache(detector, images, Path())  # small enough for the memory
     if detector.method == "simplenet":
-        return our_step(SimpleNetObjective(detector, REFERENCE_NOISE_STD).train(), cache, None)
-    objective = GLASSObjective(detector, REFERENCE_NOISE_STD, "manifold").train()
-    objective.update_center(cache.mean(torch.device("cpu")))
-    grid = tuple(cache.layers[0].shape[-2:])
-    return our_step(objective, cache, LocalSynthesis(images, TextureSource(PAPER_IMAGE_SIZE), None, grid, seed=0))
+        objective = SimpleNetObjective(detector, REFERENCE_NOISE_STD).train()
+    else:
+        objective = GLASSObjective(detector, REFERENCE_NOISE_STD, "manifold").train()
+    prepare(objective, images, cache)
+    return our_step(objective, cache)
 
 
 MODELS: dict[str, Callable[[Path], Subject]] = {}

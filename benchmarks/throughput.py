@@ -21,7 +21,7 @@ from benchmarks.measuring import provenance, report
 from benchmarks.timing import spread, time_in_turns
 from hubmodels import AnomalyDetector
 from hubmodels.scoring import smooth_map
-from training.config import PAPER_BACKBONE, PAPER_IMAGE_SIZE
+from training.objectives import PAPER_BACKBONE, PAPER_IMAGE_SIZE
 
 COLUMNS = ("case", "batch", "median_ms", "p95_ms", "pictures_per_second", "score_error", "gpu_peak_mb")
 

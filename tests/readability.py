@@ -1,6 +1,6 @@
 """How easy a Markdown text is to read: sentences of its prose, and Flesch's reading ease.
 
-    python tests/readability.py README.md docs/*.md      # the value of each page, and its long sentences
+python tests/readability.py README.md docs/*.md      # the value of each page, and its long sentences
 """
 
 import re
@@ -9,7 +9,7 @@ from pathlib import Path
 
 LONG = 20  # words
 REMOVED = (
-    r"<!--.*?-->",
+    r"(?s)<!--.*?-->",
     r"(?ms)^```.*?^```",  # code
     r"(?m)^\|.*$",  # tables
     r"!\[[^\]]*\]\([^)]*\)",  # pictures
@@ -22,7 +22,7 @@ def sentences(markdown: str) -> list[str]:
     """The sentences outside code, tables and headings; inline code counts as one short word."""
     text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", markdown)
     for pattern in REMOVED:
-        text = re.sub(pattern, "", text, flags=re.DOTALL)
+        text = re.sub(pattern, "", text)
     text = re.sub(r"`[^`]*`", "code", text)
     blocks = re.split(r"\n\s*\n|\n(?=\s*(?:[-*]|\d+\.)\s)", text)
     found = (s for block in blocks for s in re.split(r"(?<=[.!?])\s+", " ".join(block.split())))
