@@ -41,9 +41,9 @@ $(BIN)/pip:
 	$(PYTHON) -m venv .venv
 
 $(RUNTIME): pyproject.toml | $(BIN)/pip
-	$(BIN)/python -m pip install -q -e .
+	$(BIN)/python -m pip install -q -e '.[app]'
 	@touch $@
 
 $(FULL): pyproject.toml | $(BIN)/pip
-	$(BIN)/python -m pip install -q -e '.[train,dev]'
+	$(BIN)/python -m pip install -q -e '.[dev]'
 	@touch $@ $(RUNTIME)

@@ -103,7 +103,7 @@ def load(
         ModelError, BackboneError: as `AnomalyDetector.from_pretrained`.
     """
     config_file, weights_file = fetch_model(str(source), **hub)
-    name = read_config(config_file, str(source)).get("method")
+    name = str(read_config(config_file, str(source)).get("method"))
     if name not in METHODS:
         raise ModelError(f"{source}: {CONFIG_FILE} names no method of this library ({', '.join(METHODS)})")
     return METHODS[name].detector.from_files(config_file, weights_file, str(source), backbone_weights, map_location)

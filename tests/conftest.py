@@ -13,8 +13,8 @@ from huggingface_hub import constants
 from PIL import Image
 from safetensors.torch import save_file
 
-from hubmodels import GLASS, SimpleNet
 from hubmodels.backbone import load_backbone
+from hubmodels.methods import METHODS
 
 BACKBONE = "resnet18.tv_in1k"
 
@@ -29,15 +29,20 @@ def backbone_weights(tmp_path_factory):
     return path
 
 
+@pytest.fixture(scope="session", autouse=True)
+def shared_backbone(backbone_weights):
+    """Holds the random backbone for the whole session, so that models in any folder find it by its fingerprint."""
+    return load_backbone(BACKBONE, weights=backbone_weights)
+
+
 @pytest.fixture(scope="session")
-def make_detector(backbone_weights):
+def make_detector(shared_backbone):
     """Factory of tiny detectors in eval mode, calibrated on random pictures unless told otherwise."""
 
     def make(method, calibrated=True, **settings):
         torch.manual_seed(0)
-        fingerprint = load_backbone(BACKBONE, weights=backbone_weights).fingerprint
         given = {"embed_dim": 32, "image_size": 64, "dataset": "toy", "category": "widget"} | settings
-        detector = method(backbone=BACKBONE, backbone_sha256=fingerprint, **given).eval()
+        detector = method(backbone=BACKBONE, backbone_sha256=shared_backbone.fingerprint, **given).eval()
         if calibrated:
             rng = np.random.default_rng(0)
             detector.calibrate([Image.fromarray(rng.integers(0, 256, (64, 64, 3), np.uint8)) for _ in range(5)], 0.2)
@@ -50,14 +55,14 @@ def make_detector(backbone_weights):
 def saved_models(make_detector, tmp_path_factory):
     """The original of `model_folder`, made once: never to be changed."""
     folder = tmp_path_factory.mktemp("saved_models")
-    for method in (SimpleNet, GLASS):
-        make_detector(method).save_pretrained(folder / f"{method.method}-toy-widget")
+    for name, method in METHODS.items():
+        make_detector(method.detector).save_pretrained(folder / f"{name}-toy-widget")
     return folder
 
 
 @pytest.fixture
 def model_folder(saved_models, tmp_path):
-    """A folder with both methods for the category `widget` of the data set `toy`; the test's own, to be damaged."""
+    """A folder with every method for the category `widget` of the data set `toy`; the test's own, to be damaged."""
     return shutil.copytree(saved_models, tmp_path / "models")
 
 

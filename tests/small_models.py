@@ -15,5 +15,7 @@ def push(make_detector, *names, token=None):
     """Publishes a toy model under each name; names tell method, data set and category."""
     for name in names:
         method, dataset, category = name.split("/")[1].split("-", 2)
-        detector = make_detector(METHODS.get(method, GLASS), dataset=dataset, category=category)
+        detector = make_detector(
+            METHODS[method].detector if method in METHODS else GLASS, dataset=dataset, category=category
+        )
         detector.push_to_hub(name, token=token)

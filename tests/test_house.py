@@ -12,14 +12,17 @@ from pathlib import Path
 
 import pytest
 
+from hubmodels.methods import METHODS
+
 ROOT = Path(__file__).parents[1]
-TRAINING_ONLY = {"accelerate", "datasets", "pandas", "scipy", "sklearn"}
+TRAINING_ONLY = {"accelerate", "datasets", "pandas"}
 FORBIDDEN = {
     "app.py": {"training", "tests", "accelerate"},
     "webapp": {"training", "app", "tests", *TRAINING_ONLY},
-    "hubmodels": {"training", "app", "webapp", "tests", "gradio", *TRAINING_ONLY},
-    "hubmodels/simplenet.py": {"hubmodels.glass"},
-    "hubmodels/glass.py": {"hubmodels.simplenet"},
+    "hubmodels": {"training", "app", "webapp", "tests", "gradio", "sklearn", "jinja2", *TRAINING_ONLY},
+    **{f"hubmodels/{m}.py": {f"hubmodels.{o}" for o in METHODS if o != m} | {"hubmodels.methods"} for m in METHODS},
+    **{f"hubmodels/{m}.py": {"torch", "timm", "torchvision"} for m in ("__init__", "prediction")},
+    "hubmodels/onnx/runtime.py": {"torch", "timm", "torchvision", "hubmodels.detector", "hubmodels.scoring"},
     "training": {"app", "webapp", "tests", "gradio"},
 }
 
@@ -122,4 +125,4 @@ def test_requirements_of_the_space_are_the_runtime_dependencies():
     lines = (ROOT / "requirements.txt").read_text().splitlines()
     required = [line for line in lines if line and not line.startswith("#")]
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert required == project["dependencies"]
+    assert required == [*project["dependencies"], *project["optional-dependencies"]["app"]]

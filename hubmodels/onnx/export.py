@@ -37,7 +37,7 @@ TOLERANCE = 1e-4  # largest relative difference of scores and maps
 TRACED_SIZE = (2, 90, 70, 3)  # any will do, with sides that differ, so that the tracer takes none for another
 
 
-def export(detectors: Sequence[AnomalyDetector], path: str | Path, pictures: Iterable[Picture]) -> dict:
+def export(detectors: Iterable[AnomalyDetector], path: str | Path, pictures: Iterable[Picture]) -> dict:
     """Writes the detectors as one ONNX file, if it agrees with them on all pictures, and the report beside it.
 
     Scores may differ by 1e-4, relative to the larger of the score's own size and the calibrated span from
@@ -57,7 +57,7 @@ def export(detectors: Sequence[AnomalyDetector], path: str | Path, pictures: Ite
             A file that was there before is kept.
         PictureError: one of the pictures cannot be inspected.
     """
-    path, pictures = Path(path), list(pictures)
+    detectors, path, pictures = list(detectors), Path(path), list(pictures)
     _require_fitting(detectors)
     if not pictures:
         raise ExportError("there are no pictures to check the exported file with: give at least one")

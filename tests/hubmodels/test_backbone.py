@@ -1,5 +1,9 @@
 """One frozen network per process, the right weights or none."""
 
+import gc
+import shutil
+import weakref
+
 import pytest
 import timm
 import torch
@@ -46,7 +50,6 @@ def test_fingerprint_follows_the_tensors_not_the_file(backbone_weights, tmp_path
     original = load_backbone(NAME, weights=backbone_weights)
     assert load_backbone(NAME, weights=tmp_path / "more.safetensors").fingerprint == original.fingerprint
     with pytest.raises(BackboneError, match="trained on"):
-        module._read.cache_clear()
         load_backbone(NAME, weights=tmp_path / "tampered.safetensors", sha256="0" * 64)
     assert load_backbone(NAME, weights=tmp_path / "tampered.safetensors").fingerprint != original.fingerprint
 
@@ -70,6 +73,20 @@ def test_unreadable_files_are_refused(content, tmp_path):
     (tmp_path / "bad.safetensors").write_bytes(content)
     with pytest.raises(BackboneError, match="not a readable safetensors file"):
         load_backbone(NAME, weights=tmp_path / "bad.safetensors")
+
+
+def test_a_backbone_is_freed_with_its_last_detector(backbone_weights, tmp_path):
+    """There were two caches that never freed anything."""
+    copied = shutil.copy(backbone_weights, tmp_path / "copied.safetensors")
+    tensors = load_file(copied)
+    tensors["conv1.weight"] += 1  # other weights than those that the session shares
+    save_file(tensors, copied)
+    first = load_backbone(NAME, weights=copied)
+    assert load_backbone(NAME, weights=copied) is first is load_backbone(NAME, sha256=first.fingerprint)
+    gone = weakref.ref(first)
+    del first
+    gc.collect()
+    assert gone() is None
 
 
 def test_missing_file_is_named(tmp_path):
@@ -122,11 +139,10 @@ def test_channels_are_known_without_weights(name, channels):
 
 def test_building_a_network_draws_nothing_from_the_callers_random_stream(backbone_weights):
     """A seeded run must not depend on whether the backbone was already in memory."""
-    module._read.cache_clear()
     feature_channels.cache_clear()
     torch.manual_seed(1)
     feature_channels(NAME, (2, 3))
-    module._read(NAME, (2, 3), backbone_weights, 0)
+    Backbone(NAME, (2, 3), backbone_weights)
     drawn = torch.rand(1)
     torch.manual_seed(1)
     assert torch.equal(torch.rand(1), drawn)

@@ -12,7 +12,8 @@ import pytest
 from hubmodels import AnomalyDetector
 from hubmodels.backbone import BUNDLED_WEIGHTS
 from hubmodels.hub.catalog import Catalog
-from hubmodels.hub.listing import BUNDLED_MODELS, METHODS
+from hubmodels.hub.listing import BUNDLED_MODELS
+from hubmodels.methods import METHODS
 from training.parts.dataset import DEFECTS, render
 
 ROOT = Path(__file__).parents[2]
@@ -61,7 +62,7 @@ def test_unseen_parts_are_told_apart(catalog, category):
     """Of four good parts and one of each defect, the defective ones mostly score higher (0.5 would be chance)."""
     good = [render(category, UNSEEN + i)[0] for i in range(4)]
     bad = [render(category, UNSEEN + 10 + i, defect)[0] for i, defect in enumerate(DEFECTS[category])]
-    for detector in catalog.load(f"parts / {category}"):
+    for detector in catalog.load(f"parts / {category}").values():
         assert isinstance(detector, AnomalyDetector) and not detector.training
         high, low = ([p.image_score for p in detector.predict_batch(pictures)] for pictures in (bad, good))
         pairs = [b > g for b in high for g in low]

@@ -26,13 +26,13 @@ def test_a_folder_gives_both_methods_simplenet_first(model_folder):
     catalog = Catalog.from_folder(model_folder)
     assert catalog.categories() == [LABEL]
     assert [e.method for e in catalog.entries] == ["simplenet", "glass"]
-    assert [type(d) for d in catalog.load(LABEL)] == [SimpleNet, GLASS]
+    assert [type(d) for d in catalog.load(LABEL).values()] == [SimpleNet, GLASS]
     assert catalog.problems == {}
 
 
 def test_loaded_models_judge_as_the_saved_ones(model_folder, make_detector):
     picture = np.random.default_rng(1).integers(0, 256, (50, 70, 3), np.uint8)
-    for detector in Catalog.from_folder(model_folder).load(LABEL):
+    for detector in Catalog.from_folder(model_folder).load(LABEL).values():
         saved, found = make_detector(type(detector)).predict(picture), detector.predict(picture)
         assert (found.image_score, found.p_value) == (pytest.approx(saved.image_score), saved.p_value)
 
@@ -42,7 +42,7 @@ def test_the_config_says_what_a_model_is_not_the_folder_name(model_folder):
     change_config(model_folder / "my favourite", dataset="line-3", category="lid")
     catalog = Catalog.from_folder(model_folder)
     assert catalog.categories() == ["line-3 / lid", LABEL]
-    assert [type(d) for d in catalog.load("line-3 / lid")] == [GLASS]
+    assert [type(d) for d in catalog.load("line-3 / lid").values()] == [GLASS]
 
 
 def test_a_single_model_folder_will_do(model_folder):
@@ -76,7 +76,7 @@ def test_other_things_in_the_folder_are_no_models(model_folder):
 def test_a_damaged_model_is_named_and_hides_no_other(model_folder, damage, reason):
     damage(model_folder / "glass-toy-widget" / "config.json")
     catalog = Catalog.from_folder(model_folder)
-    assert [type(d) for d in catalog.load(LABEL)] == [SimpleNet]
+    assert [type(d) for d in catalog.load(LABEL).values()] == [SimpleNet]
     (source,) = catalog.problems
     # of two folders with the same identity the first is used
     assert source.endswith("simplenet-toy-widget" if reason == "same" else "glass-toy-widget")
@@ -88,10 +88,10 @@ def test_weights_that_do_not_load_leave_the_other_method(model_folder):
     intact = weights.read_bytes()
     weights.write_bytes(intact[:100])
     catalog = Catalog.from_folder(model_folder)
-    assert [type(d) for d in catalog.load(LABEL)] == [SimpleNet]
+    assert [type(d) for d in catalog.load(LABEL).values()] == [SimpleNet]
     assert "truncated" in catalog.problems[str(weights.parent)]
     weights.write_bytes(intact)  # repaired: the failure is not remembered
-    assert [type(d) for d in catalog.load(LABEL)] == [SimpleNet, GLASS]
+    assert [type(d) for d in catalog.load(LABEL).values()] == [SimpleNet, GLASS]
     assert catalog.problems == {}
 
 
@@ -117,7 +117,7 @@ def test_catalogs_add_up_and_the_first_wins(model_folder, tmp_path):
     assert both.categories() == ["toy / lid", LABEL]
     assert {e.source for e in both.entries if e.label == LABEL} == {str(p) for p in model_folder.iterdir()}
     assert both.problems == {}  # the other's twin is hidden, as by the first place of a search path
-    assert [type(d) for d in both.load("toy / lid")] == [SimpleNet]
+    assert [type(d) for d in both.load("toy / lid").values()] == [SimpleNet]
 
 
 def test_a_missing_folder_says_what_to_give(tmp_path):
@@ -214,7 +214,7 @@ def test_a_namespace_lists_the_repositories_of_this_library(hub, make_detector):
         ("acme/simplenet-mvtec-metal-nut", "Hub"),
         ("acme/glass-mvtec-metal-nut", "Hub"),
     ]
-    assert [type(d) for d in catalog.load("mvtec / metal-nut")] == [SimpleNet, GLASS]
+    assert [type(d) for d in catalog.load("mvtec / metal-nut").values()] == [SimpleNet, GLASS]
     assert (catalog.problems, catalog.notices) == ({}, [])
 
 
@@ -228,13 +228,13 @@ def test_what_is_listed_is_pinned(hub, make_detector):
     """A model that is pushed while the app runs changes nothing until the places are listed again."""
     push(make_detector, "acme/glass-toy-widget")
     catalog = Catalog.from_namespace("acme")
-    (before,) = catalog.load(LABEL)
+    (before,) = catalog.load(LABEL).values()
     make_detector(GLASS, calibrated=False, dataset="toy", category="widget").push_to_hub("acme/glass-toy-widget")
     catalog._read.cache_clear()
-    (still,) = catalog.load(LABEL)
+    (still,) = catalog.load(LABEL).values()
     assert still.calibration.size == before.calibration.size == 5
     catalog.refresh()
-    (after,) = catalog.load(LABEL)
+    (after,) = catalog.load(LABEL).values()
     assert after.calibration.size == 0
 
 
@@ -287,7 +287,7 @@ def test_a_repository_that_holds_another_category_is_not_used_for_this_one(hub, 
     push(make_detector, "acme/simplenet-toy-lid")
     make_detector(GLASS, dataset="toy", category="widget").push_to_hub("acme/glass-toy-lid")
     catalog = Catalog.from_namespace("acme")
-    assert [type(d) for d in catalog.load("toy / lid")] == [SimpleNet]
+    assert [type(d) for d in catalog.load("toy / lid").values()] == [SimpleNet]
     assert "named after toy / lid, but holds a model of toy / widget" in catalog.problems["acme/glass-toy-lid"]
 
 
@@ -308,9 +308,9 @@ def test_a_spoilt_repository_has_its_own_reason_and_spoils_no_other(hub, make_de
     catalog = Catalog.from_namespace("acme")
     spoil(hub, "acme/glass-toy-widget")
     catalog.refresh(older_than=60 if reason in ("or it is private", "no such repository") else 0)
-    assert [type(d) for d in catalog.load(LABEL)] == [SimpleNet]
+    assert [type(d) for d in catalog.load(LABEL).values()] == [SimpleNet]
     assert reason in catalog.problems["acme/glass-toy-widget"]
-    assert [type(d) for d in catalog.load("toy / lid")] == [GLASS]
+    assert [type(d) for d in catalog.load("toy / lid").values()] == [GLASS]
 
 
 def test_private_models_are_listed_for_those_who_may_see_them(hub, make_detector, monkeypatch):
@@ -346,7 +346,7 @@ def test_half_a_model_in_the_cache_is_not_listed(hub, make_detector):
     make_detector(GLASS, calibrated=False, dataset="toy", category="widget").push_to_hub("acme/glass-toy-widget")
     HfApi().hf_hub_download("acme/glass-toy-widget", "config.json")  # the newer commit, and then the line breaks
     hub.stop()
-    (glass,) = [d for d in Catalog.from_namespace("acme").load(LABEL) if type(d) is GLASS]
+    glass = Catalog.from_namespace("acme").load(LABEL)["glass"]
     assert glass.calibration.size == 5  # of the older commit, which is whole
 
 

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from hubmodels import BackboneError, ModelError, backbone
+from hubmodels import BackboneError, ModelError, backbone, load
 from hubmodels.backbone import (
     BUNDLED_WEIGHTS,
     feature_channels,

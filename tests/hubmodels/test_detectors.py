@@ -13,10 +13,10 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save, save_file
 
-from hubmodels import GLASS, BackboneError, ModelError, PictureError, SimpleNet, compare
+from hubmodels import GLASS, BackboneError, ModelError, PictureError, SimpleNet, compare, load, methods
 from hubmodels.backbone import Backbone
 
-METHODS = pytest.mark.parametrize("method", [SimpleNet, GLASS])
+METHODS = pytest.mark.parametrize("method", [row.detector for row in methods.METHODS.values()])
 
 
 def picture(height=80, width=100, seed=0):
@@ -48,8 +48,8 @@ def test_narrow_backbones_get_a_sensible_width():
 def test_signs():
     """SimpleNet's discriminator says how normal, GLASS's how anomalous; scores always say how anomalous."""
     logits = torch.tensor([-2.0, 0.0, 3.0])
-    assert SimpleNet(backbone="resnet18.tv_in1k").logits_to_scores(logits).tolist() == [2.0, 0.0, -3.0]
-    assert GLASS(backbone="resnet18.tv_in1k").logits_to_scores(logits).allclose(logits.sigmoid())
+    assert SimpleNet(backbone="resnet18.tv_in1k").head.logits_to_scores(logits).tolist() == [2.0, 0.0, -3.0]
+    assert GLASS(backbone="resnet18.tv_in1k").head.logits_to_scores(logits).allclose(logits.sigmoid())
 
 
 @METHODS
@@ -113,7 +113,7 @@ def test_no_pictures_give_no_predictions(method, make_detector):
 def test_calibration_holds_one_picture_and_one_map_at_a_time(make_detector, monkeypatch):
     """Thirty maps and pictures of 20 megapixels would be several gigabytes."""
     detector, seen, alive = make_detector(SimpleNet, calibrated=False), [], []
-    study = detector._study
+    study = detector._calibrate_one
 
     def watched(shown, picture_statistics):
         prediction = study(shown, picture_statistics)
@@ -121,7 +121,7 @@ def test_calibration_holds_one_picture_and_one_map_at_a_time(make_detector, monk
         seen.extend(map(weakref.ref, (shown, prediction.anomaly_map)))
         return prediction
 
-    monkeypatch.setattr(detector, "_study", watched)
+    monkeypatch.setattr(detector, "_calibrate_one", watched)
     detector.calibrate(picture(seed=seed) for seed in range(5))
     assert detector.calibration.size == 5 and max(alive) <= 1
 
@@ -176,7 +176,7 @@ def test_the_folder_holds_the_head_only(method, make_detector, tmp_path):
     make_detector(method).save_pretrained(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"config.json", "model.safetensors", "README.md"}
     prefixes = {key.split(".")[0] for key in load_file(tmp_path / "model.safetensors")}
-    assert prefixes == {"adaptor", "discriminator", "calibration", "appearance"}
+    assert prefixes == {"head", "calibration", "appearance"}
     config = json.loads((tmp_path / "config.json").read_text())
     assert config["method"] == method.method and len(config["backbone_sha256"]) == 64
     assert (config["embed_dim"], config["hidden_dim"], config["resize"]) == (32, 21, 64)  # resolved, not null
@@ -185,7 +185,7 @@ def test_the_folder_holds_the_head_only(method, make_detector, tmp_path):
 def test_base_class_reads_the_method_and_the_wrong_class_refuses(make_detector, tmp_path):
     make_detector(GLASS).save_pretrained(tmp_path)
     assert type(load(tmp_path)) is GLASS
-    with pytest.raises(ModelError, match=r"GLASS.from_pretrained"):
+    with pytest.raises(ModelError, match=r"is a glass model: load it by hubmodels.load"):
         SimpleNet.from_pretrained(tmp_path)
 
 
@@ -197,7 +197,7 @@ def edit_config(folder, **changes):
 @pytest.mark.parametrize(
     ("change", "error", "word"),
     [
-        ({"format_version": 99}, ModelError, "newer"),
+        ({"format_version": 99}, ModelError, "reads format 1"),
         ({"hidden_dim": 20}, ModelError, "does not fit"),
         ({"method": "patchcore"}, ModelError, "names no method"),
         ({"method": None}, ModelError, "names no method"),
@@ -221,7 +221,7 @@ def test_configs_that_do_not_fit_are_refused(change, error, word, make_detector,
     make_detector(SimpleNet).save_pretrained(tmp_path)
     edit_config(tmp_path, **change)
     with pytest.raises(error, match=word):
-        SimpleNet.from_pretrained(tmp_path, backbone_weights=backbone_weights)
+        load(tmp_path, backbone_weights=backbone_weights)
 
 
 def test_missing_and_damaged_files_are_named(make_detector, tmp_path):
@@ -252,10 +252,10 @@ def test_a_header_with_a_pickles_first_bytes_is_no_pickle(make_detector, tmp_pat
 def test_a_missing_tensor_is_not_filled_with_random_numbers(make_detector, tmp_path):
     make_detector(SimpleNet).save_pretrained(tmp_path)
     tensors = load_file(tmp_path / "model.safetensors")
-    del tensors["adaptor.weight"]
+    del tensors["head.adaptor.weight"]
     save_file(tensors, tmp_path / "model.safetensors")
     edit_config(tmp_path, weights_sha256=None)
-    with pytest.raises(ModelError, match=r"adaptor.weight"):
+    with pytest.raises(ModelError, match=r"head.adaptor.weight"):
         SimpleNet.from_pretrained(tmp_path)
 
 
@@ -263,20 +263,23 @@ def test_a_missing_tensor_is_not_filled_with_random_numbers(make_detector, tmp_p
 
 
 def test_compare_equals_predict_with_one_backbone_pass(make_detector, monkeypatch):
-    detectors, passes, forward = [make_detector(SimpleNet), make_detector(GLASS)], [], Backbone.forward
-    separate = [detector.predict(picture()) for detector in detectors]
+    detectors = {name: make_detector(method.detector) for name, method in methods.METHODS.items()}
+    passes, forward = [], Backbone.forward
+    separate = {name: detector.predict(picture()) for name, detector in detectors.items()}
     monkeypatch.setattr(Backbone, "forward", lambda self, images: (passes.append(1), forward(self, images))[1])
     together = compare(detectors, picture())
     assert len(passes) == 1
-    for one, other in zip(together, separate, strict=True):
+    assert list(together) == list(separate)
+    for one, other in zip(together.values(), separate.values(), strict=True):
         assert one.image_score == pytest.approx(other.image_score, rel=1e-6)
         assert np.abs(one.anomaly_map - other.anomaly_map).max() <= 1e-6 * np.abs(other.anomaly_map).max()
         assert one.p_value == other.p_value
 
 
 def test_compare_passes_once_per_front_end(make_detector, monkeypatch):
-    detectors, passes, forward = [make_detector(SimpleNet), make_detector(GLASS, resize=80)], [], Backbone.forward
+    detectors = {"simplenet": make_detector(SimpleNet), "glass": make_detector(GLASS, resize=80)}
+    passes, forward = [], Backbone.forward
     monkeypatch.setattr(Backbone, "forward", lambda self, images: (passes.append(1), forward(self, images))[1])
     together = compare(detectors, picture())
     assert len(passes) == 2
-    assert together[1].image_score == pytest.approx(detectors[1].predict(picture()).image_score, rel=1e-6)
+    assert together["glass"].image_score == pytest.approx(detectors["glass"].predict(picture()).image_score, rel=1e-6)

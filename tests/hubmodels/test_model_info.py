@@ -10,7 +10,7 @@ from huggingface_hub import constants, metadata_load
 from small_report import METRICS, describe, report
 
 from hubmodels import GLASS
-from hubmodels.hub import model_info as facts
+from hubmodels.hub import model_info
 from hubmodels.hub.catalog import Catalog
 from hubmodels.hub.listing import CACHE, HUB, ModelEntry
 from hubmodels.hub.model_info import LARGEST_TEXT, ModelInfo, read_model_info
@@ -24,7 +24,7 @@ TEST_COUNTS = {"good": 4, "bent": 2, "torn": 4}
 
 @pytest.fixture(autouse=True)
 def nothing_kept():
-    facts._published.cache_clear()
+    model_info._download.cache_clear()
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def test_a_bundled_model_has_the_licence_of_its_card_and_the_numbers_of_its_repo
     card, known = metadata_load(TEMPLATES / entry.name / "README.md"), read_model_info(entry)
     assert known.licence == card["license_name"]
     shown = {m["name"]: m["value"] for m in card["model-index"][0]["results"][0]["metrics"]}
-    assert {facts.METRICS[key][0]: value for key, value in known.metrics.items()} == shown
+    assert {model_info.METRICS[key].name: value for key, value in known.metrics.items()} == shown
     assert (known.protocol, known.seed, known.held_out, known.card) == ("last", 0, 100, None)
     assert sum(known.test_counts.values()) == 60 and 0.5e6 < known.size_bytes < 2e6
 
@@ -176,7 +176,7 @@ def test_a_card_that_cannot_be_read_tells_nothing(folder, front_matter):
 
 def test_a_licence_is_kept_short(folder):
     (folder / "README.md").write_text(f"---\nlicense: {'x' * 1000}\n---\n")
-    assert in_folder(folder).licence == "x" * facts.LONGEST_WORD
+    assert in_folder(folder).licence == "x" * model_info.LONGEST_WORD
 
 
 # ---------------------------------------------------------------- on the Hub
@@ -229,7 +229,7 @@ def test_a_report_that_is_too_large_is_not_downloaded(hub, published):
 
 def test_a_hub_that_is_gone_leaves_the_cache(hub, published):
     before = read_model_info(published)
-    facts._published.cache_clear()
+    model_info._download.cache_clear()
     hub.stop()
     assert read_model_info(published) == replace(before, size_bytes=None)  # the weights were never loaded
 
@@ -247,7 +247,7 @@ def test_a_hub_that_fails_costs_a_moment_and_is_asked_again(hub, published, monk
     hub.faults.append(Fault("HEAD", "resolve", 1, fault)) if fault else hub.stop()
     begun = time.perf_counter()
     with monkeypatch.context() as impatient:
-        impatient.setattr(facts, "PATIENCE", 0.3)
+        impatient.setattr(model_info, "PATIENCE", 0.3)
         assert read_model_info(published) == ModelInfo(card=f"{constants.ENDPOINT}/{REPO}")
     assert time.perf_counter() - begun < 3
     if fault is None:

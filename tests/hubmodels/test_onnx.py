@@ -116,7 +116,7 @@ def test_both_methods_say_what_torch_says(detectors, model, size):
     shown = picture(7, size)
     found = model.compare(shown)
     assert list(found) == ["simplenet", "glass"]
-    for expected, got in zip(compare(detectors, shown), found.values(), strict=True):
+    for expected, got in zip(compare({d.method: d for d in detectors}, shown).values(), found.values(), strict=True):
         np.testing.assert_allclose(got.image_score, expected.image_score, **CLOSE)
         np.testing.assert_allclose(got.anomaly_map, expected.anomaly_map, **CLOSE)
         assert got.anomaly_map.shape == size and got.anomaly_map.dtype == np.float32
@@ -177,7 +177,7 @@ def test_what_agrees_replaces_an_older_file(detectors, already_exported, exporte
 def test_other_weights_are_refused_and_the_older_file_stays(make_detector, already_exported, old_file, factor):
     changed = [make_detector(method, **CROP) for method in (SimpleNet, GLASS)]
     with torch.no_grad():
-        changed[1].discriminator[3].weight *= factor
+        changed[1].head.discriminator[3].weight *= factor
     with pytest.raises(ExportError, match=r"glass: ONNX Runtime disagrees .* 1 pictures.*scores differ by"):
         export.export(changed, old_file, [picture(0)])
     assert is_untouched(old_file)
@@ -210,7 +210,7 @@ def test_a_full_disk_leaves_nothing_half_written(detectors, old_file, monkeypatc
         ([{"calibrated": False}], "simplenet detector is not calibrated"),
         ([{}, {}], r"one detector of each method .*\['simplenet', 'simplenet'\]"),
         ([], "at least one"),
-        ([{}, {"method": GLASS, "image_size": 96}], "look at pictures differently"),
+        ([{}, {"method": GLASS, "image_size": 96}], "different front ends"),
         ([{}, {"method": GLASS, "category": "gadget"}], "different categories"),
     ],
 )
@@ -252,7 +252,7 @@ def test_a_newer_format_is_refused(exported, monkeypatch):
 
 
 def test_predict_needs_a_file_of_one_method(model):
-    with pytest.raises(ExportError, match=r"simplenet and glass: ask by `compare`"):
+    with pytest.raises(ExportError, match=r"simplenet and glass: use `compare`"):
         model.predict(picture(0))
 
 
@@ -295,7 +295,7 @@ def test_the_command_exports_a_bundled_model(tmp_path, capsys):
 
 def test_the_command_names_what_is_wrong(tmp_path, already_exported, capsys):
     for model, pictures, says in (
-        ("nowhere", EXAMPLES, "nowhere: neither a folder here"),
+        ("nowhere", EXAMPLES, "nowhere: neither a local folder"),
         (BUNDLED, tmp_path / "none", "'none' does not exist"),
         (BUNDLED, ROOT / "hubmodels", "there are no pictures"),
     ):

@@ -13,7 +13,8 @@ from PIL import Image
 from torchvision import transforms
 
 from hubmodels import pictures
-from hubmodels.pictures import PictureError, inspected_part, read_picture, to_image, to_picture_size
+from hubmodels.front_end import inspected_part, to_image, to_picture_size
+from hubmodels.pictures import PictureError, read_picture
 
 ORIENTATION = 0x0112
 

@@ -88,7 +88,7 @@ def test_pixel_threshold_leaves_held_out_pictures_unmarked():
 
 
 def test_without_calibration_there_is_no_verdict():
-    prediction = Calibration().apply(1.0, np.zeros((2, 2), np.float32))
+    prediction = Calibration().decide(1.0, np.zeros((2, 2), np.float32))
     assert (prediction.p_value, prediction.threshold, prediction.is_anomalous, prediction.mask) == (None,) * 4
     assert "not calibrated" in Calibration().describe()
 

@@ -1,0 +1,151 @@
+"""The wheel, installed in a fresh environment away from the clone: what a stranger gets.
+
+The environment borrows the installed dependencies, but neither the clone nor what only app and training need.
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tomllib
+import venv
+import zipfile
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+from hub_client import client_env
+from test_house import ROOT, imported, sources
+
+from hubmodels import GLASS, REPOSITORY, __version__
+
+NOT_BASE = ("gradio", "sklearn", "accelerate", "datasets", "babel", "training", "webapp", "app")
+REFUSE = """
+import sys
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+
+class Refuse(MetaPathFinder, Loader):
+    def find_spec(self, name, path=None, target=None):
+        return ModuleSpec(name, self) if name.split(".")[0] in NAMES else None
+
+    def create_module(self, spec):
+        raise ModuleNotFoundError(f"No module named {spec.name!r}", name=spec.name)
+
+    def exec_module(self, module):
+        pass
+
+sys.meta_path.insert(0, Refuse())
+"""
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    folder, clone = tmp_path_factory.mktemp("wheel"), tmp_path_factory.mktemp("clone") / "copy"
+    left_out = shutil.ignore_patterns(".*", "build", "runs", "data", "*.egg-info", "__pycache__")
+    shutil.copytree(ROOT, clone, ignore=left_out)  # setuptools leaves a build folder in the place it builds
+    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", folder, clone]
+    subprocess.run(command, check=True, timeout=300, capture_output=True)
+    (built,) = folder.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def python(wheel, tmp_path_factory):
+    """A fresh environment with the wheel."""
+    place = tmp_path_factory.mktemp("fresh") / "venv"
+    venv.create(place, with_pip=False)
+    interpreter = place / "bin" / "python"
+    install = [sys.executable, "-m", "pip", "--python", interpreter, "install", "-q", "--no-deps", wheel]
+    subprocess.run(install, check=True, timeout=300, capture_output=True)
+    (site,) = place.glob("lib/python*/site-packages")
+    (site / "borrowed.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
+    return interpreter
+
+
+def run(python, script, cwd, refused=NOT_BASE, env=None):
+    """What a script prints, as JSON, in the fresh environment and away from the clone."""
+    source = REFUSE.replace("NAMES", repr(set(refused))) + script
+    inherited = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} if env is None else env
+    inherited = {key: value for key, value in inherited.items() if key != "PYTHONPATH"}
+    done = subprocess.run([python, "-c", source], cwd=cwd, env=inherited, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_the_wheel_contains_the_library_alone_and_all_of_it(wheel):
+    assert wheel.name.split("-")[1] == __version__
+    with zipfile.ZipFile(wheel) as archive:
+        names = {name for name in archive.namelist() if ".dist-info/" not in name}
+    assert {name.split("/")[0] for name in names} == {"hubmodels"}
+    files = [path for path in (ROOT / "hubmodels").rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    assert names == {path.relative_to(ROOT).as_posix() for path in files}
+
+
+def test_every_import_of_the_library_is_a_base_requirement():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    base = {re.match(r"[\w-]+", name)[0].lower().replace("-", "_") for name in project["dependencies"]}
+    extra = {"onnx", "onnxscript", "onnxruntime"}
+    used = {name.split(".")[0] for file in sources("hubmodels") for name in imported(file.read_text(), "hubmodels")}
+    foreign = used - sys.stdlib_module_names - {"hubmodels", ""}
+    distributions = packages_distributions()
+    needed = {d.lower().replace("-", "_") for name in foreign for d in distributions.get(name, [name])}
+    assert needed - extra <= base, "not declared"
+
+
+def test_it_predicts_with_a_bundled_model_and_lists_the_catalog(python, tmp_path):
+    picture = ROOT / "examples/parts/pill/good.png"
+    script = f"""
+import json, hubmodels
+catalog = hubmodels.Catalog.bundled()
+found = hubmodels.compare(catalog.load("parts / pill"), {str(picture)!r})
+print(json.dumps({{"where": hubmodels.__file__, "categories": catalog.categories(),
+                   "verdicts": {{name: p.is_anomalous for name, p in found.items()}}}}))
+"""
+    found = run(python, script, tmp_path)
+    assert str(ROOT) not in found["where"] and len(found["categories"]) == 5
+    assert found["verdicts"] == {"simplenet": False, "glass": False}
+
+
+def test_it_loads_from_the_hub(python, hub, make_detector, backbone_weights, tmp_path):
+    make_detector(GLASS).push_to_hub("acme/glass-toy-widget")
+    script = f"""
+import json, hubmodels
+detector = hubmodels.load("acme/glass-toy-widget", backbone_weights={str(backbone_weights)!r})
+print(json.dumps(detector.category))
+"""
+    assert run(python, script, tmp_path, env=client_env(hub, tmp_path / "home")) == "widget"
+
+
+def test_it_exports_and_the_file_runs_without_torch(python, tmp_path):
+    picture = str(ROOT / "examples/parts/pill/good.png")
+    script = f"""
+import json, hubmodels
+from hubmodels.onnx.export import export
+detectors = hubmodels.Catalog.bundled().load("parts / pill")
+report = export(detectors.values(), "pill.onnx", [{picture!r}])
+print(json.dumps({{name: d.predict({picture!r}).image_score for name, d in detectors.items()}}))
+"""
+    expected = run(python, script, tmp_path)
+    script = f"""
+import json, hubmodels
+found = hubmodels.ExportedModel("pill.onnx").compare({picture!r})
+print(json.dumps({{name: p.image_score for name, p in found.items()}}))
+"""
+    found = run(python, script, tmp_path, refused=(*NOT_BASE, "torch", "timm", "torchvision", "huggingface_hub"))
+    assert found == pytest.approx(expected, rel=1e-3, abs=1e-3)
+
+
+def test_a_missing_extra_says_how_to_install_it_without_an_index(python, tmp_path):
+    script = """
+import json, hubmodels
+try:
+    hubmodels.ExportedModel("pill.onnx")
+except hubmodels.ExportError as error:
+    print(json.dumps(str(error)))
+"""
+    message = run(python, script, tmp_path, refused=(*NOT_BASE, "onnxruntime"))
+    assert message == f'onnxruntime is not installed: pip install "anomaly-hubmodels[export] @ git+{REPOSITORY}"'
