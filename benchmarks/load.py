@@ -88,14 +88,14 @@ async def insist(request, client, session, category, upload, kind, until, tally,
     """Sends the request until it is answered; gives up if the time is over before the queue has a place."""
     first, refused = time.perf_counter(), 0
     while True:
-        asked = time.perf_counter()
+        sent_at = time.perf_counter()
         try:
             is_right = await asyncio.wait_for(request(client, session, category, upload, kind), PATIENCE)
         except Refused:
             refused += 1
-            tally.counts["told to wait"] += 1
-            if asked > until:
-                tally.counts["told to wait until the end"] += 1
+            tally.counts["refused"] += 1
+            if sent_at > until:
+                tally.counts["refused until the end"] += 1
                 return
             await asyncio.sleep(rng.uniform(1, 3))
             continue
@@ -106,7 +106,7 @@ async def insist(request, client, session, category, upload, kind, until, tally,
         tally.counts[f"answers to {kind}"] += bool(is_right)
         if is_right:
             tally.seconds["answer"].append(time.perf_counter() - first)
-            tally.seconds["queue"].append(time.perf_counter() - asked)
+            tally.seconds["queue"].append(time.perf_counter() - sent_at)
             tally.refusals.append(refused)
         else:
             tally.trouble[f"wrong answer to {kind} by {request.__name__}"] += 1
@@ -188,7 +188,7 @@ def figures(tally: Tally, process: psutil.Process, before: float, crowd_s: float
     shares = {"p50": 50, "p95": 95, "max": 100}
     times = {f"{what}_{s}_s": np.percentile(t, q) for what, t in tally.seconds.items() for s, q in shares.items()}
     memory = {"before": before, "peak": max(tally.memory_mb), "end": process.memory_info().rss / 2**20}
-    counted = dict.fromkeys(("answers", "told to wait", "errors", "lost"), 0) | tally.counts
+    counted = dict.fromkeys(("answers", "refused", "errors", "lost"), 0) | tally.counts
     return {
         **{name.replace(" ", "_"): count for name, count in counted.items()},
         "most_refusals_of_one_question": max(tally.refusals),
