@@ -14,9 +14,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from hubmodels.detector import AnomalyDetector
-from hubmodels.front_end import align
-from hubmodels.pictures import to_image
-from training.samples import Sample
+from hubmodels.front_end import align, to_image
+from hubmodels.samples import Sample
 
 MEMORY_SHARE = 0.5  # of the memory available; the rest is for the data loader, the page cache and the user
 AUTOCAST = {"fp16": torch.float16, "bf16": torch.bfloat16}
@@ -89,8 +88,8 @@ def extract(detector: AnomalyDetector, images: Tensor, mixed_precision: str | No
     device, dtype = detector.device, AUTOCAST.get(mixed_precision)
     with torch.no_grad():
         with torch.autocast(device.type, dtype, enabled=dtype is not None):
-            feature_maps = detector.feature_maps(images.to(device).float() / 255)
-        return detector.patch_features(feature_maps)
+            feature_maps = detector.front_end.feature_maps(images.to(device).float() / 255)
+        return detector.front_end.patch_features(feature_maps)
 
 
 def memory_budget() -> float:

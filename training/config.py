@@ -8,7 +8,7 @@ from dataclasses import MISSING, asdict, dataclass, field
 from typing import Any, Literal, Self
 
 from hubmodels.compactnet import COMPACT_BACKBONE, COMPACT_IMAGE_SIZE
-from hubmodels.hub.listing import METHODS
+from hubmodels.methods import METHODS
 from training.objectives import OBJECTIVES, PAPER_BACKBONE, PAPER_IMAGE_SIZE, objective_of
 from training.options import add_options, collect, option
 
@@ -157,7 +157,7 @@ class TrainConfig:
         )
         add_options(parser, cls)
         for method, objective in OBJECTIVES.items():
-            add_options(parser, objective.Settings, f"{METHODS[method].__name__} only")
+            add_options(parser, objective.Settings, f"{METHODS[method].title} only")
         parsed = parser.parse_args(arguments)
         own = {name: o.Settings(**collect(o.Settings, parsed)) for name, o in OBJECTIVES.items()}
         return cls(**collect(cls, parsed), own=own)._checked(parser)

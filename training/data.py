@@ -1,6 +1,7 @@
-"""Opens what a run trains on: MVTec AD folders, a folder of good pictures, a data set on the Hub, or drawn parts.
+"""Opens what a run trains on: MVTec AD folders, a folder of good pictures, a data set on the Hub, or rendered parts.
 
-Every source becomes a ``Category`` of lazy ``Sample``s; ``hold_out`` sets normal ones aside for calibration.
+Every source becomes a `Category` of `Sample`s, which are read when needed. `hold_out` sets normal ones aside for
+calibration.
 """
 
 import logging
@@ -12,10 +13,18 @@ from pathlib import Path
 
 import numpy as np
 
-from hubmodels.samples import PICTURE_SUFFIXES
+from hubmodels.samples import (
+    PICTURE_SUFFIXES,
+    Category,
+    Sample,
+    folder_sample,
+    folders_in,
+    pictures_in,
+    read_category,
+    shorten,
+)
 from training.hub_data import HubColumns, category_from_dataset, category_names, load_splits, resolve_revision
 from training.parts import dataset as parts
-from training.samples import Category, Sample, is_normal, listing
 
 logger = logging.getLogger(__name__)
 
@@ -32,12 +41,17 @@ def open_categories(
     hub: HubColumns | None = None,
     revision: str | None = None,
 ) -> list[Category]:
-    """The categories found at ``data_root``, all of them unless some are named, sorted by name.
+    """The categories of a data set, all of them unless some are named, sorted by name.
 
-    ``data_root`` is, tried in this order: a folder in the MVTec AD layout (or one category folder of it), a folder of
-    good pictures (or of folders of them), the id "owner/name" of a Hub data set (``hub`` and ``revision`` apply to it
-    alone); "parts:" means the sample parts that ``training.parts.dataset`` draws. ``dataset_name`` replaces the name derived
-    from it. Raises ValueError, saying what to do, where nothing usable is there.
+    Args:
+        data_root: tried in this order: a folder in the MVTec AD layout (or one category folder of it); a folder of
+            good pictures (or of folders of them); the id "owner/name" of a Hub data set. "parts:" means the rendered
+            sample parts.
+        dataset_name: replaces the name derived from `data_root`.
+        hub, revision: columns and commit of a Hub data set.
+
+    Raises:
+        ValueError: nothing usable is there; the message says what to do.
     """
     if str(data_root) == SAMPLE_PARTS:
         return parts.parts_categories(categories)
@@ -58,13 +72,19 @@ def open_categories(
 
 
 def hold_out(train: Sequence[Sample], share: float = 0.1, seed: int = 0) -> tuple[list[Sample], list[Sample]]:
-    """Split normal samples into those to fit and those held out for calibration, both ordered by name.
+    """Splits normal samples into those to fit and those held out for calibration, both ordered by name.
 
-    ``share`` in (0, 1) is held out, at least one sample, and at least one is kept. The split depends on the names,
-    the share and the seed alone, not on the order given. Raises ValueError for another share or fewer than 2 samples.
+    At least one sample is held out, and at least one is kept. The split depends on the names, the share and the seed
+    alone, not on the order given.
+
+    Args:
+        share: of the samples to hold out, in (0, 1).
+
+    Raises:
+        ValueError: another share, or fewer than 2 samples.
     """
     if not 0 < share < 1:
-        raise ValueError(f"the held-out share must lie between 0 and 1, both excluded; got {share}.")
+        raise ValueError(f"the held-out share must be between 0 and 1, both excluded; got {share}.")
     if len(train) < 2:
         raise ValueError(f"holding out needs at least 2 training pictures; got {len(train)}.")
     ordered = sorted(train, key=lambda sample: sample.name)
@@ -77,7 +97,7 @@ def hold_out(train: Sequence[Sample], share: float = 0.1, seed: int = 0) -> tupl
 def dataset_slug(name: str) -> str:
     """A data set's name as part of a repository name: "mvtec_ad" -> "mvtec", "Magnetic-Tile" -> "magnetic_tile".
 
-    No dash is left in it, so that {method}-{dataset}-{category} can be taken apart again.
+    It contains no dash, so that {method}-{dataset}-{category} can be split again.
     """
     slug = _slug(name)
     return "mvtec" if slug in MVTEC_SLUGS else _check_name(slug.replace("-", "_"), "data set")
@@ -105,14 +125,14 @@ def _warn_of_missing_masks(category: Category) -> None:
             category.name,
             len(missing),
             anomalous,
-            listing(missing),
+            shorten(missing),
         )
 
 
 def _select(available: Iterable[str], wanted: Sequence[str] | None, where: Path | str) -> list[str]:
     available = sorted(available)
     if unknown := sorted(set(wanted or ()) - set(available)):
-        raise ValueError(f"{where} has no category {listing(unknown)}; available: {', '.join(available)}.")
+        raise ValueError(f"{where} has no category {shorten(unknown)}; available: {', '.join(available)}.")
     return [name for name in available if not wanted or name in wanted]
 
 
@@ -130,67 +150,34 @@ def _open_folder(root: Path, wanted: Sequence[str] | None, dataset_name: str | N
     if (root / "train" / "good").is_dir():
         folders, dataset = {root.name: root}, root.parent.name
     else:
-        folders = {folder.name: folder for folder in _folders(root) if (folder / "train" / "good").is_dir()}
+        folders = {folder.name: folder for folder in folders_in(root) if (folder / "train" / "good").is_dir()}
         dataset = root.name
     if folders:
         dataset = dataset_slug(dataset_name or dataset)
-        return [_mvtec_category(dataset, name, folders[name]) for name in _select(folders, wanted, root)]
+        return [read_category(dataset, name, folders[name]) for name in _select(folders, wanted, root)]
     return _open_plain(root, wanted, dataset_slug(dataset_name or OWN_PICTURES))
 
 
 def _open_plain(root: Path, wanted: Sequence[str] | None, dataset: str) -> list[Category]:
-    """A folder of good pictures, with or without a ``good`` folder around them, or a folder of such folders."""
+    """A folder of good pictures, with or without a `good` folder around them, or a folder of such folders."""
     if any((root / split).is_dir() for split in ("train", "test")):
         raise ValueError(f"{root} has a train or test folder but no train/good: normal pictures go into train/good.")
-    folders = {folder.name: pictures for folder in _folders(root) if (pictures := _good_pictures(folder))}
+    folders = {folder.name: pictures for folder in folders_in(root) if (pictures := _good_pictures(folder))}
     own = _good_pictures(root)
     if own and folders.keys().isdisjoint(wanted or ()):
         if unused := [name for name, pictures in folders.items() if pictures != own]:
-            logger.warning("%s: only the good pictures are used, not the folders %s", root, listing(unused))
+            logger.warning("%s: only the good pictures are used, not the folders %s", root, shorten(unused))
         folders = {wanted[0] if wanted and len(wanted) == 1 else _slug(root.name): own}
     if not folders:
         raise ValueError(
-            f"{root} holds no pictures. Expected CATEGORY/train/good/*.png (MVTec AD layout), or good pictures "
+            f"{root} contains no pictures. Expected CATEGORY/train/good/*.png (MVTec AD layout), or good pictures "
             f"directly in the folder; types: {', '.join(sorted(PICTURE_SUFFIXES))}."
         )
     return [
-        Category(dataset, name, tuple(_folder_sample("train", "good", path) for path in folders[name]))
+        Category(dataset, name, tuple(folder_sample("train", "good", path) for path in folders[name]))
         for name in _select(folders, wanted, root)
     ]
 
 
 def _good_pictures(folder: Path) -> list[Path]:
-    return _pictures(folder) or _pictures(folder / "good")
-
-
-def _mvtec_category(dataset: str, name: str, folder: Path) -> Category:
-    if stray := _pictures(folder / "test"):
-        raise ValueError(f"{stray[0]} has no label: put test pictures into test/good or test/DEFECT.")
-    train = tuple(_folder_sample("train", "good", path) for path in _pictures(folder / "train" / "good"))
-    test = []
-    for defects in _folders(folder / "test"):
-        masks = {path.stem: path for path in _pictures(folder / "ground_truth" / defects.name)}
-        for path in _pictures(defects):
-            mask = masks.get(f"{path.stem}_mask") or masks.get(path.stem)
-            test.append(_folder_sample("test", defects.name, path, mask))
-    return Category(dataset, name, train, tuple(test))
-
-
-def _folder_sample(split: str, defect_type: str, path: Path, mask: Path | None = None) -> Sample:
-    label = int(not is_normal(defect_type))
-    return Sample(f"{split}/{defect_type}/{path.name}", path, defect_type, label, mask if label else None)
-
-
-def _folders(folder: Path) -> list[Path]:
-    return [path for path in _visible(folder) if path.is_dir()]
-
-
-def _pictures(folder: Path) -> list[Path]:
-    return [path for path in _visible(folder) if path.suffix.lower() in PICTURE_SUFFIXES and path.is_file()]
-
-
-def _visible(folder: Path) -> list[Path]:
-    """Entries by name, so that every machine sees the same order; without hidden files such as macOS's ``._*``."""
-    if not folder.is_dir():
-        return []
-    return sorted((path for path in folder.iterdir() if not path.name.startswith(".")), key=lambda path: path.name)
+    return pictures_in(folder) or pictures_in(folder / "good")

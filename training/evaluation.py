@@ -16,19 +16,20 @@ from PIL import Image
 from tqdm import tqdm
 
 from hubmodels.detector import AnomalyDetector
+from hubmodels.front_end import inspected_part
 from hubmodels.heatmap import panel
 from hubmodels.hub.files import REPORT_FILE
-from hubmodels.pictures import PictureError, inspected_part
-from hubmodels.scoring import AnomalyPrediction
+from hubmodels.metric_names import HEADLINE, METRICS
+from hubmodels.pictures import PictureError
+from hubmodels.prediction import AnomalyPrediction
+from hubmodels.samples import Category, Sample, shorten
 from training.metrics import PixelMetrics, false_alarm_rate, image_metrics, recall_at_threshold
-from training.samples import Category, Sample, listing
 
 logger = logging.getLogger(__name__)
 
 SCORES_FILE, PANELS = "scores.parquet", "panels"  # beside the model, in its folder
 PROTOCOL = "last"
 BATCH_SIZE = 8
-HEADLINE = ("image_auroc", "image_ap", "image_f1_max", "pixel_auroc", "pixel_ap", "pixel_f1_max", "aupro")
 TEXTURES = ("carpet", "grid", "leather", "tile", "wood")  # of MVTec AD; its other ten categories are objects
 OBJECTS = (
     *("bottle", "cable", "capsule", "hazelnut", "metal_nut"),
@@ -67,7 +68,8 @@ class PixelEvaluation:
     """
 
     def __init__(self, detector: AnomalyDetector) -> None:
-        self._metrics, self._faults, self._crop = PixelMetrics(), [], (detector.image_size, detector.resize)
+        self._metrics, self._faults = PixelMetrics(), []
+        self._crop = detector.front_end.image_size, detector.front_end.resize
         self._defects = self._inspected = 0  # pixels
 
     def update(self, sample: Sample, anomaly_map: np.ndarray) -> None:
@@ -85,7 +87,7 @@ class PixelEvaluation:
         """The metrics; empty, with a warning, where masks are bad (unless `skip_bad`) or there is nothing to judge."""
         if self._faults:
             fate = "left out of the pixel metrics" if skip_bad else "so there are no pixel metrics"
-            logger.warning("%d unusable masks, %s: %s", len(self._faults), fate, listing(self._faults))
+            logger.warning("%d unusable masks, %s: %s", len(self._faults), fate, shorten(self._faults))
             if not skip_bad:
                 return {}
         try:
@@ -226,7 +228,7 @@ def _mean(values: list[float | None]) -> float | None:
 
 def summary_table(rows: list[dict]) -> str:
     """Markdown table of summary rows in per cent; a dash where a metric cannot be computed."""
-    titles = ("I-AUROC", "I-AP", "I-F1-max", "P-AUROC", "P-AP", "P-F1-max", "AUPRO@0.3")
+    titles = [METRICS[key].short for key in HEADLINE]
     lines = ["| method | data set | category | " + " | ".join(titles) + " |", "|---|---|---|" + "--:|" * len(titles)]
     for row in rows:
         cells = ["-" if row[key] is None else f"{100 * row[key]:.1f}" for key in HEADLINE]

@@ -75,13 +75,13 @@ class Fitting:
         self.rank, processes = (accelerator.process_index, accelerator.num_processes) if sharing else (0, 1)
         self.optimizers = objective.optimizers()
         self.rates = [group["lr"] for optimizer in self.optimizers for group in optimizer.param_groups]
-        config, epochs = job.config, job.epochs
+        config, epochs, front_end = job.config, job.epochs, objective.detector.front_end
         plan = BatchPlan(len(cache), config.batch_size, epochs, config.seed, rank=self.rank, processes=processes)
         self.head = objective.trained
         self.average = (
             make_average(self.head, plan.steps_per_epoch * epochs) if "average" in config.stabilise else None
         )
-        settings = job.settings | {"processes": processes, "backbone_sha256": objective.detector.backbone_sha256}
+        settings = job.settings | {"processes": processes, "backbone_sha256": front_end.backbone_sha256}
         self.state = TrainingState(self.head, self.optimizers, self.average, settings)
         self.state.load(self.state_path)
         self.plan = replace(plan, first_epoch=self.state.epoch)

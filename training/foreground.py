@@ -123,7 +123,10 @@ def _differs(residual: np.ndarray, spread: np.ndarray) -> tuple[np.ndarray, floa
 
 
 def _otsu(values: np.ndarray) -> tuple[float, float]:
-    """Otsu's threshold (IEEE Trans. SMC 1979), and the share of the variance between the two groups, in [0, 1]."""
+    """Otsu's threshold (IEEE Trans. SMC 1979), and the share of the variance between the two groups, in [0, 1].
+
+    Libraries return the threshold alone, and the centre of its bin instead of the edge.
+    """
     counts, edges = np.histogram(values, OTSU_BINS)
     centres = (edges[1:] + edges[:-1]) / 2
     share = np.cumsum(counts) / counts.sum()
@@ -149,7 +152,4 @@ def _tidy(mask: np.ndarray) -> np.ndarray:
     labels, _ = ndimage.label(mask)
     large = np.bincount(labels.ravel()) >= MIN_COMPONENT * mask.size
     large[0] = False
-    outside, _ = ndimage.label(~large[labels])
-    at_border = np.unique(np.concatenate([outside[0], outside[-1], outside[:, 0], outside[:, -1]]))
-    filled = ~np.isin(outside, at_border[at_border > 0])
-    return ndimage.binary_dilation(filled, iterations=DILATION)
+    return ndimage.binary_dilation(ndimage.binary_fill_holes(large[labels]), iterations=DILATION)

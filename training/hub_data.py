@@ -12,7 +12,7 @@ from huggingface_hub import HfApi
 from huggingface_hub.utils import httpx
 
 from hubmodels.pictures import PictureError
-from training.samples import Category, Sample, is_normal
+from hubmodels.samples import Category, Sample, is_normal
 
 if TYPE_CHECKING:
     import datasets  # slow to import, and folders do without it: functions that need it import it

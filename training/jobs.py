@@ -6,9 +6,9 @@ from typing import Any
 
 from hubmodels.hub.files import REPORT_FILE
 from hubmodels.hub.listing import model_name
+from hubmodels.samples import Category
 from training.config import TrainConfig
 from training.evaluation import read_report
-from training.samples import Category
 from training.sanity import SanityReport
 
 # settings that may differ when a run is repeated: places, and how the work is distributed or logged

@@ -1,6 +1,7 @@
-"""AUROC, average precision, F1-max and AUPRO over images or over pooled pixels: exact, streaming, bounded memory.
+"""AUROC, average precision and F1-max over images; the same and AUPRO over pooled pixels: exact, in bounded memory.
 
-Everything follows from two counts at each positive's score s (positive = anomalous image or defect pixel): the
+Image metrics are those of scikit-learn. Pixel metrics are streamed, because all pixels of a test set do not fit into
+memory as scikit-learn needs them. They follow from two counts at each positive's score s (positive = anomalous image or defect pixel): the
 negatives >= s and the negatives > s. Each positive adds the area to the right of its own step to the ROC or PRO curve,
 so AUROC and AUPRO (Bergmann et al., IJCV 2021, section 4) are weighted means over positives, and so is step-wise
 average precision. Negatives, nearly all of the pixels, are therefore only ever sorted in chunks and counted.
@@ -10,42 +11,33 @@ A metric of one class alone does not exist: every function raises ValueError and
 """
 
 import math
-from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import ndimage
+from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
-CHUNK_SIZE = 128 * 2**20  # float32 negatives sorted together: 512 MiB, of which only what is filled takes memory
+CHUNK_SIZE = 128 * 2**20  # float32 negatives sorted together: at most 512 MiB
 BLOCK_SIZE = 2**16  # positives counted together: the part of a chunk they fall into stays in the CPU's cache
 
 
 def image_metrics(scores: ArrayLike, labels: ArrayLike) -> dict[str, float]:
     """`image_auroc`, `image_ap` and `image_f1_max` of image scores (N,) and labels (N,) in {0, 1}.
 
-    Ties count one half in AUROC; AP is step-wise, as in scikit-learn; F1-max is the largest F1 over all thresholds,
-    chosen on these very labels: an upper bound, not what a calibrated threshold gives.
-    Raises ValueError where a class is missing, a score is not finite, or the shapes differ.
+    Ties count one half in AUROC. AP is step-wise. F1-max is the largest F1 over all thresholds on these labels: an
+    upper bound for the F1 of a calibrated threshold. Raises ValueError if a class is missing, a score is not finite,
+    or the shapes differ.
     """
     scores, labels = _checked_images(scores, labels)
-    anomalous, normal = np.sort(scores[labels]), np.sort(scores[~labels])
-    auroc, ap, f1_max, _ = _curve_metrics(anomalous, np.ones(anomalous.size), [normal], fpr_limit=1.0)
-    return {"image_auroc": auroc, "image_ap": ap, "image_f1_max": f1_max}
-
-
-def image_auroc(scores: ArrayLike, labels: ArrayLike) -> float:
-    """Area under the ROC curve, see `image_metrics`."""
-    return image_metrics(scores, labels)["image_auroc"]
-
-
-def image_ap(scores: ArrayLike, labels: ArrayLike) -> float:
-    """Step-wise average precision, see `image_metrics`."""
-    return image_metrics(scores, labels)["image_ap"]
-
-
-def image_f1_max(scores: ArrayLike, labels: ArrayLike) -> float:
-    """Largest F1 over all thresholds, see `image_metrics`."""
-    return image_metrics(scores, labels)["image_f1_max"]
+    if labels.all() or not labels.any():
+        raise ValueError(f"undefined: {labels.sum()} anomalous and {(~labels).sum()} normal scores, both are needed")
+    precision, recall, _ = precision_recall_curve(labels, scores)
+    f1 = 2 * precision * recall / np.maximum(precision + recall, np.finfo(float).tiny)
+    return {
+        "image_auroc": float(roc_auc_score(labels, scores)),
+        "image_ap": float(average_precision_score(labels, scores)),
+        "image_f1_max": float(f1.max()),
+    }
 
 
 def false_alarm_rate(scores: ArrayLike, labels: ArrayLike, threshold: float) -> float:
@@ -106,33 +98,6 @@ class PixelMetrics:
         self._scores, self._areas = [np.concatenate(self._scores)], [np.concatenate(self._areas)]
         order = np.argsort(self._scores[0])
         self._scores, self._areas = [self._scores[0][order]], [self._areas[0][order]]
-
-
-def pixel_auroc(maps: Iterable[np.ndarray], masks: Iterable[np.ndarray]) -> float:
-    """Pixel AUROC of maps and masks, each (H, W), see `PixelMetrics`."""
-    return _streamed(maps, masks).compute()["pixel_auroc"]
-
-
-def pixel_ap(maps: Iterable[np.ndarray], masks: Iterable[np.ndarray]) -> float:
-    """Pixel average precision of maps and masks, each (H, W), see `PixelMetrics`."""
-    return _streamed(maps, masks).compute()["pixel_ap"]
-
-
-def pixel_f1_max(maps: Iterable[np.ndarray], masks: Iterable[np.ndarray]) -> float:
-    """Pixel F1-max of maps and masks, each (H, W), see `PixelMetrics`."""
-    return _streamed(maps, masks).compute()["pixel_f1_max"]
-
-
-def aupro(maps: Iterable[np.ndarray], masks: Iterable[np.ndarray], fpr_limit: float = 0.3) -> float:
-    """AUPRO@fpr_limit of maps and masks, each (H, W), see `PixelMetrics`."""
-    return _streamed(maps, masks).compute(fpr_limit)["aupro"]
-
-
-def _streamed(maps: Iterable[np.ndarray], masks: Iterable[np.ndarray]) -> PixelMetrics:
-    metrics = PixelMetrics()
-    for anomaly_map, gt_mask in zip(maps, masks, strict=True):
-        metrics.update(anomaly_map, gt_mask)
-    return metrics
 
 
 class _SortedChunks:

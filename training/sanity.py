@@ -9,15 +9,15 @@ from dataclasses import asdict, dataclass, replace
 from PIL import Image
 
 from hubmodels.pictures import PictureError
-from hubmodels.samples import MASK_THRESHOLD
-from training.samples import (
+from hubmodels.samples import (
+    MASK_THRESHOLD,
     Category,
     Sample,
     Source,
     decode_mask,
-    listing,
     read_source,
     same_aspect,
+    shorten,
     size_text,
 )
 
@@ -48,20 +48,20 @@ class SanityReport:
         lines.append(self._size_line())
         if self.unreadable:
             causes = [f"{name} ({cause})" for name, cause in self.unreadable.items()]
-            lines.append(f"{len(causes)} unreadable pictures left out: {listing(causes)}")
+            lines.append(f"{len(causes)} unreadable pictures left out: {shorten(causes)}")
         if self.duplicates:
             groups = [" = ".join(group) for group in self.duplicates]
-            lines.append(f"{len(groups)} groups of identical files in the training pictures: {listing(groups)}")
+            lines.append(f"{len(groups)} groups of identical files in the training pictures: {shorten(groups)}")
         if self.leaks:
             pairs = [f"{train} = {test}" for train, test in self.leaks]
-            lines.append(f"LEAK: {len(pairs)} test pictures are also training pictures: {listing(pairs)}")
+            lines.append(f"LEAK: {len(pairs)} test pictures are also training pictures: {shorten(pairs)}")
         if self.missing_masks:
             names = self.missing_masks
-            lines.append(f"{len(names)} anomalous test pictures without mask: {listing(names)}")
+            lines.append(f"{len(names)} anomalous test pictures without mask: {shorten(names)}")
         if self.bad_masks:
             causes = [f"{name} ({cause})" for name, cause in self.bad_masks.items()]
             fate = "no pixel metrics, or with --skip-bad those over the other test pictures"
-            lines.append(f"{len(causes)} masks to check ({fate}): {listing(causes)}")
+            lines.append(f"{len(causes)} masks to check ({fate}): {shorten(causes)}")
         return lines
 
     def _size_line(self) -> str:
@@ -88,9 +88,9 @@ def inspect_category(category: Category, skip_bad: bool = False) -> tuple[Catego
     """
     sizes, unreadable = _decode_all(category.train)
     if unreadable and not skip_bad:
-        listing = "\n".join(f"  {name}: {cause}" for name, cause in unreadable.items())
+        causes = "\n".join(f"  {name}: {cause}" for name, cause in unreadable.items())
         raise ValueError(
-            f"{category.name}: {len(unreadable)} training pictures cannot be read:\n{listing}\n"
+            f"{category.name}: {len(unreadable)} training pictures cannot be read:\n{causes}\n"
             "Repair or remove them, or leave them out with --skip-bad."
         )
     category = replace(category, train=tuple(sample for sample in category.train if sample.name not in unreadable))

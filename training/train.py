@@ -31,7 +31,8 @@ from hubmodels import AnomalyDetector, BackboneError
 from hubmodels.backbone import find_weights, load_backbone, normalisation
 from hubmodels.compactnet import COMPACT_BACKBONE, COMPACT_IMAGE_SIZE
 from hubmodels.hub.files import REPORT_FILE, limit_waiting
-from hubmodels.hub.listing import METHODS
+from hubmodels.methods import METHODS
+from hubmodels.samples import Sample
 from training.batches import seed_of
 from training.cache import AUTOCAST, build_cache, load_images
 from training.config import TrainConfig
@@ -42,10 +43,9 @@ from training.hub_data import HubColumns
 from training.jobs import Job, TrainingError, is_finished
 from training.objectives import OBJECTIVES, PAPER_BACKBONE, PAPER_IMAGE_SIZE, GradientObjective, objective_of
 from training.provenance import git_commit, machine, versions
-from training.publishing.card import write_card
+from training.publishing.card import require_templates, write_card
 from training.publishing.latency import measure_on_devices
 from training.publishing.publish import HUB_TIMEOUT, Publication, check_login, publish
-from training.samples import Sample
 from training.sanity import inspect_category
 from training.state import LOG_FILE, find_tracker
 
@@ -160,11 +160,12 @@ def default_backbone(on_gpu: bool, weights: str | None) -> str:
 
 
 def check_early(config: TrainConfig) -> None:
-    """Raises ValueError for mistakes that a job would otherwise find only after hours."""
+    """Raises ValueError for what a job would otherwise find only after hours."""
     if config.mixed_precision not in ("no", *AUTOCAST):
         raise ValueError(f"no mixed precision {config.mixed_precision} here: choose no, {', '.join(AUTOCAST)}")
     if config.tracker:
         find_tracker(config.tracker)
+    require_templates()
     if config.push_to_hub:
         check_login(config.push_to_hub)
     for method in config.methods:
@@ -252,13 +253,14 @@ def prepare(
     config, started = job.config, time.perf_counter()
     torch.manual_seed(config.seed)
     detector = build_detector(job).to(accelerator.device)
-    if is_finished(job, detector.backbone_sha256):
+    front_end = detector.front_end
+    if is_finished(job, front_end.backbone_sha256):
         return None
     job.workplace.mkdir(parents=True, exist_ok=True)
 
     # data: pictures to train on, pictures to calibrate with
     fit_samples, held_out = hold_out(job.category.train, config.holdout, config.seed)
-    images = load_images(fit_samples, detector.image_size, detector.resize)
+    images = load_images(fit_samples, front_end.image_size, front_end.resize)
     cache = build_cache(detector, images, job.workplace, config.mixed_precision)
     cache_seconds = time.perf_counter() - started
 
@@ -290,7 +292,7 @@ def build_detector(job: Job) -> AnomalyDetector:
     config = job.config
     backbone = load_backbone(config.backbone, weights=config.backbone_weights)
     mean, std = normalisation(config.backbone)
-    return METHODS[job.method](
+    return METHODS[job.method].detector(
         backbone=config.backbone,
         backbone_sha256=backbone.fingerprint,
         mean=mean,
@@ -307,7 +309,7 @@ def finish(job: Job, detector: AnomalyDetector, decisions: dict) -> None:
     category, folder = job.category, job.workplace / "model"
     shutil.rmtree(folder, ignore_errors=True)
     detector.save_pretrained(folder)
-    shipped = METHODS[job.method].from_pretrained(folder, map_location=detector.device)
+    shipped = METHODS[job.method].detector.from_pretrained(folder, map_location=detector.device)
     metrics = evaluate(shipped, category, folder, job.config.skip_bad)
     calibration = {
         "false_alarm_rate": job.config.false_alarm_rate,
@@ -319,7 +321,7 @@ def finish(job: Job, detector: AnomalyDetector, decisions: dict) -> None:
     content |= {"protocol": PROTOCOL, "seed": job.config.seed, "epochs": job.epochs}
     content |= {"metrics": metrics, "calibration": calibration, "training": decisions, "settings": job.settings}
     content |= {"latency": measure_on_devices(shipped, category.train[0].read())}  # test pictures may be unreadable
-    content |= {"backbone": {"name": shipped.backbone_name, "sha256": shipped.backbone_sha256}}
+    content |= {"backbone": {"name": shipped.front_end.backbone_name, "sha256": shipped.front_end.backbone_sha256}}
     content |= {"data": job.sanity.as_dict() | {"revision": category.revision}}
     content |= {"command": command(), "commit": git_commit(), "machine": machine(), "versions": versions()}
     write_json(folder / REPORT_FILE, content)

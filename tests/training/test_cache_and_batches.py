@@ -23,7 +23,7 @@ def test_cached_features_equal_fresh_ones(fits, images, make_detector, tmp_path,
     monkeypatch.setattr(module, "available_memory", lambda: 10**12 if fits else 1)
     cache = build_cache(detector, images, tmp_path)
     chosen = torch.tensor([3, 0])
-    fresh = align(detector.extract(images[chosen].float() / 255))
+    fresh = align(detector.front_end(images[chosen].float() / 255))
     assert cache.features(chosen, torch.device("cpu")).allclose(fresh, atol=1e-5)
     assert cache.in_memory == fits
     assert len(list(tmp_path.glob("features*.bin"))) == (0 if fits else 2)
@@ -40,7 +40,7 @@ def test_processes_of_one_machine_share_its_memory(monkeypatch):
 def test_mixed_precision_ends_with_the_backbone(images, make_detector):
     """Its maps are bf16, as their coarse values show; what is made of them is computed in float32."""
     detector, seen = make_detector(SimpleNet), []
-    hook = detector.backbone.network.register_forward_hook(lambda _, __, maps: seen.extend(m.dtype for m in maps))
+    hook = detector.front_end.backbone.network.register_forward_hook(lambda _, __, maps: seen.extend(m.dtype for m in maps))
     try:
         features = module.extract(detector, images, "bf16")
     finally:
@@ -54,7 +54,7 @@ def test_mixed_precision_ends_with_the_backbone(images, make_detector):
 def test_mean_and_rms_are_over_all_pictures(images, make_detector, tmp_path):
     detector = make_detector(SimpleNet)
     cache = build_cache(detector, images, tmp_path)
-    features = align(detector.extract(images.float() / 255))
+    features = align(detector.front_end(images.float() / 255))
     assert cache.mean(torch.device("cpu")).allclose(features.mean(0), atol=1e-5)
     assert cache.rms() == pytest.approx(features.square().mean().sqrt().item(), rel=1e-4)
 

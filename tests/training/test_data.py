@@ -6,7 +6,7 @@ import pytest
 from small_pictures import SIZE, add_category, add_pictures, find, names, only, picture, save
 
 from training.data import dataset_slug, hold_out, open_categories
-from training.samples import Sample
+from hubmodels.samples import Sample
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 

@@ -25,8 +25,8 @@ def head(method):
     """A detector in training mode whose BatchNorm is not at its initial values."""
     torch.manual_seed(0)
     detector = method(backbone="resnet18.tv_in1k", embed_dim=DIM, hidden_dim=9).double().train()
-    detector.discriminator[1].weight.data.uniform_(0.5, 1.5)
-    detector.discriminator[1].bias.data.normal_()
+    detector.head.discriminator[1].weight.data.uniform_(0.5, 1.5)
+    detector.head.discriminator[1].bias.data.normal_()
     return detector
 
 
@@ -84,7 +84,7 @@ def test_running_statistics_are_the_one_deviation():
     objective, batch, twin, explicit = glass_pair("manifold", 1.0)
     loss_and_gradients(objective.detector, lambda: objective(batch)["loss"])
     loss_and_gradients(twin, explicit)
-    ours, theirs = (d.discriminator[1].num_batches_tracked.item() for d in (objective.detector, twin))
+    ours, theirs = (d.head.discriminator[1].num_batches_tracked.item() for d in (objective.detector, twin))
     assert (ours, theirs) == (2, 22)
 
 

@@ -20,9 +20,9 @@ def test_statistics_are_those_over_all_rows_at_once(make_detector, monkeypatch):
     cache = FeatureCache(torch.zeros(5, 3, 64, 64, dtype=torch.uint8), layers, True)
     monkeypatch.setattr("training.fitting.add_noise", lambda features, noise_std: features * (1 + noise_std))
     recompute_statistics(SimpleNamespace(detector=detector, noise_std=0.5), cache, 2, cpu)
-    normal = detector.embed(flatten(align(layers)))
-    hidden = detector.discriminator[0](torch.cat([normal, 1.5 * normal]))
-    norm = detector.discriminator[1]
+    normal = detector.head.embed(flatten(align(layers)))
+    hidden = detector.head.discriminator[0](torch.cat([normal, 1.5 * normal]))
+    norm = detector.head.discriminator[1]
     assert norm.running_mean.allclose(hidden.mean(0), atol=1e-5)
     assert norm.running_var.allclose(hidden.var(0), rtol=1e-5)
 

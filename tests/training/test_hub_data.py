@@ -13,7 +13,7 @@ from small_pictures import SIZE, add_pictures, mask, names, only, picture
 from hubmodels.pictures import PictureError
 from training.data import open_categories
 from training.hub_data import HubColumns, category_from_dataset
-from training.samples import Category
+from hubmodels.samples import Category
 from training.sanity import inspect_category
 
 

@@ -16,15 +16,15 @@ BACKBONE = "resnet18.tv_in1k"
 def glass(hypothesis="manifold", embed_dim=8, hidden_dim=6, noise_std=0.015, dtype=torch.float64):
     torch.manual_seed(0)
     detector = GLASS(backbone=BACKBONE, embed_dim=embed_dim, hidden_dim=hidden_dim).to(dtype).train()
-    detector.discriminator[1].weight.data.uniform_(0.5, 1.5)
-    detector.discriminator[1].bias.data.normal_()
+    detector.head.discriminator[1].weight.data.uniform_(0.5, 1.5)
+    detector.head.discriminator[1].bias.data.normal_()
     return GLASSObjective(detector, noise_std, hypothesis).to(dtype)
 
 
 def identity_head(detector):
     """Adaptor = identity; the discriminator then is the only thing between features and logits."""
-    detector.adaptor.weight.data.copy_(torch.eye(detector.embed_dim))
-    detector.adaptor.bias.data.zero_()
+    detector.head.adaptor.weight.data.copy_(torch.eye(detector.front_end.embed_dim))
+    detector.head.adaptor.bias.data.zero_()
     return detector
 
 
@@ -86,14 +86,14 @@ def test_truncated_l1_by_hand(monkeypatch):
 def test_simplenet_judges_both_halves_in_one_pass_and_trains_the_adaptor_through_both():
     """BatchNorm must see the mixture, and the noise is not detached; looked at behind the first layer."""
     objective = SimpleNetObjective(identity_head(SimpleNet(backbone=BACKBONE, embed_dim=4, hidden_dim=3)), 0.5)
-    first, norm, seen = *objective.detector.discriminator[:2], []
+    first, norm, seen = *objective.detector.head.discriminator[:2], []
     norm.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     features = torch.randn(2, 4, 16, 16)
     objective.train()({"features": features})["noisy_loss"].backward()
     normal, noisy = seen[0].chunk(2)
     assert len(seen) == 1 and normal.allclose(first(features.movedim(1, -1).reshape(-1, 4)), atol=1e-6)
     assert ((noisy - normal) / first.weight.norm(dim=1)).std().item() == pytest.approx(0.5, rel=0.05)
-    assert objective.detector.adaptor.weight.grad.abs().max() > 0
+    assert objective.detector.head.adaptor.weight.grad.abs().max() > 0
 
 
 def test_focal_loss_by_hand():
@@ -125,7 +125,7 @@ def test_center_is_the_mean_adapted_feature_per_position():
     """By linearity no pass over the data is needed: compared with the pass."""
     objective, features = glass(), torch.randn(5, 8, 3, 3).double()
     objective.update_center(features.mean(0))
-    adapted = objective.detector.embed(features.movedim(1, -1).reshape(-1, 8)).view(5, 9, 8)
+    adapted = objective.detector.head.embed(features.movedim(1, -1).reshape(-1, 8)).view(5, 9, 8)
     assert objective.center.allclose(adapted.mean(0))
 
 
@@ -148,7 +148,7 @@ def test_ascent_in_pre_activations_equals_the_explicit_loop(hypothesis, eps, mon
     noise = objective.noise_std * torch.randn(40, 8, dtype=torch.float64)
     monkeypatch.setattr("training.objectives.add_noise", lambda features, noise_std: features + noise)
     center, radius = torch.randn(40, 8, dtype=torch.float64), torch.tensor(2.0, dtype=torch.float64)
-    discriminator, results = objective.detector.discriminator, []
+    discriminator, results = objective.detector.head.discriminator, []
     for synthesise in (
         lambda u: objective.synthesise_global(u, center, radius),
         lambda u: ascend(discriminator, u, u + noise, lambda g: project(g, u, center, radius, hypothesis), eps),
@@ -164,7 +164,7 @@ def test_ascent_in_pre_activations_equals_the_explicit_loop(hypothesis, eps, mon
 def test_one_ascent_step_by_hand():
     """One hidden unit with weight (3, 4): whatever the loss, the normalised gradient is -+(0.6, 0.8)."""
     objective = glass(embed_dim=2, hidden_dim=1)
-    first, _, _, last = objective.detector.discriminator
+    first, _, _, last = objective.detector.head.discriminator
     first.weight.data = torch.tensor([[3.0, 4.0]], dtype=torch.float64)
     last.weight.data.fill_(1.0)
     objective.project_every = 1
@@ -182,12 +182,12 @@ def test_ascent_raises_the_discriminators_loss():
     objective = glass()
     objective.ascent_lr = 0.02
     normal = torch.randn(60, 8, dtype=torch.float64)
-    z_normal, z = (objective.detector.discriminator[0](f).detach() for f in (normal, normal + 0.3))
-    weight = objective.detector.discriminator[0].weight.detach()
+    z_normal, z = (objective.detector.head.discriminator[0](f).detach() for f in (normal, normal + 0.3))
+    weight = objective.detector.head.discriminator[0].weight.detach()
     _, climbed = objective._climb(torch.var_mean(z_normal, 0, correction=0), z, weight @ weight.T)
 
     def loss(z):
-        _, norm, activation, last = objective.detector.discriminator
+        _, norm, activation, last = objective.detector.head.discriminator
         hidden = F.batch_norm(
             torch.cat([z_normal, z]), None, None, norm.weight, norm.bias, training=True, eps=norm.eps
         )
@@ -212,7 +212,7 @@ def test_hypersphere_moves_masked_local_features_outward(monkeypatch):
     identity_head(objective.detector)
     augmented = torch.randn(1, 8, 4, 4).double()
     label = torch.rand(1, 4, 4) > 0.5
-    seen, discriminate = [], objective.detector.discriminate
+    seen, discriminate = [], objective.detector.head.discriminate
     monkeypatch.setattr(
         objective.detector,
         "discriminate",

@@ -30,7 +30,7 @@ from training.fitting import Fitting
 from training.jobs import TrainingError
 from training.objectives import SimpleNetObjective
 from training.provenance import commit
-from training.samples import Sample
+from hubmodels.samples import Sample
 from training.state import TrainingState
 
 ROOT = Path(__file__).parent.parent
@@ -100,7 +100,7 @@ def test_both_methods_from_folder_to_prediction(arguments, data_root, tmp_path):
         assert report["latency"]["cpu"]["median_ms"] > 0 and report["latency"]["cpu"]["width"] == 72
         scores = pq.read_table(folder / "scores.parquet").to_pylist()
         assert len(scores) == 8 and {row["defect_type"] for row in scores} == {"good", "square"}
-        detector = AnomalyDetector.from_pretrained(folder)
+        detector = load(folder)
         row = next(row for row in scores if row["name"] == "test/square/002.png")
         shown = detector.predict(data_root / "plate/test/square/002.png")
         assert shown.image_score == pytest.approx(row["image_score"], abs=1e-5)
@@ -118,7 +118,7 @@ def test_a_folder_of_good_pictures_is_enough(arguments, data_root, tmp_path):
     folder = tmp_path / "runs/simplenet-own-widget"
     assert json.loads((folder / "metrics.json").read_text())["metrics"] == {}
     assert "| image AUROC | not measured |" in (folder / "README.md").read_text()
-    assert AnomalyDetector.from_pretrained(folder).calibration.size == 1
+    assert load(folder).calibration.size == 1
 
 
 def test_trained_models_are_pushed_and_what_failed_is_pushed_by_the_same_command(hub, arguments, tmp_path, capsys):

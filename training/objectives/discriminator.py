@@ -3,10 +3,11 @@
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from hubmodels.detector import AnomalyDetector
 from hubmodels.front_end import flatten
+from hubmodels.heads import DiscriminatorHead
 from training.cache import FeatureCache
 from training.objectives.objective import GradientObjective
 
@@ -34,13 +35,9 @@ class DiscriminatorObjective(GradientObjective):
         self.noise_std = noise_std
 
     @property
-    def head(self):
+    def head(self) -> DiscriminatorHead:
         """Adaptor and discriminator."""
-        return self.detector
-
-    @property
-    def trained(self) -> nn.Module:
-        return nn.ModuleList([self.detector.adaptor, self.detector.discriminator])
+        return self.detector.head
 
     @torch.no_grad()
     def recompute_statistics(self, cache: FeatureCache, batch_size: int) -> None:

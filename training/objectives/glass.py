@@ -21,6 +21,7 @@ from torch import Tensor
 
 from hubmodels.front_end import align, flatten
 from hubmodels.glass import GLASS
+from hubmodels.samples import Sample
 from training.batches import LocalSynthesis
 from training.cache import FeatureCache, extract, load_images
 from training.foreground import foreground_masks
@@ -37,7 +38,6 @@ from training.objectives.discriminator import (
     decide_noise,
 )
 from training.options import option
-from training.samples import Sample
 from training.synthesis import TextureSource
 
 if TYPE_CHECKING:
@@ -87,10 +87,11 @@ class GLASSObjective(DiscriminatorObjective):
         if hypothesis not in ("manifold", "hypersphere"):
             raise ValueError(f"hypothesis must be manifold or hypersphere, not {hypothesis!r}")
         self.hypothesis = hypothesis
-        self.scale = noise_std * math.sqrt(detector.embed_dim / REFERENCE_EMBED_DIM) / REFERENCE_NOISE_STD
+        embed_dim = detector.front_end.embed_dim
+        self.scale = noise_std * math.sqrt(embed_dim / REFERENCE_EMBED_DIM) / REFERENCE_NOISE_STD
         self.mean_features: Tensor | None = None  # (D, h, w) over all normal pictures
         self.mixed_precision: str | None = None
-        self.register_buffer("center", torch.zeros(1, detector.embed_dim), persistent=False)
+        self.register_buffer("center", torch.zeros(1, embed_dim), persistent=False)
 
     @classmethod
     def prepare(cls, detector: GLASS, job: "Job", cache: FeatureCache, samples: Sequence[Sample]) -> Self:
@@ -267,9 +268,8 @@ def _moments(z: Tensor) -> tuple[Tensor, Tensor]:
 
 def _whole_pictures(detector: GLASS, cache: FeatureCache, samples: Sequence[Sample]) -> np.ndarray:
     """Whole training pictures (n, S, S, 3) uint8, even if the model inspects a crop, as in GLASS's code."""
-    if detector.resize == detector.image_size:
-        return _as_arrays(cache.images)
-    return _as_arrays(load_images(samples, detector.image_size, detector.image_size))
+    size = detector.front_end.image_size
+    return _as_arrays(cache.images if detector.front_end.resize == size else load_images(samples, size, size))
 
 
 def _as_arrays(images: Tensor) -> np.ndarray:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, ClassVar, Self
 from torch import Tensor, nn
 
 from hubmodels.detector import AnomalyDetector
+from hubmodels.samples import Sample
 from training.cache import FeatureCache
-from training.samples import Sample
 
 if TYPE_CHECKING:
     from training.config import TrainConfig

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hubmodels.front_end import flatten
+from hubmodels.samples import Sample
 from hubmodels.simplenet import SimpleNet
 from training.cache import FeatureCache
 from training.objectives.discriminator import (
@@ -21,7 +22,6 @@ from training.objectives.discriminator import (
     DiscriminatorObjective,
     decide_noise,
 )
-from training.samples import Sample
 
 if TYPE_CHECKING:
     from training.jobs import Job

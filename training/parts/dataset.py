@@ -18,11 +18,11 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
+from hubmodels.samples import Category, Sample
 from training.parts.damage import Part
 from training.parts.objects import Connector, Pill, Washer
 from training.parts.rendering import Camera, blur
 from training.parts.textures import BrushedMetal, Cloth
-from training.samples import Category, Sample
 
 DATASET = "parts"
 PARTS: dict[str, type[Part]] = {

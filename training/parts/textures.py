@@ -1,4 +1,4 @@
-"""The two rendered textures, cloth and brushed metal, and what can be wrong with them; see `training.parts.damage.Part`."""
+"""The two rendered textures, cloth and brushed metal, and their defects; see `training.parts.damage.Part`."""
 
 import numpy as np
 

@@ -1,31 +1,30 @@
 """`metrics.json` and `config.json` of a trained model -> its card: metadata for the Hub, then text for people.
 
-Nothing on a card is typed by hand, and nothing is measured here: what was not measured says so.
+Every value on a card comes from these two files. Nothing is measured here; missing values are shown as not measured.
 """
 
-import hashlib
 import json
 import shlex
 import shutil
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 
 from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from PIL import Image
 
-from hubmodels.backbone import WEIGHTS_FILE
+from hubmodels import LIBRARY, REPOSITORY
 from hubmodels.compactnet import COMPACT_BACKBONE
-from hubmodels.detector import CARD_FILE, PIPELINE_TAG
-from hubmodels.hub.files import CONFIG_FILE, LIBRARY, REPORT_FILE
-from hubmodels.hub.listing import METHODS, model_name
-from hubmodels.hub.model_info import METRICS
+from hubmodels.detector import PIPELINE_TAG
+from hubmodels.hub.files import CARD_FILE, CONFIG_FILE, REPORT_FILE
+from hubmodels.hub.listing import model_name
+from hubmodels.methods import METHODS
+from hubmodels.metric_names import METRICS
+from hubmodels.samples import is_normal
 from training.evaluation import PANELS, read_report
 from training.parts.dataset import DATASET as SAMPLE_PARTS
 from training.parts.dataset import DEFECTS
-from training.publishing.licences import DatasetTerms, WeightsLicence, terms_of, weights_licence
-from training.samples import is_normal
+from training.publishing.licences import DatasetLicence, WeightsLicence, dataset_licence, weights_licence
 
 TEMPLATES = Path(__file__).parents[2] / "model_cards"
 LICENCE_FILE = "LICENSE.md"  # what the Hub links to where it has no word for a licence
@@ -34,29 +33,14 @@ SHOWN_PANELS = ("defective_median", "good_highest", "defective_lowest")  # of th
 JPEG_QUALITY = 85
 
 PRIVATE_FINDINGS = ("unreadable", "duplicates", "leaks", "missing_masks", "bad_masks")  # they name files
-
-
-@dataclass(frozen=True)
-class Paper:
-    """A method's paper, and its own means over the 15 categories of MVTec AD: the best epoch on the test pictures."""
-
-    arxiv: str
-    citation: str
-    image_auroc: float
-    pixel_auroc: float
-
-
-PAPERS = {
-    "simplenet": Paper("2303.15140", "liu2023simplenet", 0.996, 0.981),
-    "glass": Paper("2407.09359", "chen2024glass", 0.999, 0.993),
-}
+NOT_DECISIONS = ("fit", "held_out", "features_in_memory", "cache_seconds", "train_seconds")  # of every training
 
 
 def write_card(folder: Path, repo_id: str | None = None) -> None:
-    """Writes the card of a model folder, and where the Hub has no word for the licence, the file it links to.
+    """Writes the card of a model folder, and the licence file that it links to if the Hub does not know the licence.
 
     Args:
-        repo_id: where the model is to be published; without it the card tells how to load the folder.
+        repo_id: where the model will be published; without it the card shows how to load the folder.
     """
     card = card_of(folder, repo_id=repo_id, panels=find_panels(folder))
     (folder / CARD_FILE).write_text(card, encoding="utf-8")
@@ -65,11 +49,11 @@ def write_card(folder: Path, repo_id: str | None = None) -> None:
         (folder / LICENCE_FILE).write_text(f"# {licence.name}\n\nThe weights: {licence.words}.\n")
 
 
-def ship_cards(run: Path, target: Path = TEMPLATES) -> list[Path]:
+def write_bundled_cards(run: Path, target: Path = TEMPLATES) -> list[Path]:
     """Writes the cards of a run's models as this repository shows them: `target/NAME/README.md` and small panels.
 
     Raises:
-        ValueError: the run holds no finished model.
+        ValueError: the run contains no finished model.
     """
     places = []
     for folder in finished_models(run):
@@ -78,21 +62,26 @@ def ship_cards(run: Path, target: Path = TEMPLATES) -> list[Path]:
         (place / PANELS).mkdir(parents=True)
         for panel in find_panels(folder):
             Image.open(folder / panel).save(place / Path(panel).with_suffix(".jpg"), quality=JPEG_QUALITY)
-        (place / CARD_FILE).write_text(card_of(folder, panels=find_panels(place), bundled=True), encoding="utf-8")
+        write_bundled_card(folder, place)
         places.append(place)
     return places
 
 
+def write_bundled_card(folder: Path, place: Path) -> None:
+    """Writes the card of a bundled model to `place`, where its panels are."""
+    (place / CARD_FILE).write_text(card_of(folder, panels=find_panels(place), bundled=True), encoding="utf-8")
+
+
 def finished_models(run: Path) -> list[Path]:
-    """The model folders of a run, by name; raises ValueError where there is none."""
+    """The model folders of a run, by name; raises ValueError if there is none."""
     folders = sorted(path.parent for path in run.glob(f"*/{REPORT_FILE}"))
     if not folders:
-        raise ValueError(f"{run} holds no finished model: train one with --output {run}")
+        raise ValueError(f"{run} contains no finished model: train one with --output {run}")
     return folders
 
 
 def find_panels(folder: Path) -> list[str]:
-    """Paths, relative to the folder, of the panels that a card shows, as far as they were drawn."""
+    """Paths, relative to the folder, of those panels for a card that exist."""
     drawn = [path for stem in SHOWN_PANELS for path in folder.glob(f"{PANELS}/{stem}.*")]
     return [path.relative_to(folder).as_posix() for path in drawn]
 
@@ -100,100 +89,114 @@ def find_panels(folder: Path) -> list[str]:
 def card_of(folder: Path, **options) -> str:
     """The card of a model folder; options as in `render_card`."""
     config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-    if "weights_sha256" not in config:  # of models saved before the config told it
-        config["weights_sha256"] = hashlib.sha256((folder / WEIGHTS_FILE).read_bytes()).hexdigest()
     return render_card(read_report(folder), config, **options)
 
 
 def render_card(
     report: dict, config: dict, *, repo_id: str | None = None, panels: Sequence[str] = (), bundled: bool = False
 ) -> str:
-    """The card as markdown under its YAML metadata; two equal reports give equal cards.
+    """The card as markdown below its YAML metadata; two equal reports give equal cards.
 
     Args:
-        report: content of `metrics.json`; what is private in it does not show.
+        report: content of `metrics.json`; private parts are left out.
         config: content of `config.json`, with `weights_sha256`.
-        repo_id: where the model is to be published.
+        repo_id: where the model will be published.
         panels: paths relative to the card, named as `SHOWN_PANELS`.
-        bundled: the card lies in this repository and describes a model that comes with the package.
+        bundled: the card is in this repository and describes a model that comes with the library.
     """
     report = public_report(report)
-    return _template().render(
+    licence, compact = dataset_licence(report["dataset"]), report["backbone"]["name"] == COMPACT_BACKBONE
+    paper = METHODS[report["method"]].paper
+    return _template("card.md").render(
         metadata=_metadata(report, NOTICE if bundled else LICENCE_FILE).to_yaml(),
         report=report,
         config=config,
         repo_id=repo_id,
         panels={Path(panel).stem: panel for panel in panels},
         bundled=bundled,
+        install=f'pip install "anomaly-hubmodels @ git+{REPOSITORY}"',
+        title=METHODS[report["method"]].title,
+        paper=paper,
+        pictures=licence,
+        licence=_licence_of(report),
+        compact_backbone=compact,
+        metrics={key: metric.name for key, metric in METRICS.items()},
+        counts=_counts(report["data"]["counts"]),
+        decisions=_decisions(report),
+        citations=_citations(filter(None, (paper and paper.citation, *licence.citations))),
+        **_sources(report, repo_id),
         picture=(bundled and example_picture(report)) or "photo.png",
-        **_names(report, repo_id),
-        **_facts(report),
     )
 
 
 def public_report(report: dict) -> dict:
-    """The report without what is private: folders of the machine, and names of the files that have a fault."""
+    """The report without its private parts: folders of the computer, and names of files that have a fault."""
     data = report["data"] | {key: _count(report["data"][key]) for key in PRIVATE_FINDINGS}
-    settings = {k: without_folders(v) if isinstance(v, str) else v for k, v in report["settings"].items()}
+    settings = {k: last_part(v) if isinstance(v, str) else v for k, v in report["settings"].items()}
     return report | {"data": data, "settings": settings, "command": _public_command(report)}
 
 
 def _public_command(report: dict) -> str:
-    """The command without folders; but a data set's id on the Hub, which looks like one, stays."""
+    """The command without folders; the id of a data set on the Hub is kept, although it has a slash, too."""
     python, script, *words = shlex.split(report["command"])
     on_hub = report["data"]["revision"] is not None
     data = {i for i, word in enumerate(words) if (["", *words][i] == "--data-root" or word.startswith("--data-root="))}
-    shown = [word if on_hub and i in data else without_folders(word) for i, word in enumerate(words)]
+    shown = [word if on_hub and i in data else last_part(word) for i, word in enumerate(words)]
     return shlex.join([python, script, *shown])
 
 
-def without_folders(argument: str) -> str:
-    """A path's last component, since the folders are private; any other argument as it is."""
+def last_part(argument: str) -> str:
+    """The last component of a path, because folders are private; any other argument unchanged."""
     option, equals, value = argument.partition("=") if argument.startswith("-") else ("", "", argument)
-    return option + equals + (PureWindowsPath(value).name or value)  # which knows both kinds of slashes
+    return option + equals + (PureWindowsPath(value).name or value)  # which supports both kinds of slashes
 
 
 def example_picture(report: dict) -> str | None:
-    """A picture in this repository to try the model on, where it learned the sample parts."""
+    """A picture in this repository to try the model on, if it was trained on the sample parts."""
     category = report["category"]
     if report["dataset"] != SAMPLE_PARTS or category not in DEFECTS:
         return None
     return f"examples/{SAMPLE_PARTS}/{category}/{DEFECTS[category][0]}.png"
 
 
-def _template() -> Template:
+def require_templates() -> Path:
+    """The folder of the templates; raises ValueError, with the remedy, if it is missing."""
+    if not TEMPLATES.is_dir():
+        raise ValueError(
+            f"the templates of the model cards are missing ({TEMPLATES}): training and publishing need a whole clone "
+            f"of {REPOSITORY}"
+        )
+    return TEMPLATES
+
+
+def _template(name: str) -> Template:
     environment = Environment(
-        loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(require_templates()), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["percent"] = lambda value: "not measured" if value is None else f"{100 * value:.1f} %"
-    return environment.get_template("card.md")
+    return environment.get_template(name)
 
 
-def _names(report: dict, repo_id: str | None) -> dict[str, str]:
-    """Classes of this model and of its twin, the other method's, and what `from_pretrained` takes for each."""
-    twin = next(method for method in METHODS if method != report["method"])
+def _sources(report: dict, repo_id: str | None) -> dict:
+    """What `load` takes for this model and, by method, for the other methods' models of the same category."""
     place = repo_id.split("/")[0] if repo_id else "."
-    names = {"source": repo_id or f"./{name_of(report)}", "class_name": METHODS[report["method"]].__name__}
-    names |= {"twin": twin, "twin_class": METHODS[twin].__name__}
-    return names | {"place": place, "twin_source": f"{place}/{name_of(report | {'method': twin})}"}
+    names = {method: name_of(report | {"method": method}) for method in METHODS}
+    own = names.pop(report["method"])
+    others = {METHODS[method].title: (method, f"{place}/{name}") for method, name in names.items()}
+    return {"place": place, "source": repo_id or f"./{own}", "others": others}
 
 
-def _facts(report: dict) -> dict:
-    """What the template says of the method, the data and the licence."""
-    terms, paper = terms_of(report["dataset"]), PAPERS[report["method"]]
+def _decisions(report: dict) -> dict[str, str]:
+    """What the method's objective recorded, as rows of a table."""
+    recorded = {key: value for key, value in report["training"].items() if key not in NOT_DECISIONS}
     return {
-        "terms": terms,
-        "paper": paper,
-        "licence": _licence_of(report),
-        "compact_backbone": report["backbone"]["name"] == COMPACT_BACKBONE,
-        "metric_names": {key: name for key, (name, _) in METRICS.items()},
-        "counts": _counts(report["data"]["counts"]),
-        "citations": _citations((paper.citation, *terms.citations)),
+        key.replace("_", " "): f"{value:.4g}" if isinstance(value, float) else str(value)
+        for key, value in recorded.items()
     }
 
 
 def name_of(identity: dict) -> str:
-    """What a model's folder and repository are called, by its report or config."""
+    """Name of a model's folder and repository, from its report or config."""
     return model_name(*(identity[key] for key in ("method", "dataset", "category")))
 
 
@@ -202,55 +205,55 @@ def _licence_of(report: dict) -> WeightsLicence:
 
 
 def _metadata(report: dict, licence_link: str) -> ModelCardData:
-    """What the Hub reads; `model-index` holds every measured metric as a fraction."""
-    licence, terms, backbone = _licence_of(report), terms_of(report["dataset"]), report["backbone"]["name"]
+    """What the Hub reads; `model-index` contains every measured metric as a fraction."""
+    licence, data, backbone = _licence_of(report), dataset_licence(report["dataset"]), report["backbone"]["name"]
     measured = [key for key in METRICS if key in report["metrics"]]
+    paper = METHODS[report["method"]].paper
     on_hub = {"base_model": f"timm/{backbone}", "base_model_relation": "adapter"}
-    tags = ["anomaly-detection", "industrial-inspection", report["method"], terms.tag]
+    tags = ["anomaly-detection", "industrial-inspection", report["method"], data.tag]
     return ModelCardData(
         license=licence.id,
         license_name=licence.name,
         license_link=licence_link if licence.name else None,
         library_name=LIBRARY,
         pipeline_tag=PIPELINE_TAG,
-        tags=[*filter(None, tags), f"arxiv:{PAPERS[report['method']].arxiv}"],
-        datasets=[terms.tag] if terms.link else None,
-        metrics=list(dict.fromkeys(METRICS[key][1] for key in measured)) or None,
+        tags=[*filter(None, tags), *([f"arxiv:{paper.arxiv}"] if paper else [])],
+        datasets=[data.tag] if data.tag and data.link else None,
+        metrics=list(dict.fromkeys(METRICS[key].hub_type for key in measured)) or None,
         model_name=name_of(report),
-        eval_results=[_result(report, terms, key) for key in measured] or None,
+        eval_results=[_result(report, data, key) for key in measured] or None,
         **({} if backbone == COMPACT_BACKBONE else on_hub),
     )
 
 
-def _result(report: dict, terms: DatasetTerms, key: str) -> EvalResult:
-    name, kind = METRICS[key]
+def _result(report: dict, data: DatasetLicence, key: str) -> EvalResult:
     return EvalResult(
         task_type=PIPELINE_TAG,
         task_name="anomaly detection",
-        dataset_type=(terms.link and terms.tag) or report["dataset"],
-        dataset_name=f"{terms.title}, {report['category']}",
+        dataset_type=(data.link and data.tag) or report["dataset"],
+        dataset_name=f"{data.title}, {report['category']}",
         dataset_config=report["category"],
         dataset_split="test",
         dataset_revision=report["data"]["revision"],
-        metric_type=kind,
-        metric_name=name,
+        metric_type=METRICS[key].hub_type,
+        metric_name=METRICS[key].name,
         metric_value=report["metrics"][key],
         metric_args={"protocol": report["protocol"], "seed": report["seed"]},
     )
 
 
 def _count(finding) -> int:
-    return finding if isinstance(finding, int) else len(finding)  # a public report is public already
+    return finding if isinstance(finding, int) else len(finding)  # a report that is public already has numbers
 
 
 def _counts(splits: dict[str, dict[str, int]]) -> dict[str, int]:
-    """How many training, good test and defective test pictures there are."""
+    """Numbers of training, good test and defective test pictures."""
     test = splits["test"]
     good = sum(count for defect_type, count in test.items() if is_normal(defect_type))
     return {"train": sum(splits["train"].values()), "good": good, "defective": sum(test.values()) - good}
 
 
 def _citations(keys: Iterable[str]) -> str:
-    entries = (TEMPLATES / "citations.bib").read_text().strip().split("\n\n")
+    entries = (require_templates() / "citations.bib").read_text().strip().split("\n\n")
     by_key = {entry.partition("{")[2].partition(",")[0]: entry for entry in entries}
     return "\n\n".join(by_key[key] for key in keys)

@@ -1,10 +1,10 @@
-"""How long one picture takes, from picture to verdict and map, as a user meets it.
+"""Measures the time of one prediction, from the decoded picture to verdict and map.
 
-    python -m training.publishing.latency runs/bundle              models of the sample parts, on this machine
-    python -m training.publishing.latency runs PICTURE             others, with a picture of theirs
+    python -m training.publishing.latency runs/bundle              models of the sample parts
+    python -m training.publishing.latency runs PICTURE             other models, with a picture of their category
 
-Writes it into each model's `metrics.json`, under the kind of device, and renders the cards anew. Run it on a quiet
-machine.
+Writes the result into each model's `metrics.json`, by kind of device, and renders the cards again. Nothing else should
+run on the computer meanwhile.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from hubmodels import AnomalyDetector, BackboneError, ModelError
+from hubmodels import AnomalyDetector, BackboneError, ModelError, load
 from hubmodels.hub.files import REPORT_FILE
 from hubmodels.pictures import Picture, read_picture
 from training.evaluation import read_report, write_json
@@ -29,7 +29,7 @@ WARM_UP = 3  # calls: the first ones choose algorithms and fill caches
 def measure_latency(detector: AnomalyDetector, picture: Picture, repeats: int = 20) -> dict:
     """Wall time of `predict` on a decoded picture, alone in its batch: median and 95th percentile, milliseconds.
 
-    On a GPU too the time is whole, since a prediction's map lies in main memory.
+    The time is complete on a GPU, too, because a prediction's map is in main memory.
     """
     upright = read_picture(picture)
     times = [_time_of(detector, upright) for _ in range(WARM_UP + repeats)][WARM_UP:]
@@ -39,7 +39,7 @@ def measure_latency(detector: AnomalyDetector, picture: Picture, repeats: int = 
 
 
 def measure_on_devices(detector: AnomalyDetector, picture: Picture) -> dict[str, dict]:
-    """By kind of device: latency where the detector lives and, coming from a GPU, on the CPU, where it then stays."""
+    """Latency by kind of device: that of the detector, and the CPU, on which the detector remains."""
     measured = {detector.device.type: measure_latency(detector, picture)}
     if detector.device.type != "cpu":
         measured["cpu"] = measure_latency(detector.to("cpu"), picture)
@@ -47,20 +47,20 @@ def measure_on_devices(detector: AnomalyDetector, picture: Picture) -> dict[str,
 
 
 def add_latency(folder: Path, picture: Picture | None = None) -> dict[str, dict]:
-    """Measures a finished model on this machine, records it in `metrics.json` and renders the card anew.
+    """Measures a finished model, records the result in `metrics.json` and renders the card again.
 
     Args:
-        picture: default: an example of the sample parts, for models that learned these.
+        picture: default: an example of the sample parts, for models trained on these.
 
     Raises:
-        ValueError: the model learned something else, and no picture is given.
+        ValueError: the model was trained on something else, and no picture is given.
     """
     report = read_report(folder)
     example = example_picture(report)
     if picture is None and example is None:
-        raise ValueError(f"{folder.name} did not learn the sample parts: give a PICTURE of what it learned")
+        raise ValueError(f"{folder.name} was not trained on the sample parts: give a PICTURE of its category")
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    detector = AnomalyDetector.from_pretrained(folder, map_location=device)
+    detector = load(folder, map_location=device)
     measured = measure_on_devices(detector, picture or ROOT / example)
     write_json(folder / REPORT_FILE, report | {"latency": report.get("latency", {}) | measured})
     write_card(folder)
@@ -69,7 +69,10 @@ def add_latency(folder: Path, picture: Picture | None = None) -> dict[str, dict]
 
 def main(arguments: list[str] | None = None) -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description="Measure the latency of trained models and put it on their cards.")
+    parser = argparse.ArgumentParser(
+        prog="python -m training.publishing.latency",
+        description="Measure the latency of trained models and put it on their cards.",
+    )
     parser.add_argument("run", type=Path, metavar="DIR", help="folder that training wrote to")
     parser.add_argument("picture", type=Path, nargs="?", metavar="PICTURE", help="default: an example of sample parts")
     args = parser.parse_args(arguments)

@@ -1,4 +1,4 @@
-"""What the makers of a data set ask of its users: licence, credit, citation; and what follows for the weights."""
+"""Licences of data sets and of the weights trained on them: credit, citation, and whether pictures may be shown."""
 
 from dataclasses import dataclass
 
@@ -8,16 +8,16 @@ CC_BY_NC_SA = "CC BY-NC-SA 4.0"
 
 
 @dataclass(frozen=True)
-class DatasetTerms:
-    """The terms of a data set; see `NOTICE.md`, which says the same.
+class DatasetLicence:
+    """The licence of a data set; `NOTICE.md` lists the same.
 
     Attributes:
         title: the data set's name, as its makers write it.
         licence: of its pictures, in words.
-        licence_id: the same as the Hub knows it; None where the Hub has no word for it.
+        licence_id: its id on the Hub; None if the Hub has none.
         link: where the data set is published.
         tag: how models on the Hub name it.
-        may_be_shown: whether its pictures may stand in a public card, given credit.
+        may_be_shown: whether a public card may show its pictures, with credit.
         citations: keys in `model_cards/citations.bib`.
     """
 
@@ -32,15 +32,15 @@ class DatasetTerms:
 
 @dataclass(frozen=True)
 class WeightsLicence:
-    """The licence of trained weights: `id` as the Hub knows it, `name` where that is `other`, and in words."""
+    """The licence of trained weights: `id` on the Hub, `name` if the id is `other`, and in words."""
 
     id: str
     name: str | None
     words: str
 
 
-KNOWN = {  # by the data set's part of a model's name
-    "mvtec": DatasetTerms(
+LICENCES = {  # by the data set's part of a model's name
+    "mvtec": DatasetLicence(
         "MVTec AD",
         CC_BY_NC_SA,
         "cc-by-nc-sa-4.0",
@@ -49,21 +49,21 @@ KNOWN = {  # by the data set's part of a model's name
         may_be_shown=True,
         citations=("bergmann2019mvtec", "bergmann2021mvtec"),
     ),
-    "parts": DatasetTerms(
+    "parts": DatasetLicence(
         "synthetic sample parts",
         "Apache-2.0",
         "apache-2.0",
         tag="synthetic",
         may_be_shown=True,
     ),
-    "magnetic_tile": DatasetTerms(  # no licence file, so nothing that allows copies of its pictures
+    "magnetic_tile": DatasetLicence(  # no licence file, so nothing that allows copies of its pictures
         "Magnetic tile defects",
         "free to use, with citation",
         link="https://github.com/abin24/Magnetic-tile-defect-datasets.",
         tag="magnetic-tile",
         citations=("huang2020tile",),
     ),
-    "elpv": DatasetTerms(
+    "elpv": DatasetLicence(
         "ELPV",
         CC_BY_NC_SA,
         "cc-by-nc-sa-4.0",
@@ -75,21 +75,21 @@ KNOWN = {  # by the data set's part of a model's name
 }
 
 
-def terms_of(dataset: str) -> DatasetTerms:
-    """The terms of a data set; of one unknown here, that its pictures may be confidential."""
-    return KNOWN.get(dataset) or DatasetTerms(dataset, "unknown to this library: ask who made the pictures")
+def dataset_licence(dataset: str) -> DatasetLicence:
+    """The licence of a data set; pictures of an unknown one are treated as confidential."""
+    return LICENCES.get(dataset) or DatasetLicence(dataset, "unknown to this library: ask who made the pictures")
 
 
 def weights_licence(dataset: str, compact_backbone: bool) -> WeightsLicence:
-    """Weights follow their training pictures, and the compact backbone, which is for non-commercial use."""
-    terms = terms_of(dataset)
-    non_commercial = terms.licence == CC_BY_NC_SA
-    if terms.licence_id and (non_commercial or not compact_backbone):
+    """The licence that follows from the training pictures, and from the compact backbone, which is non-commercial."""
+    data = dataset_licence(dataset)
+    non_commercial = data.licence == CC_BY_NC_SA
+    if data.licence_id and (non_commercial or not compact_backbone):
         limit = ": non-commercial use only" if non_commercial else ""
         backbone = (
             "; the compact backbone that they need is for research and non-commercial use" if compact_backbone else ""
         )
-        return WeightsLicence(terms.licence_id, None, f"{terms.licence}, as the training pictures{limit}{backbone}")
+        return WeightsLicence(data.licence_id, None, f"{data.licence}, as the training pictures{limit}{backbone}")
     pictures = "the terms of the training pictures apply"
     if compact_backbone:
         words = "research and non-commercial use only, as the compact backbone that they need"

@@ -1,6 +1,6 @@
-"""The Hugging Face Space of the demo: its folder, and that folder pushed.
+"""The Hugging Face Space of the demo: its folder, and how it is pushed.
 
-A Space's builder installs `requirements.txt` and nothing else of the folder, so the package lies next to `app.py`.
+The builder of a Space installs `requirements.txt` only. So the library is copied into the folder, next to `app.py`.
 """
 
 import json
@@ -12,18 +12,23 @@ from tempfile import TemporaryDirectory
 
 from huggingface_hub import HfApi, SpaceCard, SpaceCardData
 
-from hubmodels.backbone import BUNDLED_WEIGHTS, WEIGHTS_FILE, hub_repository
-from hubmodels.detector import CARD_FILE
+from hubmodels import LIBRARY, REPOSITORY
+from hubmodels.backbone import hub_repository
+from hubmodels.compactnet import BUNDLED_WEIGHTS
 from hubmodels.hub.catalog import Catalog
-from hubmodels.hub.files import CONFIG_FILE, LIBRARY
+from hubmodels.hub.files import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE
+from hubmodels.methods import METHODS
+from training.publishing.card import require_templates
+from training.publishing.repository import client_call
 
 ROOT = Path(__file__).parents[2]
 CONTENT = ("app.py", "webapp", "hubmodels", "examples", "requirements.txt", "LICENSE", "NOTICE.md")
 LEFT_OUT = shutil.ignore_patterns("__pycache__", ".*")
-TEMPLATE = ROOT / "model_cards" / "space.md"
-PYTHON = "3.12"  # the builder's default, 3.10, is older than what we need
+PYTHON = "3.12"  # the builder's default, 3.10, is too old
 NAMESPACE_VARIABLE = "HUBMODELS_NAMESPACE"  # app.py reads it
-OWNED = [f"{room}/*" for room in ("webapp", "hubmodels", "examples")]  # what is gone here goes from the Space too
+OWNED = [
+    f"{room}/*" for room in ("webapp", "hubmodels", "examples")
+]  # files deleted here are deleted from the Space, too
 
 
 def assemble_space(
@@ -34,33 +39,34 @@ def assemble_space(
     Args:
         namespace: who published the models; without it the demo shows the bundled ones.
         models: their repository ids.
-        backbones: names of the networks they stand on.
+        backbones: names of the backbones that they need.
 
     Raises:
-        ValueError: the folder holds something already.
+        ValueError: the folder is not empty.
     """
     target.mkdir(parents=True, exist_ok=True)
     if any(target.iterdir()):
-        raise ValueError(f"{target} is not empty: give a new folder")
+        raise ValueError(f"{target} is not empty: use a new folder")
     for source in (ROOT / name for name in CONTENT):
         if source.is_dir():
             shutil.copytree(source, target / source.name, ignore=LEFT_OUT)
         else:
             shutil.copy(source, target)
     settings = _settings(models, backbones)
-    told = {"namespace": namespace, "variable": NAMESPACE_VARIABLE}
-    SpaceCard.from_template(settings, TEMPLATE, **told).save(target / CARD_FILE)
+    values = {"namespace": namespace, "variable": NAMESPACE_VARIABLE, "repository": REPOSITORY}
+    values["methods"] = list(METHODS.values())
+    SpaceCard.from_template(settings, require_templates() / "space.md", **values).save(target / CARD_FILE)
     return target
 
 
 def push_space(repo_id: str, *, namespace: str | None = None, private: bool = False, api: HfApi | None = None) -> str:
-    """Creates or renews a Space that shows the models of a namespace; returns its address.
+    """Creates or updates a Space that shows the models of a namespace; returns its address.
 
-    Its variables, secrets and hardware stay, as do files beside ours. Its README.md is written anew.
+    Its variables, secrets, hardware and files of other names remain. Its README.md is written again.
 
     Args:
         namespace: who published the models; None: the demo shows the bundled ones.
-        private: of a new Space only; private models are named in a private Space alone.
+        private: make a new Space private; only a private Space names private models.
     """
     api = api or HfApi(library_name=LIBRARY)
     shown = published(namespace, api, private) if namespace else {}
@@ -68,13 +74,14 @@ def push_space(repo_id: str, *, namespace: str | None = None, private: bool = Fa
     set_namespace(api, repo_id, namespace)  # before the files, whose commit starts the first build
     with TemporaryDirectory() as folder:
         assemble_space(Path(folder), namespace=namespace, **shown)
-        api.upload_folder(
-            repo_id=repo_id,
-            repo_type="space",
-            folder_path=folder,
-            delete_patterns=OWNED,
-            commit_message="Update the demo",
-        )
+        with client_call():
+            api.upload_folder(
+                repo_id=repo_id,
+                repo_type="space",
+                folder_path=folder,
+                delete_patterns=OWNED,
+                commit_message="Update the demo",
+            )
     return str(url)
 
 
@@ -82,10 +89,10 @@ def published(namespace: str, api: HfApi, private: bool = False) -> dict[str, li
     """The models that the demo will find in a namespace, and their backbones, as `assemble_space` takes them.
 
     Args:
-        private: name private models, too. The builder could not fetch them, and a public Space must not tell of them.
+        private: name private models, too. The builder cannot download them, and a public Space must not name them.
 
     Raises:
-        ModelError: there are none, or the Hub cannot be asked; the message says what to do.
+        ModelError: there are none, or the Hub cannot be reached; the message has the remedy.
     """
     models = [entry.source for entry in Catalog.from_namespace(namespace).entries]
     if not private:
@@ -95,7 +102,7 @@ def published(namespace: str, api: HfApi, private: bool = False) -> dict[str, li
 
 
 def set_namespace(api: HfApi, repo_id: str, namespace: str | None) -> None:
-    """Tells the Space's app whose models to show; says nothing new twice, because each change restarts the Space."""
+    """Sets the variable with whose models the Space shows; only if it differs, because a change restarts the Space."""
     variable = api.get_space_variables(repo_id).get(NAMESPACE_VARIABLE)
     if namespace and (variable is None or variable.value != namespace):
         api.add_space_variable(repo_id, NAMESPACE_VARIABLE, namespace, description="whose models the demo shows")
@@ -106,7 +113,7 @@ def set_namespace(api: HfApi, repo_id: str, namespace: str | None) -> None:
 def _settings(models: Sequence[str], backbones: Sequence[str]) -> SpaceCardData:
     """The front matter, https://huggingface.co/docs/hub/spaces-config-reference."""
     return SpaceCardData(
-        title="SimpleNet and GLASS, side by side",
+        title=", ".join(method.title for method in METHODS.values()) + ": anomaly detection side by side",
         emoji="🔩",
         colorFrom="green",
         colorTo="yellow",
@@ -115,10 +122,10 @@ def _settings(models: Sequence[str], backbones: Sequence[str]) -> SpaceCardData:
         python_version=PYTHON,
         app_file="app.py",
         pinned=False,
-        license="other",  # the code's licence alone would be wrong for the weights beside it
+        license="other",  # the code's licence alone would be wrong for the bundled weights
         license_name="apache-2.0-with-non-commercial-weights",
         license_link="NOTICE.md",
-        short_description="Is this part good? Two anomaly detectors compared",  # 60 characters at most
+        short_description="Is this part good? Anomaly detectors compared",  # 60 characters at most
         suggested_hardware="cpu-basic",
         tags=["anomaly-detection", "industrial-inspection", LIBRARY],
         models=list(models) or None,
@@ -127,7 +134,7 @@ def _settings(models: Sequence[str], backbones: Sequence[str]) -> SpaceCardData:
 
 
 def _preloaded(models: Sequence[str], backbones: Sequence[str]) -> list[str]:
-    """What the builder puts into the Hub cache, as "repository file,file", so that no visitor waits for it."""
+    """What the builder downloads into the Hub cache, as "repository file,file", so that no visitor waits for it."""
     fetched = [name for name in backbones if not (BUNDLED_WEIGHTS / f"{name}.safetensors").is_file()]
     weights = [f"{hub_repository(name)} {WEIGHTS_FILE}" for name in fetched]
     return [*weights, *(f"{model} {CONFIG_FILE},{WEIGHTS_FILE}" for model in models)]
