@@ -17,10 +17,8 @@ from pathlib import Path
 from hubmodels.hub.catalog import Catalog
 from hubmodels.hub.files import CONFIG_FILE, limit_waiting
 from hubmodels.hub.listing import list_bundle, list_folder, list_namespace
-from webapp.memory import return_freed_memory
-from webapp.page import KEPT_FOR, LOOKED_AFTER, build_page, launch_settings
-from webapp.request_filter import refuse_web_addresses
-from webapp.uploads import keep_deleting, own_folder
+from webapp.hosting import keep_deleting, refuse_web_addresses, return_freed_memory, use_own_folder
+from webapp.page import CHECKED_EVERY, KEPT_FOR, build_page, launch_settings
 
 OWN_MODELS = Path("runs")  # where training writes to by default
 HUB_TIMEOUT = 10  # seconds without a byte from the Hub
@@ -68,8 +66,8 @@ def main() -> None:
     limit_waiting(HUB_TIMEOUT)
     return_freed_memory()
     refuse_web_addresses()
-    own_folder()
-    keep_deleting(KEPT_FOR, LOOKED_AFTER)
+    use_own_folder()
+    keep_deleting(KEPT_FOR, CHECKED_EVERY)
     catalog = open_catalog(args)
     for notice in catalog.notices:
         print(f"app.py: {notice}", file=sys.stderr)

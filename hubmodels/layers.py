@@ -52,13 +52,39 @@ def outline_layer(mask: NDArray[np.bool_]) -> Image.Image:
     return _layer(rim + 2 * line.astype(np.uint8), [(0, 0, 0), (0, 0, 0), (255, 255, 255)], [0, OPAQUE, OPAQUE])
 
 
-def agreement_layer(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> Image.Image:
-    """Where two masks (H, W) agree: both solid, the first alone striped upwards, the second alone downwards."""
-    row, column = np.indices(first.shape, sparse=True)
-    period = max(2, min(first.shape) // STRIPES)
-    up, down = ((row + column) % period < period / 2), ((row - column) % period < period / 2)
+def agreement_layer(masks: Sequence[NDArray[np.bool_]]) -> Image.Image:
+    """Where masks (H, W) of several methods agree; the pattern alone is enough to read it.
+
+    Two masks: both solid, the first alone striped upwards, the second alone striped downwards. More masks: a map of
+    the counts. All of n are solid, and k of n are striped with k / n of each stripe filled.
+    """
+    return _pair_layer(*masks) if len(masks) == 2 else _count_layer(np.sum(masks, axis=0), len(masks))
+
+
+def _pair_layer(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> Image.Image:
+    up, down = (_stripes(first.shape, sign) < 0.5 for sign in (1, -1))
     both, alone = first & second, (first & ~second & up, second & ~first & down)
     return _layer(both + 2 * alone[0].astype(np.uint8) + 3 * alone[1].astype(np.uint8), _AGREEMENT, _ALPHAS)
+
+
+def _count_layer(counts: NDArray, total: int) -> Image.Image:
+    shares = np.arange(1, total + 1)[:, None] / total
+    colours = np.vstack([np.zeros(3), np.array(FIRST) + shares * (np.array(BOTH) - FIRST)])
+    filled = np.where(_stripes(counts.shape, 1) < counts / total, counts, 0)
+    return _layer(filled, colours, [0, *[OPAQUE] * (total - 1), 200])
+
+
+def _stripes(shape: tuple[int, int], sign: int) -> NDArray[np.float64]:
+    """Position of each pixel in its diagonal stripe, in [0, 1)."""
+    row, column = np.indices(shape, sparse=True)
+    period = max(2, min(shape) // STRIPES)
+    return (row + sign * column) % period / period
+
+
+def count_shares(masks: Sequence[NDArray[np.bool_]]) -> dict[int, float]:
+    """Share of the picture that exactly k masks (H, W) cover, by k, from all of them down to one."""
+    counts = np.sum(masks, axis=0)
+    return {k: float((counts == k).mean()) for k in range(len(masks), 0, -1)}
 
 
 def overlap(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> Overlap:

@@ -1,37 +1,37 @@
-"""The tab Batch: many pictures or a folder, a table that sorts, and CSV and ZIP of what was found."""
+"""The tab Batch: many pictures or a folder, a table that can be sorted, and the results as CSV and ZIP."""
 
 import secrets
 import threading
 import time
 from collections.abc import Iterator
-from html import unescape
 from pathlib import Path
 
 import gradio as gr  # noqa: TID251
 from gradio.utils import get_upload_folder  # noqa: TID251
+from markupsafe import Markup
 from PIL import Image
 
 from hubmodels import BackboneError, ModelError, PictureError
 from hubmodels.appearance import UNLIKE
 from hubmodels.hub.catalog import Catalog
-from hubmodels.hub.listing import METHODS
 from webapp.categories import dropdown
-from webapp.inspection import BATCH, judge
-from webapp.inspection_report import vouches
-from webapp.privacy import without_folders
-from webapp.records import Records, models_of, printable
-from webapp.templates import data_url, read_static
-from webapp.texts import SIGNS, TONES, VERDICT_KEYS, label, language_of, number, say, say_fault
-from webapp.uploads import checked_path, uploaded_path
+from webapp.hosting import checked_path, hide_folders, uploaded_path
+from webapp.inspection import BATCH, inspect_picture, method_titles
+from webapp.inspection_report import describe_guarantee
+from webapp.results import BatchResults, models_of, printable
+from webapp.templates import data_url, read_static, render
+from webapp.texts import SIGNS, TONES, VERDICT_KEYS, label, language_of, number, say, say_fault, say_plainly
 
-MAX_PICTURES, MAX_BYTES = 500, 1_000_000_000  # `batch_limits` says so on the page
-MAX_WAITING = 100  # sessions that are remembered; the queue holds far fewer
-SHOWN_EVERY = 1.0  # seconds between updates of the page: not one for each picture
-FILE_TYPES = ["image", ".pgm", ".ppm", ".pnm", ".jp2"]  # the latter are no pictures to some browsers
+MAX_PICTURES, MAX_BYTES = 500, 1_000_000_000  # the text `batch_limits` repeats them
+MAX_WAITING = 100  # remembered sessions; the queue has far fewer places
+SHOWN_EVERY = 1.0  # seconds between updates of the page
+FILE_TYPES = ["image", ".pgm", ".ppm", ".pnm", ".jp2"]  # some browsers do not know that the latter are pictures
 THUMBNAIL_SIDE = 64  # pixels
 VERDICT_ORDER = {True: 0, False: 1, None: 2}
+COLUMNS = ("batch_verdict", "batch_p_value", "batch_level", "batch_defects")  # of each method
 DISAGREEMENT, SOMETHING_ELSE, DEFECTIVE, UNREAD, NO_VERDICT, GOOD = range(6)  # the order of the table
-# without what file managers leave in folders
+RANKS = ("batch_disagree", "batch_unlike", "defective", "batch_unread", "no_verdict", "good")  # their texts
+# without the hidden files of file managers
 JOIN_FOLDER = """(folder, pictures) => {
     const hidden = /^([.]|Thumbs[.]db$|desktop[.]ini$)/;
     return [[...(pictures ?? []), ...(folder ?? []).filter((file) => !hidden.test(file.orig_name))]];
@@ -42,7 +42,7 @@ def add(catalog: Catalog) -> gr.Dropdown:
     """Builds the tab inside the current gr.Tab.
 
     Returns:
-        The choice of category, for its choices to be kept fresh.
+        The choice of category; the page updates its choices.
     """
     with gr.Row(elem_classes="batch-inputs"):
         with gr.Column(scale=3, min_width=280):
@@ -78,8 +78,8 @@ def add(catalog: Catalog) -> gr.Dropdown:
         batches.run,
         [category, pictures, rate],
         outputs,
-        preprocess=False,  # see uploaded_path
-        show_progress="hidden",  # Gradio's own would guess wrongly how long others take
+        preprocess=False,  # see `uploaded_path`
+        show_progress="hidden",  # Gradio's own estimate of the waiting time is wrong
         api_visibility="private",
         **BATCH,
     )
@@ -93,24 +93,26 @@ class _Batches:
 
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
-        self._stops: dict[str, threading.Event] = {}  # by the session of a visitor whose batch waits or runs
+        self._stops: dict[str, threading.Event] = {}  # by session, of each waiting or running batch
 
     def wait(self, request: gr.Request) -> list:
-        """At once, whoever else has a batch: the visitor may still stop."""
+        """Runs at once, even if another batch is running, so that the visitor can stop."""
         while len(self._stops) >= MAX_WAITING:  # of visitors who left before their turn
             self._stops.pop(next(iter(self._stops)), None)
         self._stops[request.session_hash] = threading.Event()
-        return _page(f"<p>{say('batch_waiting', language_of(request))}</p>", running=True)
+        language = language_of(request)
+        return _page(_status(say("batch_waiting", language), language), running=True)
 
     def stop(self, request: gr.Request) -> None:
-        """Lets the visitor's batch end after the picture in hand; what is done is kept."""
-        if asked := self._stops.get(request.session_hash):
-            asked.set()
+        """Ends the visitor's batch after the current picture; finished results are kept."""
+        if stopping := self._stops.get(request.session_hash):
+            stopping.set()
 
     def refused(self, request: gr.Request) -> list:
         """The queue was full, or the run failed."""
         self._stops.pop(request.session_hash, None)
-        return _page(f'<p class="failed" role="alert">{say("busy", language_of(request))}</p>')
+        language = language_of(request)
+        return _page(_status(say("busy", language), language, refused=True))
 
     def run(self, category: str | None, uploads: list | None, percent: float, request: gr.Request) -> Iterator[list]:
         """Inspects the uploads one by one; yields updates of status, table, both buttons, CSV and ZIP."""
@@ -118,13 +120,13 @@ class _Batches:
         stopped = self._stops.setdefault(request.session_hash, threading.Event())
         if refusal := self._refusal(category, uploads, percent, language):
             self._stops.pop(request.session_hash, None)
-            yield _page(f'<p class="failed" role="alert">{refusal}</p>')
+            yield _page(_status(refusal, language, refused=True))
             return
         rate = float(percent) / 100
         head = {"category": category, "false_alarm_rate": rate, "models": models_of(self._catalog, category)}
-        folder = Path(get_upload_folder()).resolve() / "batches" / secrets.token_hex(16)  # nobody guesses that
-        with Records(folder, head) as records:
-            batch = _Batch(records, len(uploads), self._promises(category, rate, language), language)
+        folder = Path(get_upload_folder()).resolve() / "batches" / secrets.token_hex(16)  # cannot be guessed
+        with BatchResults(folder, head) as results:
+            batch = _Batch(results, len(uploads), self._guarantees(category, rate, language), language)
             try:
                 yield batch.shown()
                 for upload in uploads:
@@ -135,18 +137,18 @@ class _Batches:
                         yield batch.shown()
             finally:
                 self._stops.pop(request.session_hash, None)
-            records.finish()
+            results.finish()
         yield batch.ended()
 
-    def _promises(self, category: str, rate: float, language: str) -> str:
-        """What each method's threshold promises where that is less than was asked for, as HTML."""
-        calibrations = {type(d).__name__: d.calibration for d in self._catalog.load(category)}
-        short = {name: c for name, c in calibrations.items() if not c.size or c.guaranteed_rate(rate) > rate}
-        lines = (f"<p class='note'>{name}: {vouches(c, rate, language)}</p>" for name, c in short.items())
-        return "".join(lines)
+    def _guarantees(self, category: str, rate: float, language: str) -> dict[str, Markup]:
+        """By method, the guarantee of its threshold, if it is weaker than requested."""
+        titles = method_titles()
+        calibrations = {titles[name]: d.calibration for name, d in self._catalog.load(category).items()}
+        weaker = {name: c for name, c in calibrations.items() if not c.size or c.guaranteed_rate(rate) > rate}
+        return {name: describe_guarantee(c, rate, language) for name, c in weaker.items()}
 
-    def _refusal(self, category: object, uploads: object, percent: object, language: str) -> str | None:
-        """Why this batch cannot be inspected, as HTML; None where it can."""
+    def _refusal(self, category: object, uploads: object, percent: object, language: str) -> Markup | None:
+        """The reason why this batch cannot be inspected, as HTML; None if it can."""
         if not isinstance(uploads, list) or not uploads:
             return say("batch_no_pictures", language)
         if len(uploads) > MAX_PICTURES:
@@ -160,80 +162,81 @@ class _Batches:
         try:
             self._catalog.load(category)
         except (ModelError, BackboneError) as error:
-            return say("batch_no_model", language, reason=without_folders(str(error), self._catalog))
+            return say("batch_no_model", language, reason=hide_folders(str(error), self._catalog))
 
 
 class _Batch:
-    """One visitor's batch: what is done, and how the page shows it."""
+    """One visitor's batch: its results so far, and their display on the page."""
 
-    def __init__(self, records: Records, total: int, promises: str, language: str) -> None:
-        self._records, self._total, self._promises, self._language = records, total, promises, language
+    def __init__(self, results: BatchResults, total: int, guarantees: dict[str, Markup], language: str) -> None:
+        self._results, self._total, self._guarantees, self._language = results, total, guarantees, language
         self._run, self._rows = secrets.token_hex(4), []
         self._began = self._shown_at = time.monotonic()
 
     def inspect(self, catalog: Catalog, upload: object) -> None:
-        """Judges one upload; a picture that cannot be read is a row like the others."""
-        name, head = _name(upload), self._records.head
+        """Inspects one upload; a picture that cannot be read is a row like the others."""
+        name, head = _name(upload), self._results.head
         try:
-            inspection = judge(catalog, head["category"], checked_path(upload), head["false_alarm_rate"])
+            path = checked_path(upload)
+            inspection = inspect_picture(catalog, head["category"], path, head["false_alarm_rate"])
         except (PictureError, ModelError, BackboneError) as error:
-            record = self._records.add_failure(name, without_folders(str(error), catalog))
-            reason = without_folders(unescape(say_fault(error, self._language)), catalog)
+            record = self._results.add_failure(name, hide_folders(str(error), catalog))
+            reason = say_fault(error, self._language, catalog).unescape()
             self._rows.append(_unread(record, reason, self._language))
         else:
-            record = self._records.add(name, inspection)
+            record = self._results.add(name, inspection)
             self._rows.append(_row(record, _thumbnail(inspection.picture), self._language))
 
     def is_due(self) -> bool:
-        """Whether the page was last shown long enough ago to be shown again."""
+        """Whether it is time to update the page."""
         return time.monotonic() - self._shown_at >= SHOWN_EVERY
 
     def shown(self) -> list:
         """The page while the batch runs."""
         self._shown_at = time.monotonic()
-        done, failed = len(self._rows), self._counts()[UNREAD]
-        words = [self._say("batch_progress", done=done, total=self._total)]
+        done, failed = len(self._rows), self._counts()["batch_unread"]
+        words = [say("batch_progress", self._language, done=done, total=self._total)]
         if done:
             seconds = (self._shown_at - self._began) / done * (self._total - done)
-            words.append(self._say("batch_left", time=_duration(seconds)))
+            words.append(say("batch_left", self._language, time=_duration(seconds)))
         if failed:
-            words.append(self._say("batch_failed", failed=failed))
-        bar = f'<progress max="{self._total}" value="{done}" aria-label="{self._say("batch_running")}"></progress>'
-        return _page(f"<p>{', '.join(words)}</p>{bar}{self._promises}", self._table(), running=True)
+            words.append(say("batch_failed", self._language, failed=failed))
+        status = self._status(Markup(", ").join(words), done=done, total=self._total)
+        return _page(status, self._table(), running=True)
 
     def ended(self) -> list:
         """The page after the last picture, or after Stop."""
-        done, counts = len(self._rows), self._counts()
-        words = self._say("batch_stopped" if done < self._total else "batch_done", done=done, total=self._total)
-        keys = ("batch_disagree", "batch_unlike", "defective", "batch_unread", "no_verdict", "good")
-        listed = "".join(
-            f"<li><b>{count}</b> {self._say(key)}</li>" for key, count in zip(keys, counts, strict=True) if count
-        )
-        status = f'<div role="status"><p><strong>{words}</strong></p><ul>{listed}</ul></div>{self._promises}'
-        return _page(status, self._table(), files=(self._records.csv_path, self._records.zip_path))
+        done = len(self._rows)
+        key = "batch_stopped" if done < self._total else "batch_done"
+        status = self._status(say(key, self._language, done=done, total=self._total), counts=self._counts())
+        return _page(status, self._table(), files=(self._results.csv_path, self._results.zip_path))
 
-    def _counts(self) -> list[int]:
+    def _status(self, words: Markup, **values: object) -> Markup:
+        return _status(words, self._language, guarantees=self._guarantees, **values)
+
+    def _counts(self) -> dict[str, int]:
         ranks = [row["keys"][1] for row in self._rows]
-        return [ranks.count(rank) for rank in range(GOOD + 1)]
+        return {key: ranks.count(rank) for rank, key in enumerate(RANKS)}
 
     def _table(self) -> dict:
-        """What static/batch.js makes a table of; Gradio sends the rows that are new since the last time."""
-        columns = [{"name": self._say(key)} for key in ("batch_picture", "batch_result")]
-        for method in METHODS.values():
-            columns.append({"name": self._say("batch_verdict"), "group": method.__name__})
-            for key in ("batch_p_value", "batch_level", "batch_defects"):
-                columns.append({"name": self._say(key), "group": method.__name__, "numeric": True})
-        caption = self._say("batch_caption")
+        """The data for static/batch.js, which makes the table; Gradio only sends new rows."""
+        names = {key: say_plainly(key, self._language) for key in ("batch_picture", "batch_result", *COLUMNS)}
+        columns = [{"name": names["batch_picture"]}, {"name": names["batch_result"]}]
+        for title in method_titles().values():
+            columns += [{"name": names[k], "group": title, "numeric": k != COLUMNS[0]} for k in COLUMNS]
+        caption = say_plainly("batch_caption", self._language)
         return {"run": self._run, "caption": caption, "columns": columns, "sorted": 1, "rows": list(self._rows)}
 
-    def _say(self, key: str, **values: object) -> str:
-        return say(key, self._language, **values)
+
+def _status(words: Markup, language: str, **values: object) -> Markup:
+    defaults = {"refused": False, "counts": None, "done": 0, "total": 0, "guarantees": {}}
+    return render("batch_status.html", language, words=words, **(defaults | values))
 
 
-def _page(status: str, table: dict | None = None, running: bool = False, files: tuple = (None, None)) -> list:
+def _page(status: Markup, table: dict | None = None, running: bool = False, files: tuple = (None, None)) -> list:
     """The outputs of the event, in their order."""
     return [
-        f'<div class="batch-status">{status}</div>',
+        status,
         table,
         gr.update(interactive=not running),
         gr.update(interactive=running),
@@ -241,53 +244,59 @@ def _page(status: str, table: dict | None = None, running: bool = False, files: 
     ]
 
 
+# ---------------------------------------------------------------- rows of the table
+
+
 def _row(record: dict, thumbnail: str, language: str) -> dict:
-    """A record as a row of the table: its cells, and the keys it is sorted by, one for each column."""
-    rank = _rank(record)
-    cells, keys = [_result(rank, language)], [record["file"], rank]
-    for method in METHODS.values():
-        for cell, key in _said(record["methods"].get(method.__name__), language):
+    """A record as a row of the table: its cells, and for each column the key to sort by."""
+    cells, keys = [_result(record, language)], [record["file"], _rank(record)]
+    for title in method_titles().values():
+        for cell, key in _method_cells(record["methods"].get(title), language):
             cells.append(cell)
             keys.append(key)
-    note = ", ".join(say(f"batch_{code}", language) for code in record["warnings"])
-    shown = {"thumbnail": thumbnail, "alt": say("batch_alt", language), "note": note}
+    note = ", ".join(say_plainly(f"batch_{code}", language) for code in record["warnings"])
+    shown = {"thumbnail": thumbnail, "alt": say_plainly("batch_alt", language), "note": note}
     return {"number": record["number"], "file": record["file"], **shown, "cells": cells, "keys": keys}
 
 
 def _unread(record: dict, reason: str, language: str) -> dict:
     """The row of a picture that could not be inspected."""
-    text, beside = f"{say('batch_unread', language)}: {reason}", 4 * len(METHODS)
-    cells = [{"text": text, "sign": "!", "tone": "failed", "span": 1 + beside}]
-    keys = [record["file"], UNREAD, *[None] * beside]
+    text, further = f"{say_plainly('batch_unread', language)}: {reason}", len(COLUMNS) * len(method_titles())
+    cells = [{"text": text, "sign": "!", "tone": "failed", "span": 1 + further}]
+    keys = [record["file"], UNREAD, *[None] * further]
     return {"number": record["number"], "file": record["file"], "thumbnail": None, "cells": cells, "keys": keys}
 
 
 def _rank(record: dict) -> int:
-    verdicts = {numbers["is_anomalous"] for numbers in record["methods"].values()}
     if UNLIKE in record["warnings"]:
         return SOMETHING_ELSE
     if record["agree"] is False:
         return DISAGREEMENT
-    return DEFECTIVE if True in verdicts else NO_VERDICT if None in verdicts else GOOD
+    if record["defective_verdicts"]:
+        return DEFECTIVE
+    return NO_VERDICT if record["verdicts"] < len(record["methods"]) else GOOD
 
 
-def _result(rank: int, language: str) -> dict:
+def _result(record: dict, language: str) -> dict:
+    rank = _rank(record)
     if rank == DISAGREEMENT:
-        return {"text": say("batch_disagree", language), "sign": "≠", "tone": "disagree"}
+        count, total = record["defective_verdicts"], len(record["methods"])
+        key = "batch_disagree" if total == 2 else "batch_disagree_count"
+        return {"text": say_plainly(key, language, count=count, total=total), "sign": "≠", "tone": "disagree"}
     if rank == SOMETHING_ELSE:
-        return {"text": say("unsure", language), "sign": SIGNS[None], "tone": TONES[None]}
+        return {"text": say_plainly("unsure", language), "sign": SIGNS[None], "tone": TONES[None]}
     return _verdict({DEFECTIVE: True, GOOD: False, NO_VERDICT: None}[rank], language)
 
 
 def _verdict(is_anomalous: bool | None, language: str) -> dict:
-    words = say(VERDICT_KEYS[is_anomalous], language)
+    words = say_plainly(VERDICT_KEYS[is_anomalous], language)
     return {"text": words, "sign": SIGNS[is_anomalous], "tone": TONES[is_anomalous]}
 
 
-def _said(numbers: dict | None, language: str) -> list[tuple[dict, float | None]]:
+def _method_cells(numbers: dict | None, language: str) -> list[tuple[dict, float | None]]:
     """Verdict, p-value, level and number of defects of one method, each with its key to sort by."""
     if numbers is None:  # no model of this method
-        return [({"text": "-"}, None)] * 4
+        return [({"text": "-"}, None)] * len(COLUMNS)
     verdict = numbers["is_anomalous"]
     cells = [(_verdict(verdict, language), VERDICT_ORDER[verdict])]
     for key, digits in (("p_value", 2), ("score_level", 3), ("defects", 6)):
@@ -305,7 +314,7 @@ def _thumbnail(picture: Image.Image) -> str:
 
 
 def _name(upload: object) -> str:
-    """What the visitor calls the file."""
+    """The visitor's name of the file."""
     described = upload if isinstance(upload, dict) else {}
     return printable(str(described.get("orig_name") or described.get("path") or "?"))
 
@@ -314,7 +323,7 @@ def _size(upload: object) -> int:
     path = uploaded_path(upload)
     try:
         return Path(path).stat().st_size if path else 0
-    except OSError:  # deleted meanwhile; its row will say so
+    except OSError:  # already deleted; its row will show that
         return 0
 
 

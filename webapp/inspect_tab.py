@@ -1,4 +1,4 @@
-"""The tab Inspect: one picture in, the report of both methods out."""
+"""The tab Inspect: one picture in, the report of all methods out."""
 
 import json
 import shutil
@@ -8,21 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import gradio as gr  # noqa: TID251
+from markupsafe import Markup
 from PIL import Image
 
 from hubmodels import BackboneError, ModelError, PictureError, PreparedPicture
 from hubmodels.appearance import UNLIKE
 from hubmodels.hub.catalog import Catalog
-from hubmodels.hub.listing import METHODS
 from webapp.categories import dropdown
-from webapp.downloads import write_download
-from webapp.inspection import MODEL, Inspection, judge, suggest_category
-from webapp.inspection_report import render_report, render_status
-from webapp.privacy import without_folders
-from webapp.records import models_of
+from webapp.hosting import checked_path, fresh_path, hide_folders
+from webapp.inspection import MODEL, Inspection, inspect_picture, method_titles, suggest_category
+from webapp.inspection_report import render_report
+from webapp.results import models_of, write_download
 from webapp.templates import data_url, read_static, render
 from webapp.texts import LANGUAGES, label, language_of, say, say_fault, say_plainly
-from webapp.uploads import checked_path, fresh_path
 
 THUMBNAIL = 144  # pixels
 EXAMPLES_JS = """element.addEventListener("click", ({ target }) => {
@@ -34,7 +32,7 @@ START_DOWNLOAD = "() => document.querySelector('#download').click()"
 
 @dataclass(frozen=True)
 class Example:
-    """A picture to click on, of a category that there are models for; `shows` says what is on it."""
+    """A picture to click, of a category with models; `shows` describes it."""
 
     path: Path
     category: str
@@ -64,7 +62,7 @@ class InspectTab:
         self._button = gr.Button(label("inspect"), variant="primary")
         gr.HTML(label("examples"), elem_classes=["quiet", "examples"], visible=bool(self._examples))
         self._gallery = gr.HTML(
-            render("examples.html", groups=_grouped(self._examples)),
+            render("examples.html", LANGUAGES[0], groups=_grouped(self._examples)),
             label=label("examples"),
             elem_id="examples",
             elem_classes="examples",
@@ -92,9 +90,9 @@ class InspectTab:
     def _connect(self) -> None:
         inputs = [self._category, self._picture]
         outputs = [self._report, self._suggestion, self._suggested, self._adopted]
-        private = {"api_visibility": "private", "preprocess": False}  # see webapp/uploads.py
+        private = {"api_visibility": "private", "preprocess": False}  # see `uploaded_path`
         inspection = dict(fn=self.inspect, inputs=inputs, outputs=outputs, show_progress_on=self._report, **MODEL)
-        failed = dict(fn=None, outputs=self._report, js=not_answered(), api_visibility="private")
+        failed = dict(fn=None, outputs=self._report, js=no_response(), api_visibility="private")
         quick = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
         adoption = dict(fn=self.adopt, inputs=[self._category, self._adopted], outputs=self._category, **quick)
         inspected = gr.on(
@@ -112,89 +110,93 @@ class InspectTab:
 
     def pick(self, event: gr.EventData) -> tuple[str, str]:
         """A click on an example -> its category, and a copy of its picture."""
-        example = self._examples[event._data["index"]]
+        example = self._examples[event.index]
         return example.category, str(shutil.copy(example.path, fresh_path(example.path.name)))
 
     def adopt(self, category: str | None, suggested: str | None) -> object:
-        """The category in the list after an inspection: the suggested one, unless the visitor has chosen meanwhile."""
+        """The category after an inspection: the suggested one, unless the visitor has chosen one in the meantime."""
         return gr.skip() if category or not suggested else suggested
 
     def inspect(self, category: str | None, picture: dict | None, request: gr.Request) -> tuple:
-        """Category and upload -> report (HTML), the category to change to with its button, and one to adopt."""
+        """Category and upload -> report (HTML), button and category of a suggestion, and a category to adopt."""
         language = language_of(request)
         if picture is None:
-            return self._said(say("hint_card", language))
+            return self._without_report(say("hint_card", language))
         try:
             return self._inspect(category, PreparedPicture(checked_path(picture)), language)
         except (PictureError, ModelError, BackboneError) as error:
-            reason = without_folders(say_fault(error, language), self._catalog)
-            words = f"<strong>{say('not_inspected', language)}</strong> {reason}"
-            return self._said(render_status("failed", words))
+            reason, title = say_fault(error, language, self._catalog), say("not_inspected", language)
+            return self._without_report(_card(reason, language, title, "failed"))
 
-    def _inspect(self, category: str | None, look: PreparedPicture, language: str) -> tuple:
-        chosen = category or suggest_category(self._catalog, look)
+    def _inspect(self, category: str | None, picture: PreparedPicture, language: str) -> tuple:
+        chosen = category or suggest_category(self._catalog, picture)
         if chosen is None:
             key = "no_category" if self._catalog.entries else "models_none"
-            return self._said(render_status("", say(key, language)))
-        inspection = judge(self._catalog, chosen, look)
-        unlike = UNLIKE in inspection.resemblance.warnings
-        other = suggest_category(self._catalog, look) if unlike else None
+            return self._without_report(_card(say(key, language), language))
+        inspection = inspect_picture(self._catalog, chosen, picture)
+        unlike = UNLIKE in inspection.appearance.warnings
+        other = suggest_category(self._catalog, picture) if unlike else None
         report = render_report(
             inspection,
             category=chosen,
             absent=self._absent(chosen, inspection, language),
-            warnings=[_warning(code, chosen, other, language) for code in inspection.resemblance.warnings],
-            note="" if category else say("suggested", language, category=chosen),
+            warnings=[_warning(code, chosen, other, language) for code in inspection.appearance.warnings],
+            note=None if category else say("suggested", language, category=chosen),
             language=language,
         )
         button = gr.update(visible=other is not None, value=say_plainly("use_suggestion", language, category=other))
         return report, button, other, None if category else chosen
 
-    def _said(self, report: str) -> tuple:
-        """A report that judges nothing."""
-        return report, gr.update(visible=False), None, None
+    def _without_report(self, card: Markup) -> tuple:
+        return card, gr.update(visible=False), None, None
 
     def download(self, category: str | None, picture: dict | None, event: gr.EventData, request: gr.Request) -> str:
         """A click on a download -> the file."""
-        chosen = event._data
+        what, method, rate = (getattr(event, name, None) for name in ("what", "method", "rate"))
         try:
-            inspection = judge(self._catalog, category, checked_path(picture), chosen.get("rate"))
-            models = {"models": models_of(self._catalog, category)}
-            record = inspection.record(category, chosen.get("rate")) | models
-            return str(write_download(inspection, chosen["what"], chosen.get("method"), record))
-        except (PictureError, ModelError, BackboneError, ValueError, KeyError, TypeError) as error:
-            told = without_folders(say_fault(error, language_of(request)), self._catalog)
-            raise gr.Error(told, print_exception=False) from error
+            inspection = inspect_picture(self._catalog, category, checked_path(picture), rate)
+            record = inspection.record(category, rate) | {"models": models_of(self._catalog, category)}
+            return str(write_download(inspection, what, method, record))
+        except (PictureError, ModelError, BackboneError, ValueError, TypeError) as error:
+            reason = say_fault(error, language_of(request), self._catalog)
+            raise gr.Error(reason, print_exception=False) from error
 
-    def _absent(self, category: str, inspection: Inspection, language: str) -> dict[str, str]:
-        """Why a method says nothing, as HTML."""
-        names = {method: c.__name__ for method, c in METHODS.items() if c.__name__ not in inspection.predictions}
+    def _absent(self, category: str, inspection: Inspection, language: str) -> list[Markup]:
+        """The reasons of the methods without a result."""
         problems, entries = self._catalog.problems, self._catalog.entries
         reasons = {e.method: problems[e.source] for e in entries if e.label == category and e.source in problems}
-        return {
-            name: say("not_loadable", language, method=name, reason=without_folders(reasons[method], self._catalog))
-            if method in reasons
-            else say("no_model", language, method=name)
-            for method, name in names.items()
-        }
+        absent = {name: title for name, title in method_titles().items() if title not in inspection.predictions}
+        return [
+            say("not_loadable", language, method=title, reason=hide_folders(reasons[name], self._catalog))
+            if name in reasons
+            else say("no_model", language, method=title)
+            for name, title in absent.items()
+        ]
 
 
-def not_answered() -> str:
-    """Script that takes away the report on another picture where no answer came; the server may be gone, too."""
-    cards = {code: render_status("failed", say("not_answered", code)) for code in LANGUAGES}
-    return f'() => ({json.dumps(cards)})[navigator.language.toLowerCase().startsWith("de") ? "de" : "en"]'
+def no_response() -> str:
+    """Script that replaces the previous report if the server did not answer."""
+    cards = {code: _card(say("no_response", code), code, say("not_inspected", code), "failed") for code in LANGUAGES}
+    return (
+        f"() => {{ const cards = {json.dumps(cards)}; "
+        f"return cards[navigator.language.toLowerCase().split('-')[0]] ?? cards.{LANGUAGES[0]}; }}"
+    )
 
 
 def find_examples(folder: Path, catalog: Catalog) -> list[Example]:
     """The pictures `folder/DATASET/CATEGORY/SHOWN.png` of categories with a model."""
-    suffixes = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}  # what a browser can show
+    suffixes = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}  # formats that browsers can show
     pictures = sorted(path for path in folder.glob("*/*/*") if path.suffix.lower() in suffixes)
     labels = {(entry.dataset, entry.category): entry.label for entry in catalog.entries}
     known = [(path, labels[path.parts[-3:-1]]) for path in pictures if path.parts[-3:-1] in labels]
     return [Example(path, category, path.stem.replace("_", " ")) for path, category in known]
 
 
-def _warning(code: str, category: str, other: str | None, language: str) -> str:
+def _card(words: Markup, language: str, title: str = "", tone: str = "") -> Markup:
+    return render("card.html", language, words=words, title=title, tone=tone)
+
+
+def _warning(code: str, category: str, other: str | None, language: str) -> Markup:
     key = f"{code}_but" if code == UNLIKE and other else code
     return say(f"warning_{key}", language, category=category, other=other)
 

@@ -1,17 +1,27 @@
-"""One picture, judged by all methods of a category; every tab and endpoint asks here."""
+"""One picture, inspected by all methods of a category. Every tab and endpoint uses this."""
 
 import threading
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from PIL import Image
 
-from hubmodels import AnomalyDetector, AnomalyPrediction, AppearanceCheck, PreparedPicture, check, compare, suggest
+from hubmodels import (
+    AnomalyDetector,
+    AnomalyPrediction,
+    AppearanceCheck,
+    PreparedPicture,
+    check_appearance,
+    compare,
+    rank_categories,
+)
 from hubmodels.hub.catalog import Catalog
-from hubmodels.hub.listing import METHODS
+from hubmodels.methods import METHODS
 from hubmodels.pictures import Picture
 
-# Events that ask a model share one place in Gradio's queue. A batch has a place of its own, or nobody else could
-# inspect while it lasts: it takes turns with the others by `_turn`, one picture each.
+# Events that use a model share one place in Gradio's queue. A batch has its own place, otherwise nobody else could
+# inspect while it runs. A batch and the other events then take turns (`_turn`), one picture each.
 MODEL = {"concurrency_id": "model", "concurrency_limit": 1}
 BATCH = {"concurrency_id": "batch", "concurrency_limit": 1}
 _turn = threading.Lock()
@@ -19,33 +29,36 @@ _turn = threading.Lock()
 
 @dataclass(frozen=True, eq=False)
 class Inspection:
-    """What the methods of a category say about one picture.
+    """The results of all methods of a category for one picture.
 
     Attributes:
         picture: upright RGB, of the size of every anomaly map.
-        resemblance: whether the picture looks like the category, and is fit to be judged.
-        detectors, predictions: by the method's printed name, in the order of `METHODS`.
+        appearance: whether the picture looks like the category, and whether its quality is sufficient.
+        detectors, predictions: by the method's title, in the order of `METHODS`.
     """
 
     picture: Image.Image
-    resemblance: AppearanceCheck
+    appearance: AppearanceCheck
     detectors: dict[str, AnomalyDetector]
     predictions: dict[str, AnomalyPrediction]
 
     def at_rate(self, false_alarm_rate: float | None) -> dict[str, AnomalyPrediction]:
-        """The predictions, decided at another false-alarm rate; None = the one each was calibrated for."""
+        """The predictions at another false-alarm rate; None = the rate that each method was calibrated for."""
         return {name: self.detectors[name].decide(p, false_alarm_rate) for name, p in self.predictions.items()}
 
     def record(self, category: str, rate: float | None = None) -> dict:
-        """All that can be said in numbers, ready for JSON."""
+        """All results as numbers, ready for JSON."""
+        verdicts = count_verdicts(self.predictions)
         return {
             "category": category,
             "width": self.picture.width,
             "height": self.picture.height,
-            "false_alarm_rate": rate,  # None: the one each model was calibrated for
-            "appearance_matches": self.resemblance.matches,
-            "warnings": list(self.resemblance.warnings),
+            "false_alarm_rate": rate,  # None: the rate that each model was calibrated for
+            "appearance_matches": self.appearance.matches,
+            "warnings": list(self.appearance.warnings),
             "agree": self.agree,
+            "verdicts": verdicts.total(),
+            "defective_verdicts": verdicts[True],
             "methods": {name: self._numbers(name, rate) for name in self.predictions},
         }
 
@@ -56,39 +69,48 @@ class Inspection:
 
     @property
     def agree(self) -> bool | None:
-        """Whether all methods give the same verdict; None where there are not two verdicts to compare."""
-        return agreement(self.predictions)
+        """Whether all verdicts are the same; None if there are fewer than two."""
+        return all_agree(self.predictions)
 
 
-def judge(
+def inspect_picture(
     catalog: Catalog, category: str | None, picture: Picture | PreparedPicture, rate: float | None = None
 ) -> Inspection:
-    """Reads a picture and asks the category's methods, at a false-alarm rate of one's own or the calibrated ones.
+    """Inspects a picture with all methods of a category, at this false-alarm rate or at the calibrated ones.
 
     Raises:
-        PictureError, ModelError, BackboneError: the message says what to do.
-        ValueError: the rate lies outside (0, 1).
+        PictureError, ModelError, BackboneError: the message contains the remedy.
+        ValueError: the rate is not in (0, 1).
     """
-    look = picture if isinstance(picture, PreparedPicture) else PreparedPicture(picture)
-    detectors = catalog.load(category)
+    prepared = picture if isinstance(picture, PreparedPicture) else PreparedPicture(picture)
+    loaded = catalog.load(category)
     with _turn:
-        predictions, resemblance = compare(detectors, look), check(detectors, look)
-    names = [METHODS[detector.method].__name__ for detector in detectors]
-    decided = [d.decide(p, rate) for d, p in zip(detectors, predictions, strict=True)]
-    return Inspection(
-        look.picture, resemblance, dict(zip(names, detectors, strict=True)), dict(zip(names, decided, strict=True))
-    )
+        predictions, appearance = compare(loaded, prepared), check_appearance(loaded, prepared)
+    titles = method_titles()
+    detectors = {titles[name]: detector for name, detector in loaded.items()}
+    decided = {titles[name]: loaded[name].decide(p, rate) for name, p in predictions.items()}
+    return Inspection(prepared.picture, appearance, detectors, decided)
 
 
-def suggest_category(catalog: Catalog, look: PreparedPicture) -> str | None:
-    """The category that a picture looks like most; None where it looks like none of them."""
-    scouts = catalog.scouts()
+def suggest_category(catalog: Catalog, prepared: PreparedPicture) -> str | None:
+    """The category that a picture resembles most; None if it resembles none."""
+    candidates = catalog.appearances()
     with _turn:
-        ranked = suggest(scouts, look)
+        ranked = rank_categories(candidates, prepared)
     return ranked[0][0] if ranked and ranked[0][1].matches else None
 
 
-def agreement(predictions: dict[str, AnomalyPrediction]) -> bool | None:
-    """Whether all methods give the same verdict; None where there are not two verdicts to compare."""
-    verdicts = [prediction.is_anomalous for prediction in predictions.values()]
-    return None if len(verdicts) < 2 or None in verdicts else len(set(verdicts)) == 1
+def count_verdicts(predictions: Mapping[str, AnomalyPrediction]) -> Counter[bool]:
+    """The number of methods by verdict, True = defective; methods without a calibration do not count."""
+    return Counter(p.is_anomalous for p in predictions.values() if p.is_anomalous is not None)
+
+
+def all_agree(predictions: Mapping[str, AnomalyPrediction]) -> bool | None:
+    """Whether all verdicts are the same; None if there are fewer than two."""
+    counts = count_verdicts(predictions)
+    return None if counts.total() < 2 else len(counts) == 1
+
+
+def method_titles() -> dict[str, str]:
+    """The printed names of all methods, by method, in the order of display."""
+    return {name: method.title for name, method in METHODS.items()}

@@ -1,13 +1,12 @@
-"""The report on one picture: verdicts first, then both methods on one scale, then where they agree. HTML.
+"""The report on one picture: verdicts first, then all methods on one scale, then their agreement. HTML.
 
-The verdicts, outlines and heat maps for each false-alarm rate are in the page from the start, and the sliders of
-`static/report.js` only choose what is shown: nothing is computed in the browser, and no slider asks the server.
+The page contains the verdicts, outlines and heat maps of every false-alarm rate. The sliders of `static/report.js`
+only choose between them. Nothing is computed in the browser, and nothing is sent to the server.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from html import unescape
 from itertools import groupby
 
 import numpy as np
@@ -16,38 +15,40 @@ from PIL import Image
 
 from hubmodels import AnomalyPrediction
 from hubmodels.appearance import UNLIKE
-from hubmodels.hub.listing import METHODS
-from hubmodels.layers import agreement_layer, heat_layer, outline_layer, overlap, shrink
-from hubmodels.scoring import Calibration, pictures_needed
-from webapp.downloads import FILES
-from webapp.inspection import Inspection, agreement
+from hubmodels.layers import agreement_layer, count_shares, heat_layer, outline_layer, overlap, shrink
+from hubmodels.prediction import pictures_needed
+from hubmodels.scoring import Calibration
+from webapp.inspection import Inspection, all_agree, count_verdicts
+from webapp.results import FILES
 from webapp.templates import data_url, render
 from webapp.texts import SIGNS, TONES, VERDICT_KEYS, apart, number, percent, say
 
-RATES = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2)  # accepted false alarms that the slider offers
-PICTURE_SIDE = 1600  # pixels; what a screen shows, also zoomed
-LAYER_SIDE = 640  # pixels; the models' maps are coarser still
+RATES = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2)  # accepted false alarms of the slider
+PICTURE_SIDE = 1600  # pixels; enough for a screen, also zoomed
+LAYER_SIDE = 640  # pixels; the anomaly maps are coarser
 PATCH = (96, 96)  # pixels of the legend, shown at a quarter
+
+Masks = Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """One method at false-alarm rates between which nothing changes; `steps` are their places in the list of rates."""
+    """One method at the false-alarm rates between which nothing changes; `steps` are their indices."""
 
     steps: list[int]
     key: str
     tone: str
     sign: str
     level: float | None
-    rows: dict[str, Markup]
-    outlined: Markup
+    rows: dict[str, str]
+    outlined: str
     heat: str | None
     outline: str | None
 
 
 @dataclass(frozen=True)
 class Column:
-    """What one method says: its verdicts, what its threshold promises at each rate, and what can be downloaded."""
+    """One method: its verdicts, the guarantee of its threshold at each rate, and its downloads."""
 
     verdicts: list[Verdict]
     notes: list[Markup]
@@ -56,51 +57,50 @@ class Column:
 
 @dataclass(frozen=True)
 class Agreement:
-    """Where the methods agree at some of the rates, as a layer and in words."""
+    """The agreement of the methods at some of the rates, as a layer and in words."""
 
     steps: list[int]
+    methods: tuple[str, ...]
     layer: str
     words: Markup
 
 
 def render_report(
-    inspection: Inspection, category: str, absent: dict[str, str], warnings: list[str], note: str, language: str
-) -> str:
+    inspection: Inspection,
+    category: str,
+    absent: Sequence[Markup],
+    warnings: Sequence[Markup],
+    note: Markup | None,
+    language: str,
+) -> Markup:
     """The report in the visitor's language.
 
     Args:
-        category: as whose part the picture was judged.
-        absent: by method's name, why it says nothing (HTML).
-        warnings: about the picture (HTML).
-        note: what else to know before reading (HTML).
+        category: the category that the picture was inspected as.
+        absent: the reasons of methods without a result.
+        warnings: about the picture.
+        note: to read first.
     """
-    rates, names = step_rates(inspection), [method.__name__ for method in METHODS.values()]
+    rates = step_rates(inspection)
     drawn = replace(inspection, predictions={n: shrink(p, LAYER_SIDE) for n, p in inspection.predictions.items()})
     agreements = _agreements(drawn, rates, language)
     return render(
         "report.html",
-        say=lambda key, **values: Markup(say(key, language, **values)),
-        language=language,
+        language,
         category=category,
-        names=names,
         photo=data_url(_shown(inspection.picture), "JPEG", quality=92, subsampling=0),
         size=inspection.picture.size,
         headlines=[_headline(inspection, rate, language) for rate in rates],
         columns={name: _column(inspection, drawn, name, rates, language) for name in inspection.predictions},
         agreements=agreements,
-        legend=_legend(names, language) if agreements else {},
+        legend=_legend(agreements[0].methods, language) if agreements else {},
         start=rates.index(own_rate(inspection)),
         rates=[rate for rate in rates if rate is not None],
         shown_rates=[percent(rate, language) for rate in rates if rate is not None],
-        absent={name: Markup(reason) for name, reason in absent.items()},
-        warnings=[Markup(warning) for warning in warnings],
-        note=Markup(note),
+        absent=absent,
+        warnings=warnings,
+        note=note,
     )
-
-
-def render_status(tone: str, content: str) -> str:
-    """A card that says one thing; `content` is HTML."""
-    return f'<section class="card {tone}">{content}</section>'
 
 
 def own_rate(inspection: Inspection) -> float | None:
@@ -110,41 +110,112 @@ def own_rate(inspection: Inspection) -> float | None:
 
 
 def step_rates(inspection: Inspection) -> list[float | None]:
-    """The rates to choose from, ascending; none but None where nothing is calibrated."""
+    """The rates of the slider, ascending; only None if nothing is calibrated."""
     own = own_rate(inspection)
     return [None] if own is None else sorted({*RATES, own})
 
 
 def _alike(inspection: Inspection, methods: Iterable[str], rates: list[float | None]) -> list[list[int]]:
-    """Places of the rates, grouped where these methods' thresholds stay the same, and so all that is shown."""
+    """Indices of the rates, grouped by equal thresholds of these methods, and so by equal content."""
     decided = [[predictions[method] for method in methods] for predictions in map(inspection.at_rate, rates)]
     thresholds = [[(p.threshold, p.pixel_threshold) for p in predictions] for predictions in decided]
     return [list(group) for _, group in groupby(range(len(rates)), thresholds.__getitem__)]
 
 
+# ---------------------------------------------------------------- all methods together
+
+
 def _headline(inspection: Inspection, rate: float | None, language: str) -> tuple[str, Markup]:
     """Tone and sentence."""
     predictions = inspection.at_rate(rate)
-    verdicts = [prediction.is_anomalous for prediction in predictions.values()]
-    words = [say(VERDICT_KEYS[verdict], language) for verdict in verdicts]
-    if UNLIKE in inspection.resemblance.warnings:
-        return TONES[None], Markup(say("unreliable", language))
-    if agreement(predictions):
-        return TONES[verdicts[0]], Markup(say("both_agree", language, verdict=unescape(words[0])))
-    pairs = zip(predictions, words, strict=True)
-    said = ", ".join(say("method_says", language, method=name, verdict=unescape(word)) for name, word in pairs)
-    key = "one_method" if len(words) == 1 else "no_comparison" if None in verdicts else "disagree"
-    return TONES[None], Markup(say(key, language, verdicts=unescape(said)))
+    if UNLIKE in inspection.appearance.warnings:
+        return TONES[None], say("unreliable", language)
+    if all_agree(predictions):
+        return _agreed(predictions, language)
+    if len(predictions) > 2 and all_agree(predictions) is False:
+        return TONES[None], _disagreed(predictions, language)
+    key = "disagree" if all_agree(predictions) is False else "no_comparison" if len(predictions) > 1 else "one_method"
+    return TONES[None], say(key, language, verdicts=_verdicts(predictions, language))
+
+
+def _agreed(predictions: Mapping[str, AnomalyPrediction], language: str) -> tuple[str, Markup]:
+    (verdict, count), total = count_verdicts(predictions).most_common(1)[0], len(predictions)
+    key = "both_agree" if total == 2 else "count_agree"
+    return TONES[verdict], say(key, language, verdict=say(VERDICT_KEYS[verdict], language), count=count, total=total)
+
+
+def _disagreed(predictions: Mapping[str, AnomalyPrediction], language: str) -> Markup:
+    """Three or more methods: how many call the part defective, and which."""
+    names = [name for name, p in predictions.items() if p.is_anomalous]
+    return say("count_disagree", language, count=len(names), total=len(predictions), names=", ".join(names))
+
+
+def _verdicts(predictions: Mapping[str, AnomalyPrediction], language: str) -> Markup:
+    shown = {name: say(VERDICT_KEYS[p.is_anomalous], language) for name, p in predictions.items()}
+    return Markup(", ").join(say("method_says", language, method=n, verdict=verdict) for n, verdict in shown.items())
+
+
+def _agreements(inspection: Inspection, rates: list[float | None], language: str) -> list[Agreement]:
+    """Empty with fewer than two masks: the pair, or the counts of three and more."""
+    found = []
+    for steps in _alike(inspection, inspection.detectors, rates):
+        predictions = inspection.at_rate(rates[steps[0]])
+        masks = {name: p.mask for name, p in predictions.items() if p.mask is not None}
+        if len(masks) > 1:
+            layer = data_url(agreement_layer(list(masks.values())))
+            found.append(Agreement(steps, tuple(masks), layer, _agreement_words(masks, language)))
+    return found
+
+
+def _agreement_words(masks: Masks, language: str) -> Markup:
+    if not any(mask.any() for mask in masks.values()):
+        return say("overlap_none", language)
+    if len(masks) == 2:
+        return _pair_words(masks, language)
+    shares = count_shares(list(masks.values()))
+    words = [
+        say("overlap_count", language, share=percent(share, language), count=count, total=len(masks))
+        for count, share in shares.items()
+    ]
+    return say("overlap_counts", language, shares=Markup(", ").join(words))
+
+
+def _pair_words(masks: Masks, language: str) -> Markup:
+    (one, other), shares = masks, overlap(*masks.values())
+    numbers = {"both": shares.both, "first": shares.first_only, "second": shares.second_only}
+    shown = {key: percent(share, language) for key, share in numbers.items()}
+    return say("overlap_pair", language, one=one, other=other, **shown)
+
+
+def _legend(methods: tuple[str, ...], language: str) -> dict[Markup, str]:
+    """A patch of each kind of agreement, by its meaning."""
+    total = len(methods)
+    words = [say("outlined_by_count", language, count=count, total=total) for count in range(total, 0, -1)]
+    if total == 2:
+        words = [say("outlined_by_both", language)]
+        words += [say("outlined_by_one", language, method=method) for method in methods]
+    return dict(zip(words, _patches(total), strict=True))
+
+
+@cache
+def _patches(total: int) -> list[str]:
+    masked, empty = np.ones((LAYER_SIDE, LAYER_SIDE), bool), np.zeros((LAYER_SIDE, LAYER_SIDE), bool)
+    kinds = [[masked] * count + [empty] * (total - count) for count in range(total, 0, -1)]
+    kinds += [[empty, masked]] if total == 2 else []
+    return [data_url(agreement_layer(kind).crop((0, 0, *PATCH))) for kind in kinds]
+
+
+# ---------------------------------------------------------------- one method
 
 
 def _column(inspection: Inspection, drawn: Inspection, name: str, rates: list[float | None], language: str) -> Column:
-    """What is said is measured on all of the picture, what is drawn of the smaller maps of `drawn`."""
+    """Numbers are measured on the whole picture; layers are drawn from the smaller maps of `drawn`."""
     calibration = inspection.detectors[name].calibration
     verdicts = []
     for steps in _alike(inspection, [name], rates):
         prediction, layer = (j.at_rate(rates[steps[0]])[name] for j in (inspection, drawn))
         verdicts.append(_verdict(inspection, calibration, prediction, layer, steps, language))
-    notes = [Markup(vouches(calibration, rate, language)) for rate in rates]
+    notes = [describe_guarantee(calibration, rate, language) for rate in rates]
     return Column(verdicts, notes, [what for what in FILES if what == "map" or calibration.size])
 
 
@@ -158,22 +229,22 @@ def _verdict(
 ) -> Verdict:
     calibrated = prediction.is_anomalous is not None
     outlined = _outlined(prediction, language) if calibrated else ""
-    unlike = UNLIKE in inspection.resemblance.warnings
+    unlike = UNLIKE in inspection.appearance.warnings
     return Verdict(
         steps=steps,
         key=VERDICT_KEYS[prediction.is_anomalous],
-        tone=TONES[None if unlike else prediction.is_anomalous],  # a verdict on something else calls for no colour
+        tone=TONES[None if unlike else prediction.is_anomalous],  # no colour for a verdict on another kind of part
         sign=SIGNS[prediction.is_anomalous],
         level=prediction.score_level,
         rows=_rows(calibration, prediction, outlined, language),
-        outlined=Markup(outlined),
+        outlined=outlined,
         heat=data_url(heat_layer(drawn)) if calibrated else None,
         outline=data_url(outline_layer(drawn.mask)) if calibrated else None,
     )
 
 
-def _rows(calibration: Calibration, prediction: AnomalyPrediction, outlined: str, language: str) -> dict[str, Markup]:
-    """What stands below the verdict, by the key of its name."""
+def _rows(calibration: Calibration, prediction: AnomalyPrediction, outlined: str, language: str) -> dict[str, str]:
+    """The rows below the verdict, by the key of their names."""
     rows = {"image_score": number(prediction.image_score, language)}
     if prediction.is_anomalous is not None:
         score, threshold = apart(prediction.image_score, prediction.threshold, language)
@@ -183,60 +254,25 @@ def _rows(calibration: Calibration, prediction: AnomalyPrediction, outlined: str
             "image_score": say("score_words", language, score=score, threshold=threshold),
             "outlined": outlined,
         }
-    rows["latency"] = say("milliseconds", language, value=f"{prediction.latency_ms:.0f}")
-    return {key: Markup(words) for key, words in rows.items()}
+    return rows | {"latency": f"{prediction.latency_ms:.0f} ms"}
 
 
-def _outlined(prediction: AnomalyPrediction, language: str) -> str:
+def _outlined(prediction: AnomalyPrediction, language: str) -> Markup:
     found = prediction.numbers()
     count = found["defects"]
     key = "outlined_none" if count == 0 else "outlined_one" if count == 1 else "outlined_many"
     return say(key, language, count=count, share=percent(found["defect_share"], language))
 
 
-def vouches(calibration: Calibration, rate: float | None, language: str) -> str:
-    """What a threshold promises at a false-alarm rate."""
+def describe_guarantee(calibration: Calibration, rate: float | None, language: str) -> Markup:
+    """The share of good parts that a threshold calls defective at most, at a false-alarm rate."""
     if not calibration.size:
         return say("not_calibrated", language)
     guaranteed = calibration.guaranteed_rate(rate)
-    told = {"size": calibration.size, "rate": percent(guaranteed, language)}
+    values = {"size": calibration.size, "rate": percent(guaranteed, language)}
     if guaranteed == rate:
-        return say("vouches", language, **told)
-    return say("vouches_less", language, **told, asked=percent(rate, language), needed=pictures_needed(rate))
-
-
-def _agreements(inspection: Inspection, rates: list[float | None], language: str) -> list[Agreement]:
-    found = []
-    for steps in _alike(inspection, inspection.detectors, rates):
-        predictions = inspection.at_rate(rates[steps[0]])
-        masks = {name: p.mask for name, p in predictions.items() if p.mask is not None}
-        if len(masks) == 2:
-            layer = data_url(agreement_layer(*masks.values()))
-            found.append(Agreement(steps, layer, Markup(_overlap(masks, language))))
-    return found
-
-
-def _overlap(masks: dict[str, np.ndarray], language: str) -> str:
-    shares = overlap(*masks.values())
-    if shares.both + shares.first_only + shares.second_only == 0:
-        return say("overlap_none", language)
-    told = {"both": shares.both, "first": shares.first_only, "second": shares.second_only}
-    one, other = masks
-    return say("overlap_words", language, one=one, other=other, **{k: percent(v, language) for k, v in told.items()})
-
-
-def _legend(methods: list[str], language: str) -> dict[Markup, str]:
-    """A patch of each kind of agreement, by what it means."""
-    words = [say("outlined_by_both", language)]
-    words += [say("outlined_by_one", language, method=method) for method in methods]
-    return {Markup(word): patch for word, patch in zip(words, _patches(), strict=True)}
-
-
-@cache
-def _patches() -> list[str]:
-    masked, empty = np.ones((LAYER_SIDE, LAYER_SIDE), bool), np.zeros((LAYER_SIDE, LAYER_SIDE), bool)
-    pairs = ((masked, masked), (masked, empty), (empty, masked))
-    return [data_url(agreement_layer(*pair).crop((0, 0, *PATCH))) for pair in pairs]
+        return say("guarantee", language, **values)
+    return say("guarantee_less", language, **values, wanted=percent(rate, language), needed=pictures_needed(rate))
 
 
 def _shown(picture: Image.Image) -> Image.Image:

@@ -1,8 +1,8 @@
-"""Labelled pictures: what each method found in them, and how often it was right.
+"""The results of several methods on labelled pictures, and how often each method was right.
 
-Only a few numbers per picture are kept and no map, so memory does not grow with the pictures. Scores of several
-categories are compared on the scale of `AnomalyPrediction.score_level`, on which every model's threshold is 1. Within
-one category that scale orders the pictures exactly as the raw scores do.
+Results contain a few numbers per picture and no maps, so they need little memory. Scores of several categories are
+compared on the scale of `AnomalyPrediction.score_level`, where the threshold of each model is 1. Within one category
+this scale orders the pictures as the raw scores do.
 """
 
 from collections import Counter
@@ -11,14 +11,15 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.metrics import roc_auc_score, roc_curve  # noqa: TID251
 
+from hubmodels import AnomalyPrediction
 from hubmodels.hub.listing import ModelEntry
-from hubmodels.prediction import AnomalyPrediction
 from hubmodels.samples import Category, Sample
 
 
 def by_category(categories: Iterable[Category], entries: Iterable[ModelEntry]) -> dict[str, list[Sample]]:
-    """The test pictures that a model can judge, by the label of its category; in the order of the entries."""
+    """The test pictures for which there is a model, by the label of its category, in the order of the entries."""
     labels = {entry.label: (entry.dataset, entry.category) for entry in entries}
     known = list(categories)
     found = {
@@ -30,12 +31,12 @@ def by_category(categories: Iterable[Category], entries: Iterable[ModelEntry]) -
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one method said of one picture.
+    """The result of one method for one picture.
 
     Attributes:
         category: the label of the model's category, such as "mvtec / screw".
-        level: the score, 0 = a typical good part, above 1 = anomalous; None where the model is not calibrated.
-        is_anomalous: the verdict; None where the model is not calibrated.
+        level: the score, 0 = a typical good part, above 1 = anomalous; None if the model is not calibrated.
+        is_anomalous: the verdict; None if the model is not calibrated.
     """
 
     picture: Sample
@@ -46,18 +47,18 @@ class Outcome:
 
     @property
     def is_right(self) -> bool | None:
-        """Whether the verdict is the truth; None without a verdict."""
+        """Whether the verdict is correct; None without a verdict."""
         return None if self.is_anomalous is None else self.is_anomalous == bool(self.picture.label)
 
     @property
     def distance(self) -> float:
-        """From the threshold, in levels: how far a mistake is from being none."""
+        """Distance from the threshold, in levels."""
         return 0.0 if self.level is None else abs(self.level - 1)
 
 
 @dataclass(frozen=True)
 class MethodResults:
-    """How one method did. Rates are fractions; what the pictures cannot tell, for want of a class, is None."""
+    """All outcomes of one method. Rates are fractions, and None without pictures of the class."""
 
     outcomes: tuple[Outcome, ...]
 
@@ -66,17 +67,17 @@ class MethodResults:
         return sum(outcome.picture.label == label for outcome in self.outcomes)
 
     def flagged(self, label: int) -> int:
-        """How many of them were called anomalous."""
+        """Number of pictures of a class that were called anomalous."""
         return sum(outcome.picture.label == label and bool(outcome.is_anomalous) for outcome in self.outcomes)
 
     @property
-    def is_judged(self) -> bool:
-        """Whether there is a verdict on every picture, and a level to draw it at."""
+    def is_calibrated(self) -> bool:
+        """Whether every picture has a verdict and a level."""
         return bool(self.outcomes) and all(outcome.is_anomalous is not None for outcome in self.outcomes)
 
     @property
     def recall(self) -> float | None:
-        """Share of the anomalous pictures that were called so, at the calibrated threshold."""
+        """Share of the anomalous pictures that were called anomalous, at the calibrated threshold."""
         return self._rate(1)
 
     @property
@@ -85,86 +86,84 @@ class MethodResults:
         return self._rate(0)
 
     def auroc(self) -> float | None:
-        """Image AUROC, exact: the chance that a defective picture scores above a good one, ties counted half."""
-        normal, anomalous = self.scores(0), self.scores(1)
-        if not (normal.size and anomalous.size):
-            return None
-        lower, not_higher = (np.searchsorted(normal, anomalous, side) for side in ("left", "right"))
-        return float((lower + not_higher).mean() / (2 * normal.size))
+        """Image AUROC, exact: ties count one half."""
+        labels, scores = self._labels_and_scores()
+        return float(roc_auc_score(labels, scores)) if len(set(labels)) == 2 else None
 
     def roc(self) -> list[tuple[float, float]]:
-        """(false-alarm rate, recall) at every threshold, from (0, 0) to (1, 1); empty where a class is missing."""
-        normal, anomalous = self.scores(0), self.scores(1)
-        if not (normal.size and anomalous.size):
+        """(false-alarm rate, recall) at every threshold, from (0, 0) to (1, 1); empty if a class is missing."""
+        labels, scores = self._labels_and_scores()
+        if len(set(labels)) < 2:
             return []
-        thresholds = np.unique(np.concatenate([normal, anomalous]))[::-1]
-        rates = [1 - np.searchsorted(scores, thresholds, "left") / scores.size for scores in (normal, anomalous)]
-        return [(0.0, 0.0), *zip(*(rate.tolist() for rate in rates), strict=True)]
+        false_alarms, recall, _ = roc_curve(labels, scores, drop_intermediate=False)
+        return list(zip(false_alarms.tolist(), recall.tolist(), strict=True))
 
     def scores(self, label: int) -> NDArray[np.float64]:
-        """Ascending scores of a class: levels, or raw scores of the one category of a model without calibration."""
-        if self.is_judged:
-            return np.sort([o.level for o in self.outcomes if o.picture.label == label])
-        if len({outcome.category for outcome in self.outcomes}) > 1:
-            return np.empty(0)  # raw scores of different models cannot be ordered
-        return np.sort([o.image_score for o in self.outcomes if o.picture.label == label])
+        """Ascending scores of a class: levels, or raw scores if there is no calibration and one category."""
+        labels, scores = self._labels_and_scores()
+        return np.sort([score for own, score in zip(labels, scores, strict=True) if own == label])
+
+    def _labels_and_scores(self) -> tuple[list[int], list[float]]:
+        """Of all pictures; empty if there is no calibration and several categories: their scores do not compare."""
+        if not self.is_calibrated and len({outcome.category for outcome in self.outcomes}) > 1:
+            return [], []
+        scores = [o.level if self.is_calibrated else o.image_score for o in self.outcomes]
+        return [outcome.picture.label for outcome in self.outcomes], scores
 
     def histogram(self, label: int, edges: NDArray[np.float64]) -> list[int]:
-        """Number of pictures of a class per interval (low, high] of the level; those beyond the edges count there."""
+        """Number of pictures of a class per interval (low, high] of the level; the first and last are open."""
         clipped = np.clip(self.scores(label), edges[0], edges[-1])
         return np.histogram(-clipped, -edges[::-1])[0][::-1].tolist()  # numpy's own intervals are [low, high)
 
     @property
     def mistakes(self) -> list[Outcome]:
-        """Verdicts that are not the truth, those farthest from the threshold first."""
+        """Wrong verdicts, the most distant from the threshold first."""
         return sorted((o for o in self.outcomes if o.is_right is False), key=lambda o: -o.distance)
 
     def worst(self, n: int) -> list[Outcome]:
-        """Up to n missed defects, least suspected first, then up to n false alarms, most suspected first."""
+        """Up to n missed defects, lowest level first, then up to n false alarms, highest level first."""
         return [o for label in (1, 0) for o in [m for m in self.mistakes if m.picture.label == label][:n]]
 
     def closest(self, n: int) -> list[Outcome]:
-        """Up to n right verdicts, those nearest to the threshold first."""
+        """Up to n correct verdicts, the nearest to the threshold first."""
         return sorted((o for o in self.outcomes if o.is_right), key=lambda o: o.distance)[:n]
 
     def _rate(self, label: int) -> float | None:
-        return self.flagged(label) / self.count(label) if self.is_judged and self.count(label) else None
+        return self.flagged(label) / self.count(label) if self.is_calibrated and self.count(label) else None
 
 
 class LabelledResults:
-    """Several methods on the same pictures.
+    """The outcomes of several methods on the same pictures.
 
     Attributes:
-        rows: for each picture, what the methods said of it, by their names.
-        problems: what could not be judged, and why.
+        rows: for each picture, the outcomes by method.
+        problems: (name, reason) of pictures that could not be inspected.
     """
 
     def __init__(self) -> None:
         self.rows: list[dict[str, Outcome]] = []
-        self.problems: list[str] = []
+        self.problems: list[tuple[str, str]] = []
 
     def add(self, picture: Sample, category: str, predictions: Mapping[str, AnomalyPrediction]) -> None:
-        """Keeps the numbers of one picture's predictions, by method name, and lets the maps go."""
+        """Adds the numbers of one picture's predictions, by method; the maps are not kept."""
         self.rows.append(
             {
-                name: Outcome(
-                    picture, category, prediction.image_score, prediction.score_level, prediction.is_anomalous
-                )
-                for name, prediction in predictions.items()
+                name: Outcome(picture, category, p.image_score, p.score_level, p.is_anomalous)
+                for name, p in predictions.items()
             }
         )
 
     @property
     def categories(self) -> list[str]:
-        """Labels of all categories judged so far."""
+        """Labels of all categories so far."""
         return list(dict.fromkeys(outcome.category for row in self.rows for outcome in row.values()))
 
     def of(self, method: str, category: str | None = None) -> MethodResults:
-        """How a method did, in one category or in all of them."""
+        """The outcomes of a method, in one category or in all categories."""
         outcomes = (row[method] for row in self.rows if method in row)
         return MethodResults(tuple(o for o in outcomes if category in (None, o.category)))
 
     def pairing(self, one: str, other: str) -> Counter[tuple[bool, bool]]:
-        """Number of pictures by (whether one is right, whether the other is right), where both gave a verdict."""
+        """Number of pictures by (one is right, the other is right), where both gave a verdict."""
         pairs = [(row[one].is_right, row[other].is_right) for row in self.rows if one in row and other in row]
         return Counter(pair for pair in pairs if None not in pair)

@@ -1,7 +1,6 @@
-"""The page: what all tabs share, and the tabs."""
+"""The page: its tabs, and settings that they share."""
 
 import json
-from html import escape
 from pathlib import Path
 
 import gradio as gr  # noqa: TID251
@@ -10,19 +9,18 @@ from starlette.middleware import Middleware
 from hubmodels.hub.catalog import Catalog
 from webapp import api, batch_tab, compare_tab, models_tab
 from webapp.categories import RECALL, REMEMBER, choices, find_category
+from webapp.hosting import RequestFilter, hide_folders
 from webapp.inspect_tab import InspectTab, find_examples
-from webapp.privacy import without_folders
-from webapp.request_filter import RequestFilter
-from webapp.templates import STATIC, read_static
-from webapp.texts import I18N, LANGUAGES, TEXTS, label, language_of, say
+from webapp.templates import STATIC, read_static, render
+from webapp.texts import I18N, LANGUAGES, TEXTS, label, language_of, say_plainly
 
-LISTED_FOR = 600  # seconds until a visitor's arrival makes the app look for new models
-KEPT_FOR, LOOKED_AFTER = 3600, 60  # seconds: uploads and results are deleted after an hour, looked for each minute
-WAITING = 16  # visitors in the queue; more are told to come back
-SESSIONS = 100  # whose last report Gradio keeps in memory, some MB each; it never forgets one below this number
+LISTED_FOR = 600  # seconds after which the next visitor's arrival lists the models again
+KEPT_FOR, CHECKED_EVERY = 3600, 60  # seconds: age at which uploads and results are deleted, and time between checks
+WAITING = 16  # visitors in the queue; further visitors get a message to try again
+SESSIONS = 100  # Gradio keeps the last report of so many visitors in memory, some MB each
 STYLES = sorted(path.name for path in STATIC.glob("*.css"))
 THEME = gr.themes.Soft(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]).set(
-    body_text_color_subdued="*neutral_600",  # Gradio's own colours are too faint for AA
+    body_text_color_subdued="*neutral_600",  # the contrast of Gradio's own colours is below AA
     block_info_text_color="*neutral_600",
     block_label_text_color="*primary_700",
     block_title_text_color="*primary_700",
@@ -35,7 +33,7 @@ TOASTS = {key: TEXTS[key] for key in ("title", "not_done", "busy", "file_too_lar
 
 
 def launch_settings() -> dict:
-    """How to `launch` the page; a new one each time, for Gradio writes into it."""
+    """The arguments to `launch` the page; a new dict each time, because Gradio changes it."""
     appearance = {
         "theme": THEME,
         "css": "\n".join(map(read_static, STYLES)),
@@ -47,7 +45,7 @@ def launch_settings() -> dict:
     return appearance | {
         "show_error": False,
         "max_file_size": "64mb",
-        "enable_monitoring": False,  # by default everybody may read which events ran how often
+        "enable_monitoring": False,  # by default everybody can read how often each event ran
         "state_session_capacity": SESSIONS,
         "ssr_mode": False,
         "mcp_server": api.mcp_available(),
@@ -59,11 +57,11 @@ def build_page(catalog: Catalog, examples: Path | None = None, test_folder: Path
     """The page with all its tabs, ready to `launch(**launch_settings())`.
 
     Args:
-        examples: folder of pictures to click on, DATASET/CATEGORY/SHOWN.png.
-        test_folder: pictures of known truth for the tab Compare, in MVTec AD layout.
+        examples: folder of pictures to click, DATASET/CATEGORY/SHOWN.png.
+        test_folder: labelled pictures for the tab Compare, in MVTec AD layout.
     """
-    with gr.Blocks(title=say("title", LANGUAGES[0]), analytics_enabled=False) as page:
-        api.add(catalog)  # first: Gradio gives the names of later events to nobody else
+    with gr.Blocks(title=say_plainly("title", LANGUAGES[0]), analytics_enabled=False) as page:
+        api.add(catalog)  # first, because later events may not take its names
         gr.Markdown(label("headline"))
         notices, remembered, followed = gr.HTML(visible=False), gr.Textbox(visible="hidden"), gr.State()
         with gr.Tabs():
@@ -81,7 +79,7 @@ def build_page(catalog: Catalog, examples: Path | None = None, test_folder: Path
             return arrive(catalog, linked, remembered, language_of(request))
 
         def follow(category: str | None, before: str | None, request: gr.Request) -> tuple[dict, str | None]:
-            changed = {"value": category} if category != before else {}  # else what was chosen in the tab itself holds
+            changed = {"value": category} if category != before else {}  # otherwise keep the choice in this tab
             return gr.update(choices=choices(catalog, language_of(request)), **changed), category
 
         page.load(
@@ -89,12 +87,12 @@ def build_page(catalog: Catalog, examples: Path | None = None, test_folder: Path
             remembered,
             [inspected, notices],
             js=RECALL,
-            queue=False,  # a slow Hub keeps nobody from inspecting
+            queue=False,  # a slow Hub must not block inspections
             show_progress="hidden",
             api_visibility="private",
         )
         inspected.change(None, inspected, js=REMEMBER, api_visibility="private")
-        # at each change, and when the tab is opened, because Gradio loses updates of one that was never shown
+        # also when the tab is opened, because Gradio loses updates of a tab that was never shown
         quick = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
         inspected.change(lambda category: category, inspected, sorted_out, **quick)
         batch.select(follow, [inspected, followed], [sorted_out, followed], **quick)
@@ -102,22 +100,15 @@ def build_page(catalog: Catalog, examples: Path | None = None, test_folder: Path
 
 
 def arrive(catalog: Catalog, linked: str | None, remembered: str | None, language: str) -> tuple[dict, dict]:
-    """A visitor's arrival -> Gradio updates of the lists of categories and of the notices, as they are now.
+    """A visitor arrives -> Gradio updates of the list of categories and of the notices.
 
     Args:
-        linked, remembered: the category of the address, and the one that the browser keeps from the last visit.
+        linked, remembered: the category of the address, and the category that the browser kept from the last visit.
     """
     catalog.refresh(older_than=LISTED_FOR)
-    chosen = find_category(linked or remembered, catalog)  # a link that leads nowhere leads to nothing else
+    chosen = find_category(linked or remembered, catalog)  # an unknown link must not select another category
     categories = gr.update(choices=choices(catalog, language), value=chosen)
-    notices = _notices(catalog, linked if linked and not chosen else None, language)
+    unknown = linked if linked and not chosen else None
+    hidden = [hide_folders(notice, catalog) for notice in catalog.notices]
+    notices = render("notices.html", language, unknown=unknown, notices=hidden) if unknown or hidden else ""
     return categories, gr.update(value=notices, visible=bool(notices))
-
-
-def _notices(catalog: Catalog, unknown: str | None, language: str) -> str:
-    """What a visitor should know at once, as HTML; empty where there is nothing."""
-    parts = [f"<p>{say('fault_category', language, category=unknown)}</p>"] if unknown else []
-    if catalog.notices:
-        lines = "".join(f"<li>{escape(without_folders(notice, catalog))}</li>" for notice in catalog.notices)
-        parts.append(f"<p>{say('some_missing', language)}</p><ul class='note'>{lines}</ul>")
-    return f'<section class="card failed" role="status">{"".join(parts)}</section>' if parts else ""

@@ -1,6 +1,8 @@
-"""HTML of the page: Jinja templates of `static/`, which escape what comes from outside; pictures in it."""
+"""HTML of the page: Jinja templates in `static/`, which escape all values, and pictures inside the page."""
 
+import re
 from base64 import b64encode
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 
@@ -8,13 +10,23 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
+from webapp.texts import fixed, number, percent, say
+
 STATIC = Path(__file__).parent / "static"
-_environment = Environment(loader=FileSystemLoader(STATIC), autoescape=True, undefined=StrictUndefined)
+_environment = Environment(
+    loader=FileSystemLoader(STATIC), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+)
+_environment.filters["parts"] = re.compile(r"(?<=[-_/])(?=\w)").split  # of a name, for line breaks
 
 
-def render(name: str, **values: object) -> Markup:
-    """The template filled in."""
-    return Markup(_environment.get_template(name).render(values))
+def render(name: str, language: str, **values: object) -> Markup:
+    """A template with these values, and with the texts and numbers of the language: `say`, `number`, `percent`."""
+
+    def say_here(key: str, **named: object) -> Markup:
+        return say(key, language, **named)
+
+    written = {f.__name__: partial(f, language=language) for f in (number, fixed, percent)}
+    return Markup(_environment.get_template(name).render(say=say_here, language=language, **written, **values))
 
 
 def read_static(name: str) -> str:
@@ -23,7 +35,7 @@ def read_static(name: str) -> str:
 
 
 def data_url(image: Image.Image, format: str = "PNG", **options: object) -> str:
-    """A picture inside the page: nothing to fetch, and nothing of a visitor's that lies on the server."""
+    """A picture as part of the page: no request, and no file of a visitor on the server."""
     buffer = BytesIO()
     image.save(buffer, format, **options)
     return f"data:image/{format.lower()};base64,{b64encode(buffer.getvalue()).decode()}"

@@ -1,24 +1,31 @@
-"""All that the page says, in English and German (`texts.toml`); the browser's language decides.
+"""All texts of the page by language (`texts.toml`), and numbers as each language writes them.
 
-Labels of components are translated by Gradio in the browser (`label("key")`), what the server writes by `say`.
+Gradio translates the labels of components in the browser (`label("key")`). The server writes all other texts (`say`).
+A further language is a further line in each text of `texts.toml`.
 """
 
 import tomllib
-from html import escape, unescape
+from decimal import Decimal
 from pathlib import Path
 
 import gradio as gr  # noqa: TID251
+from babel.numbers import format_decimal, format_percent
+from markupsafe import Markup
 
+from hubmodels.hub.catalog import Catalog
 from hubmodels.pictures import MAX_PIXELS, MIN_SIDE, PictureError
+from webapp.hosting import hide_folders
 
-LANGUAGES = ("en", "de")
 _tabs = tomllib.loads((Path(__file__).parent / "texts.toml").read_text(encoding="utf-8"))
 TEXTS = {key: text for tab in _tabs.values() for key, text in tab.items()}  # by key, then language
+LANGUAGES = tuple(next(iter(TEXTS.values())))  # the first one is for visitors whose language is missing
+
+AS_IT_IS = {"decimal_quantization": False, "group_separator": False}  # Babel must not round or group digits
 
 I18N = gr.I18n(**{code: {key: text[code] for key, text in TEXTS.items()} for code in LANGUAGES})
 VERDICT_KEYS = {True: "defective", False: "good", None: "no_verdict"}
 TONES = {True: "defective", False: "good", None: "unsure"}  # classes of the style sheets
-SIGNS = {True: "✕", False: "✓", None: "?"}  # so that nobody needs the colour
+SIGNS = {True: "✕", False: "✓", None: "?"}  # the verdict must not depend on colour alone
 
 
 def label(key: str):
@@ -28,45 +35,53 @@ def label(key: str):
     return I18N(key)
 
 
-def say(key: str, language: str, **values: object) -> str:
-    """A text in the visitor's language, as HTML: values are escaped, numbers written as that language does."""
-    shown = {name: escape(number(v, language) if isinstance(v, float) else str(v)) for name, v in values.items()}
-    return TEXTS[key][language].format(**shown)
+def say(key: str, language: str, **values: object) -> Markup:
+    """A text in the visitor's language, as HTML: values are escaped, and numbers are written as in that language."""
+    shown = {name: number(v, language) if isinstance(v, float) else v for name, v in values.items()}
+    return Markup(TEXTS[key][language]).format(**shown)
 
 
 def say_plainly(key: str, language: str, **values: object) -> str:
     """A text in the visitor's language for a component that shows no HTML, such as a button."""
-    return unescape(say(key, language, **values))
+    return say(key, language, **values).unescape()
 
 
-def say_fault(error: Exception, language: str) -> str:
-    """Why a picture or model cannot be used, as HTML."""
+def say_fault(error: Exception, language: str, catalog: Catalog) -> Markup:
+    """The reason why a picture or model cannot be used, as HTML and without folders of the server."""
     fault = error.fault if isinstance(error, PictureError) else "model"
-    limits = {"limit": f"{MAX_PIXELS:,}".replace(",", " "), "side": MIN_SIDE}
-    return say(f"fault_{fault}", language, details=error, **limits)
+    limit = format_decimal(MAX_PIXELS, locale=language)
+    return say(f"fault_{fault}", language, details=hide_folders(str(error), catalog), limit=limit, side=MIN_SIDE)
 
 
 def number(value: float, language: str, digits: int = 3) -> str:
-    """A number with so many significant digits, large ones rounded to the unit, and never with an exponent."""
-    decimals = max(0, digits - 1 - int(f"{value:.{digits - 1}e}".split("e")[1])) if value else 0
-    text = f"{value:.{decimals}f}"
-    text = text.rstrip("0").rstrip(".") if "." in text else text
-    return text.replace(".", ",") if language == "de" else text
+    """A number with so many significant digits. Large numbers are rounded to integers; there is no exponent."""
+    return format_decimal(_rounded(value, digits).normalize(), locale=language, **AS_IT_IS)
+
+
+def fixed(value: float, language: str, decimals: int = 1) -> str:
+    """A number with a fixed number of decimals, for a column of numbers."""
+    return format_decimal(Decimal(f"{value:.{decimals}f}"), locale=language, **AS_IT_IS)
+
+
+def percent(share: float, language: str, digits: int = 2) -> str:
+    """A share in [0, 1] as per cent, with so many significant digits."""
+    shown = (_rounded(100 * share, digits) / 100).normalize()
+    return format_percent(shown, locale=language, **AS_IT_IS)
 
 
 def apart(value: float, other: float, language: str) -> tuple[str, str]:
-    """Two numbers with as many digits as show that they differ."""
+    """Two numbers, with enough digits to show that they differ."""
     texts = ((number(value, language, digits), number(other, language, digits)) for digits in range(3, 10))
     return next((pair for pair in texts if pair[0] != pair[1]), (number(value, language), number(other, language)))
 
 
-def percent(share: float, language: str, digits: int = 2) -> str:
-    """A share in [0, 1] as per cent."""
-    return f"{number(100 * share, language, digits)}\N{NO-BREAK SPACE}%"
-
-
 def language_of(request: gr.Request | None) -> str:
-    """The browser's first language where we speak it, else English: as Gradio decides for the labels."""
+    """The browser's first language if the page has it, otherwise the first one here. Gradio decides in the same way."""
     header = dict(request.headers).get("accept-language", "") if request else ""
-    asked = header.split(",")[0].split(";")[0].strip().lower().split("-")[0]
-    return asked if asked in LANGUAGES else LANGUAGES[0]
+    wanted = header.split(",")[0].split(";")[0].strip().lower().split("-")[0]
+    return wanted if wanted in LANGUAGES else LANGUAGES[0]
+
+
+def _rounded(value: float, digits: int) -> Decimal:
+    exponent = int(f"{value:.{digits - 1}e}".split("e")[1]) if value else 0
+    return Decimal(f"{value:.{max(0, digits - 1 - exponent)}f}")

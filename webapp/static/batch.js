@@ -1,5 +1,5 @@
-// The table of a batch. The server sends rows as data, and only the new ones; here they become elements, by
-// `textContent`, so that a file name is never read as HTML. Runs once, as `js_on_load` of its gr.HTML.
+// The table of a batch. The server sends only new rows, as data. They become elements through `textContent`, so that a
+// file name is never read as HTML. Runs once, as `js_on_load` of its gr.HTML.
 const box = element.querySelector(".batch-table");
 let table = null, shown = [], run = null, sorting = null;
 
@@ -53,7 +53,7 @@ function bodyRow(row) {
 
 function compare(one, other) {
     const [a, b] = [one, other].map(({ row }) => row.keys[sorting.column]);
-    if ((a === null) !== (b === null)) return a === null ? 1 : -1; // what has no value stays below
+    if ((a === null) !== (b === null)) return a === null ? 1 : -1; // rows without a value stay at the end
     const order = typeof a === "string" ? a.localeCompare(b, undefined, { numeric: true }) : a - b;
     return (sorting.ascending ? order : -order) || one.row.number - other.row.number;
 }

@@ -8,7 +8,8 @@
     }
 
     // Gradio says what kept a request from being answered in English only, and tersely.
-    const language = navigator.language.toLowerCase().startsWith("de") ? "de" : "en";
+    const wanted = navigator.language.toLowerCase().split("-")[0];
+    const language = wanted in WORDS.title ? wanted : Object.keys(WORDS.title)[0];
     const meant = [
         [/^This application is currently busy/, "busy"],
         [/^File\(s\) exceed the maximum allowed size of [^:]*: (.*)/, "file_too_large"],

@@ -1,7 +1,7 @@
-// The sliders of the report choose what is shown; nothing is computed here and no slider asks the server.
-// Gradio runs this once for the component, and its content comes and goes: so events are caught on the component.
-const kept = {}; // what the visitor chose holds for the next picture, too
-const spoken = document.createElement("p"); // for screen readers, which read out what changes in what was there before
+// The sliders of the report run in the browser; nothing is sent to the server.
+// Gradio runs this once for the component and then replaces its content, so the component listens for the events.
+const kept = {}; // the visitor's choices, also for the next picture
+const spoken = document.createElement("p"); // screen readers only announce changes of an existing element
 spoken.className = "spoken";
 spoken.setAttribute("role", "status");
 element.after(spoken);
@@ -13,7 +13,9 @@ function speak() {
 
 function show(control) {
   const name = control.dataset.control;
-  const text = name === "rate" ? control.dataset.texts.split("|")[control.value] : `${control.value} %`;
+  const language = element.querySelector(".report").lang;
+  const percent = new Intl.NumberFormat(language, { style: "percent" });
+  const text = name === "rate" ? control.dataset.texts.split("|")[control.value] : percent.format(control.value / 100);
   element.querySelector(`[data-output=${name}]`).textContent = text;
   control.setAttribute("aria-valuetext", text);
   if (name === "rate") {
@@ -29,7 +31,7 @@ function show(control) {
 function arrive() {
   const report = element.querySelector(".report");
   if (!report) return speak();
-  const source = report.querySelector(".photo[src]").src; // sent once, shown in every viewer
+  const source = report.querySelector(".photo[src]").src; // sent once for all viewers
   report.querySelectorAll(".photo").forEach((photo) => { photo.src = source; });
   report.querySelectorAll("[data-control]").forEach((control) => {
     const name = control.dataset.control;
@@ -55,14 +57,14 @@ element.addEventListener("click", ({ target }) => {
   trigger("select", { what: button.dataset.download, method: button.dataset.method ?? null, rate });
 });
 
-element.addEventListener("scroll", ({ target }) => { // zoomed viewers move together
+element.addEventListener("scroll", ({ target }) => { // zoomed viewers scroll together
   element.querySelectorAll(".viewer").forEach((viewer) => {
     if (viewer !== target && viewer.scrollLeft !== target.scrollLeft) viewer.scrollLeft = target.scrollLeft;
     if (viewer !== target && viewer.scrollTop !== target.scrollTop) viewer.scrollTop = target.scrollTop;
   });
 }, true);
 
-function comeIntoView() { // or a click on an example far below it would seem to do nothing
+function comeIntoView() { // the visitor may have clicked an example far below
   const said = element.querySelector(".report, .card.failed");
   const top = said?.getBoundingClientRect().top;
   if (top < 0 || top > innerHeight / 2) said.scrollIntoView();

@@ -1,0 +1,181 @@
+"""One server for many visitors: their files, requests that are refused, memory, and private names of folders."""
+
+import ctypes
+import os
+import re
+import threading
+import time
+import uuid
+from contextlib import suppress
+from pathlib import Path
+from typing import NoReturn
+
+import gradio as gr  # noqa: TID251
+from gradio import processing_utils  # noqa: TID251
+from gradio.utils import get_upload_folder  # noqa: TID251
+from huggingface_hub import constants
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from hubmodels import PictureError
+from hubmodels.hub.catalog import Catalog
+from hubmodels.hub.listing import BUNDLE, FOLDER
+
+# Paths that the page does not need. The first two would fetch any web address for anybody and return it as ours. The
+# next ones store what visitors send in folders that are never emptied. The last ones report how the app is used.
+FETCHING = ("file=http", "proxy=")
+WRITING = ("process_recording", "deep_link", "component_server", "vibe-", "undo-vibe")
+CLOSED = (*FETCHING, *WRITING, "monitoring", "profiling", "run-history", "dev/")
+MAX_UPLOAD = 1_100_000_000  # bytes of one upload request: a whole batch
+MAX_BODY = 32_000_000  # bytes of all other requests, kept in memory: a picture of 24 MB in a data URL
+FETCH = "async_ssrf_protected_get"  # Gradio's function that fetches web addresses
+M_MMAP_THRESHOLD, M_ARENA_MAX = -3, -8  # malloc.h of glibc
+PATH = re.compile(r"(?<![\w/:.~<-])(?:~|\.{1,2})?(?:/[^\s/'\":;,()<>]+)+/?")  # but not the path of a web address
+
+
+# ---------------------------------------------------------------- requests
+
+
+class RequestFilter:
+    """ASGI middleware. It answers 404 for closed paths, and 413 for a body that is too large or of unknown size."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        refusal = _refusal(scope) if scope["type"] == "http" else None
+        await (refusal or self._app)(scope, receive, send)
+
+
+def _refusal(scope: Scope) -> PlainTextResponse | None:
+    path = scope["path"].lower().lstrip("/").removeprefix("gradio_api/").lstrip("/")
+    if path.startswith(CLOSED):
+        return PlainTextResponse("Not found", 404)
+    headers = dict(scope["headers"])
+    size, limit = headers.get(b"content-length", b"0"), MAX_UPLOAD if path.startswith("upload") else MAX_BODY
+    if b"transfer-encoding" in headers or not size.isdigit() or int(size) > limit:
+        return PlainTextResponse(f"A request must state its size, at most {limit:,} bytes", 413)
+    return None
+
+
+def refuse_web_addresses() -> None:
+    """Prevents Gradio, in this process, from fetching pictures from web addresses.
+
+    Gradio 6.31 downloads every upload whose path is the address of a public host. It does so for anybody and any
+    size, and it asks a public name server.
+
+    Raises:
+        RuntimeError: the installed Gradio fetches in another way, so that the page would not be safe.
+    """
+    if not callable(getattr(processing_utils, FETCH, None)):
+        raise RuntimeError(
+            f"Gradio {gr.__version__} has no gradio.processing_utils.{FETCH}, so this app cannot prevent it from "
+            "fetching web addresses for visitors. Install Gradio 6.31: pip install 'gradio==6.31.*'"
+        )
+
+    async def refuse(_: str) -> NoReturn:
+        raise ValueError("web addresses are not fetched")
+
+    setattr(processing_utils, FETCH, refuse)
+
+
+# ---------------------------------------------------------------- files of visitors
+
+
+def use_own_folder() -> None:
+    """Gives this app its own folder inside Gradio's upload folder, so that no other program's files are deleted."""
+    os.environ["GRADIO_TEMP_DIR"] = str(Path(get_upload_folder()) / "hubmodels")
+
+
+def keep_deleting(age_s: float, every_s: float) -> None:
+    """Starts a thread that deletes files of this age from the upload folder, whoever wrote them.
+
+    Gradio's `delete_cache` is not enough. In 6.31 it ends when an upload arrives while it works. It also misses what
+    an interrupted upload or an earlier process left.
+    """
+
+    folder = Path(get_upload_folder())
+
+    def work() -> None:
+        while True:
+            delete_old(folder, age_s)
+            time.sleep(every_s)
+
+    threading.Thread(target=work, daemon=True).start()
+
+
+def delete_old(folder: Path, age_s: float) -> None:
+    """Deletes files of at least this age in a folder, and empty folders."""
+    for place, _, names in os.walk(folder, topdown=False):
+        for path in (*(Path(place) / name for name in names), Path(place)):
+            with suppress(OSError):  # already deleted, or a folder that is not empty
+                if time.time() - path.lstat().st_ctime > age_s:
+                    path.rmdir() if path == Path(place) else path.unlink()
+
+
+def uploaded_path(upload: dict | None) -> str | None:
+    """The path in Gradio's description of an upload; None for any path that is not in the upload folder.
+
+    Events take uploads with `preprocess=False`. Otherwise gr.Image would clip 16-bit pictures, decode before our limit
+    of pixels, and answer a broken file with just "Error". Gradio 6.31 checks a path only if the caller of the API
+    marks it as a file. Without this check a caller could request any picture on the server.
+    """
+    path = upload.get("path") if isinstance(upload, dict) else None
+    uploads = Path(get_upload_folder()).resolve()
+    return path if isinstance(path, str) and _is_inside(Path(path), uploads) else None
+
+
+def checked_path(upload: object) -> str:
+    """The path of an upload that still exists.
+
+    Raises:
+        PictureError: it is not an upload of a visitor, or it was deleted.
+    """
+    path = uploaded_path(upload)
+    if path is None or not Path(path).is_file():
+        raise PictureError("the upload no longer exists: uploads are deleted after an hour; upload it again", "gone")
+    return path
+
+
+def fresh_path(name: str) -> Path:
+    """A new path in the upload folder, for a file that a visitor downloads; it is deleted after an hour."""
+    folder = Path(get_upload_folder()) / uuid.uuid4().hex
+    folder.mkdir(parents=True)
+    return folder / name
+
+
+def _is_inside(path: Path, folder: Path) -> bool:
+    try:
+        return path.resolve().is_relative_to(folder)
+    except (OSError, ValueError):  # not a valid file name
+        return False
+
+
+# ---------------------------------------------------------------- the server itself
+
+
+def return_freed_memory() -> None:
+    """Makes glibc return the memory of pictures at once; call it before threads start. Elsewhere it has no effect.
+
+    By default glibc keeps large freed blocks in each thread: 800 MB more after a minute of 50 visitors
+    (`benchmarks/load.py`), and growing.
+    """
+    with suppress(OSError, AttributeError):  # no glibc
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(M_MMAP_THRESHOLD, 2**20)  # fixed; by default it grows with the freed blocks, up to 32 MB
+        libc.mallopt(M_ARENA_MAX, 2)
+
+
+def hide_folders(text: str, catalog: Catalog) -> str:
+    """A text without the folders of this machine: only the last part of each path remains. A Space is public."""
+    weights = [str(e.backbone_weights) for e in catalog.entries if e.backbone_weights]
+    paths = map(Path, [*_folders(catalog), *weights, constants.HF_HUB_CACHE])
+    parents = {str(parent) for path in paths for parent in path.parents[:2] if len(parent.parts) > 1}
+    for parent in sorted(parents, key=len, reverse=True):  # known folders first: their names may contain spaces
+        text = text.replace(f"{parent}/", "")
+    return PATH.sub(lambda match: Path(match[0]).name, text)
+
+
+def _folders(catalog: Catalog) -> list[str]:
+    sources = [*catalog.problems, *(e.source for e in catalog.entries if e.origin in (FOLDER, BUNDLE))]
+    return [source for source in sources if Path(source).is_absolute()]

@@ -1,0 +1,221 @@
+"""Results as files: overlay, mask, map and JSON of one picture; CSV and ZIP of a batch.
+
+File names come from strangers. They are not trusted in a path, and a spreadsheet must not run them as formulas.
+"""
+
+import csv
+import json
+import re
+import shutil
+import zipfile
+from io import BytesIO, StringIO
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+from PIL import Image
+
+from hubmodels import AnomalyPrediction
+from hubmodels.heatmap import overlay
+from hubmodels.hub.catalog import Catalog
+from hubmodels.layers import shrink
+from webapp.hosting import fresh_path
+from webapp.inspection import Inspection, method_titles
+
+FILES = {"overlay": "{method}_overlay.png", "mask": "{method}_mask.png", "map": "{method}_map.npy"}  # of one picture
+OVERLAY_SIDE = 1024  # pixels; enough to see a defect, and a thousand of them stay below the next limit
+MAX_OVERLAY_BYTES = 200_000_000  # of one ZIP; further pictures have numbers only
+LONGEST_NAME = 120  # characters of a file name
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet would compute such a cell
+
+
+def models_of(catalog: Catalog, category: str) -> dict[str, dict]:
+    """The models of a category by method: name, origin, commit; no folder of the server."""
+    titles = method_titles()
+    return {
+        titles[entry.method]: {"name": entry.name, "origin": entry.origin, "revision": entry.revision}
+        for entry in catalog.entries
+        if entry.label == category
+    }
+
+
+def overlay_png(picture: Image.Image, prediction: AnomalyPrediction, side: int | None = None) -> bytes:
+    """PNG of the picture under its heat map, with at most so many pixels per side; needs a calibrated prediction."""
+    if side is not None:
+        prediction = shrink(prediction, side)
+        height, width = prediction.anomaly_map.shape
+        picture = picture.resize((width, height), reducing_gap=3)
+    return _png(overlay(picture, prediction))
+
+
+def _png(image: Image.Image) -> bytes:
+    stream = BytesIO()
+    image.save(stream, "PNG")
+    return stream.getvalue()
+
+
+def _as_json(results: dict) -> str:
+    return json.dumps(results, indent=2, ensure_ascii=False, allow_nan=False)
+
+
+# ---------------------------------------------------------------- one picture
+
+
+def write_download(inspection: Inspection, what: str, method: str | None, record: dict) -> Path:
+    """One file of an inspection, at the picture's own size.
+
+    Args:
+        what: "overlay", "mask" or "map" of a method, or "json" or "zip" of all methods.
+
+    Raises:
+        ValueError: there is no such file: an unknown name, or a method without a model or calibration.
+    """
+    names = _names(inspection)
+    if what == "json":
+        return _write(fresh_path("result.json"), _as_json(record).encode())
+    if what == "zip":
+        return _write_zip(inspection, names, record)
+    if (what, method) not in names:
+        raise ValueError(f"there is no {what} of {method}")
+    return _write(fresh_path(names[what, method]), _content(inspection, what, method))
+
+
+def _names(inspection: Inspection) -> dict[tuple[str, str], str]:
+    """File names by (what, method); without a calibration there is only the map."""
+    return {
+        (what, method): name.format(method=method.lower())
+        for method, prediction in inspection.predictions.items()
+        for what, name in FILES.items()
+        if what == "map" or prediction.is_anomalous is not None
+    }
+
+
+def _content(inspection: Inspection, what: str, method: str) -> bytes:
+    prediction = inspection.predictions[method]
+    if what == "overlay":
+        return overlay_png(inspection.picture, prediction)
+    if what == "mask":
+        return _png(Image.fromarray(prediction.mask))  # one bit per pixel
+    stream = BytesIO()
+    np.save(stream, prediction.anomaly_map)
+    return stream.getvalue()
+
+
+def _write(path: Path, content: bytes) -> Path:
+    path.write_bytes(content)
+    return path
+
+
+def _write_zip(inspection: Inspection, names: dict[tuple[str, str], str], record: dict) -> Path:
+    target = fresh_path("inspection.zip")
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("result.json", _as_json(record))
+        for (what, method), name in names.items():
+            archive.writestr(name, _content(inspection, what, method))
+    return target
+
+
+# ---------------------------------------------------------------- a batch
+
+
+def printable(name: str) -> str:
+    """A stranger's file name for display: one line of limited length, no control characters, no folders."""
+    last = re.split(r"[/\\]", name)[-1] or "?"
+    clean = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in last)
+    return clean if len(clean) <= LONGEST_NAME else clean[: LONGEST_NAME - 1] + "…"
+
+
+class BatchResults:
+    """The results of a batch, written picture by picture, so that a stopped batch loses nothing.
+
+    Overlays are written to the ZIP at once, so that memory contains only numbers. Without `finish` the folder is
+    deleted on exit.
+
+    Args:
+        folder: of this batch alone; created here.
+        head: common to all pictures: category, rate, models.
+
+    Attributes:
+        head: as given.
+        rows: one per picture, including failures, in the order of the pictures.
+        csv_path, zip_path: complete after `finish`.
+    """
+
+    def __init__(self, folder: Path, head: dict) -> None:
+        folder.mkdir(parents=True)
+        self.csv_path, self.zip_path = folder / "inspection.csv", folder / "inspection.zip"
+        self.rows: list[dict] = []
+        self.head, self._folder, self._overlay_bytes, self._left_out = head, folder, 0, 0
+        self._zip = zipfile.ZipFile(self.zip_path, "w")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._zip.fp is not None:  # the visitor left
+            self._zip.close()
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    def add(self, file: str, inspection: Inspection) -> dict:
+        """Adds the results of a picture; overlays only if at least one method calls it defective."""
+        row = self._row(file, None) | inspection.record(self.head["category"], self.head["false_alarm_rate"])
+        judged = {name: p for name, p in inspection.predictions.items() if p.is_anomalous is not None}
+        if row["defective_verdicts"]:
+            paths = [self._add_overlay(row, name, inspection.picture, p) for name, p in judged.items()]
+            row["overlays"] = [path for path in paths if path]
+        self.rows.append(row)
+        return row
+
+    def add_failure(self, file: str, reason: str) -> dict:
+        """Adds a picture that could not be inspected."""
+        self.rows.append(self._row(file, reason))
+        return self.rows[-1]
+
+    def finish(self) -> None:
+        """Completes the CSV and the ZIP."""
+        self.csv_path.write_text(table(self.rows, self.head), encoding="utf-8-sig", newline="")  # BOM: for Excel
+        results = {**self.head, "overlays_left_out": self._left_out, "pictures": self.rows}
+        with self._zip:
+            self._zip.write(self.csv_path, self.csv_path.name, zipfile.ZIP_DEFLATED)
+            self._zip.writestr("results.json", _as_json(results), zipfile.ZIP_DEFLATED)
+
+    def _row(self, file: str, reason: str | None) -> dict:
+        """A row without results."""
+        first = {"number": len(self.rows) + 1, "file": printable(file), "error": reason}
+        return first | {"agree": None, "verdicts": 0, "defective_verdicts": 0, "methods": {}, "overlays": []}
+
+    def _add_overlay(self, row: dict, method: str, picture: Image.Image, prediction: AnomalyPrediction) -> str | None:
+        png = overlay_png(picture, prediction, OVERLAY_SIDE)
+        if self._overlay_bytes + len(png) > MAX_OVERLAY_BYTES:
+            self._left_out += 1
+            return None
+        stem = re.sub(r"[^\w-]+", "_", Path(row["file"]).stem)  # no dots or slashes: no path to another folder
+        path = f"overlays/{row['number']:04d}-{stem}-{method.lower()}.png"  # the number separates equal names
+        self._zip.writestr(path, png)
+        self._overlay_bytes += len(png)
+        return path
+
+
+def table(rows: list[dict], head: dict) -> str:
+    """The rows as CSV, one per picture, with all numbers of all methods."""
+    flat = [_flattened(row, head) for row in rows]
+    columns = dict.fromkeys(column for row in sorted(flat, key=len, reverse=True) for column in row)
+    stream = StringIO()
+    writer = csv.DictWriter(stream, columns)
+    writer.writeheader()
+    writer.writerows({column: _cell(value) for column, value in row.items()} for row in flat)
+    return stream.getvalue()
+
+
+def _flattened(row: dict, head: dict) -> dict:
+    plain = {key: value for key, value in row.items() if key not in ("methods", "overlays")}
+    for method, numbers in row["methods"].items():
+        model = head["models"].get(method, {})
+        plain |= {f"{method.lower()}_{key}": value for key, value in numbers.items()}
+        plain[f"{method.lower()}_model"] = "@".join(filter(None, (model.get("name"), model.get("revision"))))
+    return plain
+
+
+def _cell(value: object) -> object:
+    value = "; ".join(map(str, value)) if isinstance(value, list) else value
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA_STARTS) else value
