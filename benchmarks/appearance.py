@@ -29,7 +29,7 @@ from hubmodels.comparison import PreparedPicture
 from hubmodels.front_end import FrontEnd
 from hubmodels.samples import Category
 from training.data import SAMPLE_PARTS, open_categories
-from training.provenance import commit, machine, versions
+from training.provenance import git_commit, machine, versions
 
 DATA_SETS = ("mvtec_ad", "magnetic_tile", "elpv")
 PHOTOS = ("natural", "dtd")
@@ -153,7 +153,7 @@ def main() -> None:
     rows = [row for name, file in found.items() for row in rows_of(name, file, data)]
     command = " ".join(["python -m benchmarks.appearance", *sys.argv[1:]])
     common = {"command": command, "limit": LIMIT, "chosen_on": CHOSEN_ON, "draws": DRAWS}
-    common |= {"machine": machine(), "commit": commit(), "versions": versions()}
+    common |= {"machine": machine(), "commit": git_commit(), "versions": versions()}
     (RESULTS / "appearance.json").write_text(json.dumps(common | {"rows": rows}, indent=1) + "\n")
     print(table(rows))
 

@@ -27,8 +27,8 @@ from PIL import Image
 from reference import explicit
 from torch import nn
 
-from benchmarks.measuring import RESULTS, memory_mb, provenance, report, table
-from benchmarks.timing import THREADS, spread, time_in_turns
+from benchmarks.measuring import RESULTS, provenance, report, table
+from benchmarks.timing import THREADS, memory_mb, spread, time_in_turns
 from hubmodels import AnomalyDetector, compare, methods
 from hubmodels.backbone import find_weights, load_backbone
 from hubmodels.compactnet import COMPACT_BACKBONE, COMPACT_IMAGE_SIZE

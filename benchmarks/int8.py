@@ -2,8 +2,8 @@
 
 The bundled models of each sample part are exported to one file. ONNX Runtime quantises its convolutions (static, per
 channel, ranges from 32 good training pictures); the rest stays in fp32. Compares both files on the same test
-pictures: image and pixel AUROC, verdicts that change, and the time of a picture, in turns. Writes `results/int8.json`.
-int8 is not an option of `hubmodels.onnx.export`, because its files change no verdict.
+pictures: image and pixel AUROC, verdicts that change, and the time of a picture, in turns. Writes
+`results/int8.json`. int8 is not an option of `hubmodels.onnx.export`, because its files change no verdict.
 """
 
 import tempfile
@@ -19,7 +19,7 @@ from hubmodels.onnx.export import export
 from hubmodels.onnx.runtime import INPUT, ExportedModel
 from hubmodels.samples import Category
 from training.data import open_categories
-from training.metrics import PixelMetrics, image_auroc
+from training.metrics import PixelMetrics, image_metrics
 
 LEARNED_FROM, ROUNDS = 32, 30
 COLUMNS = ("category", "method", "case", "image_auroc", "pixel_auroc", "verdicts_changed")
@@ -59,7 +59,10 @@ def test(model: ExportedModel, category: Category) -> dict[str, dict]:
     found = {}
     for method, pairs in predictions.items():
         scores, verdicts = zip(*pairs, strict=True)
-        values = {"image_auroc": image_auroc(scores, labels), "pixel_auroc": pixels[method].compute()["pixel_auroc"]}
+        values = {
+            "image_auroc": image_metrics(scores, labels)["image_auroc"],
+            "pixel_auroc": pixels[method].compute()["pixel_auroc"],
+        }
         found[method] = {name: round(100 * value, 2) for name, value in values.items()} | {"verdicts": verdicts}
     return found
 

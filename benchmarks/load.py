@@ -26,7 +26,7 @@ from browser import ROOT, running
 from PIL import Image
 
 from training.evaluation import write_json
-from training.provenance import commit, machine, versions
+from training.provenance import git_commit, machine, versions
 
 RESULT = Path(__file__).parent / "results" / "load.json"
 PATIENCE = 120  # seconds after which an accepted request without answer is lost
@@ -221,7 +221,7 @@ def main() -> None:
     row |= {"visitors": args.visitors, "seconds": args.seconds}
     for name, value in row.items():
         print(f"{name.replace('_', ' '):42} {value}")
-    origin = {"machine": machine(), "commit": commit(), "versions": versions()}
+    origin = {"machine": machine(), "commit": git_commit(), "versions": versions()}
     write_json(RESULT, {"command": " ".join(["python -m benchmarks.load", *sys.argv[1:]])} | row | origin)
 
 

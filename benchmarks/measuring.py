@@ -1,32 +1,16 @@
-"""Shared by the benchmarks: memory of a fresh process, the origin of a row, and markdown tables."""
+"""Shared by the benchmarks: the origin of a row, and markdown tables."""
 
-import multiprocessing
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from benchmarks.timing import resident_mb
 from training.evaluation import write_json
 from training.provenance import machine, versions
 
 RESULTS = Path(__file__).parent / "results"
 NUMBER = re.compile(r"-|[\d.]+( ± [\d.]+)?( px)?")
-
-
-def memory_mb(work: Callable[..., None], *arguments: Any) -> dict[str, int]:
-    """Memory that a fresh process needs for the work.
-
-    To measure from a later moment, the work resets the peak: `Path("/proc/self/clear_refs").write_text("5")`.
-
-    Returns:
-        `libraries_mb`: resident memory before the work starts. `peak_mb`: the highest resident memory above that, for
-        weights, pictures and everything in between.
-    """
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(1) as pool:
-        return pool.apply(_memory_of, (work, arguments))
 
 
 def provenance(command: str, *packages: str) -> dict[str, Any]:
@@ -47,12 +31,6 @@ def report(name: str, rows: list[dict], columns: Sequence[str]) -> None:
     print(table(rows, columns))
     print(f"\n{rows[0]['machine']}; {rows[0]['versions']}\n{rows[0]['command']}")
     write_json(RESULTS / f"{name}.json", rows)
-
-
-def _memory_of(work: Callable[..., None], arguments: tuple) -> dict[str, int]:
-    libraries = resident_mb("VmRSS")
-    work(*arguments)
-    return {"libraries_mb": libraries, "peak_mb": resident_mb() - libraries}
 
 
 def _cell(value: Any) -> str:

@@ -24,7 +24,7 @@ from gradio_client import Client, handle_file
 from huggingface_hub import SpaceCard
 
 from training.evaluation import write_json
-from training.provenance import commit, machine
+from training.provenance import git_commit, machine
 from training.publishing.space import PYTHON, assemble_space
 
 RESULT = Path(__file__).parent / "results" / "space.json"
@@ -125,7 +125,7 @@ def main() -> None:
         row |= installed(environment)
     answer = subprocess.run([python, "--version"], capture_output=True, text=True, check=True).stdout
     row |= {"python": answer.split()[1], "command": "python -m benchmarks.space", "machine": machine()}
-    row |= {"commit": commit()}
+    row |= {"commit": git_commit()}
     write_json(RESULT, [row])
     print(json.dumps(row, indent=1))
 

@@ -1,8 +1,9 @@
-"""Timing for all benchmarks; standard library only, so that anomalib's environment can use it.
+"""Time and memory for all benchmarks; standard library only, so that anomalib's environment can use it.
 
 Cases take turns in one run, so that a busy machine slows all of them alike and their ratios stay meaningful.
 """
 
+import multiprocessing
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -46,3 +47,23 @@ def resident_mb(name: str = "VmHWM") -> int:
     """
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return round(int(status[name].split()[0]) / 1024)
+
+
+def memory_mb(work: Callable[..., None], *arguments: Any) -> dict[str, int]:
+    """Memory that a fresh process needs for the work.
+
+    To measure from a later moment, the work resets the peak: `Path("/proc/self/clear_refs").write_text("5")`.
+
+    Returns:
+        `libraries_mb`: resident memory before the work starts. `peak_mb`: the highest resident memory above that, for
+        weights, pictures and everything in between.
+    """
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(1) as pool:
+        return pool.apply(_memory_of, (work, arguments))
+
+
+def _memory_of(work: Callable[..., None], arguments: tuple) -> dict[str, int]:
+    libraries = resident_mb("VmRSS")
+    work(*arguments)
+    return {"libraries_mb": libraries, "peak_mb": resident_mb() - libraries}

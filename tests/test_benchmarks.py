@@ -31,7 +31,11 @@ def test_the_list_of_benchmarks_is_complete():
     assert {name for name in NAMES if f"| `{name}` |" in text} == {*NAMES} - SHARED - workers
 
 
-@pytest.mark.parametrize("path", sorted({*BENCHMARKS.glob("results/*.json")} - {BENCHMARKS / "results/distill.json"}), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    sorted({*BENCHMARKS.glob("results/*.json")} - {BENCHMARKS / "results/distill.json"}),
+    ids=lambda path: path.stem,
+)
 def test_results_contain_their_command_and_machine(path):
     content = json.loads(path.read_text())
     for row in content if isinstance(content, list) else [content]:
@@ -109,7 +113,7 @@ def test_a_case_is_measured_after_its_warm_up_and_in_turns():
 def test_the_memory_of_another_process_is_its_own():
     """Not that of the process that started it, and without its libraries."""
     held = bytearray(200 * 2**20)
-    memory = measuring.memory_mb(bytearray, 100 * 2**20)
+    memory = timing.memory_mb(bytearray, 100 * 2**20)
     assert 95 < memory["peak_mb"] < 130
     del held
 

@@ -1,12 +1,12 @@
 """README and docs: short, plain, executable, and with the numbers of the results."""
 
-import importlib
 import importlib.util
 import re
 from pathlib import Path
 
 import pytest
 from readability import reading_ease, sentences, syllables, words
+from snippets import run_snippets, snippets
 
 from benchmarks import inference, peers, real_data
 from hubmodels.samples import Sample
@@ -124,31 +124,9 @@ def test_the_figure_in_the_readme_is_the_tree():
 # --------------------------------------------------------------------------------------------------- code that runs
 
 
-def snippets(page):
-    """The Python blocks of a page that can run without a server or a file of the reader."""
-    text = re.sub(r"(?s)<!-- api examples -->.*?<!-- end of api examples -->", "", page.read_text())
-    text = re.sub(r"(?s)<!-- not run: [^>]*-->\n```python.*?```", "", text)
-    return re.findall(r"(?ms)^```python\n(.*?)^```", text)
-
-
-@each([page for page in PAGES if snippets(page)])
+@each([page for page in PAGES if snippets(page) and page.stem != "onnx"])  # tests/hubmodels/test_onnx.py has its file
 def test_snippets_run(page, tmp_path, monkeypatch):
-    for name in ("examples", "hubmodels"):  # as in a clone, without writing into it
-        (tmp_path / name).symlink_to(ROOT / name)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    if page.stem == "onnx":
-        export(page)
-    names = {}
-    for snippet in snippets(page):
-        exec(snippet, names)
-
-
-def export(page):
-    """Runs the page's own command, which makes the file that its snippets open."""
-    pytest.importorskip("onnxscript")
-    command = re.search(r"(?ms)^python -m hubmodels\.onnx\.export (.*?\.onnx)$", page.read_text())[1]
-    importlib.import_module("hubmodels.onnx.export").main(command.replace("\\\n", " ").split())
+    run_snippets(page, tmp_path, monkeypatch)
 
 
 # --------------------------------------------------------------------------------------------------- the same numbers
