@@ -16,7 +16,7 @@ DARK, BRIGHT, BLURRED, TINY, UNLIKE = "dark", "bright", "blurred", "tiny", "unli
 
 LIMIT = 2.5  # middle of the range without an error in 30 or 100 held-out pictures of the four categories chosen on
 FEWEST = 3  # held-out pictures: two others to measure each by
-PRIOR_WEIGHT = 20  # pictures that the features' mean variance counts for, beside each feature's own
+PRIOR_WEIGHT = 20  # pictures: weight of the features' mean variance, added to each feature's own
 SMALLEST_SPREAD = 1e-4  # of the mean feature: rounding, should all held-out pictures be the same
 LIGHT_SHARE = 0.5  # of the darkest held-out picture's way from black, or the brightest one's from white
 SHARP_SHARE = 0.7  # of the least sharp held-out picture's sharpness: half misses noisy blur, 0.8 flags soft parts
@@ -48,8 +48,8 @@ class AppearanceCheck:
     """Whether a picture looks like a category, and what speaks against inspecting it.
 
     Attributes:
-        ratio: how far it lies from the category's held-out normal pictures, where these lie 1 from each other on
-            average; higher = more unusual. None where unknown: fewer than 3 held-out pictures.
+        ratio: distance from the category's held-out normal pictures, in units of their mean distance from each other;
+            higher = more unusual. None where unknown: fewer than 3 held-out pictures.
         warnings: of "dark", "bright", "blurred", "tiny" and "unlike"; what may be the cause of "unlike" comes first.
     """
 
@@ -80,7 +80,7 @@ class Appearance(nn.Module):
     The distance is Mahalanobis (1936) with a diagonal covariance, shrunk to its mean so that 5 pictures will do, as
     Ledoit and Wolf (2004) shrink a full one. Its unit is the mean distance of the held-out pictures, each from all
     others, so that none is measured by itself (as in conformal prediction, Vovk et al. 2005). A limit at their maximum
-    would flag about 1 in n + 1 good pictures; LIMIT mostly lies further out, to let parts with defects pass.
+    would flag about 1 in n + 1 good pictures; LIMIT is mostly larger, so that parts with defects pass.
 
     As long as nothing is learned, the spread is infinite, so that nothing is unlike, and light and size are judged by
     absolute limits.

@@ -1,9 +1,9 @@
-"""The frozen ImageNet network that every head listens to: loaded once per process, shared, fingerprinted.
+"""The frozen ImageNet network: loaded once per process, shared by all heads, identified by a fingerprint.
 
-A published head does not carry its backbone (100 MB); it names it (timm id, layers) and records the SHA-256 of
-the tensors it was trained on. Loading looks for weights in this order: explicit path, bundled with this package,
-the local Hub cache, the Hub; and refuses weights whose fingerprint differs, because a head judges nothing
-sensible on the features of another network (anomalib#2688: V2 instead of V1 weights, several points lost).
+A published head does not include its backbone (100 MB). Its config contains the timm id, the layers, and the SHA-256
+of the tensors it was trained on. Weights are searched in this order: explicit path, bundled with this package, local
+Hub cache, Hub. Weights with another fingerprint are refused, because a head gives no useful scores on the features of
+another network (anomalib#2688: V2 instead of V1 weights cost several points).
 """
 
 import copy
@@ -33,7 +33,7 @@ _lock = threading.RLock()
 
 
 class BackboneError(RuntimeError):
-    """The backbone's weights are missing, unreadable, or not those the head was trained on; the message says which."""
+    """The backbone's weights are missing, unreadable, or not those that the head was trained on."""
 
 
 class Backbone(nn.Module):
@@ -42,7 +42,7 @@ class Backbone(nn.Module):
     Args:
         name: timm id with its weights tag, such as `wide_resnet50_2.tv_in1k`.
         layers: timm feature indices; in ResNets 2 and 3 are the outputs of `layer2` (stride 8) and `layer3` (16).
-        weights: file that holds at least the tensors of the cut network, as safetensors.
+        weights: file that contains at least the tensors of the cut network, as safetensors.
 
     Attributes:
         fingerprint: SHA-256 over names, shapes and float32 values of the tensors in use before folding, so that it
@@ -94,14 +94,14 @@ def load_backbone(
     sha256: str | None = None,
     device: torch.device | str = "cpu",
 ) -> Backbone:
-    """The process-wide backbone of that name: the same object for every head that asks for the same weights.
+    """The process-wide backbone of that name: the same object for every head that needs the same weights.
 
     Args:
         weights: explicit file; by default bundled weights, then the local Hub cache, then the Hub.
         sha256: fingerprint that the weights must have; weights already in memory that have it are reused.
 
     Raises:
-        BackboneError: no such network, no weights to be had, or another fingerprint than `sha256`.
+        BackboneError: no such network, no weights found, or another fingerprint than `sha256`.
     """
     layers, device = tuple(layers), torch.device(device)
     with _lock:
@@ -223,7 +223,7 @@ def _read_network(name: str, layers: tuple[int, ...], weights: Path) -> nn.Modul
     except (AssertionError, LookupError) as error:
         raise BackboneError(f"{name} has no feature maps of the layers {layers}: {error}") from error
     except (RuntimeError, SafetensorError, OSError) as error:
-        raise BackboneError(f"{weights.name} does not hold the weights of {name}: {error}") from error
+        raise BackboneError(f"{weights.name} does not contain the weights of {name}: {error}") from error
 
 
 def _read_tensors(network: nn.Module, name: str, weights: Path) -> dict[str, Tensor]:
@@ -241,7 +241,7 @@ def _read_tensors(network: nn.Module, name: str, weights: Path) -> dict[str, Ten
     missing = [key for key in names if key not in tensors]
     if missing:
         raise BackboneError(
-            f"{weights.name} does not hold the weights of {name}: {len(missing)} of {len(names)} tensors are "
+            f"{weights.name} does not contain the weights of {name}: {len(missing)} of {len(names)} tensors are "
             f"missing, for example {missing[0].removeprefix('model.')}."
         )
     return tensors
@@ -255,9 +255,9 @@ def _holds_all(tensors: dict[str, Tensor], network: nn.Module) -> bool:
 
 
 def _read_by_timm(name: str, layers: tuple[int, ...], weights: Path) -> nn.Module:
-    """As timm does it, which builds and reads the whole network and knows how to convert what files hold."""
+    """As timm does it: builds and reads the whole network, and converts the names in the file."""
     overlay = dict(file=str(weights), custom_load=False)  # safetensors, also where the authors' own file is not
-    with torch.random.fork_rng(devices=[]):  # whether a backbone is built or shared must not change a seeded run
+    with torch.random.fork_rng(devices=[]):  # a seeded run must not depend on whether a backbone is built or shared
         return timm.create_model(
             name, pretrained=True, features_only=True, out_indices=layers, pretrained_cfg_overlay=overlay
         )

@@ -2,8 +2,8 @@
 
 A ResNet-18 cut after layer3 with one block instead of two in layer1 and layer2 and no BatchNorm: 2.4 M parameters,
 strides and channels of ResNet-18 (layers 2+3: 128 at stride 8, 256 at stride 16), a tenth of the papers' time.
-`training/distill.py` makes its weights from the features of ResNet-18 and ResNet-50. Importing this module tells timm
-about the network, so it is built, loaded and fingerprinted like any other.
+`training/distill.py` makes its weights from the features of ResNet-18 and ResNet-50. Importing this module registers
+the network with timm, so it is built, loaded and fingerprinted like any other.
 """
 
 from pathlib import Path

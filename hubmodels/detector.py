@@ -111,7 +111,7 @@ class AnomalyDetector(nn.Module, PyTorchModelHubMixin, library_name=LIBRARY, pip
             RuntimeError: the detector is in training mode.
         """
         if self.training:  # batch statistics would make a score depend on the other pictures of the batch
-            raise RuntimeError("the detector is in training mode: call .eval() before judging pictures")
+            raise RuntimeError("the detector is in training mode: call .eval() before inspecting pictures")
         with torch.no_grad():
             return self.head.scores(aggregated)
 

@@ -201,7 +201,7 @@ def to_picture_size(anomaly_map: Tensor, size: tuple[int, int], resize: int | No
 
 
 def inspected_part(size: tuple[int, int], image_size: int, resize: int) -> tuple[slice, slice]:
-    """Rows and columns of a picture (height, width) whose pixel centres lie in the crop that `to_image` takes."""
+    """Rows and columns of a picture (height, width) whose pixel centres are in the crop that `to_image` takes."""
     start = crop_start(resize, image_size)
     first, end = ([math.ceil(edge * side / resize - 0.5) for side in size] for edge in (start, start + image_size))
     return slice(first[0], end[0]), slice(first[1], end[1])

@@ -31,7 +31,7 @@ INK, FAINT_INK, PAPER = (24, 28, 36), (96, 104, 116), (255, 255, 255)
 
 
 def colour_level(prediction: AnomalyPrediction) -> NDArray[np.float32]:
-    """Where each pixel stands between normal (0) and the pixel threshold (1).
+    """The level of each pixel: 0 = normal, 1 = the pixel threshold.
 
     Returns:
         (H, W), unbounded: negative is calmer than the median held-out pixel, above 1 is in the mask.
@@ -73,7 +73,7 @@ def overlay(picture: Image.Image, prediction: AnomalyPrediction, opacity: float 
         ValueError: picture and map differ in size, the prediction is not calibrated, or the opacity is out of range.
     """
     if not 0 <= opacity <= 1:
-        raise ValueError(f"The opacity must lie between 0 and 1, not {opacity}.")
+        raise ValueError(f"The opacity must be between 0 and 1, not {opacity}.")
     level = colour_level(prediction)
     pixels = _pixels_like(picture, level, "anomaly map")
     shown = level > INVISIBLE_BELOW

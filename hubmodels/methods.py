@@ -40,7 +40,7 @@ class Method:
         detector: the method's class; its name is the printed title.
         paper: None for a method without a publication.
         colour: RGB in [0, 255] of its curves and areas; not on the heat scale.
-        dash: SVG `stroke-dasharray` of its curves, so that nobody has to tell colours apart.
+        dash: SVG `stroke-dasharray` of its curves, so that colours alone are not needed.
         marker: a character that marks its points.
     """
 

@@ -20,10 +20,10 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 if TYPE_CHECKING:
     from torch import Tensor
 
-MAX_PIXELS = 64_000_000  # checked from the header, before decoding: a file of some kB can hold gigabytes of zeros
-MIN_SIDE = 8  # pixels; anything thinner holds no patch to inspect
+MAX_PIXELS = 64_000_000  # checked from the header, before decoding: a file of some kB can expand to gigabytes
+MIN_SIDE = 8  # pixels; anything thinner contains no patch to inspect
 
-# Named, not "all that Pillow knows": some of its readers start other programs (EPS runs Ghostscript).
+# An explicit list, because some of Pillow's readers start other programs (EPS runs Ghostscript).
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "AVIF", "JPEG2000")
 
 Picture = Union[str, os.PathLike, bytes, Image.Image, np.ndarray, "Tensor"]
@@ -97,12 +97,12 @@ def _open_stream(path: Path, name: str) -> BinaryIO:
 
 
 def _read_header(stream: BinaryIO, name: str) -> Image.Image:
-    """Open stream -> picture that knows its size and mode, not yet decoded."""
+    """Open stream -> picture with its size and mode, not yet decoded."""
     with _decoding(name):
         if not stream.read(1):
             raise PictureError(f"{name} is empty (0 bytes); save or upload it again", "empty")
         stream.seek(0)
-        with warnings.catch_warnings():  # our own limit speaks in `_check_size`
+        with warnings.catch_warnings():  # `_check_size` checks our own limit
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             return Image.open(stream, formats=FORMATS)
 
@@ -188,7 +188,7 @@ def _from_array(array: np.ndarray, name: str = "the array") -> Image.Image:
 
 def _to_uint8(samples: np.ndarray, name: str) -> np.ndarray:
     """Samples of a known full scale -> [0, 255]."""
-    kind = samples.dtype.kind + str(samples.dtype.itemsize)  # like "u2", whatever the byte order
+    kind = samples.dtype.kind + str(samples.dtype.itemsize)  # like "u2", for any byte order
     if kind == "b1":
         return samples.astype(np.uint8) * np.uint8(255)
     if kind == "u1":
@@ -199,7 +199,7 @@ def _to_uint8(samples: np.ndarray, name: str) -> np.ndarray:
         raise PictureError(f"{name} has dtype {samples.dtype}; convert to uint8, uint16, or float in [0, 1]")
     low, high = samples.min(), samples.max()
     if not np.isfinite([low, high]).all():
-        raise PictureError(f"{name} holds NaN or infinite values; replace them")
+        raise PictureError(f"{name} contains NaN or infinite values; replace them")
     if low < 0 or high > 1:
         raise PictureError(
             f"{name} has float values from {low:.4g} to {high:.4g}; scale to [0, 1] (8-bit values: divide by 255)"
@@ -222,6 +222,6 @@ def _check_size(height: int, width: int, name: str) -> None:
 
 
 def _quoted(path: Path) -> str:
-    """File name for messages: no folders (they may be private), printable whatever its characters, never long."""
+    """File name for messages: no folders (they may be private), always printable, never long."""
     name = path.name or str(path)
     return repr(name if len(name) <= 80 else name[:77] + "...")

@@ -1,6 +1,6 @@
 """What a detector finds in one picture, and how held-out normal pictures decide. Needs neither torch nor timm.
 
-Nothing here depends on a picture's own minimum or maximum. A part gets the same score whatever else is in the picture.
+Nothing here depends on a picture's own minimum or maximum. A part gets the same score in any picture.
 """
 
 import math
@@ -89,7 +89,7 @@ class Conformal:
     """Decisions from the scores of n held-out normal pictures: split conformal prediction (Vovk et al., 2005).
 
     If the inspected part is normal and drawn like the held-out ones, its p-value is at most `a` with probability at
-    most `a`, whatever the distribution of the scores. A subclass stores what was learned.
+    most `a`, for any distribution of the scores. A subclass stores what was learned.
 
     Attributes:
         image_scores: (n,) ascending image scores of the held-out normal pictures; empty until calibrated.

@@ -154,7 +154,7 @@ def folder_sample(split: str, defect_type: str, path: Path, mask: Path | None = 
 
 
 def is_normal(defect_type: str) -> bool:
-    """Whether a folder or class name stands for pictures without defect."""
+    """Whether a folder or class name means pictures without defect."""
     return defect_type.lower() in NORMAL_NAMES
 
 

@@ -20,7 +20,17 @@ from webapp.inspection import BATCH, inspect_picture, method_titles
 from webapp.inspection_report import describe_guarantee
 from webapp.results import BatchResults, models_of, printable
 from webapp.templates import data_url, read_static, render
-from webapp.texts import SIGNS, TONES, VERDICT_KEYS, label, language_of, number, say, say_fault, say_plainly
+from webapp.texts import (
+    SIGNS,
+    TONES,
+    VERDICT_KEYS,
+    explain_fault,
+    label,
+    language_of,
+    number,
+    translate,
+    translate_plainly,
+)
 
 MAX_PICTURES, MAX_BYTES = 500, 1_000_000_000  # the text `batch_limits` repeats them
 MAX_WAITING = 100  # remembered sessions; the queue has far fewer places
@@ -101,7 +111,7 @@ class _Batches:
             self._stops.pop(next(iter(self._stops)), None)
         self._stops[request.session_hash] = threading.Event()
         language = language_of(request)
-        return _page(_status(say("batch_waiting", language), language), running=True)
+        return _page(_status(translate("batch_waiting", language), language), running=True)
 
     def stop(self, request: gr.Request) -> None:
         """Ends the visitor's batch after the current picture; finished results are kept."""
@@ -112,7 +122,7 @@ class _Batches:
         """The queue was full, or the run failed."""
         self._stops.pop(request.session_hash, None)
         language = language_of(request)
-        return _page(_status(say("busy", language), language, refused=True))
+        return _page(_status(translate("busy", language), language, refused=True))
 
     def run(self, category: str | None, uploads: list | None, percent: float, request: gr.Request) -> Iterator[list]:
         """Inspects the uploads one by one; yields updates of status, table, both buttons, CSV and ZIP."""
@@ -150,19 +160,19 @@ class _Batches:
     def _refusal(self, category: object, uploads: object, percent: object, language: str) -> Markup | None:
         """The reason why this batch cannot be inspected, as HTML; None if it can."""
         if not isinstance(uploads, list) or not uploads:
-            return say("batch_no_pictures", language)
+            return translate("batch_no_pictures", language)
         if len(uploads) > MAX_PICTURES:
-            return say("batch_too_many", language, count=len(uploads), limit=MAX_PICTURES)
+            return translate("batch_too_many", language, count=len(uploads), limit=MAX_PICTURES)
         if (size := sum(map(_size, uploads))) > MAX_BYTES:
-            return say("batch_too_large", language, size=size // 10**6, limit=MAX_BYTES // 10**6)
+            return translate("batch_too_large", language, size=size // 10**6, limit=MAX_BYTES // 10**6)
         if not isinstance(percent, int | float) or not 0 < percent < 100:
-            return say("batch_bad_rate", language)
+            return translate("batch_bad_rate", language)
         if not category:
-            return say("batch_no_category", language)
+            return translate("batch_no_category", language)
         try:
             self._catalog.load(category)
         except (ModelError, BackboneError) as error:
-            return say("batch_no_model", language, reason=hide_folders(str(error), self._catalog))
+            return translate("batch_no_model", language, reason=hide_folders(str(error), self._catalog))
 
 
 class _Batch:
@@ -181,7 +191,7 @@ class _Batch:
             inspection = inspect_picture(catalog, head["category"], path, head["false_alarm_rate"])
         except (PictureError, ModelError, BackboneError) as error:
             record = self._results.add_failure(name, hide_folders(str(error), catalog))
-            reason = say_fault(error, self._language, catalog).unescape()
+            reason = explain_fault(error, self._language, catalog).unescape()
             self._rows.append(_unread(record, reason, self._language))
         else:
             record = self._results.add(name, inspection)
@@ -195,12 +205,12 @@ class _Batch:
         """The page while the batch runs."""
         self._shown_at = time.monotonic()
         done, failed = len(self._rows), self._counts()["batch_unread"]
-        words = [say("batch_progress", self._language, done=done, total=self._total)]
+        words = [translate("batch_progress", self._language, done=done, total=self._total)]
         if done:
             seconds = (self._shown_at - self._began) / done * (self._total - done)
-            words.append(say("batch_left", self._language, time=_duration(seconds)))
+            words.append(translate("batch_left", self._language, time=_duration(seconds)))
         if failed:
-            words.append(say("batch_failed", self._language, failed=failed))
+            words.append(translate("batch_failed", self._language, failed=failed))
         status = self._status(Markup(", ").join(words), done=done, total=self._total)
         return _page(status, self._table(), running=True)
 
@@ -208,7 +218,7 @@ class _Batch:
         """The page after the last picture, or after Stop."""
         done = len(self._rows)
         key = "batch_stopped" if done < self._total else "batch_done"
-        status = self._status(say(key, self._language, done=done, total=self._total), counts=self._counts())
+        status = self._status(translate(key, self._language, done=done, total=self._total), counts=self._counts())
         return _page(status, self._table(), files=(self._results.csv_path, self._results.zip_path))
 
     def _status(self, words: Markup, **values: object) -> Markup:
@@ -220,11 +230,11 @@ class _Batch:
 
     def _table(self) -> dict:
         """The data for static/batch.js, which makes the table; Gradio only sends new rows."""
-        names = {key: say_plainly(key, self._language) for key in ("batch_picture", "batch_result", *COLUMNS)}
+        names = {key: translate_plainly(key, self._language) for key in ("batch_picture", "batch_result", *COLUMNS)}
         columns = [{"name": names["batch_picture"]}, {"name": names["batch_result"]}]
         for title in method_titles().values():
             columns += [{"name": names[k], "group": title, "numeric": k != COLUMNS[0]} for k in COLUMNS]
-        caption = say_plainly("batch_caption", self._language)
+        caption = translate_plainly("batch_caption", self._language)
         return {"run": self._run, "caption": caption, "columns": columns, "sorted": 1, "rows": list(self._rows)}
 
 
@@ -236,7 +246,7 @@ def _status(words: Markup, language: str, **values: object) -> Markup:
 def _page(status: Markup, table: dict | None = None, running: bool = False, files: tuple = (None, None)) -> list:
     """The outputs of the event, in their order."""
     return [
-        status,
+        str(status),
         table,
         gr.update(interactive=not running),
         gr.update(interactive=running),
@@ -254,14 +264,14 @@ def _row(record: dict, thumbnail: str, language: str) -> dict:
         for cell, key in _method_cells(record["methods"].get(title), language):
             cells.append(cell)
             keys.append(key)
-    note = ", ".join(say_plainly(f"batch_{code}", language) for code in record["warnings"])
-    shown = {"thumbnail": thumbnail, "alt": say_plainly("batch_alt", language), "note": note}
+    note = ", ".join(translate_plainly(f"batch_{code}", language) for code in record["warnings"])
+    shown = {"thumbnail": thumbnail, "alt": translate_plainly("batch_alt", language), "note": note}
     return {"number": record["number"], "file": record["file"], **shown, "cells": cells, "keys": keys}
 
 
 def _unread(record: dict, reason: str, language: str) -> dict:
     """The row of a picture that could not be inspected."""
-    text, further = f"{say_plainly('batch_unread', language)}: {reason}", len(COLUMNS) * len(method_titles())
+    text, further = f"{translate_plainly('batch_unread', language)}: {reason}", len(COLUMNS) * len(method_titles())
     cells = [{"text": text, "sign": "!", "tone": "failed", "span": 1 + further}]
     keys = [record["file"], UNREAD, *[None] * further]
     return {"number": record["number"], "file": record["file"], "thumbnail": None, "cells": cells, "keys": keys}
@@ -282,14 +292,14 @@ def _result(record: dict, language: str) -> dict:
     if rank == DISAGREEMENT:
         count, total = record["defective_verdicts"], len(record["methods"])
         key = "batch_disagree" if total == 2 else "batch_disagree_count"
-        return {"text": say_plainly(key, language, count=count, total=total), "sign": "≠", "tone": "disagree"}
+        return {"text": translate_plainly(key, language, count=count, total=total), "sign": "≠", "tone": "disagree"}
     if rank == SOMETHING_ELSE:
-        return {"text": say_plainly("unsure", language), "sign": SIGNS[None], "tone": TONES[None]}
+        return {"text": translate_plainly("unsure", language), "sign": SIGNS[None], "tone": TONES[None]}
     return _verdict({DEFECTIVE: True, GOOD: False, NO_VERDICT: None}[rank], language)
 
 
 def _verdict(is_anomalous: bool | None, language: str) -> dict:
-    words = say_plainly(VERDICT_KEYS[is_anomalous], language)
+    words = translate_plainly(VERDICT_KEYS[is_anomalous], language)
     return {"text": words, "sign": SIGNS[is_anomalous], "tone": TONES[is_anomalous]}
 
 

@@ -4,7 +4,7 @@ import gradio as gr  # noqa: TID251
 
 from hubmodels.hub.catalog import Catalog
 from hubmodels.hub.listing import BUNDLE, CACHE, FOLDER, HUB
-from webapp.texts import LANGUAGES, label, say_plainly
+from webapp.texts import LANGUAGES, label, translate_plainly
 
 SOURCES = {FOLDER: "source_folder", HUB: "source_hub", CACHE: "source_hub_cache", BUNDLE: "source_bundled"}
 REMEMBER = """(category) => {
@@ -35,7 +35,7 @@ def choices(catalog: Catalog, language: str) -> list[tuple[str, str]]:
         origins.setdefault(entry.label, entry.origin)
     order = list(SOURCES)
     grouped = sorted(origins.items(), key=lambda item: (order.index(item[1]), item[0]))
-    return [(f"{name} ({say_plainly(SOURCES[origin], language)})", name) for name, origin in grouped]
+    return [(f"{name} ({translate_plainly(SOURCES[origin], language)})", name) for name, origin in grouped]
 
 
 def find_category(wanted: str | None, catalog: Catalog) -> str | None:

@@ -16,7 +16,7 @@ from webapp.compare_plots import level_plots, roc_curves
 from webapp.inspection import method_titles
 from webapp.labelled_results import LabelledResults, MethodResults, Outcome
 from webapp.templates import data_url, render
-from webapp.texts import number, say
+from webapp.texts import number, translate
 
 FEW = 20  # pictures of a class; with fewer, one picture changes its rate by more than 5 points
 WORST = 4  # missed defects, and false alarms, of each method in the gallery
@@ -155,9 +155,9 @@ def _evidence(results: LabelledResults, language: str) -> Markup:
         key = "compare_measured"
         steps = {"good_step": 100 / good, "defective_step": 100 / defective}
         values |= {name: number(step, language, 2) for name, step in steps.items()}
-    sentences = [say(key, language, **values)]
+    sentences = [translate(key, language, **values)]
     if not (good and defective):
-        sentences.append(say("compare_one_class", language))
+        sentences.append(translate("compare_one_class", language))
     return Markup(" ").join(sentences)
 
 
@@ -178,11 +178,11 @@ def _pairs(results: LabelledResults, methods: Mapping) -> list[Pair]:
 def _gallery(name: str, results: MethodResults, draw: Draw, language: str) -> Gallery:
     """The worst mistakes of a method, or its closest decisions."""
     if not results.is_calibrated:
-        return Gallery(say("compare_no_gallery", language, method=name), None)
+        return Gallery(translate("compare_no_gallery", language, method=name), None)
     count, chosen = len(results.mistakes), results.worst(WORST) or results.closest(WORST)
     key = "compare_one_mistake" if count == 1 else "compare_mistakes" if count else "compare_no_mistakes"
     drawn = [(outcome, picture) for outcome in chosen if (picture := draw(outcome)) is not None]
-    heading = say(key, language, method=name, count=count, shown=len(drawn))
+    heading = translate(key, language, method=name, count=count, shown=len(drawn))
     figures = [(p, data_url(p, "WEBP", quality=85), _caption(outcome, name, language)) for outcome, p in drawn]
     return Gallery(heading, figures)
 
@@ -192,4 +192,4 @@ def _caption(outcome: Outcome, name: str, language: str) -> Markup:
     shown = outcome.picture.name.split("/", 1)[-1]
     digits = 2 if outcome.distance >= 0.05 else 5  # otherwise a close decision would look like the threshold
     values = {"category": outcome.category, "shown": shown, "level": number(outcome.level, language, digits)}
-    return say(key, language, method=name, **values)
+    return translate(key, language, method=name, **values)

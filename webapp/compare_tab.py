@@ -18,7 +18,7 @@ from webapp.inspection import BATCH, inspect_picture
 from webapp.labelled_results import LabelledResults, Outcome, by_category
 from webapp.models_tab import read_all_infos
 from webapp.templates import render
-from webapp.texts import LANGUAGES, label, language_of, say, say_fault, say_plainly
+from webapp.texts import LANGUAGES, explain_fault, label, language_of, translate, translate_plainly
 
 EXAMPLES, TEST = "examples", "test"  # sources of labelled pictures
 QUIET = {"show_progress": "hidden", "api_visibility": "private"}
@@ -77,7 +77,7 @@ class Comparing:
         choices = self.choices(language)
         introduction = render("compare_introduction.html", language, has_pictures=bool(choices))
         chosen = gr.update(choices=choices, value=choices[0][1] if choices else None)
-        return [recorded_table(infos, language, late), introduction, chosen]
+        return [str(recorded_table(infos, language, late)), str(introduction), chosen]
 
     def choices(self, language: str) -> list[tuple[str, str]]:
         """(shown text, value) of the list: of each source all pictures, then each category."""
@@ -85,10 +85,10 @@ class Comparing:
         for source in self.pictures:
             groups = self.groups(source)
             if len(groups) > 1:
-                words = say_plainly(f"compare_all_{source}", language, count=sum(map(len, groups.values())))
+                words = translate_plainly(f"compare_all_{source}", language, count=sum(map(len, groups.values())))
                 offered.append((words, f"{source}:"))
             for category, members in groups.items():
-                words = say_plainly(f"compare_some_{source}", language, category=category, count=len(members))
+                words = translate_plainly(f"compare_some_{source}", language, category=category, count=len(members))
                 offered.append((words, f"{source}:{category}"))
         return offered
 
@@ -104,22 +104,22 @@ class Comparing:
     def start(self, request: gr.Request) -> list:
         """Runs at once, even if others wait in the queue: removes previous results, and the visitor can stop."""
         language = language_of(request)
-        status = _status(say("compare_waiting", language), language)
+        status = _status(translate("compare_waiting", language), language)
         return [status, "", *_buttons(runs=True), LabelledResults()]
 
     def run(self, choice: str | None, request: gr.Request) -> Iterator[list]:
         """Inspects the chosen pictures one by one, yields the progress, and at the end the results."""
         language, results, groups = language_of(request), LabelledResults(), self.chosen(choice)
         if not groups:
-            yield _ended(say("compare_choose", language), "", results, language)
+            yield _ended(translate("compare_choose", language), "", results, language)
             return
-        yield [_status(say("compare_starting", language), language), *(gr.skip() for _ in range(3)), results]
+        yield [_status(translate("compare_starting", language), language), *(gr.skip() for _ in range(3)), results]
         total, start = sum(map(len, groups.values())), time.monotonic()
         for done in self._inspect_all(groups, results, language):
             seconds = round((time.monotonic() - start) / done * (total - done))
-            words = say("compare_progress", language, done=done, total=total, seconds=seconds)
+            words = translate("compare_progress", language, done=done, total=total, seconds=seconds)
             yield [_status(words, language, done, total), *(gr.skip() for _ in range(3)), results]
-        yield [_status(say("compare_drawing", language), language), *(gr.skip() for _ in range(4))]
+        yield [_status(translate("compare_drawing", language), language), *(gr.skip() for _ in range(4))]
         yield self._results(results, "compare_done", language)
 
     def stop(self, results: LabelledResults | None, request: gr.Request) -> list:
@@ -135,9 +135,11 @@ class Comparing:
                     predictions = inspect_picture(self.catalog, category, picture.source).predictions
                     results.add(picture, category, predictions)
                 except PictureError as error:
-                    results.problems.append((f"{category}, {picture.name}", say_fault(error, language, self.catalog)))
+                    results.problems.append(
+                        (f"{category}, {picture.name}", explain_fault(error, language, self.catalog))
+                    )
                 except (ModelError, BackboneError) as error:  # the same for all pictures of the category
-                    results.problems.append((category, say_fault(error, language, self.catalog)))
+                    results.problems.append((category, explain_fault(error, language, self.catalog)))
                     done += len(pictures) - index
                     yield done
                     break
@@ -145,8 +147,8 @@ class Comparing:
                 yield done
 
     def _results(self, results: LabelledResults, key: str, language: str) -> list:
-        words = say(key if results.rows else "compare_none_inspected", language, count=len(results.rows))
-        found = render_comparison(results, partial(self._panel, language), language)
+        words = translate(key if results.rows else "compare_none_inspected", language, count=len(results.rows))
+        found = str(render_comparison(results, partial(self._panel, language), language))
         return _ended(words, found, results, language)
 
     def _panel(self, language: str, outcome: Outcome) -> Image.Image | None:
@@ -160,7 +162,7 @@ class Comparing:
         except ValueError:  # an unusable mask; the mistake is shown without it
             gt_mask = None
         calibrated = {name: p for name, p in inspection.predictions.items() if p.is_anomalous is not None}
-        words = {key: say_plainly(f"panel_{key}", language) for key in PANEL_WORDS}
+        words = {key: translate_plainly(f"panel_{key}", language) for key in PANEL_WORDS}
         return panel(inspection.picture, gt_mask, calibrated, words=words)
 
 
@@ -172,5 +174,5 @@ def _buttons(runs: bool) -> list:
     return [gr.update(interactive=not runs), gr.update(interactive=runs)]
 
 
-def _status(words: Markup, language: str, done: int = 0, total: int = 0) -> Markup:
-    return render("compare_status.html", language, words=words, done=done, total=total)
+def _status(words: Markup, language: str, done: int = 0, total: int = 0) -> str:
+    return str(render("compare_status.html", language, words=words, done=done, total=total))

@@ -20,7 +20,7 @@ from webapp.inspection import MODEL, Inspection, inspect_picture, method_titles,
 from webapp.inspection_report import render_report
 from webapp.results import models_of, write_download
 from webapp.templates import data_url, read_static, render
-from webapp.texts import LANGUAGES, label, language_of, say, say_fault, say_plainly
+from webapp.texts import LANGUAGES, explain_fault, label, language_of, translate, translate_plainly
 
 THUMBNAIL = 144  # pixels
 EXAMPLES_JS = """element.addEventListener("click", ({ target }) => {
@@ -62,7 +62,7 @@ class InspectTab:
         self._button = gr.Button(label("inspect"), variant="primary")
         gr.HTML(label("examples"), elem_classes=["quiet", "examples"], visible=bool(self._examples))
         self._gallery = gr.HTML(
-            render("examples.html", LANGUAGES[0], groups=_grouped(self._examples)),
+            str(render("examples.html", LANGUAGES[0], groups=_grouped(self._examples))),
             label=label("examples"),
             elem_id="examples",
             elem_classes="examples",
@@ -121,19 +121,20 @@ class InspectTab:
         """Category and upload -> report (HTML), button and category of a suggestion, and a category to adopt."""
         language = language_of(request)
         if picture is None:
-            return self._without_report(say("hint_card", language))
+            return self._without_report(translate("hint_card", language))
         try:
             return self._inspect(category, PreparedPicture(checked_path(picture)), language)
         except (PictureError, ModelError, BackboneError) as error:
-            reason, title = say_fault(error, language, self._catalog), say("not_inspected", language)
+            reason, title = explain_fault(error, language, self._catalog), translate("not_inspected", language)
             return self._without_report(_card(reason, language, title, "failed"))
 
     def _inspect(self, category: str | None, picture: PreparedPicture, language: str) -> tuple:
         chosen = category or suggest_category(self._catalog, picture)
         if chosen is None:
             key = "no_category" if self._catalog.entries else "models_none"
-            return self._without_report(_card(say(key, language), language))
+            return self._without_report(_card(translate(key, language), language))
         inspection = inspect_picture(self._catalog, chosen, picture)
+        adopted = None if category else chosen
         unlike = UNLIKE in inspection.appearance.warnings
         other = suggest_category(self._catalog, picture) if unlike else None
         report = render_report(
@@ -141,14 +142,16 @@ class InspectTab:
             category=chosen,
             absent=self._absent(chosen, inspection, language),
             warnings=[_warning(code, chosen, other, language) for code in inspection.appearance.warnings],
-            note=None if category else say("suggested", language, category=chosen),
+            note=None if category else translate("suggested", language, category=chosen),
             language=language,
         )
-        button = gr.update(visible=other is not None, value=say_plainly("use_suggestion", language, category=other))
-        return report, button, other, None if category else chosen
+        button = gr.update(
+            visible=other is not None, value=translate_plainly("use_suggestion", language, category=other)
+        )
+        return str(report), button, other, adopted
 
     def _without_report(self, card: Markup) -> tuple:
-        return card, gr.update(visible=False), None, None
+        return str(card), gr.update(visible=False), None, None
 
     def download(self, category: str | None, picture: dict | None, event: gr.EventData, request: gr.Request) -> str:
         """A click on a download -> the file."""
@@ -158,8 +161,8 @@ class InspectTab:
             record = inspection.record(category, rate) | {"models": models_of(self._catalog, category)}
             return str(write_download(inspection, what, method, record))
         except (PictureError, ModelError, BackboneError, ValueError, TypeError) as error:
-            reason = say_fault(error, language_of(request), self._catalog)
-            raise gr.Error(reason, print_exception=False) from error
+            reason = explain_fault(error, language_of(request), self._catalog)
+            raise gr.Error(str(reason), print_exception=False) from error
 
     def _absent(self, category: str, inspection: Inspection, language: str) -> list[Markup]:
         """The reasons of the methods without a result."""
@@ -167,16 +170,19 @@ class InspectTab:
         reasons = {e.method: problems[e.source] for e in entries if e.label == category and e.source in problems}
         absent = {name: title for name, title in method_titles().items() if title not in inspection.predictions}
         return [
-            say("not_loadable", language, method=title, reason=hide_folders(reasons[name], self._catalog))
+            translate("not_loadable", language, method=title, reason=hide_folders(reasons[name], self._catalog))
             if name in reasons
-            else say("no_model", language, method=title)
+            else translate("no_model", language, method=title)
             for name, title in absent.items()
         ]
 
 
 def no_response() -> str:
     """Script that replaces the previous report if the server did not answer."""
-    cards = {code: _card(say("no_response", code), code, say("not_inspected", code), "failed") for code in LANGUAGES}
+    cards = {
+        code: _card(translate("no_response", code), code, translate("not_inspected", code), "failed")
+        for code in LANGUAGES
+    }
     return (
         f"() => {{ const cards = {json.dumps(cards)}; "
         f"return cards[navigator.language.toLowerCase().split('-')[0]] ?? cards.{LANGUAGES[0]}; }}"
@@ -198,7 +204,7 @@ def _card(words: Markup, language: str, title: str = "", tone: str = "") -> Mark
 
 def _warning(code: str, category: str, other: str | None, language: str) -> Markup:
     key = f"{code}_but" if code == UNLIKE and other else code
-    return say(f"warning_{key}", language, category=category, other=other)
+    return translate(f"warning_{key}", language, category=category, other=other)
 
 
 def _grouped(examples: Sequence[Example]) -> dict[str, list[tuple[int, Example, str]]]:

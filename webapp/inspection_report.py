@@ -21,7 +21,7 @@ from hubmodels.scoring import Calibration
 from webapp.inspection import Inspection, all_agree, count_verdicts
 from webapp.results import FILES
 from webapp.templates import data_url, render
-from webapp.texts import SIGNS, TONES, VERDICT_KEYS, apart, number, percent, say
+from webapp.texts import SIGNS, TONES, VERDICT_KEYS, apart, number, percent, translate
 
 RATES = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2)  # accepted false alarms of the slider
 PICTURE_SIDE = 1600  # pixels; enough for a screen, also zoomed
@@ -129,30 +129,34 @@ def _headline(inspection: Inspection, rate: float | None, language: str) -> tupl
     """Tone and sentence."""
     predictions = inspection.at_rate(rate)
     if UNLIKE in inspection.appearance.warnings:
-        return TONES[None], say("unreliable", language)
+        return TONES[None], translate("unreliable", language)
     if all_agree(predictions):
         return _agreed(predictions, language)
     if len(predictions) > 2 and all_agree(predictions) is False:
         return TONES[None], _disagreed(predictions, language)
     key = "disagree" if all_agree(predictions) is False else "no_comparison" if len(predictions) > 1 else "one_method"
-    return TONES[None], say(key, language, verdicts=_verdicts(predictions, language))
+    return TONES[None], translate(key, language, verdicts=_verdicts(predictions, language))
 
 
 def _agreed(predictions: Mapping[str, AnomalyPrediction], language: str) -> tuple[str, Markup]:
     (verdict, count), total = count_verdicts(predictions).most_common(1)[0], len(predictions)
     key = "both_agree" if total == 2 else "count_agree"
-    return TONES[verdict], say(key, language, verdict=say(VERDICT_KEYS[verdict], language), count=count, total=total)
+    return TONES[verdict], translate(
+        key, language, verdict=translate(VERDICT_KEYS[verdict], language), count=count, total=total
+    )
 
 
 def _disagreed(predictions: Mapping[str, AnomalyPrediction], language: str) -> Markup:
     """Three or more methods: how many call the part defective, and which."""
     names = [name for name, p in predictions.items() if p.is_anomalous]
-    return say("count_disagree", language, count=len(names), total=len(predictions), names=", ".join(names))
+    return translate("count_disagree", language, count=len(names), total=len(predictions), names=", ".join(names))
 
 
 def _verdicts(predictions: Mapping[str, AnomalyPrediction], language: str) -> Markup:
-    shown = {name: say(VERDICT_KEYS[p.is_anomalous], language) for name, p in predictions.items()}
-    return Markup(", ").join(say("method_says", language, method=n, verdict=verdict) for n, verdict in shown.items())
+    shown = {name: translate(VERDICT_KEYS[p.is_anomalous], language) for name, p in predictions.items()}
+    return Markup(", ").join(
+        translate("method_says", language, method=n, verdict=verdict) for n, verdict in shown.items()
+    )
 
 
 def _agreements(inspection: Inspection, rates: list[float | None], language: str) -> list[Agreement]:
@@ -169,31 +173,31 @@ def _agreements(inspection: Inspection, rates: list[float | None], language: str
 
 def _agreement_words(masks: Masks, language: str) -> Markup:
     if not any(mask.any() for mask in masks.values()):
-        return say("overlap_none", language)
+        return translate("overlap_none", language)
     if len(masks) == 2:
         return _pair_words(masks, language)
     shares = count_shares(list(masks.values()))
     words = [
-        say("overlap_count", language, share=percent(share, language), count=count, total=len(masks))
+        translate("overlap_count", language, share=percent(share, language), count=count, total=len(masks))
         for count, share in shares.items()
     ]
-    return say("overlap_counts", language, shares=Markup(", ").join(words))
+    return translate("overlap_counts", language, shares=Markup(", ").join(words))
 
 
 def _pair_words(masks: Masks, language: str) -> Markup:
     (one, other), shares = masks, overlap(*masks.values())
     numbers = {"both": shares.both, "first": shares.first_only, "second": shares.second_only}
     shown = {key: percent(share, language) for key, share in numbers.items()}
-    return say("overlap_pair", language, one=one, other=other, **shown)
+    return translate("overlap_pair", language, one=one, other=other, **shown)
 
 
 def _legend(methods: tuple[str, ...], language: str) -> dict[Markup, str]:
     """A patch of each kind of agreement, by its meaning."""
     total = len(methods)
-    words = [say("outlined_by_count", language, count=count, total=total) for count in range(total, 0, -1)]
+    words = [translate("outlined_by_count", language, count=count, total=total) for count in range(total, 0, -1)]
     if total == 2:
-        words = [say("outlined_by_both", language)]
-        words += [say("outlined_by_one", language, method=method) for method in methods]
+        words = [translate("outlined_by_both", language)]
+        words += [translate("outlined_by_one", language, method=method) for method in methods]
     return dict(zip(words, _patches(total), strict=True))
 
 
@@ -250,8 +254,8 @@ def _rows(calibration: Calibration, prediction: AnomalyPrediction, outlined: str
         score, threshold = apart(prediction.image_score, prediction.threshold, language)
         p, count = number(prediction.p_value, language, 2), calibration.count_as_unusual(prediction.image_score)
         rows = {
-            "p_value": say("p_value_words", language, p=p, count=count, size=calibration.size),
-            "image_score": say("score_words", language, score=score, threshold=threshold),
+            "p_value": translate("p_value_words", language, p=p, count=count, size=calibration.size),
+            "image_score": translate("score_words", language, score=score, threshold=threshold),
             "outlined": outlined,
         }
     return rows | {"latency": f"{prediction.latency_ms:.0f} ms"}
@@ -261,18 +265,20 @@ def _outlined(prediction: AnomalyPrediction, language: str) -> Markup:
     found = prediction.numbers()
     count = found["defects"]
     key = "outlined_none" if count == 0 else "outlined_one" if count == 1 else "outlined_many"
-    return say(key, language, count=count, share=percent(found["defect_share"], language))
+    return translate(key, language, count=count, share=percent(found["defect_share"], language))
 
 
 def describe_guarantee(calibration: Calibration, rate: float | None, language: str) -> Markup:
     """The share of good parts that a threshold calls defective at most, at a false-alarm rate."""
     if not calibration.size:
-        return say("not_calibrated", language)
+        return translate("not_calibrated", language)
     guaranteed = calibration.guaranteed_rate(rate)
     values = {"size": calibration.size, "rate": percent(guaranteed, language)}
     if guaranteed == rate:
-        return say("guarantee", language, **values)
-    return say("guarantee_less", language, **values, wanted=percent(rate, language), needed=pictures_needed(rate))
+        return translate("guarantee", language, **values)
+    return translate(
+        "guarantee_less", language, **values, wanted=percent(rate, language), needed=pictures_needed(rate)
+    )
 
 
 def _shown(picture: Image.Image) -> Image.Image:

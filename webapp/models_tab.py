@@ -70,7 +70,7 @@ def add(catalog: Catalog, tab: gr.Tab) -> gr.HTML:
     page = gr.HTML(label("models_loading"), label=label("tab_models"), js_on_load=SCRIPT, apply_default_css=False)
 
     def select(request: gr.Request) -> str:
-        return render_models(catalog, language_of(request))
+        return str(render_models(catalog, language_of(request)))
 
     tab.select(
         select,

@@ -12,7 +12,7 @@ from webapp.categories import RECALL, REMEMBER, choices, find_category
 from webapp.hosting import RequestFilter, hide_folders
 from webapp.inspect_tab import InspectTab, find_examples
 from webapp.templates import STATIC, read_static, render
-from webapp.texts import I18N, LANGUAGES, TEXTS, label, language_of, say_plainly
+from webapp.texts import I18N, LANGUAGES, TEXTS, label, language_of, translate_plainly
 
 LISTED_FOR = 600  # seconds after which the next visitor's arrival lists the models again
 KEPT_FOR, CHECKED_EVERY = 3600, 60  # seconds: age at which uploads and results are deleted, and time between checks
@@ -60,7 +60,7 @@ def build_page(catalog: Catalog, examples: Path | None = None, test_folder: Path
         examples: folder of pictures to click, DATASET/CATEGORY/SHOWN.png.
         test_folder: labelled pictures for the tab Compare, in MVTec AD layout.
     """
-    with gr.Blocks(title=say_plainly("title", LANGUAGES[0]), analytics_enabled=False) as page:
+    with gr.Blocks(title=translate_plainly("title", LANGUAGES[0]), analytics_enabled=False) as page:
         api.add(catalog)  # first, because later events may not take its names
         gr.Markdown(label("headline"))
         notices, remembered, followed = gr.HTML(visible=False), gr.Textbox(visible="hidden"), gr.State()
@@ -111,4 +111,4 @@ def arrive(catalog: Catalog, linked: str | None, remembered: str | None, languag
     unknown = linked if linked and not chosen else None
     hidden = [hide_folders(notice, catalog) for notice in catalog.notices]
     notices = render("notices.html", language, unknown=unknown, notices=hidden) if unknown or hidden else ""
-    return categories, gr.update(value=notices, visible=bool(notices))
+    return categories, gr.update(value=str(notices), visible=bool(notices))

@@ -10,7 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
-from webapp.texts import fixed, number, percent, say
+from webapp.texts import fixed, number, percent, translate
 
 STATIC = Path(__file__).parent / "static"
 _environment = Environment(
@@ -20,13 +20,9 @@ _environment.filters["parts"] = re.compile(r"(?<=[-_/])(?=\w)").split  # of a na
 
 
 def render(name: str, language: str, **values: object) -> Markup:
-    """A template with these values, and with the texts and numbers of the language: `say`, `number`, `percent`."""
-
-    def say_here(key: str, **named: object) -> Markup:
-        return say(key, language, **named)
-
-    written = {f.__name__: partial(f, language=language) for f in (number, fixed, percent)}
-    return Markup(_environment.get_template(name).render(say=say_here, language=language, **written, **values))
+    """A template with these values, and with the functions of `webapp.texts` for texts and numbers."""
+    functions = {f.__name__: partial(f, language=language) for f in (translate, number, fixed, percent)}
+    return Markup(_environment.get_template(name).render(functions | {"language": language} | values))
 
 
 def read_static(name: str) -> str:

@@ -1,6 +1,6 @@
 """All texts of the page by language (`texts.toml`), and numbers as each language writes them.
 
-Gradio translates the labels of components in the browser (`label("key")`). The server writes all other texts (`say`).
+Gradio translates the labels of components in the browser (`label("key")`). `translate` writes all other texts.
 A further language is a further line in each text of `texts.toml`.
 """
 
@@ -35,22 +35,22 @@ def label(key: str):
     return I18N(key)
 
 
-def say(key: str, language: str, **values: object) -> Markup:
+def translate(key: str, language: str, **values: object) -> Markup:
     """A text in the visitor's language, as HTML: values are escaped, and numbers are written as in that language."""
     shown = {name: number(v, language) if isinstance(v, float) else v for name, v in values.items()}
     return Markup(TEXTS[key][language]).format(**shown)
 
 
-def say_plainly(key: str, language: str, **values: object) -> str:
+def translate_plainly(key: str, language: str, **values: object) -> str:
     """A text in the visitor's language for a component that shows no HTML, such as a button."""
-    return say(key, language, **values).unescape()
+    return translate(key, language, **values).unescape()
 
 
-def say_fault(error: Exception, language: str, catalog: Catalog) -> Markup:
+def explain_fault(error: Exception, language: str, catalog: Catalog) -> Markup:
     """The reason why a picture or model cannot be used, as HTML and without folders of the server."""
     fault = error.fault if isinstance(error, PictureError) else "model"
     limit = format_decimal(MAX_PIXELS, locale=language)
-    return say(f"fault_{fault}", language, details=hide_folders(str(error), catalog), limit=limit, side=MIN_SIDE)
+    return translate(f"fault_{fault}", language, details=hide_folders(str(error), catalog), limit=limit, side=MIN_SIDE)
 
 
 def number(value: float, language: str, digits: int = 3) -> str:
@@ -60,7 +60,8 @@ def number(value: float, language: str, digits: int = 3) -> str:
 
 def fixed(value: float, language: str, decimals: int = 1) -> str:
     """A number with a fixed number of decimals, for a column of numbers."""
-    return format_decimal(Decimal(f"{value:.{decimals}f}"), locale=language, **AS_IT_IS)
+    shown = Decimal(f"{value:.{decimals}f}")
+    return format_decimal(shown, f"0.{'0' * decimals}", language, group_separator=False)
 
 
 def percent(share: float, language: str, digits: int = 2) -> str:
@@ -76,7 +77,7 @@ def apart(value: float, other: float, language: str) -> tuple[str, str]:
 
 
 def language_of(request: gr.Request | None) -> str:
-    """The browser's first language if the page has it, otherwise the first one here. Gradio decides in the same way."""
+    """The browser's first language if the page has it, otherwise English; Gradio decides in the same way."""
     header = dict(request.headers).get("accept-language", "") if request else ""
     wanted = header.split(",")[0].split(";")[0].strip().lower().split("-")[0]
     return wanted if wanted in LANGUAGES else LANGUAGES[0]

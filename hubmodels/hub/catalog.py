@@ -1,4 +1,4 @@
-"""Which categories can be inspected, from several places in one view; loads by category.
+"""The categories that can be inspected, from several places in one view; loads by category.
 
 catalog = Catalog.from_namespace("acme") | Catalog.from_folder("runs") | Catalog.bundled()
 detectors = catalog.load("mvtec / bottle")  # by method name
@@ -28,8 +28,8 @@ Place = Callable[[], Listing]
 class Catalog:
     """Models by category, each loaded when first asked for; catalogs add up by `|`.
 
-    Where two places hold a model for the same method and category, the first place's is used. A place that cannot be
-    listed is a notice, and is asked again by `refresh`.
+    Where two places have a model for the same method and category, the first place's is used. A place that cannot be
+    listed becomes a notice; `refresh` tries it again.
 
     Args:
         places: functions that list the models of a place; made by `bundled`, `from_folder` and `from_namespace`.
@@ -66,7 +66,7 @@ class Catalog:
         """The models in a folder of model folders; a single model folder will do.
 
         Raises:
-            ModelError: no such folder, or no usable model in it; the message says what to do.
+            ModelError: no such folder, or no usable model in it; the message has a remedy.
         """
         return cls._not_empty(partial(list_folder, path, backbone_weights))
 
@@ -75,7 +75,7 @@ class Catalog:
         """The models that a user or organisation published on the Hub; those in the cache where it cannot be asked.
 
         Raises:
-            ModelError: there are none; the message says what to do.
+            ModelError: there are none; the message has a remedy.
         """
         return cls._not_empty(partial(list_namespace, namespace, backbone_weights))
 
@@ -106,8 +106,8 @@ class Catalog:
     def refresh(self, older_than: float = 0) -> None:
         """Lists all places again, where that was longer ago than so many seconds.
 
-        A place that fails this time keeps the models that it had, and is a notice. Who comes while another call is
-        listing does not wait for it.
+        A place that fails this time keeps its models and becomes a notice. A call while another one is listing returns
+        at once.
         """
         if time.monotonic() - self._listed_at < older_than or not self._refreshing.acquire(blocking=False):
             return
@@ -175,7 +175,7 @@ def _read(entry: ModelEntry) -> AnomalyDetector:
     )
     if (detector.dataset, detector.category) != (entry.dataset, entry.category):
         raise ModelError(
-            f"{entry.source} is named after {entry.label}, but holds a model of {detector.dataset} / "
+            f"{entry.source} is named after {entry.label}, but contains a model of {detector.dataset} / "
             f"{detector.category}: its scores would mean nothing"
         )
     return detector

@@ -54,20 +54,20 @@ def _http_in_words(error: HfHubHTTPError) -> str:
     if status == 403:
         return f"the token does not allow this (403: {error.server_message or 'forbidden'}): use one that may write"
     if status == 429:
-        return "the Hub asks to wait (429, too many requests): try again in a few minutes"
+        return "too many requests to the Hub (429): try again in a few minutes"
     if status >= 500:
         return f"the Hub has trouble at the moment ({status}): try again later"
     return f"the Hub answered {status}: {error.server_message or _first_line(error)}"
 
 
 def _not_cached_in_words(error: Exception) -> str:
-    """Neither the Hub nor the cache had it: why the Hub was of no help is in the chain of causes."""
+    """Neither the Hub nor the cache had it; the chain of causes contains why the Hub failed."""
     causes = [error]
     while (cause := causes[-1].__cause__) is not None:
         causes.append(cause)
     cause = next((c for c in causes if isinstance(c, (OfflineModeIsEnabled, httpx.HTTPError))), None)
     if cause is None or isinstance(cause, OfflineModeIsEnabled):
-        reason = "the Hub is not asked (HF_HUB_OFFLINE or local_files_only)"
+        reason = "the Hub is not used (HF_HUB_OFFLINE or local_files_only)"
     elif isinstance(cause, HfHubHTTPError):
         reason = _http_in_words(cause)
     else:
@@ -90,7 +90,10 @@ def _first_line(error: Exception) -> str:
 
 # from the most special kind to the most general
 EXPLANATIONS = (
-    (GatedRepoError, lambda e: f"its owner grants access on request: ask on its page on the Hub, then {LOG_IN}"),
+    (
+        GatedRepoError,
+        lambda e: f"its owner grants access on request: request it on the model's page on the Hub, then {LOG_IN}",
+    ),
     (
         RepositoryNotFoundError,
         lambda e: f"the Hub has no such repository, or it is private: check the name, and for a private one {LOG_IN}",
@@ -100,7 +103,7 @@ EXPLANATIONS = (
     (LocalTokenNotFoundError, lambda e: f"nobody is logged in at the Hub: {LOG_IN}"),
     (EntryNotFoundError, lambda e: f"the repository lacks a file of a model ({_first_line(e)})"),
     (HFValidationError, lambda e: NO_SOURCE),
-    (OfflineModeIsEnabled, lambda e: "the Hub is not asked, because HF_HUB_OFFLINE is set"),
+    (OfflineModeIsEnabled, lambda e: "the Hub is not used, because HF_HUB_OFFLINE is set"),
     (HfHubHTTPError, _http_in_words),
     (httpx.HTTPError, lambda e: f"the connection to the Hub failed ({type(e).__name__}): check it, and try again"),
     (OSError, _os_in_words),

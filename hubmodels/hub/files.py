@@ -42,7 +42,7 @@ def fetch_model(
         token, cache_dir, local_files_only, force_download: as in `huggingface_hub.hf_hub_download`.
 
     Raises:
-        ModelError: a file cannot be had; the message says why, and what to do.
+        ModelError: a file is missing or cannot be downloaded; the message has the cause and a remedy.
     """
     if Path(source).is_dir():
         return tuple(_local_file(Path(source), name) for name in (CONFIG_FILE, WEIGHTS_FILE))
@@ -93,7 +93,7 @@ def read_weights(path: Path, sha256: str | None, source: str) -> dict[str, Tenso
 
 
 def cached_models(cache_dir: str | Path | None = None) -> dict[str, str]:
-    """Repository id -> the newest commit of which the local cache holds the whole model."""
+    """Repository id -> the newest commit whose model is complete in the local cache."""
     try:
         repositories = scan_cache_dir(cache_dir).repos
     except CacheNotFound:
@@ -107,7 +107,7 @@ def cached_models(cache_dir: str | Path | None = None) -> dict[str, str]:
 
 
 def limit_waiting(seconds: float) -> None:
-    """Makes the Hub's client give up on a Hub that takes connections and never answers: by default it waits for ever.
+    """Limits how long the Hub's client waits for an answer: by default it waits for ever.
 
     For programs to call once, not for a library to decide. The client tries a few times before it gives up.
     """
@@ -117,14 +117,14 @@ def limit_waiting(seconds: float) -> None:
             kind: min(limit or seconds, seconds) for kind, limit in request.extensions["timeout"].items()
         }
 
-    # a hook, because some of the client's functions ask for no limit in so many words
+    # a hook, because some of the client's functions have no timeout argument
     get_session().event_hooks["request"].append(limit)
 
 
 def _resolve(api: HfApi, source: str, revision: str | None, place: dict) -> str:
-    """The commit to load; where no revision was asked for and the Hub tells none, the newest whole one in the cache.
+    """The commit to load; without a revision and without an answer of the Hub, the newest complete one in the cache.
 
-    That is needed after the catalog, which asks for commits, so that the cache knows of no branch.
+    The cache contains no branches after the catalog was used, because the catalog loads commits.
     """
     try:
         return api.resolve_revision(source, revision=revision, **place)
@@ -132,7 +132,7 @@ def _resolve(api: HfApi, source: str, revision: str | None, place: dict) -> str:
         commit = None if revision else cached_models(place["cache_dir"]).get(source)
         if commit is None:
             raise
-        logger.warning("%s: the Hub was not asked; loaded from the local cache, commit %s", source, commit[:12])
+        logger.warning("%s: the Hub was not used; loaded from the local cache, commit %s", source, commit[:12])
         return commit
 
 
@@ -142,11 +142,11 @@ def _local_file(folder: Path, name: str) -> Path:
     pickles = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLES)
     if name == WEIGHTS_FILE and pickles:
         raise ModelError(f"{folder}: {_refusal(pickles[0])}")
-    raise ModelError(f"{folder} holds no {name}: it is not a complete model folder")
+    raise ModelError(f"{folder} contains no {name}: it is not a complete model folder")
 
 
 def _pickle_in(repository: str, revision: str | None, api: HfApi) -> str | None:
-    """The pickled weights that a repository holds in place of safetensors, where it does and tells."""
+    """The name of the pickled weights that a repository contains instead of safetensors, if any."""
     try:
         names = api.list_repo_files(repository, revision=revision)
     except CLIENT_ERRORS:

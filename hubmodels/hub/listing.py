@@ -1,7 +1,7 @@
-"""Where models lie: a folder, a namespace on the Hub, or what the local cache holds of it. Lists, never loads.
+"""Lists the models of a place, without loading them: a folder, a namespace on the Hub, or the local Hub cache.
 
-A folder holds one model folder per model and names its identity in `config.json`; a namespace holds one repository per
-model and names it `{method}-{dataset}-{category}`. One unusable model never hides the others.
+A folder contains one folder per model, identified by its `config.json`. A namespace contains one repository per model,
+named `{method}-{dataset}-{category}`. One unusable model never hides the others.
 """
 
 import json
@@ -55,7 +55,7 @@ class ModelEntry:
 
 @dataclass
 class Listing:
-    """The models of one place; problems by source say why a model cannot be used, notices concern the whole place."""
+    """The models of one place; problems (by source) are reasons why a model cannot be used, notices concern the whole place."""
 
     entries: list[ModelEntry] = field(default_factory=list)
     problems: dict[str, str] = field(default_factory=dict)
@@ -63,7 +63,7 @@ class Listing:
 
 
 def model_name(method: str, dataset: str, category: str) -> str:
-    """What a model's folder and repository are called; only a category may hold dashes."""
+    """The name of a model's folder and repository; only a category may contain dashes."""
     return f"{method}-{dataset}-{category}"
 
 
@@ -76,7 +76,7 @@ def list_folder(path: str | Path, backbone_weights: str | Path | None = None) ->
     """The models in a folder of model folders; a single model folder will do.
 
     Raises:
-        ModelError: no such folder, or no usable model in it; the message says what to do.
+        ModelError: no such folder, or no usable model in it; the message has a remedy.
     """
     root = Path(path)
     if not root.is_dir():
@@ -84,21 +84,23 @@ def list_folder(path: str | Path, backbone_weights: str | Path | None = None) ->
     listing = _sorted_out(_model_folders(root), _folder_identity, backbone_weights=backbone_weights)
     if not listing.entries:
         reasons = "".join(f"\n  {source}: {reason}" for source, reason in listing.problems.items())
-        raise ModelError(f"{root} holds no usable model folder: train one, or give another folder{reasons}")
+        raise ModelError(f"{root} contains no usable model folder: train one, or give another folder{reasons}")
     return listing
 
 
 def list_namespace(namespace: str, backbone_weights: str | Path | None = None) -> Listing:
     """The models that a user or organisation published on the Hub, each pinned to its present commit.
 
-    Where the Hub cannot be asked, the models of the namespace in the local cache; a notice says so.
+    Where the Hub cannot be reached, the models of the namespace in the local cache, with a notice.
 
     Raises:
-        ModelError: there are none; the message says what to do.
+        ModelError: there are none; the message has a remedy.
     """
     origin, notices = HUB, []
     try:
-        get_session().head(constants.ENDPOINT, timeout=PATIENCE)  # else the client tries for 23 s before it gives up
+        get_session().head(
+            constants.ENDPOINT, timeout=PATIENCE
+        )  # otherwise the client tries for 23 s before it gives up
         models = HfApi(library_name=LIBRARY).list_models(author=namespace, filter=LIBRARY, expand=["sha"])
         repositories = {model.id: model.sha for model in models}
     except CLIENT_ERRORS as error:
@@ -123,7 +125,7 @@ def _model_folders(root: Path) -> list[str]:
 
 
 def _is_model(path: Path) -> bool:
-    """Either file makes a model folder: one that lost the other is damaged, and must be named, not overlooked."""
+    """Either file makes a model folder: a folder without the other one is damaged and must be reported."""
     return (path / CONFIG_FILE).is_file() or (path / WEIGHTS_FILE).is_file()
 
 
@@ -158,7 +160,7 @@ def _folder_identity(folder: str) -> tuple[str, str, str]:
 
 
 def _repository_identity(repository: str) -> tuple[str, str, str]:
-    parts = repository.split("/")[-1].split("-", 2)  # a category may hold dashes
+    parts = repository.split("/")[-1].split("-", 2)  # a category may contain dashes
     if len(parts) < 3:
         raise ValueError("the repository's name is not {method}-{dataset}-{category}")
     return _checked(*parts)
@@ -168,5 +170,5 @@ def _checked(method, dataset, category) -> tuple[str, str, str]:
     if not isinstance(method, str) or method not in METHODS:
         raise ValueError(f"its method is {method!r}, not one of this library ({', '.join(METHODS)})")
     if not (isinstance(dataset, str) and dataset and isinstance(category, str) and category):
-        raise ValueError(f"its {CONFIG_FILE} or name tells no dataset and category, so nobody could choose it")
+        raise ValueError(f"its {CONFIG_FILE} or name contains no dataset and category, so nobody could choose it")
     return method, dataset, category

@@ -41,7 +41,7 @@ class ModelInfo:
         protocol: which checkpoint the metrics are of: "last", or "best-on-test".
         test_counts: number of test pictures by defect type.
         held_out: number of held-out normals that calibrated the threshold.
-        licence: of the weights, as the Hub knows it or as its author named it.
+        licence: of the weights, as the Hub or its author names it.
         size_bytes: of the weights.
         card: web address of its page on the Hub.
     """
@@ -87,7 +87,7 @@ def _download(entry: ModelEntry) -> int | None:
 
 
 def _size_on_hub(entry: ModelEntry, name: str) -> int | None:
-    """Size of a file, bytes; None where the repository holds none of that name."""
+    """Size of a file, bytes; None where the repository has no such file."""
     try:
         url = hf_hub_url(entry.source, name, revision=entry.revision)
         return HfApi(library_name=LIBRARY).get_hf_file_metadata(url=url, timeout=PATIENCE).size
@@ -143,13 +143,15 @@ def _load_json(path: Path) -> object:
 
 
 def _report_in(card: dict) -> dict:
-    """The metrics in the `model-index` of a card, as the report would tell them."""
+    """The metrics in the `model-index` of a card, in the form of a report."""
     try:
-        told = [m for model in card["model-index"] for result in model["results"] for m in result["metrics"]]
-        metrics = {KEYS[m["name"]]: m["value"] for m in told if m["name"] in KEYS}
+        metrics_in_card = [
+            m for model in card["model-index"] for result in model["results"] for m in result["metrics"]
+        ]
+        metrics = {KEYS[m["name"]]: m["value"] for m in metrics_in_card if m["name"] in KEYS}
     except (LookupError, TypeError):
         return {}
-    args = told[0].get("args") if metrics else None
+    args = metrics_in_card[0].get("args") if metrics else None
     return {"metrics": metrics, "protocol": _at(args, "protocol"), "seed": _at(args, "seed")}
 
 
@@ -160,8 +162,8 @@ def _at(content: object, *keys: str) -> object:
 
 
 def _fractions(metrics: object) -> dict[str, float]:
-    told = metrics if isinstance(metrics, dict) else {}
-    return {key: float(told[key]) for key in METRICS if _is_number(told.get(key)) and 0 <= told[key] <= 1}
+    given = metrics if isinstance(metrics, dict) else {}
+    return {key: float(given[key]) for key in METRICS if _is_number(given.get(key)) and 0 <= given[key] <= 1}
 
 
 def _is_number(value: object) -> bool:
@@ -169,8 +171,8 @@ def _is_number(value: object) -> bool:
 
 
 def _counts(counts: object) -> dict[str, int] | None:
-    told = counts if isinstance(counts, dict) else {}
-    return {str(name): number for name, value in told.items() if (number := _count(value)) is not None} or None
+    given = counts if isinstance(counts, dict) else {}
+    return {str(name): number for name, value in given.items() if (number := _count(value)) is not None} or None
 
 
 def _count(value: object) -> int | None:

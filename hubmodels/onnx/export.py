@@ -3,8 +3,8 @@
     python -m hubmodels.onnx.export runs/simplenet-mvtec-bottle runs/glass-mvtec-bottle \\
         --pictures mvtec/bottle/test --output bottle.onnx
 
-The file takes pictures of any size and does all that `predict` does; `hubmodels.onnx.runtime` runs it. It is written
-only if it agrees with torch on every picture given; the report of that lies beside it, as bottle.parity.json.
+The file takes pictures of any size and does everything that `predict` does. `hubmodels.onnx.runtime` runs it. It is
+written only if it agrees with torch on every picture given; the measured differences are in bottle.parity.json.
 """
 
 import argparse
@@ -34,11 +34,11 @@ from hubmodels.samples import PICTURE_SUFFIXES
 OPSET = 18
 EXTRA = ("onnx", "onnxscript", "onnxruntime")
 TOLERANCE = 1e-4  # largest relative difference of scores and maps
-TRACED_SIZE = (2, 90, 70, 3)  # any will do, with sides that differ, so that the tracer takes none for another
+TRACED_SIZE = (2, 90, 70, 3)  # any size with different sides, so that the tracer confuses none
 
 
 def export(detectors: Iterable[AnomalyDetector], path: str | Path, pictures: Iterable[Picture]) -> dict:
-    """Writes the detectors as one ONNX file, if it agrees with them on all pictures, and the report beside it.
+    """Writes the detectors as one ONNX file, if it agrees with them on all pictures, and a report.
 
     Scores may differ by 1e-4, relative to the larger of the score's own size and the calibrated span from
     `normal_score` to `threshold`, because SimpleNet's scores cross zero; maps likewise, relative to the larger of the
@@ -46,7 +46,7 @@ def export(detectors: Iterable[AnomalyDetector], path: str | Path, pictures: Ite
 
     Args:
         detectors: of one category, calibrated, with equal front ends, each of another method.
-        path: the file to write; the report is called like it, but ends in `.parity.json`.
+        path: the file to write; the report has the same name, but ends in `.parity.json`.
         pictures: at least one; better some normal and some anomalous ones, at the sizes that will be judged.
 
     Returns:
@@ -74,7 +74,7 @@ def export(detectors: Iterable[AnomalyDetector], path: str | Path, pictures: Ite
 
 
 def report_path(path: str | Path) -> Path:
-    """Where the report of an exported file lies."""
+    """The path of the report of an exported file."""
     return Path(path).with_suffix(".parity.json")
 
 
@@ -99,7 +99,7 @@ def _require_fitting(detectors: Sequence[AnomalyDetector]) -> None:
 
 
 def _write_checked(detectors: Sequence[AnomalyDetector], path: Path, pictures: list[Picture], folder: Path) -> dict:
-    """Both files whole in a folder beside the target, then moved: whatever fails leaves nothing half written."""
+    """Writes both files in a temporary folder next to the target, then moves them: a failure leaves nothing incomplete."""
     draft, report_draft = folder / "model.onnx", folder / "report.json"
     _write_graph(detectors, draft)
     model = ExportedModel(draft)
@@ -121,7 +121,7 @@ def _write_graph(detectors: Sequence[AnomalyDetector], path: Path) -> None:
     graph, device = ExportGraph(detectors).eval(), detectors[0].device
     example = torch.zeros(TRACED_SIZE, dtype=torch.uint8, device=device)
     with torch.no_grad():
-        graph(example)  # what is computed once and kept must be kept as numbers, not as steps of the tracer
+        graph(example)  # values that are computed once and kept must not become steps of the trace
     names = output_names([detector.method for detector in detectors])
     sides = {i: torch.export.Dim(name) for i, name in enumerate(("batch", "height", "width"))}
     shared = dict(dynamo=True, opset_version=OPSET, dynamic_shapes=(sides,), verbose=False)
@@ -184,7 +184,7 @@ def find_pictures(places: Iterable[str | Path]) -> list[Path]:
 
 
 def describe(path: Path, report: dict) -> str:
-    """The report in some plain lines."""
+    """The report as a few lines of text."""
     lines = [f"{path}: {report['bytes'] / 1e6:.1f} MB, opset {report['opset']}", f"report: {report_path(path)}"]
     for method, worst in report["methods"].items():
         lines.append(

@@ -15,13 +15,13 @@ from hubmodels.detector import AnomalyDetector
 from hubmodels.front_end import crop_start
 from hubmodels.scoring import smooth_map
 
-BLOCK = 32  # with fewer the windows overlap more, with more they hold more zeros
+BLOCK = 32  # with fewer the windows overlap more, with more they contain more zeros
 HALF = 2**11  # Pillow's weights are whole multiples of 1 / HALF**2
 WHITE = 255
 
 
 class ExportGraph(nn.Module):
-    """Detectors with one front end, from the pixels of pictures to all that a prediction needs.
+    """Detectors with one front end, from the pixels of pictures to everything that a prediction needs.
 
     Args:
         detectors: in eval mode, calibrated, with equal front ends.

@@ -3,7 +3,7 @@
 Needs numpy, scipy, Pillow and onnxruntime, but neither torch nor timm.
 
 model = ExportedModel("bottle.onnx")
-model.predict("photo.png")   # where it holds one method
+model.predict("photo.png")   # where it contains one method
 model.compare("photo.png")   # by method
 """
 
@@ -20,7 +20,7 @@ from hubmodels import LIBRARY, install_command
 from hubmodels.pictures import Picture, read_picture
 from hubmodels.prediction import AnomalyPrediction, HeldOut
 
-EXPORT_VERSION = 1  # of what the file's metadata hold under `LIBRARY`
+EXPORT_VERSION = 1  # of the file's metadata under `LIBRARY`
 INPUT = "pictures"
 OUTPUTS = ("image_score", "anomaly_map", "p_value")
 ONLY_ERRORS = 3  # ONNX Runtime's severity level
@@ -57,10 +57,10 @@ class ExportedModel:
 
         Raises:
             PictureError: the picture cannot be inspected; the message names the cause.
-            ExportError: the file holds several methods.
+            ExportError: the file contains several methods.
         """
         if len(self.held_out) > 1:
-            raise ExportError(f"the file holds {' and '.join(self.held_out)}: use `compare`")
+            raise ExportError(f"the file contains {' and '.join(self.held_out)}: use `compare`")
         return next(iter(self.compare(picture).values()))
 
     def compare(self, picture: Picture) -> dict[str, AnomalyPrediction]:
@@ -115,7 +115,7 @@ def _open(path: Path, threads: int | None):
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads would keep cores busy
     try:
         return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # its own kinds have no common ancestor
+    except Exception as error:  # its exceptions have no common base class
         raise ExportError(f"{path.name} is damaged or not an ONNX file: {error}") from error
 
 
@@ -126,5 +126,5 @@ def _read_metadata(session, name: str) -> dict:
     except (KeyError, ValueError, TypeError) as error:
         raise ExportError(f"{name} was not exported by this library: its calibration is missing") from error
     if version != EXPORT_VERSION:
-        raise ExportError(f"{name} has format {version}, this library knows {EXPORT_VERSION}: export it again")
+        raise ExportError(f"{name} has format {version}, this library reads {EXPORT_VERSION}: export it again")
     return known

@@ -64,7 +64,7 @@ def test_weights_that_do_not_cover_the_network_are_refused(backbone_weights, tmp
 
 
 def test_weights_of_another_network_are_refused(backbone_weights):
-    with pytest.raises(BackboneError, match="does not hold the weights of resnet50"):
+    with pytest.raises(BackboneError, match="does not contain the weights of resnet50"):
         load_backbone("resnet50.tv_in1k", weights=backbone_weights)
 
 

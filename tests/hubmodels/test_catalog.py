@@ -288,7 +288,7 @@ def test_a_repository_that_holds_another_category_is_not_used_for_this_one(hub, 
     make_detector(GLASS, dataset="toy", category="widget").push_to_hub("acme/glass-toy-lid")
     catalog = Catalog.from_namespace("acme")
     assert [type(d) for d in catalog.load("toy / lid").values()] == [SimpleNet]
-    assert "named after toy / lid, but holds a model of toy / widget" in catalog.problems["acme/glass-toy-lid"]
+    assert "named after toy / lid, but contains a model of toy / widget" in catalog.problems["acme/glass-toy-lid"]
 
 
 @pytest.mark.parametrize(
@@ -352,7 +352,7 @@ def test_half_a_model_in_the_cache_is_not_listed(hub, make_detector):
 
 @pytest.mark.parametrize(
     ("fault", "words"),
-    [(answer(503), r"trouble at the moment \(503\)"), (answer(429), "asks to wait"), (None, "failed")],
+    [(answer(503), r"trouble at the moment \(503\)"), (answer(429), "too many requests"), (None, "failed")],
 )
 def test_an_unreachable_hub_says_what_to_do(hub, monkeypatch, fault, words):
     monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)

@@ -231,7 +231,7 @@ def test_missing_and_damaged_files_are_named(make_detector, tmp_path):
     with pytest.raises(ModelError, match="truncated"):
         SimpleNet.from_pretrained(tmp_path)
     (tmp_path / "model.safetensors").unlink()
-    with pytest.raises(ModelError, match=r"holds no model.safetensors"):
+    with pytest.raises(ModelError, match=r"contains no model.safetensors"):
         SimpleNet.from_pretrained(tmp_path)
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(ModelError, match="damaged"):

@@ -102,7 +102,7 @@ def test_config_and_weights_are_of_one_commit_even_if_somebody_pushes_in_between
 
 
 def test_cache_dir_and_local_files_only(hub, published, tmp_path):
-    with pytest.raises(ModelError, match=r"not in the local cache .*the Hub is not asked .*local_files_only"):
+    with pytest.raises(ModelError, match=r"not in the local cache .*the Hub is not used .*local_files_only"):
         GLASS.from_pretrained(REPOSITORY, local_files_only=True)
     GLASS.from_pretrained(REPOSITORY, cache_dir=tmp_path / "cache")
     assert not kept()
@@ -301,7 +301,7 @@ def test_what_the_catalog_fetched_loads_by_its_name_without_a_hub(hub, published
     Catalog.from_namespace("acme").load("toy / widget")
     hub.stop()
     assert GLASS.from_pretrained(REPOSITORY).category == "widget"
-    assert "the Hub was not asked; loaded from the local cache, commit" in caplog.text
+    assert "the Hub was not used; loaded from the local cache, commit" in caplog.text
     assert GLASS.from_pretrained(REPOSITORY, local_files_only=True).category == "widget"
     with pytest.raises(ModelError, match="not in the local cache"):
         GLASS.from_pretrained(REPOSITORY, revision="v1")
@@ -323,7 +323,7 @@ def test_a_hub_that_never_answers_is_given_up_where_a_program_says_so(hub, publi
 
 def test_the_offline_switch_is_obeyed(hub, published, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(ModelError, match=r"the Hub is not asked \(HF_HUB_OFFLINE"):
+    with pytest.raises(ModelError, match=r"the Hub is not used \(HF_HUB_OFFLINE"):
         GLASS.from_pretrained(REPOSITORY)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     GLASS.from_pretrained(REPOSITORY)

@@ -256,7 +256,7 @@ def test_files_of_other_origin_are_refused(tmp_path):
 
 def test_a_newer_format_is_refused(exported, monkeypatch):
     monkeypatch.setattr(onnx_runtime, "EXPORT_VERSION", 0)
-    with pytest.raises(ExportError, match="has format 1, this library knows 0"):
+    with pytest.raises(ExportError, match="has format 1, this library reads 0"):
         ExportedModel(exported)
 
 

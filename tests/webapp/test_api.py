@@ -21,7 +21,7 @@ from PIL import Image
 
 from hubmodels.hub.catalog import Catalog
 from webapp import api
-from webapp.inspection import judge
+from webapp.inspection import inspect_picture
 from webapp.page import build_page
 
 ROOT = Path(__file__).parents[2]
@@ -98,7 +98,7 @@ def test_the_categories_are_those_of_the_catalog(client, catalog):
 @pytest.mark.parametrize("rate", [None, 0.4])
 def test_a_picture_gets_the_numbers_of_both_methods(client, catalog, picture, rate):
     result = client.predict(handle_file(picture), LABEL, rate, api_name="/inspect")
-    inspection = judge(catalog, LABEL, str(picture), rate)
+    inspection = inspect_picture(catalog, LABEL, str(picture), rate)
     assert (result["category"], result["false_alarm_rate"], result["agree"]) == (LABEL, rate, inspection.agree)
     assert list(result["methods"]) == ["SimpleNet", "GLASS"]
     for name, numbers in without_time(result)["methods"].items():

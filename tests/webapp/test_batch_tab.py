@@ -18,11 +18,11 @@ from PIL import Image
 
 from hubmodels import AppearanceCheck
 from hubmodels.hub.catalog import Catalog
-from webapp import batch_tab, records
+from webapp import batch_tab, results
 from webapp.batch_tab import DEFECTIVE, DISAGREEMENT, GOOD, NO_VERDICT, UNREAD
-from webapp.inspection import judge
+from webapp.inspection import inspect_picture
 from webapp.page import launch_settings
-from webapp.records import Records, printable
+from webapp.results import BatchResults, printable
 from webapp.texts import TEXTS, label
 
 LABEL = "toy / widget"
@@ -69,12 +69,12 @@ def visitor(language="en"):
 
 def judged(catalog, **verdicts):
     """A inspection with the verdicts asked for, by method."""
-    real = judge(catalog, LABEL, png(), 0.2)
+    real = inspect_picture(catalog, LABEL, png(), 0.2)
     predictions = {
         name: replace(p, threshold=None if verdicts[name] is None else p.image_score - 1 + 2 * (not verdicts[name]))
         for name, p in real.predictions.items()
     }
-    return replace(real, predictions=predictions, resemblance=AppearanceCheck(1.0, ()))
+    return replace(real, predictions=predictions, appearance=AppearanceCheck(1.0, ()))
 
 
 def run(catalog, files, percent=20, category=LABEL, request=None):
@@ -91,7 +91,7 @@ def read_csv(path):
 
 def test_the_table_has_all_numbers_of_both_methods(catalog, tmp_path):
     inspection = judged(catalog, SimpleNet=True, GLASS=False)
-    with Records(tmp_path / "batch", HEAD) as written:
+    with BatchResults(tmp_path / "batch", HEAD) as written:
         written.add("a.png", inspection)
         written.add_failure("b.png", "is empty")
         written.finish()
@@ -108,7 +108,7 @@ def test_the_table_has_all_numbers_of_both_methods(catalog, tmp_path):
 
 @pytest.mark.parametrize("name", ["=1+1.png", "+1.png", "-1.png", "@SUM(A1).png"])
 def test_a_spreadsheet_does_not_compute_file_names(tmp_path, name):
-    with Records(tmp_path / "batch", HEAD) as written:
+    with BatchResults(tmp_path / "batch", HEAD) as written:
         written.add_failure(name, "=cmd")
         written.finish()
     (row,) = read_csv(written.csv_path)
@@ -116,8 +116,8 @@ def test_a_spreadsheet_does_not_compute_file_names(tmp_path, name):
 
 
 def test_the_zip_holds_numbers_and_overlays_of_what_a_method_calls_defective(catalog, tmp_path, monkeypatch):
-    monkeypatch.setattr(records, "OVERLAY_SIDE", 40)
-    with Records(tmp_path / "batch", HEAD) as written:
+    monkeypatch.setattr(results, "OVERLAY_SIDE", 40)
+    with BatchResults(tmp_path / "batch", HEAD) as written:
         written.add("disputed.png", judged(catalog, SimpleNet=False, GLASS=True))
         written.add("good.png", judged(catalog, SimpleNet=False, GLASS=False))
         written.add("half.png", judged(catalog, SimpleNet=None, GLASS=True))
@@ -149,7 +149,7 @@ def test_names_lead_nowhere_and_equal_ones_stay_apart(catalog, tmp_path):
         "\ud800.png",
         ".",
     ]
-    with Records(tmp_path / "batch", HEAD) as written:
+    with BatchResults(tmp_path / "batch", HEAD) as written:
         for name in names:
             written.add(name, judged(catalog, SimpleNet=True, GLASS=True))
         written.finish()
@@ -163,8 +163,8 @@ def test_names_lead_nowhere_and_equal_ones_stay_apart(catalog, tmp_path):
 
 
 def test_the_zip_does_not_grow_without_bound(catalog, tmp_path, monkeypatch):
-    monkeypatch.setattr(records, "MAX_OVERLAY_BYTES", 0)
-    with Records(tmp_path / "batch", HEAD) as written:
+    monkeypatch.setattr(results, "MAX_OVERLAY_BYTES", 0)
+    with BatchResults(tmp_path / "batch", HEAD) as written:
         row = written.add("a.png", judged(catalog, SimpleNet=True, GLASS=True))
         written.finish()
     assert row["overlays"] == []
@@ -176,7 +176,7 @@ def test_the_zip_does_not_grow_without_bound(catalog, tmp_path, monkeypatch):
 )
 def test_file_names_become_one_line(name, shown):
     assert printable(name) == shown
-    assert len(printable("x" * 1000)) == records.LONGEST_NAME
+    assert len(printable("x" * 1000)) == results.LONGEST_NAME
 
 
 # ---------------------------------------------------------------- the event
@@ -199,7 +199,7 @@ def test_one_bad_file_does_not_stop_the_rest(catalog, uploads, tmp_path):
 def test_the_rows_say_what_the_detectors_say(catalog, uploads):
     files = uploads("one.png")
     row = run(catalog, files)[-1][1]["rows"][0]
-    predictions = judge(catalog, LABEL, files[0]["path"], 0.2).predictions.values()
+    predictions = inspect_picture(catalog, LABEL, files[0]["path"], 0.2).predictions.values()
     told = [number for p in predictions for number in (p.p_value, p.score_level, p.numbers()["defects"])]
     assert [*row["keys"][3:6], *row["keys"][7:10]] == told
     assert [row["keys"][2], row["keys"][6]] == [0 if p.is_anomalous else 1 for p in predictions]
@@ -243,7 +243,7 @@ def test_a_visitor_who_leaves_leaves_nothing(catalog, uploads, tmp_path):
 def test_who_waits_may_stop_and_who_is_refused_is_told(catalog, uploads):
     batches, request = batch_tab._Batches(catalog), visitor()
     status, _, start, stop, *_ = batches.wait(request)
-    assert "Waiting for its turn" in status and (start["interactive"], stop["interactive"]) == (False, True)
+    assert "one batch runs at a time" in status and (start["interactive"], stop["interactive"]) == (False, True)
     batches.stop(request)
     assert "Stopped after 0 of 2" in list(batches.run(LABEL, uploads("a", "b"), 20, request))[-1][0]
     batches.wait(request)
@@ -256,32 +256,32 @@ def test_a_rate_that_cannot_be_vouched_for_is_told(catalog, uploads):
     """Five held-out pictures: the table flags at 17 %, whatever the slider says."""
     status = run(catalog, uploads("a"), percent=1)[-1][0].replace("\xa0", " ")
     for name in ("SimpleNet", "GLASS"):
-        assert f"{name}: 5 held-out pictures of good parts are enough for 17 % false alarms, not for the 1 %" in status
-    assert "are enough for" not in run(catalog, uploads("a"), percent=20)[-1][0]
+        assert f"{name}: 5 held-out pictures of good parts allow 17% false alarms. For 1% you need 99" in status
+    assert "held-out" not in run(catalog, uploads("a"), percent=20)[-1][0]
 
 
 def test_pictures_of_something_else_are_no_defects(catalog, uploads, monkeypatch):
-    real = judge(catalog, LABEL, png(), 0.2)
-    strange = replace(real, resemblance=AppearanceCheck(9.0, ("dark", "unlike")))
-    monkeypatch.setattr(batch_tab, "judge", lambda *_: strange)
+    real = inspect_picture(catalog, LABEL, png(), 0.2)
+    strange = replace(real, appearance=AppearanceCheck(9.0, ("dark", "unlike")))
+    monkeypatch.setattr(batch_tab, "inspect_picture", lambda *_: strange)
     status, table, *_ = run(catalog, uploads("a"))[-1]
     (row,) = table["rows"]
     assert row["cells"][0]["text"] == "No reliable verdict" and row["keys"][1] == batch_tab.SOMETHING_ELSE
-    assert row["note"] == "much darker than the good parts, looks like something else"
-    assert "<b>1</b> looks like something else" in status and "Defective" not in status
+    assert row["note"] == "much darker than the good parts, shows something else"
+    assert "<b>1</b> shows something else" in status and "Defective" not in status
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"files": None}, "No pictures yet"),
-        ({"files": "x"}, "No pictures yet"),
+        ({"files": None}, "There are no pictures yet"),
+        ({"files": "x"}, "There are no pictures yet"),
         ({"category": None}, "Choose the category"),
         ({"category": HOSTILE}, "there is no category"),
-        ({"percent": 0}, "between 0 and 100"),
-        ({"percent": "1"}, "between 0 and 100"),
-        ({"percent": float("nan")}, "between 0 and 100"),
-        ({"files": [{}] * 501}, "501 pictures are too many: at most 500"),
+        ({"percent": 0}, "between 0% and 100%"),
+        ({"percent": "1"}, "between 0% and 100%"),
+        ({"percent": float("nan")}, "between 0% and 100%"),
+        ({"files": [{}] * 501}, "501 pictures are too many. The limit is 500"),
         ({"request": visitor("de-DE,de;q=0.9"), "files": []}, "Noch keine Bilder"),
     ],
 )
@@ -327,7 +327,7 @@ def test_a_german_visitor_reads_german(catalog, uploads):
     ],
 )
 def test_disagreements_come_first(catalog, tmp_path, verdicts, rank):
-    with Records(tmp_path / "batch", HEAD) as written:
+    with BatchResults(tmp_path / "batch", HEAD) as written:
         record = written.add("a", judged(catalog, **dict(zip(("SimpleNet", "GLASS"), verdicts, strict=True))))
     row = batch_tab._row(record, "", "en")
     assert row["keys"][1] == rank
@@ -410,9 +410,9 @@ def test_a_batch_in_the_browser(catalog, tmp_path, monkeypatch):
 def test_stop_in_the_browser(catalog, tmp_path, monkeypatch):
     def slowly(*arguments):
         batch_tab.time.sleep(0.2)
-        return judge(*arguments)
+        return inspect_picture(*arguments)
 
-    monkeypatch.setattr(batch_tab, "judge", slowly)
+    monkeypatch.setattr(batch_tab, "inspect_picture", slowly)
     (tmp_path / "in").mkdir()
     files = [tmp_path / "in" / f"part{number}.png" for number in range(40)]
     for number, file in enumerate(files):

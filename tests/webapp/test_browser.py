@@ -110,7 +110,7 @@ def test_the_views_sliders_work_without_the_server(bundled):
             assert other.evaluate("viewer => viewer.scrollLeft") == 150  # they move together
         photograph(page, "zoomed")
         pick(page, "washer", "scratch")  # what was chosen holds for the next picture
-        assert page.locator(".report [data-output=zoom]").text_content() == "400 %"
+        assert page.locator(".report [data-output=zoom]").text_content() == "400%"
 
 
 def test_the_false_alarm_slider_decides_again_without_the_server(bundled):
@@ -172,7 +172,7 @@ def test_what_is_chosen_while_an_inspection_runs_is_what_counts(bundled, tmp_pat
         page.keyboard.type("pill")  # what was chosen makes way for what is typed
         expect(page.get_by_role("option")).to_have_count(1)
         page.get_by_role("option", name="pill").click()
-        page.get_by_text("Judged as parts / pill").wait_for()
+        page.get_by_text("Inspected as parts / pill").wait_for()
         expect(category).to_have_value("parts / pill (bundled)")
         headline(page, "Both methods agree: Good")
         expect(page.locator(".spoken")).to_have_text("Both methods agree: Good")  # screen readers hear it
@@ -205,7 +205,7 @@ def test_mistakes_are_compared_on_a_phone(bundled):
     with visit(bundled, **PHONE) as page:
         page.get_by_role("tab", name="Compare").click()
         page.get_by_role("heading", name="Measured after training").wait_for()
-        page.get_by_role("button", name="Run both methods").click()
+        page.get_by_role("button", name="Run the comparison").click()
         mistake = page.locator(".compare-gallery button").first
         mistake.focus()
         page.keyboard.press("Enter")

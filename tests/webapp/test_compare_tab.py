@@ -17,10 +17,11 @@ from hubmodels import GLASS, SimpleNet
 from hubmodels.hub.catalog import Catalog
 from hubmodels.hub.listing import ModelEntry
 from hubmodels.hub.model_info import ModelInfo
-from hubmodels.samples import LabelledPicture, LabelledResults
+from hubmodels.samples import Sample
 from webapp import compare_tab
-from webapp.compare_recorded import recorded_table
+from webapp.compare_report import recorded_table
 from webapp.compare_tab import EXAMPLES, TEST, Comparing
+from webapp.labelled_results import LabelledResults
 
 ROOT = Path(__file__).parents[2]
 LABEL, HOSTILE = "toy / widget", "<img src=x onerror=alert(1)>"
@@ -68,7 +69,7 @@ class Outline(HTMLParser):
     def __init__(self, html):
         super().__init__()
         self.open, self.tags = [], []
-        self.feed(html)
+        self.feed(str(html))
 
     def handle_starttag(self, tag, attributes):
         self.tags.append((tag, dict(attributes)))
@@ -104,14 +105,14 @@ def test_the_recorded_table_holds_what_stands_beside_the_bundled_models():
     assert (
         table.count("60 (20 good)") == 5
         and "<code>last</code>" in table
-        and table.count("<td class='first'>1</td>") == 5
+        and table.count('<td class="first">1</td>') == 5
     )
     assert Outline(table).open == []
 
 
 def test_the_better_one_is_marked_by_a_sign_and_a_word():
     table = recorded(facts(0.9), facts(0.8))
-    assert re.search(r"<b><span aria-hidden='true'>▲</span> 90.0</b><span class='compare-hidden'>better</span>", table)
+    assert re.search('<b><span aria-hidden="true">▲</span> 90.0</b><span class="compare-hidden">best</span>', table)
     assert "▲</span> 10.0" in table and "▲</span> 80.0" not in table  # fewer false alarms are better
     assert recorded(facts(0.9), facts(0.90001)).count("▲</span>") == 0  # looks equal
 
@@ -123,8 +124,8 @@ def test_nothing_is_better_than_what_was_measured_otherwise(other):
 
 
 def test_a_checkpoint_chosen_on_the_test_is_called_so():
-    assert "flatter" in recorded(facts(0.9, protocol="best-on-test"), facts(0.8, protocol="best-on-test"))
-    assert "flatter" not in recorded(facts(0.9), facts(0.8))
+    assert "too high" in recorded(facts(0.9, protocol="best-on-test"), facts(0.8, protocol="best-on-test"))
+    assert "too high" not in recorded(facts(0.9), facts(0.8))
 
 
 def test_a_single_method_and_unknown_facts_leave_dashes():
@@ -159,7 +160,7 @@ def test_what_can_be_run(catalog, labelled_folder):
 @pytest.mark.parametrize("choice", [None, "", "test:toy / lid", "elsewhere:", HOSTILE])
 def test_what_cannot_be_run_is_told(catalog, labelled_folder, choice):
     (outputs,) = on_test(catalog, labelled_folder).run(choice, ENGLISH)
-    assert "Choose pictures" in shown(outputs) and HOSTILE not in shown(outputs)
+    assert "Choose labelled pictures" in shown(outputs) and HOSTILE not in shown(outputs)
 
 
 def test_a_run_tells_its_progress_and_gives_the_buttons_back(catalog, labelled_folder):
@@ -169,22 +170,22 @@ def test_a_run_tells_its_progress_and_gives_the_buttons_back(catalog, labelled_f
     assert [update["interactive"] for update in first[2:4]] == [False, True]
     assert [update["interactive"] for update in last[2:4]] == [True, False]
     progress = [step[0] for step in steps if "<progress" in step[0]]
-    assert len(progress) == 4 and "max='4' value='4'" in progress[-1] and "0 s left" in progress[-1]
+    assert len(progress) == 4 and 'max="4" value="4"' in progress[-1] and "0 s left" in progress[-1]
 
 
 def test_the_numbers_are_those_of_the_detectors(catalog, labelled_folder):
     comparing = on_test(catalog, labelled_folder)
     *_, outputs = comparing.run("test:", ENGLISH)
     found = shown(outputs)
-    assert "4 pictures, 2 good and 2 defective: an anecdote, not a measurement." in found
+    assert "4 pictures, 2 good and 2 defective. These are too few for a measurement." in found
     detectors = catalog.load(LABEL)
-    for detector in detectors:
+    for detector in detectors.values():
         for defect_type in ("crack", "good"):
             pictures = sorted((labelled_folder / "widget" / "test" / defect_type).iterdir())
             flagged = sum(detector.predict(path).is_anomalous for path in pictures)
-            assert f"{flagged} of 2 ({50 * flagged}\xa0%)" in found
-    assert found.count("<svg") == 3 and found.count("role='img' aria-label=") == 3
-    assert found.count(">threshold<") == 2 and "<polyline class='curve dashed'" in found
+            assert f"{flagged} of 2 ({50 * flagged}%)" in found
+    assert found.count("<svg") == 3 and found.count('role="img" aria-label=') == 3
+    assert found.count(">threshold<") == 2 and 'stroke-dasharray="6 4"' in found
     assert Outline(found).open == []
 
 
@@ -201,24 +202,24 @@ def test_the_gallery_shows_the_worst_first(judged_examples):
 
 def test_the_examples_are_an_anecdote_and_paired(judged_examples):
     found = shown(judged_examples[-1])
-    assert "20 pictures, 5 good and 15 defective: an anecdote" in found
-    assert "Of 20 pictures judged by both, both are right on" in found
-    assert "parts / cloth" in found and "<tbody class='all'>" in found
-    assert "98.7\xa0%" in found and "12 of 15 (80\xa0%)" in found
+    assert "20 pictures, 5 good and 15 defective. These are too few" in found
+    assert "SimpleNet, GLASS" in found and "Both right" in found
+    assert "parts / cloth" in found and '<tbody class="all">' in found
+    assert "98.7%" in found and "12 of 15 (80%)" in found
 
 
 def test_without_mistakes_the_closest_calls_are_shown(bundled):
     *_, outputs = bundled.run(f"{EXAMPLES}:parts / washer", ENGLISH)
-    assert shown(outputs).count("no mistakes; these were the closest calls") == 2
-    assert shown(outputs).count("rightly judged by SimpleNet") == 4
+    assert shown(outputs).count("no mistakes. These decisions were the closest") == 2
+    assert shown(outputs).count("correct verdict of SimpleNet") == 4
 
 
 def test_a_broken_file_is_a_line_and_stops_nothing(catalog, labelled_folder):
     (labelled_folder / "widget" / "test" / "crack" / "000.png").write_bytes(b"no picture")
     *_, outputs = on_test(catalog, labelled_folder).run("test:", ENGLISH)
     found = shown(outputs)
-    assert "Pictures judged: 3." in found and "Not judged (1)" in found
-    assert "<strong>widget/crack/000.png:</strong>" in found and str(labelled_folder) not in found
+    assert "Pictures inspected: 3." in found and "Not inspected (1)" in found
+    assert "<strong>toy / widget, test/crack/000.png:</strong>" in found and str(labelled_folder) not in found
 
 
 def test_nothing_but_broken_files(catalog, tmp_path):
@@ -226,20 +227,20 @@ def test_nothing_but_broken_files(catalog, tmp_path):
     folder.mkdir(parents=True)
     (folder / "000.png").write_bytes(b"no picture")
     *_, outputs = on_test(catalog, tmp_path).run("test:", ENGLISH)
-    assert "No picture was judged." in shown(outputs) and "Not judged (1)" in shown(outputs)
+    assert "No picture was inspected." in shown(outputs) and "Not inspected (1)" in shown(outputs)
 
 
 def test_a_mask_that_does_not_fit_costs_no_result(catalog, labelled_folder):
     save(mask((99, 10)), labelled_folder / "widget" / "ground_truth" / "crack" / "000_mask.png")
     *_, outputs = on_test(catalog, labelled_folder).run("test:", ENGLISH)
-    assert "Pictures judged: 4." in shown(outputs)
+    assert "Pictures inspected: 4." in shown(outputs)
 
 
 def test_one_kind_of_picture_has_no_roc(catalog, labelled_folder):
     shutil.rmtree(labelled_folder / "widget" / "test" / "crack")
     *_, outputs = on_test(catalog, labelled_folder).run("test:", ENGLISH)
     found = shown(outputs)
-    assert "no ROC and no AUROC" in found and "polyline" not in found and found.count("<svg") == 2
+    assert "ROC and AUROC need good and defective" in found and "polyline" not in found and found.count("<svg") == 2
 
 
 def test_a_model_that_does_not_load_costs_its_category_only(model_folder, labelled_folder):
@@ -249,8 +250,8 @@ def test_a_model_that_does_not_load_costs_its_category_only(model_folder, labell
     add_pictures(labelled_folder / "washer" / "test" / "good", "000.png")
     *_, outputs = on_test(both, labelled_folder).run("test:", ENGLISH)
     found = shown(outputs)
-    assert "<strong>toy / widget:</strong>" in found and "Not judged (1)" in found  # once, not for every picture
-    assert "Pictures judged: 1." in found
+    assert "<strong>toy / widget:</strong>" in found and "Not inspected (1)" in found  # once, not for every picture
+    assert "Pictures inspected: 1." in found
     assert str(model_folder) not in found
 
 
@@ -258,7 +259,7 @@ def test_one_method_alone_is_shown_without_pairs(model_folder, labelled_folder):
     shutil.rmtree(model_folder / "glass-toy-widget")
     *_, outputs = on_test(Catalog.from_folder(model_folder), labelled_folder).run("test:", ENGLISH)
     found = shown(outputs)
-    assert "judged by both" not in found and "GLASS" not in found and "SimpleNet" in found
+    assert "Both right" not in found and "GLASS" not in found and "SimpleNet" in found
 
 
 def test_without_calibration_there_are_no_verdicts(make_detector, labelled_folder, tmp_path):
@@ -275,18 +276,18 @@ def test_stopping_shows_what_there_is(catalog, labelled_folder):
     events = comparing.run("test:", ENGLISH)
     trial = [next(events) for _ in range(3)][-1][-1]  # two pictures judged
     outputs = comparing.stop(trial, ENGLISH)
-    assert "Pictures judged until then: 2." in shown(outputs) and "2 pictures, 0 good and 2 defective" in shown(
+    assert "Stopped. Pictures inspected: 2." in shown(outputs) and "2 pictures, 0 good and 2 defective" in shown(
         outputs
     )
     assert [update["interactive"] for update in outputs[2:4]] == [True, False]
-    assert "No picture was judged" in shown(comparing.stop(None, ENGLISH))
+    assert "No picture was inspected" in shown(comparing.stop(None, ENGLISH))
 
 
 def test_german(catalog, labelled_folder):
     comparing = on_test(catalog, labelled_folder)
     *_, outputs = comparing.run("test:", GERMAN)
-    assert "Beurteilte Bilder: 4." in shown(outputs) and "eine Anekdote, keine Messung" in shown(outputs)
-    assert "Hier und jetzt" in comparing.arrive(GERMAN)[1]
+    assert "Geprüfte Bilder: 4." in shown(outputs) and "zu wenige für eine Messung" in shown(outputs)
+    assert "Jetzt ausführen" in comparing.arrive(GERMAN)[1]
     assert "94,6" in Comparing(Catalog.bundled(), {}).arrive(GERMAN)[0]
 
 
@@ -310,13 +311,13 @@ def test_a_large_trial_has_a_small_report(catalog, tmp_path):
     comparing = Comparing(catalog, {})
     rng = np.random.default_rng(0)
     detectors = catalog.load(LABEL)
-    base = {type(d).__name__: d.predict(Image.new("RGB", (32, 32))) for d in detectors}
+    base = {type(d).__name__: d.predict(Image.new("RGB", (32, 32))) for d in detectors.values()}
     for _ in range(2000):
         label = int(rng.integers(0, 2))
         path = tmp_path / "gone.png"  # the gallery does without it
-        trial.add(LabelledPicture(path, "widget", "crack", label), LABEL, base)
+        trial.add(Sample("gone.png", path, "crack", label), LABEL, base)
     found = shown(comparing.stop(trial, ENGLISH))
-    assert "one good part more or less moves the false alarms by 0.1 points" in found and len(found) < 20_000
+    assert "One good part more or less changes the false alarms by 0.1 points" in found and len(found) < 20_000
 
 
 # ---------------------------------------------------------------- the page

@@ -16,11 +16,11 @@ from PIL import Image
 from hubmodels import GLASS, SimpleNet
 from hubmodels.hub.catalog import Catalog
 from webapp.categories import choices, find_category
+from webapp.hosting import uploaded_path
 from webapp.inspect_tab import InspectTab, find_examples
-from webapp.inspection import judge
+from webapp.inspection import inspect_picture
 from webapp.inspection_report import RATES
 from webapp.texts import percent
-from webapp.uploads import uploaded_path
 
 LABEL = "toy / widget"
 HOSTILE = "<img src=x onerror=alert(1)>"
@@ -99,7 +99,7 @@ def step(report, index, section=None):
 
 def test_a_picture_gets_a_report_with_both_methods(catalog, picture):
     report, suggestion, _, adopted = InspectTab(catalog, []).inspect(LABEL, picture, visitor())
-    assert adopted is None and suggestion["visible"] is False and f"Judged as {LABEL}" in report
+    assert adopted is None and suggestion["visible"] is False and f"Inspected as {LABEL}" in report
     for name in ("SimpleNet", "GLASS"):
         assert f'aria-label="{name}"' in report
     assert report.count('class="heat"') == 2  # five pictures can vouch for 17 and for 20 %: the rest looks the same
@@ -110,7 +110,7 @@ def test_the_columns_give_the_numbers_of_the_detectors_at_every_rate(catalog, pi
     report = inspected(catalog, LABEL, picture)
     rates = re.search(r'data-rates="([^"]*)"', report)[1].split("|")
     assert [float(rate) for rate in rates] == sorted({*RATES, 0.2})
-    for detector in catalog.load(LABEL):
+    for detector in catalog.load(LABEL).values():
         prediction = detector.predict(picture["path"])
         for index, rate in enumerate(rates):
             decided = detector.decide(prediction, float(rate))
@@ -130,8 +130,8 @@ def test_the_report_opens_at_the_rate_that_the_models_were_calibrated_for(catalo
 def test_too_few_held_out_pictures_are_named_at_low_rates(catalog, picture):
     """Five pictures vouch for 17 % at best."""
     report = inspected(catalog, LABEL, picture)
-    assert "are enough for 17 % false alarms, not for the 1 % asked for: that takes 99" in report
-    assert "Flags at most 20 % of good parts; calibrated on 5" in report
+    assert "allow 17% false alarms. For 1% you need 99" in report
+    assert "At most 20% of good parts are called defective. Calibrated on 5" in report
 
 
 @pytest.mark.parametrize("size", [(80, 48), (3000, 150), (20, 900)])
@@ -140,7 +140,7 @@ def test_page_and_record_say_the_same_of_any_size(bundle, uploads, size):
     path = uploads / "sized.png"
     Image.open("examples/parts/pill/crack.png").resize(size).save(path)
     report = inspected(bundle, "parts / pill", {"path": str(path)})
-    inspection = judge(bundle, "parts / pill", str(path))
+    inspection = inspect_picture(bundle, "parts / pill", str(path))
     for name, said in inspection.record("parts / pill")["methods"].items():
         share = percent(said["defect_share"], "en").replace("\xa0", " ")
         words = {0: "nothing", 1: f"1 region, {share} of"}.get(
@@ -151,7 +151,7 @@ def test_page_and_record_say_the_same_of_any_size(bundle, uploads, size):
 
 def test_an_upload_that_is_gone_is_asked_for_again(catalog, uploads):
     said = inspected(catalog, LABEL, {"path": str(uploads / "gone.png")})
-    assert "The upload is gone" in said and "nach einer Stunde" in inspected(
+    assert "Upload the picture again" in said and "nach einer Stunde" in inspected(
         catalog, LABEL, {"path": str(uploads / "gone.png")}, "de"
     )
 
@@ -212,7 +212,7 @@ def test_too_large_and_too_small_pictures_are_told_the_limit(catalog, uploads):
     Image.new("1", (9000, 8000)).save(uploads / "huge.png")
     Image.new("RGB", (100, 4)).save(uploads / "thin.png")
     assert "more than 64,000,000" in inspected(catalog, LABEL, {"path": str(uploads / "huge.png")})
-    assert "mehr als 64 000 000 Pixel" in inspected(catalog, LABEL, {"path": str(uploads / "huge.png")}, "de")
+    assert "mehr als 64.000.000 Pixel" in inspected(catalog, LABEL, {"path": str(uploads / "huge.png")}, "de")
     assert "at least 8" in inspected(catalog, LABEL, {"path": str(uploads / "thin.png")})
     assert "mindestens 8 Pixel" in inspected(catalog, LABEL, {"path": str(uploads / "thin.png")}, "de")
 
@@ -224,7 +224,7 @@ def test_an_unknown_category_is_a_message(catalog, picture):
 
 def test_a_method_without_a_model_says_so(model_folder, familiar):
     report = inspected(Catalog.from_folder(model_folder / "simplenet-toy-widget"), LABEL, familiar)
-    assert "Only one method looked" in report and "GLASS has no model for this category yet" in report
+    assert "Only one method gave a result" in report and "GLASS has no model for this category yet" in report
     assert "Where the methods agree" not in report
 
 
@@ -238,7 +238,7 @@ def test_without_calibration_there_is_no_verdict(make_detector, tmp_path, famili
     make_detector(GLASS, calibrated=False).save_pretrained(tmp_path / "models" / "glass-toy-widget")
     make_detector(SimpleNet).save_pretrained(tmp_path / "models" / "simplenet-toy-widget")
     report = inspected(Catalog.from_folder(tmp_path / "models"), LABEL, familiar)
-    assert "No comparison without two verdicts" in report and "Not calibrated: scores only" in report
+    assert "A comparison needs two verdicts" in report and "Not calibrated. There are only scores" in report
     assert "p-value" not in step(report, 0, "GLASS") and "p-value" in step(report, 0, "SimpleNet")
 
 
@@ -301,7 +301,7 @@ def test_a_defect_is_no_reason_for_a_warning(bundle, uploads):
 def test_noise_is_no_category(bundle, uploads):
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (256, 256, 3), np.uint8)).save(uploads / "noise.png")
     said = inspected(bundle, None, {"path": str(uploads / "noise.png")})
-    assert "looks like none of the kinds of parts known here" in said
+    assert "does not look like any known kind of part" in said
 
 
 def test_a_dark_picture_is_warned_about(bundle, uploads):
@@ -321,7 +321,7 @@ def downloaded(catalog, picture, **chosen):
 
 
 def test_downloads_have_the_size_of_the_picture_and_the_numbers_of_the_detector(catalog, picture):
-    detector = catalog.load(LABEL)[1]
+    detector = catalog.load(LABEL)["glass"]
     prediction = detector.decide(detector.predict(picture["path"]), 0.5)
     chosen = {"method": "GLASS", "rate": 0.5}
     mask = np.asarray(Image.open(io.BytesIO(downloaded(catalog, picture, what="mask", **chosen))))
@@ -375,7 +375,7 @@ def test_only_uploads_are_read(uploads, tmp_path):
 def test_categories_are_grouped_by_source_own_ones_first(model_folder):
     catalog = Catalog.from_folder(model_folder) | Catalog.bundled()
     shown = [text for text, _ in choices(catalog, "en")]
-    assert shown[0] == f"{LABEL} (this machine)" and all(text.endswith("(bundled)") for text in shown[1:])
+    assert shown[0] == f"{LABEL} (this computer)" and all(text.endswith("(bundled)") for text in shown[1:])
     assert choices(catalog, "de")[0] == (f"{LABEL} (dieser Rechner)", LABEL)
 
 
@@ -392,7 +392,7 @@ def test_the_page_offers_examples_of_categories_that_have_models(catalog, pictur
         folder = tmp_path / "examples" / "toy" / category
         folder.mkdir(parents=True)
         shutil.copy(picture["path"], folder / "small_crack.png")
-    (found,) = find_examples(tmp_path / "examples", catalog)  # nobody could judge a lid
+    (found,) = find_examples(tmp_path / "examples", catalog)  # nobody could inspect_picture a lid
     assert (found.category, found.shows) == (LABEL, "small crack")
     category, copied = InspectTab(catalog, [found]).pick(gr.EventData(None, {"index": 0}))
     assert category == LABEL and uploaded_path({"path": copied})  # a copy that may be read

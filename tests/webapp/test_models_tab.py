@@ -14,15 +14,14 @@ from huggingface_hub import constants
 from small_models import change_config, push
 from small_report import METRICS, describe
 
-from hubmodels.hub import model_info as facts
+from hubmodels.hub import model_info
 from hubmodels.hub.catalog import Catalog
-from hubmodels.hub.files import ModelError
+from hubmodels.hub.errors import ModelError
 from hubmodels.hub.listing import CACHE, FOLDER, HUB, Listing, ModelEntry
 from hubmodels.hub.model_info import ModelInfo
-from training.publishing.card import write_card
 from webapp import models_tab
 from webapp import texts as words
-from webapp.models_tab import render, without_folders
+from webapp.models_tab import hide_folders, render_models
 
 SCRIPT = "<script>alert(1)</script>"
 
@@ -33,7 +32,7 @@ class Page(HTMLParser):
     def __init__(self, html):
         super().__init__()
         self.elements, self.rows, self.open, self.text = [], [], [], ""
-        self.feed(html)
+        self.feed(str(html))
         assert self.open == []  # every element is closed
 
     def handle_starttag(self, tag, attributes):
@@ -59,19 +58,20 @@ class Page(HTMLParser):
 
 @pytest.fixture(autouse=True)
 def nothing_kept():
-    facts._published.cache_clear()
+    model_info._download.cache_clear()
 
 
 @pytest.fixture
 def described(model_folder):
     """The folder of SimpleNet as training leaves it; of GLASS the weights alone."""
     describe(model_folder / "simplenet-toy-widget")
-    write_card(model_folder / "simplenet-toy-widget")
+    card = "---\nlicense: other\nlicense_name: terms-of-the-training-pictures\n---\n# SimpleNet\n"
+    (model_folder / "simplenet-toy-widget" / "README.md").write_text(card)
     return model_folder
 
 
 def shown(catalog, language="en"):
-    return Page(render(catalog, language))
+    return Page(render_models(catalog, language))
 
 
 def listing(*entries, problems=None, notices=()):
@@ -135,7 +135,7 @@ def test_a_published_model_is_linked_to_its_card_and_named_with_its_commit(hub, 
 
 
 def test_a_cached_model_says_so():
-    assert "as kept of the Hub on this machine" in shown(listing(entry("acme/glass-toy-widget", CACHE))).text
+    assert "from the local Hub cache" in shown(listing(entry("acme/glass-toy-widget", CACHE))).text
 
 
 @pytest.mark.parametrize("card", ["javascript:alert(1)", "data:text/html,x", "//evil", None])
@@ -221,7 +221,7 @@ def test_folders_of_the_server_are_not_shown(described, tmp_path, language):
     ],
 )
 def test_of_a_path_only_the_name_is_left(text, short):
-    assert without_folders(text, Catalog()) == short
+    assert hide_folders(text, Catalog()) == short
 
 
 # ---------------------------------------------------------------- strangers
@@ -241,7 +241,8 @@ def test_markup_of_strangers_stays_text(described):
     assert "<b>bold" in page.text and "<i>" in page.text
 
 
-def test_a_namespace_with_markup_stays_text():
+def test_a_namespace_with_markup_stays_text(monkeypatch):
+    monkeypatch.setattr(models_tab, "read_model_info", lambda entry: ModelInfo())
     page = shown(listing(entry("<u>/glass-toy-x", HUB, revision="<s>"), problems={"<b>": "<i>"}, notices=["<em>"]))
     assert {name for name, _ in page.elements}.isdisjoint({"u", "s", "b", "i", "em"})
     assert all(text in page.text for text in ("From <u> on the Hub", "<u>/glass-toy-x<s>", "<b><i>", "<em>"))
@@ -258,11 +259,11 @@ def test_a_hub_that_hangs_keeps_nobody_waiting(hub, make_detector, monkeypatch):
     begun = time.perf_counter()
     page = shown(catalog)
     assert time.perf_counter() - begun < 3
-    assert "The Hub has not told everything yet" in page.text and len(page.rows) == 3
+    assert "Some data from the Hub is still missing" in page.text and len(page.rows) == 3
     assert page.rows[1][-1].startswith("acme/glass-toy-lid")
     hub.faults.clear()
     monkeypatch.setattr(models_tab, "PATIENCE", 20)
-    assert "The Hub has not told everything yet" not in shown(catalog).text
+    assert "Some data from the Hub is still missing" not in shown(catalog).text
 
 
 def test_selecting_the_tab_fills_it_in_the_visitors_language(described):
@@ -272,14 +273,14 @@ def test_selecting_the_tab_fills_it_in_the_visitors_language(described):
     (event,) = demo.fns.values()
     assert event.outputs == [page] and (event.targets[0][1], event.api_visibility) == ("select", "private")
     german = gr.Request(headers={"accept-language": "de-AT,de;q=0.9"})
-    assert event.fn(german) == render(catalog, "de")
+    assert event.fn(german) == render_models(catalog, "de")
     assert "widget" not in str(page.value)  # nothing is read before
 
 
 def test_the_script_and_style_know_the_names_of_the_page(described):
     """A class that is renamed in one place alone breaks the filter or the looks without a word."""
-    html = render(Catalog.from_folder(described), "en")
-    html += render(listing(problems={"a": "b"}, notices=["c"]), "en")
+    html = render_models(Catalog.from_folder(described), "en")
+    html += render_models(listing(problems={"a": "b"}, notices=["c"]), "en")
     used = {name for value in re.findall(r'class="([^"]*)"', html) for name in value.split()}
     static = Path(models_tab.__file__).parent / "static"
     styled = set(re.findall(r"\.(models[\w-]*|number)\b", (static / "models.css").read_text()))
@@ -293,7 +294,7 @@ def test_the_script_and_style_know_the_names_of_the_page(described):
 def test_the_cards_of_local_models_can_be_read(model_folder):
     card = model_folder / "glass-toy-widget" / "README.md"
     card.write_text(f"---\nlicense: secret\n---\n# GLASS for widgets\n{SCRIPT} trained in {model_folder}/data")
-    page = Page(render(Catalog.from_folder(model_folder) | Catalog.bundled(), "en"))
+    page = Page(render_models(Catalog.from_folder(model_folder) | Catalog.bundled(), "en"))
     assert "# GLASS for widgets" in page.text and "license: secret" not in page.text
     assert page.of("script") == [] and str(model_folder.parent) not in page.text
     assert len(page.of("details")) == len(list(model_folder.glob("*/README.md"))) + len(Catalog.bundled().entries)
@@ -302,5 +303,5 @@ def test_the_cards_of_local_models_can_be_read(model_folder):
 def test_without_cards_nothing_is_promised(model_folder):
     for card in model_folder.glob("*/README.md"):
         card.unlink()
-    page = Page(render(Catalog.from_folder(model_folder), "en"))
+    page = Page(render_models(Catalog.from_folder(model_folder), "en"))
     assert page.of("details") == [] and "Cards of the models" not in page.text

@@ -28,8 +28,8 @@ from browser import ROOT, running, visit
 from PIL import Image
 
 from webapp.api import mcp_available
+from webapp.hosting import FETCH, delete_old, keep_deleting, refuse_web_addresses
 from webapp.page import WAITING, launch_settings
-from webapp.uploads import delete_old, keep_deleting
 
 SCRIPT = "<img src=x onerror=alert(1)><script>alert(2)</script>"
 PICTURE = ROOT / "examples" / "parts" / "pill" / "crack.png"
@@ -593,6 +593,12 @@ def test_the_app_sends_nothing_and_tells_nothing_of_itself(app, trap):
     assert launch_settings()["mcp_server"] == mcp_available() and trap[1] == []
 
 
+def test_a_gradio_that_fetches_in_another_way_is_refused_at_the_start(monkeypatch):
+    monkeypatch.delattr(f"gradio.processing_utils.{FETCH}")
+    with pytest.raises(RuntimeError, match="cannot prevent it from fetching"):
+        refuse_web_addresses()
+
+
 # ---------------------------------------------------------------- an hour later
 
 
@@ -609,7 +615,7 @@ def test_uploads_downloads_and_results_are_deleted_in_time(app):
     delete_old(app.uploads, 0)
     assert [path for path in app.uploads.rglob("*") if path.is_file()] == []
     assert app.client.get(f"/gradio_api/file={upload['path']}").status_code >= 400
-    assert "The upload is gone" in app.event("inspect_1", PILL, upload)["data"][0]
+    assert "Upload the picture again" in app.event("inspect_1", PILL, upload)["data"][0]
     assert app.inspects()
 
 

@@ -7,7 +7,7 @@ import gradio as gr
 import pytest
 from test_house import ROOT
 
-from webapp.texts import LANGUAGES, TEXTS, apart, label, language_of, number, percent, say, say_plainly
+from webapp.texts import LANGUAGES, TEXTS, apart, label, language_of, number, percent, translate, translate_plainly
 
 
 def fields(text):
@@ -34,9 +34,9 @@ def test_every_text_is_used():
 
 
 def test_values_are_escaped_and_numbers_written_as_the_language_does():
-    assert say("method_says", "en", method="<b>", verdict="x") == "&lt;b&gt; says x"
-    assert say("score_words", "de", score=number(0.25, "de"), threshold=0.5) == "0,25 (Schwelle 0,5)"
-    assert say_plainly("use_suggestion", "en", category="a & b") == "Inspect as a & b"
+    assert translate("method_says", "en", method="<b>", verdict="x") == "&lt;b&gt;: x"
+    assert translate("score_words", "de", score=number(0.25, "de"), threshold=0.5) == "0,25 (Schwelle 0,5)"
+    assert translate_plainly("use_suggestion", "en", category="a & b") == "Inspect as a & b"
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,13 @@ def test_numbers_that_differ_look_different():
 
 
 def test_percents_do_not_break_from_their_sign():
-    assert percent(1.0, "en") == "100\xa0%" and percent(0.0099, "de") == "0,99\xa0%"
+    assert percent(1.0, "de") == "100\xa0%" and percent(0.0099, "de") == "0,99\xa0%" and percent(1.0, "en") == "100%"
+
+
+def test_a_third_language_needs_no_code():
+    assert (number(0.25, "fr"), percent(0.125, "fr", 3)) == ("0,25", "12,5\u202f%")
+    for path in [*(ROOT / "webapp").glob("*.py"), *(ROOT / "webapp" / "static").iterdir()]:
+        assert not re.search(r"""['"]de\b""", path.read_text()), path
 
 
 @pytest.mark.parametrize(
