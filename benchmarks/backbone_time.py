@@ -4,6 +4,7 @@ Each network runs up to layer3 with 256 px, batch 1 and two threads, as `hubmode
 others have random weights, which do not change the time. Writes `results/backbone_time.json`. Use a quiet machine.
 """
 
+import argparse
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -31,6 +32,7 @@ def open_backbone(name: str, folder: Path) -> torch.nn.Module:
 @torch.inference_mode()
 def main() -> None:
     """Prints and writes a row for each network."""
+    argparse.ArgumentParser(description=__doc__).parse_args()
     torch.set_num_threads(THREADS)
     with tempfile.TemporaryDirectory() as folder:
         backbones = {name: open_backbone(name, Path(folder)) for name in NAMES}

@@ -6,6 +6,7 @@ models and backbone), to the first result of each further category, to later res
 Use a quiet machine.
 """
 
+import argparse
 import json
 import os
 import socket
@@ -87,6 +88,7 @@ def post(url: str, body: bytes, kind: str) -> bytes:
 
 def main() -> None:
     """Prints and writes the results."""
+    argparse.ArgumentParser(description=__doc__).parse_args()
     examples = find_examples(EXAMPLES, Catalog.bundled())
     process, url, page_s = start()
     try:

@@ -6,6 +6,7 @@ pictures: image and pixel AUROC, verdicts that change, and the time of a picture
 `results/int8.json`. int8 is not an option of `hubmodels.onnx.export`, because its files change no verdict.
 """
 
+import argparse
 import tempfile
 from pathlib import Path
 
@@ -90,6 +91,7 @@ def measure(category: Category, folder: Path) -> list[dict]:
 
 def main() -> None:
     """Prints and writes the rows of all sample parts."""
+    argparse.ArgumentParser(description=__doc__).parse_args()
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for category in open_categories("parts:"):

@@ -7,37 +7,35 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from benchmarks import gpu, inference, measuring, peers_timing, real_data, timing
+from benchmarks import gpu, inference, measuring, peers_ours, peers_timing, real_data, timing, training_step
 from hubmodels.methods import METHODS
 from training.objectives import PAPER_BACKBONE, PAPER_IMAGE_SIZE
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-SHARED = {"measuring", "timing", "peers_timing"}  # imported by the others
-ELSEWHERE = {"peers_anomalib"}  # needs anomalib
+SHARED = {"measuring", "timing"}  # imported by the others
+WORKERS = {"peers_timing", "peers_ours", "peers_anomalib"}  # of `peers`
 NAMES = sorted(path.stem for path in BENCHMARKS.glob("[a-z]*.py"))
 
 
 # --------------------------------------------------------------------------------------------------- all of them
 
 
-@pytest.mark.parametrize("name", sorted({*NAMES} - SHARED - ELSEWHERE))
-def test_each_benchmark_can_be_started(name):
-    assert callable(getattr(importlib.import_module(f"benchmarks.{name}"), "main", None)) or name == "peers_ours"
+@pytest.mark.parametrize("name", sorted({*NAMES} - SHARED - WORKERS))
+def test_each_benchmark_can_be_started(name, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", [name, "--help"])
+    with pytest.raises(SystemExit, match="0"):
+        importlib.import_module(f"benchmarks.{name}").main()
+    assert "usage" in capsys.readouterr().out
 
 
 def test_the_list_of_benchmarks_is_complete():
     text = (BENCHMARKS / "README.md").read_text()
-    workers = {name for name in NAMES if name.startswith("peers_")}
-    assert {name for name in NAMES if f"| `{name}` |" in text} == {*NAMES} - SHARED - workers
+    assert {name for name in NAMES if f"| `{name}` |" in text} == {*NAMES} - SHARED - WORKERS
 
 
-@pytest.mark.parametrize(
-    "path",
-    sorted({*BENCHMARKS.glob("results/*.json")} - {BENCHMARKS / "results/distill.json"}),
-    ids=lambda path: path.stem,
-)
-def test_results_contain_their_command_and_machine(path):
-    content = json.loads(path.read_text())
+@pytest.mark.parametrize("name", sorted({path.stem for path in BENCHMARKS.glob("results/*.json")} - {"distill"}))
+def test_results_contain_their_command_and_machine(name):
+    content = json.loads((BENCHMARKS / f"results/{name}.json").read_text())
     for row in content if isinstance(content, list) else [content]:
         assert {"machine", "command"} <= row.keys()
 
@@ -100,6 +98,22 @@ def test_speed_rows_say_what_was_measured_where():
 def test_each_case_of_inference_runs(case, tmp_path):
     call = inference.builders(1)[case]("compactnet.distilled_in1k", 64, 1, "both", tmp_path)
     assert call() is not None or "file" in case
+
+
+def test_training_steps_run(monkeypatch):
+    """With the compact backbone and small pictures, which have no other code path."""
+    for name, value in {"PAPER_BACKBONE": "compactnet.distilled_in1k", "PAPER_IMAGE_SIZE": 64, "GRID": (8, 8)}.items():
+        monkeypatch.setattr(training_step, name, value)
+    rows = training_step.step_rows(batch_size=2, rounds=2)
+    methods = ("simplenet", "glass manifold", "glass hypersphere")
+    assert {(row["case"], row["method"]) for row in rows} == {(c, m) for c in ("explicit", "ours") for m in methods}
+
+
+def test_one_of_our_models_is_measured_like_the_peers(tmp_path):
+    subject = peers_ours.MODELS["both-compact"](None)
+    anomaly_map, score = subject.predict(subject.pictures(1, 3, PAPER_IMAGE_SIZE, PAPER_IMAGE_SIZE))
+    peers_timing.require_complete(anomaly_map, score)
+    assert 0 < peers_timing.sizes(subject)["head_mb"] < peers_timing.sizes(subject)["size_mb"]
 
 
 def test_a_case_is_measured_after_its_warm_up_and_in_turns():
