@@ -250,7 +250,7 @@ class AnomalyDetector(nn.Module, PyTorchModelHubMixin, library_name=LIBRARY, pip
                 f"{source}: {CONFIG_FILE} contains settings unknown to this library: {', '.join(sorted(unknown))}"
             )
         try:
-            return cls(**arguments)
+            return cls(**arguments).float()  # whatever the program's default type is
         except BackboneError:
             raise
         except (TypeError, ValueError, AttributeError, LookupError, RuntimeError, ArithmeticError) as error:

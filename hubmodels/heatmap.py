@@ -1,4 +1,6 @@
-"""Anomaly map -> colours, overlays, contours and side-by-side panels, with numpy and Pillow only.
+"""Anomaly map -> colours, overlays, contours, side-by-side panels, and transparent layers for a viewer.
+
+Layers are palette pictures of some kB that a viewer puts over the picture. The viewer chooses their opacity.
 
 Colours mean the same in every picture. They are anchored at the detector's calibration, never at the picture's own
 minimum and maximum, which would light up the least dull corner of a perfectly good part: level 0 is the median pixel
@@ -6,11 +8,13 @@ of held-out normals, level 1 the pixel threshold. Lightness rises with the level
 from blue to yellow, the axis that colour-blind eyes keep; outlines are white on black, and verdicts are words.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageDraw, ImageFont
+from scipy import ndimage
 
 from hubmodels.prediction import SMALLEST_SPAN, AnomalyPrediction
 
@@ -27,6 +31,11 @@ PALETTE = np.column_stack(
 INVISIBLE_BELOW, FULL_FROM = 0.5, 1.0
 GT_COLOUR, GT_OPACITY = (0, 190, 200), 0.45  # not on the heat scale, so that truth is not taken for a prediction
 PANEL_WORDS = {"input": "input", "truth": "ground truth", "defective": "defective", "good": "good", "score": "score"}
+OPAQUE = 255
+# Not on the heat scale; each pair differs in lightness and pattern too, so that nobody has to see the hues.
+BOTH, FIRST, SECOND = (204, 60, 140), (20, 90, 200), (230, 140, 0)
+STRIPES = 24  # per shorter side of the picture
+_AGREEMENT, _ALPHAS = [(0, 0, 0), BOTH, FIRST, SECOND], [0, 200, OPAQUE, OPAQUE]
 INK, FAINT_INK, PAPER = (24, 28, 36), (96, 104, 116), (255, 255, 255)
 
 
@@ -88,8 +97,8 @@ def fade(level: NDArray) -> NDArray:
 
 def contour(mask: NDArray[np.bool_], thickness: int) -> NDArray[np.bool_]:
     """Outline of a mask (H, W), `thickness` pixels wide and inside it; beyond the picture's edge nothing is masked."""
-    outside = np.pad(~mask, 1, constant_values=True)
-    return mask & _grown(outside, thickness)[1:-1, 1:-1]
+    inside = ndimage.minimum_filter(mask.view(np.uint8), 2 * thickness + 1, mode="constant")
+    return mask & (inside == 0)
 
 
 def outline(mask: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
@@ -136,6 +145,91 @@ def panel(
     return sheet
 
 
+# ---------------------------------------------------------------- transparent layers for a viewer
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """Where two masks agree, as shares of the picture in [0, 1]."""
+
+    both: float
+    first_only: float
+    second_only: float
+
+
+def shrink(prediction: AnomalyPrediction, side: int) -> AnomalyPrediction:
+    """The prediction with a map of at most `side` pixels per side: maps are smooth, and screens are small."""
+    height, width = prediction.anomaly_map.shape
+    if max(height, width) <= side:
+        return prediction
+    scale = side / max(height, width)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    smaller = Image.fromarray(prediction.anomaly_map).resize(size, Image.Resampling.BOX)
+    return replace(prediction, anomaly_map=np.asarray(smaller))
+
+
+def heat_layer(prediction: AnomalyPrediction) -> Image.Image:
+    """The heat map, transparent where the picture looks normal; raises ValueError where not calibrated."""
+    steps = (np.clip(colour_level(prediction), 0, 2) * STEPS_PER_LEVEL).astype(np.uint8)
+    return _layer(steps, PALETTE, OPAQUE * fade(PALETTE_LEVELS))
+
+
+def outline_layer(mask: NDArray[np.bool_]) -> Image.Image:
+    """The outline of a mask (H, W), white with a black rim."""
+    line, rim = outline(mask)
+    return _layer(rim + 2 * line.astype(np.uint8), [(0, 0, 0), (0, 0, 0), (255, 255, 255)], [0, OPAQUE, OPAQUE])
+
+
+def agreement_layer(masks: Sequence[NDArray[np.bool_]]) -> Image.Image:
+    """Where masks (H, W) of several methods agree; the pattern alone is enough to read it.
+
+    Two masks: both solid, the first alone striped upwards, the second alone striped downwards. More masks: a map of
+    the counts. All of n are solid, and k of n are striped with k / n of each stripe filled.
+    """
+    return _pair_layer(*masks) if len(masks) == 2 else _count_layer(np.sum(masks, axis=0), len(masks))
+
+
+def _pair_layer(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> Image.Image:
+    up, down = (_stripes(first.shape, sign) < 0.5 for sign in (1, -1))
+    both, alone = first & second, (first & ~second & up, second & ~first & down)
+    return _layer(both + 2 * alone[0].astype(np.uint8) + 3 * alone[1].astype(np.uint8), _AGREEMENT, _ALPHAS)
+
+
+def _count_layer(counts: NDArray, total: int) -> Image.Image:
+    shares = np.arange(1, total + 1)[:, None] / total
+    colours = np.vstack([np.zeros(3), np.array(FIRST) + shares * (np.array(BOTH) - FIRST)])
+    filled = np.where(_stripes(counts.shape, 1) < counts / total, counts, 0)
+    return _layer(filled, colours, [0, *[OPAQUE] * (total - 1), 200])
+
+
+def _stripes(shape: tuple[int, int], sign: int) -> NDArray[np.float64]:
+    """Position of each pixel in its diagonal stripe, in [0, 1)."""
+    row, column = np.indices(shape, sparse=True)
+    period = max(2, min(shape) // STRIPES)
+    return (row + sign * column) % period / period
+
+
+def count_shares(masks: Sequence[NDArray[np.bool_]]) -> dict[int, float]:
+    """Share of the picture that exactly k masks (H, W) cover, by k, from all of them down to one."""
+    counts = np.sum(masks, axis=0)
+    return {k: float((counts == k).mean()) for k in range(len(masks), 0, -1)}
+
+
+def overlap(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> Overlap:
+    """How much two masks of the same size (H, W) agree."""
+    return Overlap(*(float(part.mean()) for part in (first & second, first & ~second, second & ~first)))
+
+
+def _layer(indices: NDArray, colours: Sequence, alphas: Sequence[float]) -> Image.Image:
+    image = Image.fromarray(indices.astype(np.uint8))
+    image.putpalette(np.asarray(colours, np.uint8).tobytes())
+    image.info["transparency"] = bytes(int(alpha) for alpha in alphas)
+    return image
+
+
+# ---------------------------------------------------------------- details
+
+
 def _pixels_like(picture: Image.Image, grid: NDArray, what: str) -> NDArray[np.uint8]:
     pixels = np.array(picture.convert("RGB"))  # a copy, to be drawn on
     if pixels.shape[:2] != grid.shape:
@@ -153,12 +247,8 @@ def _blended(pixels: NDArray[np.uint8], colour: ArrayLike, opacity: ArrayLike) -
 
 
 def _grown(mask: NDArray[np.bool_], radius: int) -> NDArray[np.bool_]:
-    """The mask and all within `radius` rows and columns of it."""
-    window = 2 * radius + 1
-    for _ in range(2):  # rows, then columns; running counts cost the same for every radius
-        counts = np.cumsum(np.pad(mask, ((radius + 1, radius), (0, 0))), axis=0, dtype=np.int32)
-        mask = (counts[window:] != counts[:-window]).T
-    return mask
+    """The mask and everything within `radius` rows and columns of it."""
+    return ndimage.maximum_filter(mask.view(np.uint8), 2 * radius + 1, mode="constant") > 0
 
 
 def _outlined(pixels: NDArray[np.uint8], mask: NDArray[np.bool_]) -> NDArray[np.uint8]:

@@ -15,7 +15,7 @@ from PIL import Image
 
 from hubmodels import AnomalyPrediction
 from hubmodels.appearance import UNLIKE
-from hubmodels.layers import agreement_layer, count_shares, heat_layer, outline_layer, overlap, shrink
+from hubmodels.heatmap import agreement_layer, count_shares, heat_layer, outline_layer, overlap, shrink
 from hubmodels.prediction import pictures_needed
 from hubmodels.scoring import Calibration
 from webapp.inspection import Inspection, all_agree, count_verdicts

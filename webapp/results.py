@@ -16,9 +16,8 @@ import numpy as np
 from PIL import Image
 
 from hubmodels import AnomalyPrediction
-from hubmodels.heatmap import overlay
+from hubmodels.heatmap import overlay, shrink
 from hubmodels.hub.catalog import Catalog
-from hubmodels.layers import shrink
 from webapp.hosting import fresh_path
 from webapp.inspection import Inspection, method_titles
 

@@ -55,7 +55,7 @@ class ModelEntry:
 
 @dataclass
 class Listing:
-    """The models of one place; problems (by source) are reasons why a model cannot be used, notices concern the whole place."""
+    """The models of one place, why others cannot be used (by source), and notices about the place itself."""
 
     entries: list[ModelEntry] = field(default_factory=list)
     problems: dict[str, str] = field(default_factory=dict)

@@ -99,7 +99,7 @@ def _require_fitting(detectors: Sequence[AnomalyDetector]) -> None:
 
 
 def _write_checked(detectors: Sequence[AnomalyDetector], path: Path, pictures: list[Picture], folder: Path) -> dict:
-    """Writes both files in a temporary folder next to the target, then moves them: a failure leaves nothing incomplete."""
+    """Writes both files into a temporary folder, then moves them: a failure leaves nothing incomplete."""
     draft, report_draft = folder / "model.onnx", folder / "report.json"
     _write_graph(detectors, draft)
     model = ExportedModel(draft)

@@ -34,8 +34,9 @@ class ExportGraph(nn.Module):
         self.start = crop_start(self.resize, self.image_size)
         self.backbone, self.patch_features = first.backbone, first.patch_features
         self.heads = nn.ModuleList(_Head(detector) for detector in detectors)
-        self.register_buffer("mean", torch.tensor(first.mean, device=first.device)[:, None, None])
-        self.register_buffer("std", torch.tensor(first.std, device=first.device)[:, None, None])
+        for name in ("mean", "std"):
+            values = torch.tensor(getattr(first, name), dtype=torch.float32, device=first.device)
+            self.register_buffer(name, values[:, None, None])
 
     def forward(self, pictures: Tensor) -> tuple[Tensor, ...]:
         """Pictures (B, H, W, 3) uint8 RGB -> per detector image scores (B,), anomaly maps (B, H, W), p-values (B,)."""

@@ -259,6 +259,17 @@ def test_a_missing_tensor_is_not_filled_with_random_numbers(make_detector, tmp_p
         SimpleNet.from_pretrained(tmp_path)
 
 
+def test_a_program_with_another_default_type_gets_the_same_scores(make_detector, tmp_path):
+    make_detector(GLASS).save_pretrained(tmp_path)
+    expected = load(tmp_path).predict(picture())
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = load(tmp_path).predict(picture())
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert found.image_score == expected.image_score and np.array_equal(found.anomaly_map, expected.anomaly_map)
+
+
 # ------------------------------------------------------------------------------------------------------- side by side
 
 

@@ -1,4 +1,4 @@
-"""Any number of methods, with heads of any kind: a third (closed form) and a fourth (bank of vectors) are registered."""
+"""Any number of methods, with heads of any kind: a third (closed form) and a fourth (bank of vectors)."""
 
 import ast
 import json

@@ -4,8 +4,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hubmodels.heatmap import overlay
-from hubmodels.layers import Overlap, agreement_layer, count_shares, heat_layer, outline_layer, overlap, shrink
+from hubmodels.heatmap import (
+    Overlap,
+    agreement_layer,
+    count_shares,
+    heat_layer,
+    outline_layer,
+    overlap,
+    overlay,
+    shrink,
+)
 from hubmodels.prediction import AnomalyPrediction
 
 
