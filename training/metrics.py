@@ -1,7 +1,9 @@
 """AUROC, average precision and F1-max over images; the same and AUPRO over pooled pixels: exact, in bounded memory.
 
-Image metrics are those of scikit-learn. Pixel metrics are streamed, because all pixels of a test set do not fit into
-memory as scikit-learn needs them. They follow from two counts at each positive's score s (positive = anomalous image or defect pixel): the
+Image metrics are those of scikit-learn. Pixel metrics are streamed, because scikit-learn would need all pixels of a
+test set in memory several times.
+
+Pixel metrics follow from two counts at the score s of each positive (positive = defect pixel): the
 negatives >= s and the negatives > s. Each positive adds the area to the right of its own step to the ROC or PRO curve,
 so AUROC and AUPRO (Bergmann et al., IJCV 2021, section 4) are weighted means over positives, and so is step-wise
 average precision. Negatives, nearly all of the pixels, are therefore only ever sorted in chunks and counted.

@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from datetime import timedelta
+from functools import lru_cache
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the clone, from which this script runs
@@ -28,7 +29,7 @@ from accelerate.utils import gather_object
 from huggingface_hub.utils import validate_repo_id
 
 from hubmodels import AnomalyDetector, BackboneError
-from hubmodels.backbone import find_weights, load_backbone, normalisation
+from hubmodels.backbone import Backbone, find_weights, load_backbone, normalisation
 from hubmodels.compactnet import COMPACT_BACKBONE, COMPACT_IMAGE_SIZE
 from hubmodels.hub.files import REPORT_FILE, limit_waiting
 from hubmodels.methods import METHODS
@@ -287,10 +288,16 @@ def calibrate(fitting: Fitting | ClosedFormFitting, held_out: list[Sample]) -> N
     logger.info("%s %s", job.name, detector.calibration.describe())
 
 
+@lru_cache(1)
+def open_backbone(name: str, weights: str | None) -> Backbone:
+    """The frozen network of a run, kept in memory because all jobs use it."""
+    return load_backbone(name, weights=weights)
+
+
 def build_detector(job: Job) -> AnomalyDetector:
     """The untrained head on its verified backbone."""
     config = job.config
-    backbone = load_backbone(config.backbone, weights=config.backbone_weights)
+    backbone = open_backbone(config.backbone, config.backbone_weights)
     mean, std = normalisation(config.backbone)
     return METHODS[job.method].detector(
         backbone=config.backbone,

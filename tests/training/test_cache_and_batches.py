@@ -40,7 +40,9 @@ def test_processes_of_one_machine_share_its_memory(monkeypatch):
 def test_mixed_precision_ends_with_the_backbone(images, make_detector):
     """Its maps are bf16, as their coarse values show; what is made of them is computed in float32."""
     detector, seen = make_detector(SimpleNet), []
-    hook = detector.front_end.backbone.network.register_forward_hook(lambda _, __, maps: seen.extend(m.dtype for m in maps))
+    hook = detector.front_end.backbone.network.register_forward_hook(
+        lambda _, __, maps: seen.extend(m.dtype for m in maps)
+    )
     try:
         features = module.extract(detector, images, "bf16")
     finally:

@@ -10,15 +10,15 @@ from small_pictures import picture, save
 from small_report import COMPACT, METRICS, REPORT, describe, report
 
 from hubmodels.hub.listing import BUNDLED_MODELS
-from training.evaluation import HEADLINE
-from training.publishing.card import METRICS as NAMES
+from hubmodels.metric_names import HEADLINE
+from hubmodels.metric_names import METRICS as NAMES
 from training.publishing.card import (
     card_of,
     find_panels,
+    last_part,
     public_report,
     render_card,
-    ship_cards,
-    without_folders,
+    write_bundled_cards,
     write_card,
 )
 
@@ -57,7 +57,7 @@ def test_the_metadata_carries_every_metric_as_a_fraction_with_its_protocol():
     measured = METRICS | {"cropped_defect_pixels": 0.125}
     data = metadata(metrics=measured)
     assert {each.metric_name: each.metric_value for each in data.eval_results} == {
-        NAMES[key][0]: value for key, value in measured.items()
+        NAMES[key].name: value for key, value in measured.items()
     }
     assert all(each.metric_args == {"protocol": "last", "seed": 7} for each in data.eval_results)
     assert {(each.dataset_type, each.dataset_config, each.dataset_split) for each in data.eval_results} == {
@@ -85,7 +85,7 @@ def test_the_metadata_names_method_paper_and_backbone():
 
 def test_the_compact_backbone_is_no_base_model_since_the_hub_has_none_such():
     text = card(backbone=COMPACT)
-    assert "base_model" not in text and "comes with the `hubmodels` package" in text
+    assert "base_model" not in text and "comes with the `hubmodels` library" in text
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_the_snippets_run_beside_the_folder(folder, monkeypatch, capsys):
 def test_the_snippets_name_the_repository_once_there_is_one(folder, monkeypatch, capsys):
     """A folder called as the repository stands for the Hub: loading asks for folders first."""
     text = card_of(folder, repo_id="acme/simplenet-toy-widget")
-    assert 'SimpleNet.from_pretrained("acme/simplenet-toy-widget")' in text
+    assert 'load("acme/simplenet-toy-widget")' in text
     (folder.parent.parent / "acme").symlink_to(folder.parent)
     monkeypatch.chdir(folder.parent.parent)
     save(picture(0), Path("photo.png"))
@@ -142,9 +142,13 @@ def test_what_was_measured_is_told():
     assert "| image AUROC | 75.0 % |" in text and "| AUPRO@0.3 | 68.8 % |" in text
     assert "| GPU | 12.3 ms | 15.0 ms | H100; CPU threads: 2; picture: 72 x 96; 20 times |" in text
     assert "It flags at most 20 % of good parts; calibrated on 4 held-out" in text
-    assert "pictures can guarantee: 20.0 %" in text and "false-alarm rate 25.0 %, recall 50.0 %" in text
+    assert "| false alarms guaranteed by 4 held-out pictures | 20.0 % |" in text
+    assert (
+        "| false alarms on the test pictures | 25.0 % |" in text
+        and "| defects found on the test pictures | 50.0 % |" in text
+    )
     assert "misses 3 of 6 defective test pictures and flags 1 of 4 good ones" in text
-    assert "13 good ones to learn from" in text and "4 good, 2 bent, 4 torn" in text
+    assert "13 good ones for training" in text and "4 good, 2 bent, 4 torn" in text
     assert "72 x 96 (height x width; 12 of 13)" in text
     assert all(f"`{letter * 64}`" in text for letter in "abd")
 
@@ -153,8 +157,8 @@ def test_what_was_not_measured_says_so():
     data = REPORT["data"] | {"counts": {"train": {"good": 13}, "test": {}}}
     text = card(metrics={}, data=data)
     rows = [line for line in text.splitlines() if line.startswith("| ") and "not measured" in line]
-    assert len(rows) == len(METRICS) + 2  # and both devices
-    assert "false-alarm rate not measured, recall not measured" in text
+    assert len(rows) == len(METRICS) + 4  # and both rates, both devices
+    assert "| false alarms on the test pictures | not measured |" in text
     assert "there were no test pictures" in text and " %," not in text.split("## Threshold")[0]
 
 
@@ -177,7 +181,7 @@ def test_the_card_of_rendered_parts_says_that_they_are_synthetic():
 
 
 def test_papers_are_cited_with_those_of_the_data():
-    assert card().count("@") - card().count("AUPRO@") == 1
+    assert card().split("## Cite")[1].count("@") == 1
     text = card(dataset="mvtec")
     assert "@inproceedings{liu2023simplenet," in text and "@article{bergmann2021mvtec," in text
 
@@ -252,7 +256,7 @@ def test_a_public_report_holds_no_folder_and_no_file_name_and_all_else():
     ],
 )
 def test_of_a_local_path_only_the_last_part_is_shown(argument, shown):
-    assert without_folders(argument) == shown
+    assert last_part(argument) == shown
 
 
 # ------------------------------------------------------------------------------------------------- what is committed
@@ -261,7 +265,7 @@ def test_of_a_local_path_only_the_last_part_is_shown(argument, shown):
 def test_shipping_renders_cards_with_small_pictures_and_leaves_no_old_ones(folder, tmp_path):
     save(picture(0), folder / "panels/good_highest.png")
     save(picture(0), tmp_path / "cards/simplenet-toy-widget/panels/good_lowest.jpg")
-    (place,) = ship_cards(folder.parent, tmp_path / "cards")  # the other one has no report
+    (place,) = write_bundled_cards(folder.parent, tmp_path / "cards")  # the other one has no report
     assert [path.name for path in (place / "panels").iterdir()] == ["good_highest.jpg"]
     assert Image.open(place / "panels/good_highest.jpg").format == "JPEG"
     text = (place / "README.md").read_text()
@@ -269,13 +273,13 @@ def test_shipping_renders_cards_with_small_pictures_and_leaves_no_old_ones(folde
 
 
 def test_an_empty_run_has_no_cards(tmp_path):
-    with pytest.raises(ValueError, match="holds no finished model"):
-        ship_cards(tmp_path)
+    with pytest.raises(ValueError, match="contains no finished model"):
+        write_bundled_cards(tmp_path)
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_a_committed_card_is_what_its_model_gives_today(name):
-    """Stale after a change of the template or of the numbers: `python -m training.publishing bundle runs/bundle`."""
+    """Stale after a change of the template or of the numbers: `python -m training.publishing cards`."""
     place = CARDS / name
     text = card_of(BUNDLED_MODELS / name, panels=find_panels(place), bundled=True)
     assert (place / "README.md").read_text() == text

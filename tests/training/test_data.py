@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from small_pictures import SIZE, add_category, add_pictures, find, names, only, picture, save
 
-from training.data import dataset_slug, hold_out, open_categories
 from hubmodels.samples import Sample
+from training.data import dataset_slug, hold_out, open_categories
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -156,7 +156,7 @@ def test_folders_of_good_pictures(tmp_path):
 
 
 def test_useless_data_roots_say_what_is_expected(tmp_path):
-    with pytest.raises(ValueError, match="holds no pictures"):
+    with pytest.raises(ValueError, match="contains no pictures"):
         open_categories(tmp_path)
     with pytest.raises(ValueError, match="is not a folder"):
         open_categories(tmp_path / "absent")

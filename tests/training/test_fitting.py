@@ -8,18 +8,21 @@ import torch
 from hubmodels import SimpleNet
 from hubmodels.front_end import align, flatten
 from training.cache import FeatureCache
-from training.fitting import Fitting, make_average, recompute_statistics
+from training.fitting import Fitting, make_average
+from training.objectives import SimpleNetObjective
 
 
 def test_statistics_are_those_over_all_rows_at_once(make_detector, monkeypatch):
     """Five pictures in batches of two, the odd one unlike the others: it must count as one of five."""
-    detector, cpu = make_detector(SimpleNet), torch.device("cpu")
+    detector = make_detector(SimpleNet)
     layers = [torch.randn(5, 16, 8, 8), torch.randn(5, 16, 4, 4)]
     for layer in layers:
         layer[4] += 3
     cache = FeatureCache(torch.zeros(5, 3, 64, 64, dtype=torch.uint8), layers, True)
-    monkeypatch.setattr("training.fitting.add_noise", lambda features, noise_std: features * (1 + noise_std))
-    recompute_statistics(SimpleNamespace(detector=detector, noise_std=0.5), cache, 2, cpu)
+    monkeypatch.setattr(
+        "training.objectives.discriminator.add_noise", lambda features, noise_std: features * (1 + noise_std)
+    )
+    SimpleNetObjective(detector, 0.5).recompute_statistics(cache, 2)
     normal = detector.head.embed(flatten(align(layers)))
     hidden = detector.head.discriminator[0](torch.cat([normal, 1.5 * normal]))
     norm = detector.head.discriminator[1]

@@ -11,9 +11,9 @@ from huggingface_hub import HfApi
 from small_pictures import SIZE, add_pictures, mask, names, only, picture
 
 from hubmodels.pictures import PictureError
+from hubmodels.samples import Category
 from training.data import open_categories
 from training.hub_data import HubColumns, category_from_dataset
-from hubmodels.samples import Category
 from training.sanity import inspect_category
 
 

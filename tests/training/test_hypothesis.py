@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from training.hypothesis import MVTEC_HYPOTHESIS, decide_hypothesis, mean_image, spectrum_hypothesis, spectrum_numbers
+from training.hypothesis import MVTEC_HYPOTHESIS, choose_hypothesis, mean_image, spectrum_hypothesis, spectrum_numbers
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -115,19 +115,19 @@ def test_table_of_mvtec() -> None:
 
 def test_choices() -> None:
     images = [IMAGES["white"]]  # judged as manifold
-    assert decide_hypothesis("hypersphere", "mvtec", "carpet", [])[0] == "hypersphere"
-    assert decide_hypothesis("manifold", "mvtec", "screw", [])[0] == "manifold"
-    hypothesis, reason = decide_hypothesis("table", "mvtec", "screw", [])
+    assert choose_hypothesis("hypersphere", "mvtec", "carpet", [])[0] == "hypersphere"
+    assert choose_hypothesis("manifold", "mvtec", "screw", [])[0] == "manifold"
+    hypothesis, reason = choose_hypothesis("table", "mvtec", "screw", [])
     assert hypothesis == "hypersphere" and "table" in reason
     for choice, dataset, category in [
         ("auto", "mvtec", "screw"),
         ("table", "mine", "screw"),
         ("table", "mvtec", "cog"),
     ]:
-        hypothesis, reason = decide_hypothesis(choice, dataset, category, images)
+        hypothesis, reason = choose_hypothesis(choice, dataset, category, images)
         assert hypothesis == "manifold" and "spectrum" in reason and "N = " in reason
     with pytest.raises(ValueError, match="auto, table, manifold or hypersphere"):
-        decide_hypothesis("sphere", "mvtec", "screw", images)
+        choose_hypothesis("sphere", "mvtec", "screw", images)
 
 
 def test_real_screws_agree_with_the_table() -> None:
@@ -135,4 +135,4 @@ def test_real_screws_agree_with_the_table() -> None:
     if not folder.is_dir():
         pytest.skip(f"real pictures are not at hand: {folder}")
     images = [np.asarray(Image.open(path).convert("RGB")) for path in sorted(folder.glob("*.png"))]
-    assert decide_hypothesis("auto", "mvtec", "screw", images)[0] == MVTEC_HYPOTHESIS["screw"]
+    assert choose_hypothesis("auto", "mvtec", "screw", images)[0] == MVTEC_HYPOTHESIS["screw"]

@@ -78,7 +78,7 @@ def test_the_command_measures_every_finished_model_of_a_run(folder, tmp_path, ca
 
 
 @pytest.mark.parametrize(
-    ("run", "message"), [(".", "give a PICTURE"), ("simplenet-toy-widget", "holds no finished model")]
+    ("run", "message"), [(".", "give a PICTURE"), ("simplenet-toy-widget", "contains no finished model")]
 )
 def test_the_command_says_what_is_missing(run, message, folder, capsys):
     with pytest.raises(SystemExit) as ended:

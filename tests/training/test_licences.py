@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from training.publishing.licences import KNOWN, terms_of, weights_licence
+from training.publishing.licences import LICENCES, dataset_licence, weights_licence
 
 NOTICE = (Path(__file__).parents[2] / "NOTICE.md").read_text()
 CITATIONS = (Path(__file__).parents[2] / "model_cards/citations.bib").read_text()
@@ -35,17 +35,17 @@ def test_apache_weights_say_nothing_of_non_commercial_use():
 
 
 def test_pictures_of_unknown_data_are_taken_for_confidential():
-    assert not terms_of("own").may_be_shown and terms_of("mvtec").may_be_shown
+    assert not dataset_licence("own").may_be_shown and dataset_licence("mvtec").may_be_shown
 
 
-@pytest.mark.parametrize("dataset", [name for name, terms in KNOWN.items() if terms.link])
+@pytest.mark.parametrize("dataset", [name for name, data in LICENCES.items() if data.link])
 def test_the_notice_says_the_same(dataset):
-    terms = KNOWN[dataset]
-    (row,) = [line for line in NOTICE.splitlines() if f"]({terms.link})" in line]
-    assert terms.licence in row
+    data = LICENCES[dataset]
+    (row,) = [line for line in NOTICE.splitlines() if f"]({data.link})" in line]
+    assert data.licence in row
 
 
-@pytest.mark.parametrize("dataset", [name for name, terms in KNOWN.items() if terms.link])
+@pytest.mark.parametrize("dataset", [name for name, data in LICENCES.items() if data.link])
 def test_what_others_made_is_cited(dataset):
-    assert KNOWN[dataset].citations
-    assert all(f"{{{key},\n" in CITATIONS for key in KNOWN[dataset].citations)
+    assert LICENCES[dataset].citations
+    assert all(f"{{{key},\n" in CITATIONS for key in LICENCES[dataset].citations)

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from reference.explicit_training import ascend, project
 
 from hubmodels import GLASS, SimpleNet
-from training.objectives import GLASSObjective, SimpleNetObjective, clamp_norm
+from training.objectives import GLASSObjective, SimpleNetObjective
+from training.objectives.glass import clamp_norm
 
 BACKBONE = "resnet18.tv_in1k"
 
@@ -76,7 +77,7 @@ def test_truncated_l1_by_hand(monkeypatch):
     """Normality logits 2, 0.1, -1 of normals and -2, 0.2, 0 of noisy ones: (0 + .4 + 1.5)/3 + (0 + .7 + .5)/3."""
     objective = SimpleNetObjective(SimpleNet(backbone=BACKBONE, embed_dim=4, hidden_dim=3), 0.015)
     logits = torch.tensor([2.0, 0.1, -1.0, -2.0, 0.2, 0.0])
-    monkeypatch.setattr(objective, "judge", lambda features: logits.chunk(2))
+    monkeypatch.setattr(objective, "normality_with_noise", lambda features: logits.chunk(2))
     losses = objective({"features": torch.randn(1, 4, 1, 3)})
     assert losses["normal_loss"].item() == pytest.approx(1.9 / 3)
     assert losses["noisy_loss"].item() == pytest.approx(1.2 / 3)
@@ -146,7 +147,7 @@ def test_ascent_in_pre_activations_equals_the_explicit_loop(hypothesis, eps, mon
     objective = glass(hypothesis, noise_std=0.015 * math.sqrt(1536 / 8))  # scale 1, as the explicit loop's constants
     objective.ascent_eps = eps
     noise = objective.noise_std * torch.randn(40, 8, dtype=torch.float64)
-    monkeypatch.setattr("training.objectives.add_noise", lambda features, noise_std: features + noise)
+    monkeypatch.setattr("training.objectives.glass.add_noise", lambda features, noise_std: features + noise)
     center, radius = torch.randn(40, 8, dtype=torch.float64), torch.tensor(2.0, dtype=torch.float64)
     discriminator, results = objective.detector.head.discriminator, []
     for synthesise in (
@@ -214,7 +215,7 @@ def test_hypersphere_moves_masked_local_features_outward(monkeypatch):
     label = torch.rand(1, 4, 4) > 0.5
     seen, discriminate = [], objective.detector.head.discriminate
     monkeypatch.setattr(
-        objective.detector,
+        objective.detector.head,
         "discriminate",
         lambda features: (seen.append(features.detach()), discriminate(features))[1],
     )

@@ -7,10 +7,10 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
+from hubmodels.samples import Sample
 from training.data import open_categories
 from training.parts import dataset as parts
 from training.parts.dataset import DEFECTS, RenderedSource, parts_categories, render
-from hubmodels.samples import Sample
 
 ALL_DEFECTS = [(category, defect) for category in sorted(DEFECTS) for defect in DEFECTS[category]]
 TINY = {"knot", "pit", "solder_ball", "speck"}

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from small_pictures import SIZE, add_category, add_pictures, find, mask, names, only, picture, save
 
-from training import samples
+from hubmodels import samples
 from training.data import open_categories
 from training.sanity import inspect_category
 

@@ -4,6 +4,7 @@ python -m training.publishing models runs acme --dry-run   # shows what would be
 python -m training.publishing models runs acme             # the same command continues after an interruption
 python -m training.publishing space acme/inspection --namespace acme
 python -m training.publishing bundle runs/bundle           # copies them into the library
+python -m training.publishing cards                        # renders the cards of the bundled models again
 """
 
 import argparse
@@ -16,7 +17,8 @@ from huggingface_hub import HfApi
 from hubmodels import LIBRARY
 from hubmodels.hub.errors import HUB_ERRORS, ModelError, in_words
 from hubmodels.hub.files import limit_waiting
-from training.publishing.card import finished_models, write_bundled_cards
+from hubmodels.hub.listing import BUNDLED_MODELS
+from training.publishing.card import TEMPLATES, finished_models, write_bundled_card, write_bundled_cards
 from training.publishing.publish import HUB_TIMEOUT, Publication, bundle, check_login, publish
 from training.publishing.space import assemble_space, published, push_space
 
@@ -47,10 +49,9 @@ def read_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     space.add_argument("--private", action="store_true", help="make a new Space private")
     space.add_argument("--output", type=Path, metavar="DIR", help="write the folder here, and push nothing")
-    package = actions.add_parser(
-        "bundle", help="copy the models of a run into the library, and write their cards"
-    )
+    package = actions.add_parser("bundle", help="copy the models of a run into the library, and write their cards")
     package.add_argument("run", type=Path, metavar="DIR", help="folder that training wrote to")
+    actions.add_parser("cards", help="render the cards of the bundled models again, for example with a new template")
     return parser.parse_args(arguments)
 
 
@@ -96,7 +97,13 @@ def _bundle(run: Path) -> dict[str, str]:
     return {}
 
 
-ACTIONS = {"models": _publish_models, "space": _publish_space, "bundle": _bundle}
+def _render_cards() -> dict[str, str]:
+    for folder in finished_models(BUNDLED_MODELS):
+        write_bundled_card(folder, TEMPLATES / folder.name)
+    return {}
+
+
+ACTIONS = {"models": _publish_models, "space": _publish_space, "bundle": _bundle, "cards": _render_cards}
 
 
 if __name__ == "__main__":
