@@ -1,15 +1,19 @@
 """Makes the weights of the compact backbone: a CompactNet learns to give the feature maps of ResNet-18 and ResNet-50.
 
-    python -m training.distill --shared ../shared --output runs/distill
-    cp runs/distill/*.safetensors hubmodels/weights/     # then `make bundle`: heads know their backbone by fingerprint
+    python -m training.distill --data DIR --output runs/distill
+    cp runs/distill/*.safetensors hubmodels/weights/     # then `make bundle`, because heads need their own backbone
+
+DIR is a folder of real pictures and weights, see `docs/data.md`.
 
 The loss is that of EfficientAD's patch description network (Batzner et al., WACV 2024, section 3.1, arXiv 2303.14535):
-squared error of the teacher's features, normalised per channel, so that every channel counts. Differences: the student
-starts from the blocks of the teacher that it has kept, and gives the teacher's maps themselves and not the
-normalised ones, so that a head sees the same geometry on either backbone; ResNet-50, whose channels are others, is
-followed through one linear map per layer that is thrown away, and at every fourth step alone, being as dear as all the
-rest. EfficientAD's hard-feature mining and its penalty on natural pictures are not taken over: they keep an anomaly
-detector's student from imitating its teacher on anomalies, while a backbone must describe anomalies like all else.
+squared error of the teacher's features, normalised per channel, so that every channel counts. Differences:
+
+- The student starts from those blocks of the teacher that it has kept.
+- It learns the teacher's maps themselves, not the normalised ones. So both backbones have the same geometry.
+- ResNet-50 has other channels. The student follows it through one linear map for each layer, which is not saved, and
+  only in every fourth step, because such a step takes twice the time.
+- EfficientAD's hard-feature mining and its penalty on natural pictures are left out. They stop a student from imitating
+  its teacher on anomalies. A backbone must describe anomalies like everything else.
 """
 
 import argparse
@@ -126,11 +130,11 @@ def copy_blocks(teacher: nn.Module, student: nn.Module) -> None:
 class Pictures:
     """Crops of three kinds of pictures, held in memory as (3, h, w) uint8 with a short side of 256 pixels."""
 
-    def __init__(self, shared: Path, seed: int) -> None:
+    def __init__(self, data: Path, seed: int) -> None:
         folders = {
-            "natural": [shared / "data" / "natural"],
-            "textures": [shared / "data" / "dtd"],
-            "parts": sorted((shared / "data").glob("*/*/train/good")),
+            "natural": [data / "natural"],
+            "textures": [data / "dtd"],
+            "parts": sorted(data.glob("*/*/train/good")),
         }
         order = np.random.default_rng(seed)
         held = {kind: order.permutation(read_all(places)) for kind, places in folders.items()}
@@ -216,7 +220,7 @@ def train(model: Distillation, pictures: Pictures, steps: int, seed: int, folder
 def main(arguments: list[str] | None = None) -> None:
     """Reads the pictures, distils, and writes the weights and the log of the run."""
     parser = argparse.ArgumentParser(description="Distil the compact backbone from ResNet-18 and ResNet-50.")
-    parser.add_argument("--shared", type=Path, default=Path("../shared"), help="holds data/ and weights/")
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder with data/ and weights/")
     parser.add_argument("--steps", type=int, default=3000, help=f"of {BATCH} crops of {CROP} px")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=Path("runs/distill"), help="folder for weights and log")
@@ -224,10 +228,10 @@ def main(arguments: list[str] | None = None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("timm").setLevel(logging.ERROR)  # it lists the layers that we cut off
     torch.manual_seed(args.seed)
-    pictures = Pictures(args.shared, args.seed)
+    pictures = Pictures(args.data / "data", args.seed)
     sample = torch.cat([pictures.batch(i, args.seed + 1) for i in range(MOMENTS_BATCHES)])
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = Distillation(args.shared / "weights", normalise(sample).to(device))
+    model = Distillation(args.data / "weights", normalise(sample).to(device))
     log = train(model, pictures, args.steps, args.seed, args.output)
     (args.output / "distill.json").write_text(json.dumps(log, indent=1) + "\n")
 

@@ -116,8 +116,8 @@ def test_the_learning_rate_warms_up_and_ends_near_nothing():
 
 
 @pytest.fixture
-def shared(tmp_path):
-    """The layout of ../shared with three pictures of each kind and random teachers."""
+def real_data(tmp_path):
+    """A folder of real pictures as in docs/data.md: three pictures of each kind and random teachers."""
     rng = np.random.default_rng(0)
     for folder in ("natural", "dtd/images/dotted", "set/bolt/train/good"):
         (tmp_path / "data" / folder).mkdir(parents=True)
@@ -132,18 +132,18 @@ def shared(tmp_path):
     return tmp_path
 
 
-def test_a_short_distillation_writes_weights_and_log(shared, monkeypatch):
+def test_a_short_distillation_writes_weights_and_log(real_data, monkeypatch):
     monkeypatch.setattr(distill, "VALIDATION", 1)
     monkeypatch.setattr(distill, "BATCH", 2)
     monkeypatch.setattr(distill, "MOMENTS_BATCHES", 1)
-    output = shared / "out"
-    distill.main(["--shared", str(shared), "--steps", "2", "--output", str(output)])
+    output = real_data / "out"
+    distill.main(["--data", str(real_data), "--steps", "2", "--output", str(output)])
     log = json.loads((output / "distill.json").read_text())
     assert [record["step"] for record in log] == [2]
     assert all(len(log[-1][kind]) == 4 for kind in distill.SHARES)
     assert load_backbone(COMPACT_BACKBONE, weights=output / WEIGHTS.name).channels == (128, 256)
 
 
-def test_too_few_pictures_are_named(shared):
+def test_too_few_pictures_are_named(real_data):
     with pytest.raises(SystemExit, match=r"3 pictures below .*natural: more than 64 needed"):
-        distill.main(["--shared", str(shared), "--output", str(shared / "out")])
+        distill.main(["--data", str(real_data), "--output", str(real_data / "out")])

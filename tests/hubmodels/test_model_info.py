@@ -8,6 +8,7 @@ import pytest
 from hub_server import Fault, answer, delay
 from huggingface_hub import constants, metadata_load
 from small_report import METRICS, describe, report
+from training.publishing.staging import stage
 
 from hubmodels import GLASS
 from hubmodels.hub import model_info
@@ -15,7 +16,6 @@ from hubmodels.hub.catalog import Catalog
 from hubmodels.hub.listing import CACHE, HUB, ModelEntry
 from hubmodels.hub.model_info import LARGEST_TEXT, ModelInfo, read_model_info
 from training.publishing.card import TEMPLATES, write_card
-from training.publishing.staging import stage
 
 NAME = "simplenet-toy-widget"
 REPO = f"acme/{NAME}"
