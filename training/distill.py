@@ -12,8 +12,8 @@ squared error of the teacher's features, normalised per channel, so that every c
 - It learns the teacher's maps themselves, not the normalised ones. So both backbones have the same geometry.
 - ResNet-50 has other channels. The student follows it through one linear map for each layer, which is not saved, and
   only in every fourth step, because such a step takes twice the time.
-- EfficientAD's hard-feature mining and its penalty on natural pictures are left out. They stop a student from imitating
-  its teacher on anomalies. A backbone must describe anomalies like everything else.
+- EfficientAD's hard-feature mining and its penalty on natural pictures are left out. They stop a student from
+  imitating its teacher on anomalies. A backbone must describe anomalies like everything else.
 """
 
 import argparse

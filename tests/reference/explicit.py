@@ -1,7 +1,7 @@
 """Inference as in the official codes of SimpleNet (351a2b8) and GLASS (f788d56), step by step.
 
-The tests compare the fast path with it, and `benchmarks/inference.py` times it. It is slow on purpose: the network runs
-to its end, neighbourhoods are unfolded, adaptor and discriminator are separate layers, scipy smooths the map.
+The tests compare the fast path with it, and `benchmarks/inference.py` times it. It is slow on purpose: the network
+runs to its end, neighbourhoods are unfolded, adaptor and discriminator are separate layers, scipy smooths the map.
 """
 
 from pathlib import Path
