@@ -1,11 +1,11 @@
-"""The demo: a picture and a category in, the verdicts and heat maps of SimpleNet and GLASS side by side out.
+"""The demo: inspects a picture of a part with all methods of its category, and compares their results.
 
-    python app.py                          # the bundled sample parts, and what was trained into runs/
+    python app.py                          # the bundled sample parts, and the models in runs/
     python app.py --models DIR             # the models in a folder
     python app.py --namespace NAME         # models published on the Hub
 
-The sample parts come along with all of them. A Space has no command line: there HUBMODELS_MODELS and
-HUBMODELS_NAMESPACE say where the models are. New models in a folder or namespace show when the page is loaded again.
+The sample parts are always included. A Space has no command line. There, the environment variables HUBMODELS_MODELS
+and HUBMODELS_NAMESPACE replace the options. New models in a folder or namespace appear when the page is loaded again.
 """
 
 import argparse
@@ -20,25 +20,25 @@ from hubmodels.hub.listing import list_bundle, list_folder, list_namespace
 from webapp.hosting import keep_deleting, refuse_web_addresses, return_freed_memory, use_own_folder
 from webapp.page import CHECKED_EVERY, KEPT_FOR, build_page, launch_settings
 
-OWN_MODELS = Path("runs")  # where training writes to by default
+OWN_MODELS = Path("runs")  # default output folder of training
 HUB_TIMEOUT = 10  # seconds without a byte from the Hub
 EXAMPLES = Path(__file__).parent / "examples"  # DATASET/CATEGORY/*.png
 
 
 def read_arguments() -> argparse.Namespace:
-    """The command line; where it names no models, the environment."""
-    parser = argparse.ArgumentParser(description="Compare SimpleNet and GLASS on a picture of a part.")
+    """The command line. If it names no models, the environment is used."""
+    parser = argparse.ArgumentParser(description="Inspect pictures of parts, and compare the methods.")
     parser.add_argument("--models", metavar="DIR", help="folder of model folders, such as runs (HUBMODELS_MODELS)")
     parser.add_argument("--namespace", metavar="NAME", help="Hub user or organisation (HUBMODELS_NAMESPACE)")
     parser.add_argument("--backbone-weights", metavar="FILE", help="default: bundled, local cache, Hub")
     parser.add_argument(
-        "--examples", metavar="DIR", type=Path, default=EXAMPLES, help="pictures to offer, DIR/DATASET/CATEGORY/*.png"
+        "--examples", metavar="DIR", type=Path, default=EXAMPLES, help="example pictures, DIR/DATASET/CATEGORY/*.png"
     )
     parser.add_argument(
-        "--test-folder", metavar="DIR", type=Path, help="pictures of known truth to compare on, in MVTec AD layout"
+        "--test-folder", metavar="DIR", type=Path, help="labelled pictures for the comparison, in MVTec AD layout"
     )
-    parser.add_argument("--host", help="default: 127.0.0.1, this machine only")
-    parser.add_argument("--port", type=int, help="default: the first free one from 7860")
+    parser.add_argument("--host", help="default: 127.0.0.1, which only this computer can reach")
+    parser.add_argument("--port", type=int, help="default: the first free port from 7860")
     args = parser.parse_args()
     if not (args.models or args.namespace):
         args.models, args.namespace = (os.environ.get(f"HUBMODELS_{name}") for name in ("MODELS", "NAMESPACE"))
@@ -49,7 +49,7 @@ def read_arguments() -> argparse.Namespace:
 
 
 def open_catalog(args: argparse.Namespace) -> Catalog:
-    """The models asked for, or else those trained here; then the bundled ones. The page tells what failed."""
+    """The models of the arguments, or else those in `runs`; then the bundled ones. The page shows what failed."""
     places = []
     if args.models:
         places.append(partial(list_folder, args.models, args.backbone_weights))
@@ -61,7 +61,7 @@ def open_catalog(args: argparse.Namespace) -> Catalog:
 
 
 def main() -> None:
-    """Opens the catalog that was asked for and serves the page."""
+    """Opens the catalog and serves the page."""
     args = read_arguments()
     limit_waiting(HUB_TIMEOUT)
     return_freed_memory()

@@ -1,1 +1,1 @@
-"""The pages of the demo: what is shown and said. What is computed comes from `hubmodels`."""
+"""The pages of the demo: contents and display. `hubmodels` computes the results."""

@@ -79,7 +79,7 @@ class _Endpoints:
         return {"results": [self._result(picture, category, false_alarm_rate) for picture in pictures]}
 
     def _refused(self, category: object, rate: object) -> dict | None:
-        """The error of a call, whatever its pictures; None if there is none."""
+        """The error of the arguments of a call, except its pictures; None if there is none."""
         if category not in (labels := self._catalog.categories()):
             return _error("unknown_category", f"there is no such category; choose one of: {', '.join(labels)}")
         if rate is not None and not (isinstance(rate, int | float) and 0 < rate < 1):

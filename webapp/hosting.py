@@ -61,8 +61,8 @@ def _refusal(scope: Scope) -> PlainTextResponse | None:
 def refuse_web_addresses() -> None:
     """Prevents Gradio, in this process, from fetching pictures from web addresses.
 
-    Gradio 6.31 downloads every upload whose path is the address of a public host. It does so for anybody and any
-    size, and it asks a public name server.
+    Gradio 6.31 downloads every upload whose path is the address of a public host, for anybody and of any size. It
+    also uses a public name server.
 
     Raises:
         RuntimeError: the installed Gradio fetches in another way, so that the page would not be safe.

@@ -1,4 +1,4 @@
-"""Pictures of known truth are found in every layout, and what the methods said of them is counted exactly."""
+"""Labelled pictures are found in every layout, and the results of the methods are counted exactly."""
 
 import numpy as np
 import pytest
@@ -8,11 +8,13 @@ from small_pictures import add_category, add_pictures, mask, save
 
 from hubmodels.hub.listing import ModelEntry
 from hubmodels.prediction import AnomalyPrediction
-from hubmodels.samples import LabelledPicture, LabelledResults, MethodResults, Outcome, by_category, find_labelled
+from hubmodels.samples import Category, Sample, find_labelled
+from webapp.labelled_results import LabelledResults, MethodResults, Outcome, by_category
 
 
-def labelled(tmp_path, label, category="widget", name="000.png"):
-    return LabelledPicture(tmp_path / name, category, "crack" if label else "good", label)
+def labelled(tmp_path, label, name="000.png"):
+    defect_type = "crack" if label else "good"
+    return Sample(f"test/{defect_type}/{name}", tmp_path / name, defect_type, label)
 
 
 def outcome(tmp_path, label, level, category="toy / widget"):
@@ -39,39 +41,39 @@ def uncalibrated(score):
     return AnomalyPrediction(score, np.zeros((4, 4)))
 
 
-# ---------------------------------------------------------------- pictures of known truth
+# ---------------------------------------------------------------- labelled pictures
 
 
 def test_a_root_in_mvtec_layout(tmp_path):
     add_category(tmp_path)
-    found = find_labelled(tmp_path / "mvtec_ad")
-    assert [(p.name, p.label, p.mask and p.mask.name) for p in found] == [
-        ("metal_nut/bent/000.png", 1, "000_mask.png"),
-        ("metal_nut/crack/000.png", 1, "000_mask.png"),
-        ("metal_nut/crack/001.png", 1, "001.png"),
-        ("metal_nut/good/000.png", 0, None),
-        ("metal_nut/good/001.png", 0, None),
+    (found,) = find_labelled(tmp_path / "mvtec_ad")
+    assert (found.dataset, found.name) == (None, "metal_nut")
+    assert [(s.name, s.label, s.mask and s.mask.name) for s in found.test] == [
+        ("test/bent/000.png", 1, "000_mask.png"),
+        ("test/crack/000.png", 1, "000_mask.png"),
+        ("test/crack/001.png", 1, "001.png"),
+        ("test/good/000.png", 0, None),
+        ("test/good/001.png", 0, None),
     ]
-    assert {(p.category, p.dataset) for p in found} == {("metal_nut", None)}
 
 
 def test_a_single_category_folder(tmp_path, monkeypatch):
     folder = add_category(tmp_path)
     assert find_labelled(folder) == find_labelled(folder.parent)
     monkeypatch.chdir(folder)
-    assert {p.category for p in find_labelled(".")} == {"metal_nut"}
+    assert [category.name for category in find_labelled(".")] == ["metal_nut"]
 
 
 def test_examples_are_named_after_what_they_show(tmp_path):
     add_pictures(tmp_path / "parts" / "cloth", "good.png", "good_2.png", "knot.png")
     (tmp_path / "parts" / "cloth" / "notes.txt").write_text("no picture")
-    found = find_labelled(tmp_path)
-    assert [(p.defect_type, p.label, p.dataset) for p in found] == [
-        ("good", 0, "parts"),
-        ("good_2", 0, "parts"),
-        ("knot", 1, "parts"),
+    (found,) = find_labelled(tmp_path)
+    assert (found.dataset, found.name) == ("parts", "cloth")
+    assert [(s.name, s.defect_type, s.label) for s in found.test] == [
+        ("good.png", "good", 0),
+        ("good_2.png", "good_2", 0),
+        ("knot.png", "knot", 1),
     ]
-    assert found[-1].name == "cloth/knot.png"
 
 
 def test_nothing_is_found_where_nothing_is(tmp_path):
@@ -80,25 +82,24 @@ def test_nothing_is_found_where_nothing_is(tmp_path):
 
 def test_pictures_meet_the_models_of_their_category(tmp_path):
     entries = [ModelEntry("glass", dataset, category, "") for dataset, category in (("a", "lid"), ("b", "lid"))]
-    anywhere, of_b, unknown = (
-        LabelledPicture(tmp_path, "lid", "good", 0),
-        LabelledPicture(tmp_path, "lid", "good", 0, dataset="b"),
-        LabelledPicture(tmp_path, "pill", "good", 0),
-    )
-    assert by_category([anywhere, of_b, unknown], entries) == {"a / lid": [anywhere], "b / lid": [anywhere, of_b]}
+    one, two, three = (labelled(tmp_path, 0, name) for name in "123")
+    anywhere, of_b = Category(None, "lid", test=(one,)), Category("b", "lid", test=(two,))
+    unknown = Category(None, "pill", test=(three,))
+    assert by_category([anywhere, of_b, unknown], entries) == {"a / lid": [one], "b / lid": [one, two]}
     assert by_category([unknown], entries) == {}
 
 
 def test_masks_come_at_the_pictures_size(tmp_path):
     place = save(mask((20, 24)), tmp_path / "mask.png")
-    shown = LabelledPicture(tmp_path / "000.png", "lid", "crack", 1, place)
+    shown = Sample("test/crack/000.png", tmp_path / "000.png", "crack", 1, place)
     assert shown.read_mask((20, 24)).sum() == 10 * 6
     assert shown.read_mask((40, 48)).sum() == 20 * 12
-    with pytest.raises(ValueError, match="24 x 20"):
+    with pytest.raises(ValueError, match="20 x 24"):
         shown.read_mask((40, 30))
     save(mask((20, 24), grey=127), place)
-    assert not shown.read_mask((20, 24)).any()  # not above one half
-    assert LabelledPicture(place, "lid", "crack", 1).read_mask((2, 2)) is None
+    with pytest.raises(ValueError, match="empty"):  # not above one half
+        shown.read_mask((20, 24))
+    assert labelled(tmp_path, 1).read_mask((2, 2)) is None
     assert not labelled(tmp_path, 0).read_mask((2, 2)).any()
     place.write_bytes(b"")
     with pytest.raises(ValueError, match="empty"):
@@ -179,7 +180,7 @@ def test_without_calibration_there_is_an_auroc_but_no_rate(tmp_path):
         trial.add(labelled(tmp_path, label), "a", {"One": uncalibrated(score), "Other": prediction(score)})
     one = trial.of("One")
     assert (one.auroc(), one.recall, one.false_alarm_rate, one.worst(3), one.closest(3)) == (1, None, None, [], [])
-    assert not one.is_judged and trial.pairing("One", "Other") == {}
+    assert not one.is_calibrated and trial.pairing("One", "Other") == {}
     trial.add(labelled(tmp_path, 0), "b", {"One": uncalibrated(0.1)})
     assert trial.of("One").auroc() is None  # raw scores of two models cannot be ordered
 
@@ -187,5 +188,5 @@ def test_without_calibration_there_is_an_auroc_but_no_rate(tmp_path):
 def test_pictures_of_any_mode_serve_as_masks(tmp_path):
     place = tmp_path / "mask.png"
     Image.fromarray(np.array([[0, 255], [128, 127]] * 8, np.uint8).repeat(8, axis=1)).convert("RGBA").save(place)
-    shown = LabelledPicture(tmp_path / "000.png", "lid", "crack", 1, place)
+    shown = Sample("test/crack/000.png", tmp_path / "000.png", "crack", 1, place)
     assert shown.read_mask((16, 16)).sum() == 16 * 16 // 2

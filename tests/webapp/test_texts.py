@@ -60,7 +60,7 @@ def test_percents_do_not_break_from_their_sign():
 
 
 def test_a_third_language_needs_no_code():
-    assert (number(0.25, "fr"), percent(0.125, "fr", 3)) == ("0,25", "12,5\u202f%")
+    assert (number(0.25, "fr"), percent(0.125, "fr", 3)) == ("0,25", "12,5\xa0%")
     for path in [*(ROOT / "webapp").glob("*.py"), *(ROOT / "webapp" / "static").iterdir()]:
         assert not re.search(r"""['"]de\b""", path.read_text()), path
 

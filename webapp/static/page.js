@@ -1,13 +1,13 @@
-// What Gradio leaves undone in the whole page. WORDS is filled in by webapp/page.py: each text by language.
+// Additions to Gradio for the whole page. webapp/page.py inserts WORDS: each text by language.
 () => {
-    // A list of categories is searched by typing, but what is chosen would stay in front of what is typed.
+    // Select the chosen category on focus, so that typing replaces it and searches the list.
     for (const event of ["focusin", "click"]) {
         document.addEventListener(event, ({ target }) => {
             if (target.matches("input[role=combobox]")) requestAnimationFrame(() => target.select());
         });
     }
 
-    // Gradio says what kept a request from being answered in English only, and tersely.
+    // Gradio reports refused requests only in short English texts; replace them.
     const wanted = navigator.language.toLowerCase().split("-")[0];
     const language = wanted in WORDS.title ? wanted : Object.keys(WORDS.title)[0];
     const meant = [

@@ -7,8 +7,8 @@ spoken.setAttribute("role", "status");
 element.after(spoken);
 
 function speak() {
-  const said = element.querySelectorAll(".card:not([hidden])");
-  spoken.textContent = [...said].map((card) => card.innerText).join(" ");
+  const cards = element.querySelectorAll(".card:not([hidden])");
+  spoken.textContent = [...cards].map((card) => card.innerText).join(" ");
 }
 
 function show(control) {
@@ -65,9 +65,9 @@ element.addEventListener("scroll", ({ target }) => { // zoomed viewers scroll to
 }, true);
 
 function comeIntoView() { // the visitor may have clicked an example far below
-  const said = element.querySelector(".report, .card.failed");
-  const top = said?.getBoundingClientRect().top;
-  if (top < 0 || top > innerHeight / 2) said.scrollIntoView();
+  const result = element.querySelector(".report, .card.failed");
+  const top = result?.getBoundingClientRect().top;
+  if (top < 0 || top > innerHeight / 2) result.scrollIntoView();
 }
 
 watch("value", () => { arrive(); comeIntoView(); });
