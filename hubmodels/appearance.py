@@ -82,7 +82,7 @@ class Appearance(nn.Module):
     others, so that none is measured by itself (as in conformal prediction, Vovk et al. 2005). A limit at their maximum
     would flag about 1 in n + 1 good pictures; LIMIT is mostly larger, so that parts with defects pass.
 
-    As long as nothing is learned, the spread is infinite, so that nothing is unlike, and light and size are judged by
+    As long as nothing is learned, the spread is infinite, so that nothing is unlike. Light and size then have
     absolute limits.
 
     Args:

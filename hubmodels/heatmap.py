@@ -63,11 +63,6 @@ def colourise(level: NDArray[np.float32]) -> NDArray[np.uint8]:
     return PALETTE[(np.clip(level, 0, 2) * STEPS_PER_LEVEL).astype(np.uint8)]
 
 
-def heat_map(prediction: AnomalyPrediction) -> Image.Image:
-    """The anomaly map as an RGB picture of its own size; raises ValueError as `colour_level` does."""
-    return Image.fromarray(colourise(colour_level(prediction)))
-
-
 def overlay(picture: Image.Image, prediction: AnomalyPrediction, opacity: float = 0.6) -> Image.Image:
     """The picture under its heat map, the predicted mask outlined.
 

@@ -66,9 +66,8 @@ class Calibration(nn.Module, Conformal):
             raise ValueError("calibration needs at least one held-out normal picture, and finite scores")
         self.image_scores = torch.from_numpy(np.sort(scores))
         self.map_maxima = torch.from_numpy(np.sort(maxima))
-        self.normal_level = torch.tensor(
-            float(np.median(levels))
-        )  # all pictures have the same weight, whatever their size
+        # small and large pictures have the same weight
+        self.normal_level = torch.tensor(float(np.median(levels)))
         self.false_alarm_rate = torch.tensor(float(false_alarm_rate))
 
 

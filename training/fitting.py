@@ -20,7 +20,7 @@ from training.objectives import ClosedForm, GradientObjective, Objective
 from training.state import JobLog, TrainingState
 
 DECAY_AT, DECAY_FACTOR = (0.8, 0.9), 0.4  # SuperSimpleNet's schedule
-AVERAGED_SHARE = 0.1  # the averaged weights look back over this share of all steps
+AVERAGED_SHARE = 0.1  # of all steps: over the last of them the weights are averaged
 SAVE_EVERY_S = 20.0
 
 
@@ -140,7 +140,7 @@ class Fitting:
         return {"epoch": epoch + 1, **record, "learning_rate_factor": factor, "seconds": seconds}
 
     def next_batch(self) -> dict[str, Tensor]:
-        """Cached features, and whatever else the objective makes for each step."""
+        """Cached features, and what else the objective makes for each step."""
         items = next(self.batches)
         batch = {"features": self.cache.features(items["index"], self.accelerator.device)}
         return batch | self.objective.inputs(items)

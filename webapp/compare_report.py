@@ -9,7 +9,7 @@ from PIL import Image
 
 from hubmodels.hub.listing import ModelEntry
 from hubmodels.hub.model_info import ModelInfo
-from hubmodels.metric_names import METRICS, OVERVIEW
+from hubmodels.metric_names import METRICS, OVERVIEW, PROTOCOLS
 from hubmodels.samples import is_normal
 from webapp import compare_plots
 from webapp.compare_plots import level_plots, roc_curves
@@ -24,7 +24,6 @@ LISTED_PROBLEMS = 50
 RECORDED = (*OVERVIEW, "recall_at_threshold", "false_alarm_rate")  # columns of the recorded table
 RECORDED_TEXTS = {"recall_at_threshold": "compare_recall", "false_alarm_rate": "compare_false_alarms"}
 LESS_IS_BETTER = {"false_alarm_rate"}
-PROTOCOLS = {"last": "compare_protocol_last", "best-on-test": "compare_protocol_best"}
 
 Draw = Callable[[Outcome], Image.Image | None]
 
@@ -62,11 +61,11 @@ def recorded_table(infos: Mapping[ModelEntry, ModelInfo], language: str, late: b
         if info.metrics:
             known.setdefault(entry.label, {})[entry.method] = info
     protocols = {info.protocol for by_method in known.values() for info in by_method.values()}
-    notes = ["compare_recorded_about", *(key for protocol, key in PROTOCOLS.items() if protocol in protocols)]
+    keys = [f"compare_protocol_{protocol.replace('-', '_')}" for protocol in PROTOCOLS if protocol in protocols]
     rows = [_recorded_row(category, by_method) for category, by_method in known.items()]
     methods = list(method_titles().values())
     titles = {key: METRICS[key].short for key in OVERVIEW}
-    values = {"rows": rows, "notes": notes, "methods": methods, "late": late}
+    values = {"rows": rows, "notes": ["compare_recorded_about", *keys], "methods": methods, "late": late}
     return render("recorded.html", language, keys=RECORDED, titles=titles, texts=RECORDED_TEXTS, **values)
 
 

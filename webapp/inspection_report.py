@@ -155,7 +155,7 @@ def _disagreed(predictions: Mapping[str, AnomalyPrediction], language: str) -> M
 def _verdicts(predictions: Mapping[str, AnomalyPrediction], language: str) -> Markup:
     shown = {name: translate(VERDICT_KEYS[p.is_anomalous], language) for name, p in predictions.items()}
     return Markup(", ").join(
-        translate("method_says", language, method=n, verdict=verdict) for n, verdict in shown.items()
+        translate("method_verdict", language, method=n, verdict=verdict) for n, verdict in shown.items()
     )
 
 

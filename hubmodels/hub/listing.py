@@ -18,7 +18,7 @@ from hubmodels.hub.errors import CLIENT_ERRORS, ModelError, in_words
 from hubmodels.hub.files import CONFIG_FILE, WEIGHTS_FILE, cached_models
 from hubmodels.methods import METHODS
 
-BUNDLED_MODELS = BUNDLED_WEIGHTS / "models"  # both methods for the sample parts
+BUNDLED_MODELS = BUNDLED_WEIGHTS / "models"  # all methods for the sample parts
 PATIENCE = 5  # seconds until a Hub that does not answer counts as unreachable
 BUNDLE, FOLDER, HUB, CACHE = "bundled", "folder", "Hub", "Hub cache"
 

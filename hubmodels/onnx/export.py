@@ -47,7 +47,7 @@ def export(detectors: Iterable[AnomalyDetector], path: str | Path, pictures: Ite
     Args:
         detectors: of one category, calibrated, with equal front ends, each of another method.
         path: the file to write; the report has the same name, but ends in `.parity.json`.
-        pictures: at least one; better some normal and some anomalous ones, at the sizes that will be judged.
+        pictures: at least one; better some normal and some anomalous ones, at the sizes that will be inspected.
 
     Returns:
         the report.

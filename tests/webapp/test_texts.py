@@ -15,7 +15,7 @@ def fields(text):
 
 
 @pytest.mark.parametrize("key", TEXTS)
-def test_each_text_stands_in_every_language_with_the_same_values(key):
+def test_each_text_is_in_every_language_with_the_same_values(key):
     assert set(TEXTS[key]) == set(LANGUAGES) and all(TEXTS[key].values())
     if not key.startswith("fault_"):  # German has its own words for what English quotes
         assert fields(TEXTS[key]["en"]) == fields(TEXTS[key]["de"])
@@ -34,7 +34,7 @@ def test_every_text_is_used():
 
 
 def test_values_are_escaped_and_numbers_written_as_the_language_does():
-    assert translate("method_says", "en", method="<b>", verdict="x") == "&lt;b&gt;: x"
+    assert translate("method_verdict", "en", method="<b>", verdict="x") == "&lt;b&gt;: x"
     assert translate("score_words", "de", score=number(0.25, "de"), threshold=0.5) == "0,25 (Schwelle 0,5)"
     assert translate_plainly("use_suggestion", "en", category="a & b") == "Inspect as a & b"
 

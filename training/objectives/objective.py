@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class NoSettings:
-    """The options of a method that has none of its own."""
+    """For a method without options."""
 
 
 class Objective(nn.Module, ABC):

@@ -19,7 +19,7 @@ from hubmodels.detector import PIPELINE_TAG
 from hubmodels.hub.files import CARD_FILE, CONFIG_FILE, REPORT_FILE
 from hubmodels.hub.listing import model_name
 from hubmodels.methods import METHODS
-from hubmodels.metric_names import METRICS
+from hubmodels.metric_names import METRICS, PROTOCOLS
 from hubmodels.samples import is_normal
 from training.evaluation import PANELS, read_report
 from training.parts.dataset import DATASET as SAMPLE_PARTS
@@ -121,6 +121,7 @@ def render_card(
         licence=_licence_of(report),
         compact_backbone=compact,
         metrics={key: metric.name for key, metric in METRICS.items()},
+        checkpoint=PROTOCOLS[report["protocol"]],
         counts=_counts(report["data"]["counts"]),
         decisions=_decisions(report),
         citations=_citations(filter(None, (paper and paper.citation, *licence.citations))),
