@@ -32,10 +32,9 @@ INVISIBLE_BELOW, FULL_FROM = 0.5, 1.0
 GT_COLOUR, GT_OPACITY = (0, 190, 200), 0.45  # not on the heat scale, so that truth is not taken for a prediction
 PANEL_WORDS = {"input": "input", "truth": "ground truth", "defective": "defective", "good": "good", "score": "score"}
 OPAQUE = 255
-# Not on the heat scale; each pair differs in lightness and pattern too, so that nobody has to see the hues.
-BOTH, FIRST, SECOND = (204, 60, 140), (20, 90, 200), (230, 140, 0)
+ALL_AGREE, ONE_ALONE = (204, 60, 140), (20, 90, 200)  # not on the heat scale; patterns differ, too
 STRIPES = 24  # per shorter side of the picture
-_AGREEMENT, _ALPHAS = [(0, 0, 0), BOTH, FIRST, SECOND], [0, 200, OPAQUE, OPAQUE]
+ALL_AGREE_ALPHA = 200
 INK, FAINT_INK, PAPER = (24, 28, 36), (96, 104, 116), (255, 255, 255)
 
 
@@ -175,26 +174,30 @@ def outline_layer(mask: NDArray[np.bool_]) -> Image.Image:
     return _layer(rim + 2 * line.astype(np.uint8), [(0, 0, 0), (0, 0, 0), (255, 255, 255)], [0, OPAQUE, OPAQUE])
 
 
-def agreement_layer(masks: Sequence[NDArray[np.bool_]]) -> Image.Image:
+def agreement_layer(masks: Sequence[NDArray[np.bool_]], colours: Sequence[Sequence[int]]) -> Image.Image:
     """Where masks (H, W) of several methods agree; the pattern alone is enough to read it.
 
-    Two masks: both solid, the first alone striped upwards, the second alone striped downwards. More masks: a map of
-    the counts. All of n are solid, and k of n are striped with k / n of each stripe filled.
+    Two masks: both solid, the first alone striped upwards, the second alone striped downwards, in their own colours.
+    More masks: a map of the counts. All of n are solid, and k of n are striped with k / n of each stripe filled.
+
+    Args:
+        colours: RGB of each method.
     """
-    return _pair_layer(*masks) if len(masks) == 2 else _count_layer(np.sum(masks, axis=0), len(masks))
+    return _pair_layer(*masks, colours) if len(masks) == 2 else _count_layer(np.sum(masks, axis=0), len(masks))
 
 
-def _pair_layer(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> Image.Image:
+def _pair_layer(first: NDArray[np.bool_], second: NDArray[np.bool_], colours: Sequence[Sequence[int]]) -> Image.Image:
     up, down = (_stripes(first.shape, sign) < 0.5 for sign in (1, -1))
     both, alone = first & second, (first & ~second & up, second & ~first & down)
-    return _layer(both + 2 * alone[0].astype(np.uint8) + 3 * alone[1].astype(np.uint8), _AGREEMENT, _ALPHAS)
+    indices = both + 2 * alone[0].astype(np.uint8) + 3 * alone[1].astype(np.uint8)
+    return _layer(indices, [(0, 0, 0), ALL_AGREE, *colours], [0, ALL_AGREE_ALPHA, OPAQUE, OPAQUE])
 
 
 def _count_layer(counts: NDArray, total: int) -> Image.Image:
     shares = np.arange(1, total + 1)[:, None] / total
-    colours = np.vstack([np.zeros(3), np.array(FIRST) + shares * (np.array(BOTH) - FIRST)])
+    colours = np.vstack([np.zeros(3), np.array(ONE_ALONE) + shares * (np.array(ALL_AGREE) - ONE_ALONE)])
     filled = np.where(_stripes(counts.shape, 1) < counts / total, counts, 0)
-    return _layer(filled, colours, [0, *[OPAQUE] * (total - 1), 200])
+    return _layer(filled, colours, [0, *[OPAQUE] * (total - 1), ALL_AGREE_ALPHA])
 
 
 def _stripes(shape: tuple[int, int], sign: int) -> NDArray[np.float64]:

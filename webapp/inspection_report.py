@@ -16,6 +16,7 @@ from PIL import Image
 from hubmodels import AnomalyPrediction
 from hubmodels.appearance import UNLIKE
 from hubmodels.heatmap import agreement_layer, count_shares, heat_layer, outline_layer, overlap, shrink
+from hubmodels.methods import METHODS
 from hubmodels.prediction import pictures_needed
 from hubmodels.scoring import Calibration
 from webapp.inspection import Inspection, all_agree, count_verdicts
@@ -166,7 +167,7 @@ def _agreements(inspection: Inspection, rates: list[float | None], language: str
         predictions = inspection.at_rate(rates[steps[0]])
         masks = {name: p.mask for name, p in predictions.items() if p.mask is not None}
         if len(masks) > 1:
-            layer = data_url(agreement_layer(list(masks.values())))
+            layer = data_url(agreement_layer(list(masks.values()), _colours(masks)))
             found.append(Agreement(steps, tuple(masks), layer, _agreement_words(masks, language)))
     return found
 
@@ -198,15 +199,21 @@ def _legend(methods: tuple[str, ...], language: str) -> dict[Markup, str]:
     if total == 2:
         words = [translate("outlined_by_both", language)]
         words += [translate("outlined_by_one", language, method=method) for method in methods]
-    return dict(zip(words, _patches(total), strict=True))
+    return dict(zip(words, _patches(_colours(methods)), strict=True))
+
+
+def _colours(titles: Iterable[str]) -> tuple[tuple[int, int, int], ...]:
+    by_title = {method.title: method.colour for method in METHODS.values()}
+    return tuple(by_title[title] for title in titles)
 
 
 @cache
-def _patches(total: int) -> list[str]:
+def _patches(colours: tuple[tuple[int, int, int], ...]) -> list[str]:
+    total = len(colours)
     masked, empty = np.ones((LAYER_SIDE, LAYER_SIDE), bool), np.zeros((LAYER_SIDE, LAYER_SIDE), bool)
     kinds = [[masked] * count + [empty] * (total - count) for count in range(total, 0, -1)]
     kinds += [[empty, masked]] if total == 2 else []
-    return [data_url(agreement_layer(kind).crop((0, 0, *PATCH))) for kind in kinds]
+    return [data_url(agreement_layer(kind, colours).crop((0, 0, *PATCH))) for kind in kinds]
 
 
 # ---------------------------------------------------------------- one method
