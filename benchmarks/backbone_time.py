@@ -1,9 +1,10 @@
-"""Forward time of the compact backbone beside others: `python -m benchmarks.backbone_time`.
+"""Forward time of the compact backbone compared with others: `python -m benchmarks.backbone_time`.
 
-Each network up to layer3, 256 px, batch 1, two threads, as `hubmodels` runs it; in turns, in one run. The others have
-random weights, which do not change the time. Writes `results/backbone_time.json`. Run it on a quiet machine.
+Each network runs up to layer3 with 256 px, batch 1 and two threads, as `hubmodels` runs it; in turns, in one run. The
+others have random weights, which do not change the time. Writes `results/backbone_time.json`. Use a quiet machine.
 """
 
+import argparse
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,7 @@ from benchmarks.measuring import provenance, report
 from benchmarks.timing import THREADS, spread, time_in_turns
 from hubmodels.backbone import find_weights, load_backbone
 from hubmodels.compactnet import COMPACT_BACKBONE
-from training.config import PAPER_BACKBONE
+from training.objectives import PAPER_BACKBONE
 
 NAMES = (PAPER_BACKBONE, "resnet18.tv_in1k", COMPACT_BACKBONE)
 SIZE, ROUNDS = 256, 30
@@ -30,7 +31,8 @@ def open_backbone(name: str, folder: Path) -> torch.nn.Module:
 
 @torch.inference_mode()
 def main() -> None:
-    """Prints and writes a row per network."""
+    """Prints and writes a row for each network."""
+    argparse.ArgumentParser(description=__doc__).parse_args()
     torch.set_num_threads(THREADS)
     with tempfile.TemporaryDirectory() as folder:
         backbones = {name: open_backbone(name, Path(folder)) for name in NAMES}

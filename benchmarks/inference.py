@@ -1,13 +1,13 @@
-"""How long one picture takes and how much memory, against the official codes' steps: `python -m benchmarks.inference`.
+"""Time and memory of one picture, compared with the official steps: `python -m benchmarks.inference`.
 
-Cases, all in turns in one run, on wide_resnet50_2 with random weights (they change no time) and on the bundled compact
-backbone: the explicit chain of `explicit.py`, `hubmodels` as `from_pretrained` gives it, the exported graph in ONNX
-Runtime and, where installed, OpenVINO; one method and both side by side, which the explicit chain does one after the
-other. Then the parts of the fast path, and the whole way from a file to a verdict and a map of the picture's size.
+Cases, in turns in one run: the explicit steps of `tests/reference/explicit.py`, `hubmodels` as `from_pretrained`
+gives it, and the exported file in ONNX Runtime and, if installed, OpenVINO. Each case runs with one method and with
+both; the explicit steps run the methods one after the other. The networks are wide_resnet50_2 with random weights,
+which do not change the time, and the bundled compact backbone. Then the parts of the fast path are timed, and the
+whole way from a file to a verdict and a map at the picture's size.
 
-Memory (`peak_mb`) is the highest resident memory of a fresh process while it predicts, less that of the libraries: the
-weights and all that lies between them and the map. Writes `results/inference.json`; `--table` prints the README's
-table from it. Run it on a quiet machine.
+`peak_mb` is the highest resident memory of a fresh process while it predicts, minus that of the libraries. Writes
+`results/inference.json`; `--table` prints the table of `docs/benchmarks.md` from it. Use a quiet machine.
 """
 
 import argparse
@@ -27,31 +27,32 @@ from PIL import Image
 from reference import explicit
 from torch import nn
 
-from benchmarks.measuring import RESULTS, memory_mb, provenance, report, table
-from benchmarks.timing import THREADS, spread, time_in_turns
-from hubmodels import GLASS, AnomalyDetector, SimpleNet, compare
+from benchmarks.measuring import RESULTS, provenance, report, table
+from benchmarks.timing import THREADS, memory_mb, spread, time_in_turns
+from hubmodels import AnomalyDetector, compare, methods
 from hubmodels.backbone import find_weights, load_backbone
 from hubmodels.compactnet import COMPACT_BACKBONE, COMPACT_IMAGE_SIZE
-from hubmodels.front_end import align
-from hubmodels.pictures import read_picture, to_image, to_picture_size
+from hubmodels.front_end import align, flatten, to_image, to_picture_size
+from hubmodels.pictures import read_picture
 from hubmodels.scoring import smooth_map
-from training.config import PAPER_BACKBONE, PAPER_IMAGE_SIZE
+from training.objectives import PAPER_BACKBONE, PAPER_IMAGE_SIZE
 
-METHODS = {"simplenet": (SimpleNet,), "glass": (GLASS,), "both": (SimpleNet, GLASS)}
+METHODS = ("simplenet", "glass")  # those with explicit steps
+CASES = {name: (name,) for name in METHODS} | {"both": METHODS}  # methods by their name in the table
 PHOTO_SIDE = 1024  # pixels, as in MVTec AD
 COLUMNS = ("case", "method", "backbone", "image_size", "batch", "median_ms", "p95_ms", "peak_mb", "ratio_to_explicit")
-EXPLICIT = ("explicit", "explicit, file to result")  # what the others are compared with
-README_CASES = ("explicit", "fast", "onnxruntime", "openvino", "file to result")
+EXPLICIT = ("explicit", "explicit, file to result")  # the others are compared with these
+SHOWN_CASES = ("explicit", "fast", "onnxruntime", "openvino", "file to result")
 
 
 def main() -> None:
-    """Measures all cases and writes them, or prints the README's table."""
+    """Measures all cases and writes them, or prints the last table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=15, help="of batch 1; a fifth of it for batch 16")
-    parser.add_argument("--table", action="store_true", help="print the README's table from the last results")
+    parser.add_argument("--rounds", type=int, default=15, help="of batch 1; batch 16 has a fifth of them")
+    parser.add_argument("--table", action="store_true", help="only print the table of the last results")
     args = parser.parse_args()
     if args.table:
-        return print(readme_table())
+        return print(results_table())
     torch.set_num_threads(THREADS)
     with tempfile.TemporaryDirectory() as folder:
         rows = [
@@ -65,12 +66,12 @@ def main() -> None:
     report("inference", [row | common for row in rows], COLUMNS)
 
 
-def readme_table() -> str:
-    """The rows that a user would ask for, with the machine they were measured on."""
+def results_table() -> str:
+    """The rows for users, with the machine that measured them."""
     rows = json.loads((RESULTS / "inference.json").read_text())
     main_setup = {"backbone": PAPER_BACKBONE, "batch": 1}.items()
-    asked = [r for r in rows if r["case"] in README_CASES and (main_setup <= r.items() or r["method"] == "both")]
-    shown = [row | {"backbone": row["backbone"].split(".")[0]} for row in asked]
+    wanted = [r for r in rows if r["case"] in SHOWN_CASES and (main_setup <= r.items() or r["method"] == "both")]
+    shown = [row | {"backbone": row["backbone"].split(".")[0]} for row in wanted]
     versions = ", ".join(f"{name} {number}" for name, number in rows[0]["versions"].items())
     return f"{table(shown, COLUMNS)}\n\n{rows[0]['machine']}; {versions}; `{rows[0]['command']}`."
 
@@ -84,13 +85,13 @@ def measure(backbone: str, image_size: int, batch: int, rounds: int, folder: Pat
     cases = {
         (case, method): build(**setup, method=method, folder=folder)
         for case, build in builders(batch).items()
-        for method in METHODS
+        for method in CASES
         if case not in EXPLICIT or method != "both"
     }
     print(f"{backbone}, {image_size} px, batch {batch}: {len(cases)} cases, {rounds} rounds", flush=True)
     times, rows = time_in_turns(cases, rounds), []
     for case in [case for case in EXPLICIT if case in builders(batch)]:  # one after the other: nothing is shared
-        times[case, "both"] = [sum(pair) for pair in zip(times[case, "simplenet"], times[case, "glass"], strict=True)]
+        times[case, "both"] = [sum(each) for each in zip(*(times[case, name] for name in METHODS), strict=True)]
     for (case, method), measured in sorted(times.items(), key=lambda item: list(builders(batch)).index(item[0][0])):
         explicitly = times[EXPLICIT["file" in case], method]
         ratio = round(statistics.median(explicitly) / statistics.median(measured), 2)
@@ -102,7 +103,7 @@ def measure(backbone: str, image_size: int, batch: int, rounds: int, folder: Pat
 
 
 def builders(batch: int) -> dict[str, Callable]:
-    """What each case needs before it is timed; files are judged one at a time."""
+    """A function for each case that prepares it; files are read one at a time."""
     found = {"explicit": explicit_case, "fast": fast_case, "onnxruntime": onnxruntime_case}
     if find_spec("openvino"):
         found |= {"openvino": openvino_case}
@@ -115,17 +116,18 @@ def explicit_case(backbone: str, image_size: int, batch: int, method: str, folde
     """The official codes' steps, method by method."""
     network = explicit.whole_backbone(backbone, weights_file(backbone, folder))
     detectors, images = build_detectors(backbone, image_size, method, folder), random_images(image_size, batch)
-    return lambda: [explicit.predict(network, detector, images) for detector in detectors]
+    return lambda: [explicit.predict(network, detector, images) for detector in detectors.values()]
 
 
 def fast_case(backbone: str, image_size: int, batch: int, method: str, folder: Path) -> Callable:
     """One backbone pass for all heads."""
     detectors, images = build_detectors(backbone, image_size, method, folder), random_images(image_size, batch)
+    front_end = next(iter(detectors.values())).front_end
 
     @torch.inference_mode()
     def predict():
-        aggregated = detectors[0].extract(images)
-        return [smooth_map(detector.score_patches(aggregated), image_size) for detector in detectors]
+        aggregated = front_end(images)
+        return [smooth_map(detector.head.scores(aggregated), image_size) for detector in detectors.values()]
 
     return predict
 
@@ -149,12 +151,12 @@ def openvino_case(backbone: str, image_size: int, batch: int, method: str, folde
 
 
 def explicit_file_case(backbone: str, image_size: int, batch: int, method: str, folder: Path) -> Callable:
-    """A file decoded, resized, judged by the official codes' steps, its map resized, for each method anew."""
+    """A file decoded, resized, scored by the official steps, its map resized; all of it again for each method."""
     network = explicit.whole_backbone(backbone, weights_file(backbone, folder))
     detectors, photo = build_detectors(backbone, image_size, method, folder), photo_file(folder)
 
     def predict():
-        for detector in detectors:
+        for detector in detectors.values():
             picture = read_picture(photo)
             _, maps = explicit.predict(network, detector, to_image(picture, image_size)[None])
             to_picture_size(torch.from_numpy(maps[0]), (picture.height, picture.width))
@@ -163,12 +165,12 @@ def explicit_file_case(backbone: str, image_size: int, batch: int, method: str, 
 
 
 def file_case(backbone: str, image_size: int, batch: int, method: str, folder: Path) -> Callable:
-    """A file decoded, resized, judged, its map resized."""
+    """A file decoded, resized, scored, its map resized."""
     return partial(compare, build_detectors(backbone, image_size, method, folder), photo_file(folder))
 
 
 def predict_once(case: str, setup: dict) -> None:
-    """What a process is measured by: memory counts from the moment that everything is loaded."""
+    """The work that memory is measured of; it counts from the moment that everything is loaded."""
     torch.set_num_threads(THREADS)
     call = builders(setup["batch"])[case](**setup)
     Path("/proc/self/clear_refs").write_text("5")  # resets the peak
@@ -176,21 +178,22 @@ def predict_once(case: str, setup: dict) -> None:
 
 
 def measure_parts(backbone: str, image_size: int, rounds: int, folder: Path) -> list[dict]:
-    """Where the time of both methods side by side goes, at batch 1."""
+    """Time of each part of a prediction, at batch 1."""
     detectors, images = build_detectors(backbone, image_size, "both", folder), random_images(image_size, 1)
-    first = detectors[0]
+    first = next(iter(detectors.values()))
+    front_end, head = first.front_end, first.head
     with torch.inference_mode():
-        maps = first.feature_maps(images)
-        aggregated = first.patch_features(maps)
-        scores = first.score_patches(aggregated)
+        maps = front_end.feature_maps(images)
+        aggregated = front_end.patch_features(maps)
+        scores = head.scores(aggregated)
         plain = explicit.whole_backbone(backbone, weights_file(backbone, folder))
         parts = {
             "part: whole network, not folded": lambda: plain(images),
-            "part: backbone": lambda: first.feature_maps(images),
-            "part: aggregation": lambda: first.patch_features(maps),
-            "part: explicit aggregation": lambda: explicit.patch_features(maps, first.embed_dim),
-            "part: head": lambda: first.score_patches(aggregated),
-            "part: explicit head": lambda: explicit_head(first, align(aggregated).movedim(1, -1).flatten(0, 2)),
+            "part: backbone": lambda: front_end.feature_maps(images),
+            "part: aggregation": lambda: front_end.patch_features(maps),
+            "part: explicit aggregation": lambda: explicit.patch_features(maps, front_end.embed_dim),
+            "part: head": lambda: head.scores(aggregated),
+            "part: explicit head": lambda: head.discriminate(head.embed(flatten(align(aggregated)))),
             "part: smoothing": lambda: smooth_map(scores, image_size),
             "part: explicit smoothing": lambda: explicit.smooth(scores, image_size),
         }
@@ -199,35 +202,32 @@ def measure_parts(backbone: str, image_size: int, rounds: int, folder: Path) -> 
     return [{"case": case} | common | spread(measured) for case, measured in times.items()]
 
 
-def explicit_head(detector: AnomalyDetector, features: torch.Tensor) -> torch.Tensor:
-    """Adaptor and discriminator layer by layer."""
-    return detector.discriminate(detector.embed(features))
-
-
 # ------------------------------------------------------------------ models and pictures
 
 
 def weights_file(backbone: str, folder: Path) -> Path:
-    """Weights of the network's whole; random ones for the papers' backbone, whose real ones are not to be had here."""
+    """Weights of the whole network; random ones for the papers' backbone, which do not change the time."""
     if backbone == COMPACT_BACKBONE:
         return find_weights(backbone)
     return explicit.random_weights(backbone, folder)
 
 
-def build_detectors(backbone: str, image_size: int, method: str, folder: Path) -> list[AnomalyDetector]:
-    """Untrained heads, calibrated on noise so that they can be exported and give verdicts."""
+def build_detectors(backbone: str, image_size: int, method: str, folder: Path) -> dict[str, AnomalyDetector]:
+    """Untrained detectors by method, calibrated on noise so that they can be exported and give verdicts."""
     torch.manual_seed(0)
-    sha256 = load_backbone(backbone, weights=weights_file(backbone, folder)).fingerprint
-    settings = {"backbone": backbone, "backbone_sha256": sha256, "image_size": image_size}
-    detectors = [build(**settings).eval() for build in METHODS[method]]
-    for detector in detectors:
-        randomise_norm(detector.discriminator[1])
+    weights = weights_file(backbone, folder)
+    network = load_backbone(backbone, weights=weights)  # in a variable, because detectors share it while it is used
+    settings = {"backbone": backbone, "backbone_sha256": network.fingerprint, "image_size": image_size}
+    detectors = {name: methods.METHODS[name].detector(**settings).eval() for name in CASES[method]}
+    for detector in detectors.values():
+        detector.front_end.load_backbone(weights)
+        randomise_norm(detector.head.discriminator[1])
         detector.calibrate([noise_picture(image_size, seed) for seed in range(3)], 0.25)
     return detectors
 
 
 def randomise_norm(norm: nn.BatchNorm1d) -> None:
-    """Statistics that training would leave, not the neutral ones of a new head."""
+    """Statistics like after training, instead of the neutral ones of a new head."""
     norm.running_mean.normal_(0, 0.2)
     norm.running_var.uniform_(0.5, 2)
 
@@ -238,7 +238,8 @@ def exported_file(backbone: str, image_size: int, method: str, folder: Path) -> 
 
     path = folder / f"{backbone}-{image_size}-{method}.onnx"
     if not path.exists():
-        export(build_detectors(backbone, image_size, method, folder), path, [noise_picture(image_size, 7)])
+        detectors = build_detectors(backbone, image_size, method, folder)
+        export(list(detectors.values()), path, [noise_picture(image_size, 7)])
     return str(path)
 
 
@@ -253,7 +254,7 @@ def random_pictures(image_size: int, batch: int) -> np.ndarray:
 
 
 def noise_picture(side: int, seed: int) -> Image.Image:
-    """A smooth picture, so that its file has the size of a photo's."""
+    """A smooth picture, so that its file is about as large as that of a photo."""
     coarse = np.random.default_rng(seed).integers(0, 256, (side // 16, side // 16, 3), np.uint8)
     return Image.fromarray(coarse).resize((side, side), Image.Resampling.BICUBIC)
 

@@ -1,11 +1,12 @@
-"""What int8 costs and gives: `python -m benchmarks.int8`.
+"""Accuracy and time of int8: `python -m benchmarks.int8`.
 
-The bundled models of each sample part, exported with both methods in one file; its convolutions quantised by ONNX
-Runtime (static, per channel, ranges from 32 good training pictures), everything else left in fp32. Image and pixel
-AUROC of both files on the same test pictures, verdicts that change, and the time of a picture, in turns. Writes
-`results/int8.json`. It is no option of `hubmodels.onnx.export`, whose files change no verdict.
+The bundled models of each sample part are exported to one file. ONNX Runtime quantises its convolutions (static, per
+channel, ranges from 32 good training pictures); the rest stays in fp32. Compares both files on the same test
+pictures: image and pixel AUROC, verdicts that change, and the time of a picture, in turns. Writes
+`results/int8.json`. int8 is not an option of `hubmodels.onnx.export`, because its files change no verdict.
 """
 
+import argparse
 import tempfile
 from pathlib import Path
 
@@ -17,26 +18,17 @@ from benchmarks.timing import THREADS, spread, time_in_turns
 from hubmodels.hub.catalog import Catalog
 from hubmodels.onnx.export import export
 from hubmodels.onnx.runtime import INPUT, ExportedModel
+from hubmodels.samples import Category
 from training.data import open_categories
-from training.metrics import PixelMetrics, image_auroc
-from training.samples import Category
+from training.metrics import PixelMetrics, image_metrics
 
 LEARNED_FROM, ROUNDS = 32, 30
-COLUMNS = (
-    "category",
-    "method",
-    "case",
-    "image_auroc",
-    "pixel_auroc",
-    "verdicts_changed",
-    "median_ms",
-    "p95_ms",
-    "size_mb",
-)
+COLUMNS = ("category", "method", "case", "image_auroc", "pixel_auroc", "verdicts_changed")
+COLUMNS += ("median_ms", "p95_ms", "size_mb")
 
 
 class GoodPictures(CalibrationDataReader):
-    """Training pictures from which the ranges of activations are learned."""
+    """Training pictures; ONNX Runtime gets the ranges of the activations from them."""
 
     def __init__(self, category: Category) -> None:
         self.pictures = iter(np.asarray(sample.read())[None] for sample in category.train[:LEARNED_FROM])
@@ -47,7 +39,7 @@ class GoodPictures(CalibrationDataReader):
 
 
 def quantise(path: Path, category: Category) -> Path:
-    """The exported file with its convolutions in int8, beside it; the metadata go along."""
+    """Writes the exported file with convolutions in int8 next to it, with the same metadata."""
     prepared, target = path.with_suffix(".prepared.onnx"), path.with_suffix(".int8.onnx")
     quant_pre_process(path, prepared, skip_symbolic_shape=True)
     kinds = {"activation_type": QuantType.QUInt8, "weight_type": QuantType.QInt8, "per_channel": True}
@@ -55,7 +47,7 @@ def quantise(path: Path, category: Category) -> Path:
     return target
 
 
-def judge(model: ExportedModel, category: Category) -> dict[str, dict]:
+def test(model: ExportedModel, category: Category) -> dict[str, dict]:
     """By method: image AUROC, pixel AUROC and verdicts on all test pictures."""
     labels = [sample.label for sample in category.test]
     predictions = {method: [] for method in model.calibrations}
@@ -66,28 +58,31 @@ def judge(model: ExportedModel, category: Category) -> dict[str, dict]:
             predictions[method].append((prediction.image_score, prediction.is_anomalous))
             pixels[method].update(prediction.anomaly_map, sample.read_mask((picture.height, picture.width)))
     found = {}
-    for method, judged in predictions.items():
-        scores, verdicts = zip(*judged, strict=True)
-        values = {"image_auroc": image_auroc(scores, labels), "pixel_auroc": pixels[method].compute()["pixel_auroc"]}
+    for method, pairs in predictions.items():
+        scores, verdicts = zip(*pairs, strict=True)
+        values = {
+            "image_auroc": image_metrics(scores, labels)["image_auroc"],
+            "pixel_auroc": pixels[method].compute()["pixel_auroc"],
+        }
         found[method] = {name: round(100 * value, 2) for name, value in values.items()} | {"verdicts": verdicts}
     return found
 
 
 def measure(category: Category, folder: Path) -> list[dict]:
-    """Two rows per method: fp32 and int8."""
+    """Two rows for each method: fp32 and int8."""
     detectors = Catalog.bundled().load(f"{category.dataset} / {category.name}")
     path = folder / f"{category.name}.onnx"
-    export(detectors, path, [sample.read() for sample in category.test[:4]])
+    export(list(detectors.values()), path, [sample.read() for sample in category.test[:4]])
     files = {"fp32": path, "int8": quantise(path, category)}
     models = {case: ExportedModel(file, THREADS) for case, file in files.items()}
     picture = category.test[0].read()
     times = time_in_turns({case: lambda m=model: m.compare(picture) for case, model in models.items()}, ROUNDS)
-    judged = {case: judge(model, category) for case, model in models.items()}
+    tested = {case: test(model, category) for case, model in models.items()}
     rows = []
     for method in models["fp32"].calibrations:
-        exact = judged["fp32"][method]["verdicts"]
+        exact = tested["fp32"][method]["verdicts"]
         for case, file in files.items():
-            found = dict(judged[case][method])
+            found = dict(tested[case][method])
             changed = sum(a != b for a, b in zip(found.pop("verdicts"), exact, strict=True))
             row = {"category": category.name, "method": method, "case": case} | found | {"verdicts_changed": changed}
             rows.append(row | spread(times[case]) | {"size_mb": round(file.stat().st_size / 2**20, 1)})
@@ -95,7 +90,8 @@ def measure(category: Category, folder: Path) -> list[dict]:
 
 
 def main() -> None:
-    """All sample parts."""
+    """Prints and writes the rows of all sample parts."""
+    argparse.ArgumentParser(description=__doc__).parse_args()
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for category in open_categories("parts:"):

@@ -1,10 +1,10 @@
-"""Fifty visitors for a minute: `PYTHONPATH=.:tests python benchmarks/load.py`. Starts the demo as `make demo` does.
+"""Fifty visitors of the demo for a minute: `python -m benchmarks.load`. Starts the demo like `make demo`.
 
-Each visitor loads the page, uploads a picture (of an example, of a 12-megapixel camera, or a broken file), asks for
-the report as the browser does or, every fourth time, for numbers as a program does, and begins anew when answered.
-Who is told that the queue is full comes back after 1 to 3 s. An answer counts when it says what has to be said of its
-picture; a question is lost when it is neither answered nor refused. Prints and writes `results/load.json`: answers,
-refusals, errors, losses, seconds to the answer, and what the app's process holds, each second. Needs `.[train,dev]`.
+Each visitor loads the page and uploads a picture: an example, a photo of 12 megapixels, or a broken file. Then it
+requests the report like a browser or, every fourth time, the numbers like a program, and starts again after the
+answer. If the queue is full, the visitor tries again after 1 to 3 s. An answer counts if its content is right for the
+picture. A request is lost if it is neither answered nor refused. Prints and writes `results/load.json`: answers,
+refusals, errors, losses, seconds to the answer, and each second the memory of the process. Needs `.[train,dev]`.
 """
 
 import argparse
@@ -26,23 +26,23 @@ from browser import ROOT, running
 from PIL import Image
 
 from training.evaluation import write_json
-from training.provenance import commit, machine, versions
+from training.provenance import git_commit, machine, versions
 
 RESULT = Path(__file__).parent / "results" / "load.json"
-PATIENCE = 120  # seconds until an accepted question that nobody answers is lost
+PATIENCE = 120  # seconds after which an accepted request without answer is lost
 CATEGORIES = ("brushed_metal", "cloth", "connector", "pill", "washer")
-KINDS = ("example", "example", "example", "camera", "broken")  # what visitors bring
-SAYS = {"example": 'aria-label=\\"GLASS\\"', "camera": 'aria-label=\\"GLASS\\"', "broken": "Not inspected"}
-API_SAYS = {"example": '"is_anomalous"', "camera": '"is_anomalous"', "broken": '"unknown_format"'}
+KINDS = ("example", "example", "example", "camera", "broken")  # kinds of pictures, by how often they are uploaded
+EXPECTED = {"example": 'aria-label=\\"GLASS\\"', "camera": 'aria-label=\\"GLASS\\"', "broken": "Not inspected"}
+EXPECTED_OF_API = {"example": '"is_anomalous"', "camera": '"is_anomalous"', "broken": '"unknown_format"'}
 
 
 @dataclass
-class MethodResults:
-    """What happened to all visitors, and what the process of the app held meanwhile."""
+class Tally:
+    """Everything that happened to all visitors, and the memory of the app."""
 
     counts: Counter = field(default_factory=Counter)
     seconds: dict[str, list[float]] = field(default_factory=lambda: {"page": [], "answer": [], "queue": []})
-    refusals: list[int] = field(default_factory=list)  # before each answer
+    refusals: list[int] = field(default_factory=list)  # number of refusals before each answer
     memory_mb: list[float] = field(default_factory=list)  # each second
     open_files: list[int] = field(default_factory=list)
     trouble: Counter = field(default_factory=Counter)
@@ -53,7 +53,7 @@ class Refused(Exception):
 
 
 def pictures() -> dict[str, list[tuple[str, bytes]]]:
-    """Files to upload, by kind, each with the category that it is asked for."""
+    """Files to upload by kind, each with its category."""
     shown = [(f"parts / {c}", p.read_bytes()) for c in CATEGORIES for p in (ROOT / "examples/parts" / c).glob("*.png")]
     coarse = np.random.default_rng(0).integers(60, 200, (120, 160, 3), np.uint8)
     photo, stream = Image.fromarray(coarse).resize((4000, 3000), Image.Resampling.BICUBIC), io.BytesIO()
@@ -62,10 +62,8 @@ def pictures() -> dict[str, list[tuple[str, bytes]]]:
     return {"example": shown, "camera": camera, "broken": [("parts / pill", b"\x89PNG\r\n\x1a\nand no more")]}
 
 
-async def visitor(
-    client: httpx2.AsyncClient, files: dict, until: float, tally: MethodResults, rng: random.Random
-) -> None:
-    """One visitor, again and again until time is up."""
+async def visitor(client: httpx2.AsyncClient, files: dict, until: float, tally: Tally, rng: random.Random) -> None:
+    """One visitor, who uploads pictures until the time is over."""
     session = uuid.uuid4().hex
     await asyncio.sleep(rng.uniform(0, 3))
     while time.perf_counter() < until:
@@ -75,64 +73,64 @@ async def visitor(
             begun = time.perf_counter()
             (await client.get("/")).raise_for_status()
             tally.seconds["page"].append(time.perf_counter() - begun)
-            own = content + rng.randbytes(16)  # decoders stop before it; equal files would be kept once
+            own = content + rng.randbytes(16)  # decoders ignore the end; equal files would be stored once
             sent = await client.post("/gradio_api/upload", files={"files": ("part.png", own)})
             upload = {"path": sent.raise_for_status().json()[0], "meta": {"_type": "gradio.FileData"}}
-            through = ask_program if rng.random() < 0.25 else ask_page
-            await insist(through, client, session, category, upload, kind, until, tally, rng)
+            send = request_numbers if rng.random() < 0.25 else request_report
+            await insist(send, client, session, category, upload, kind, until, tally, rng)
         except httpx2.HTTPError as error:
             tally.counts["errors"] += 1
             tally.trouble[f"{type(error).__name__}: {error}"[:200]] += 1
         await asyncio.sleep(rng.uniform(0.2, 1))
 
 
-async def insist(ask, client, session, category, upload, kind, until, tally, rng) -> None:
-    """Asks until answered; gives up where time ends before the queue has a place."""
+async def insist(request, client, session, category, upload, kind, until, tally, rng) -> None:
+    """Sends the request until it is answered; gives up if the time is over before the queue has a place."""
     first, refused = time.perf_counter(), 0
     while True:
-        asked = time.perf_counter()
+        sent_at = time.perf_counter()
         try:
-            said = await asyncio.wait_for(ask(client, session, category, upload, kind), PATIENCE)
+            is_right = await asyncio.wait_for(request(client, session, category, upload, kind), PATIENCE)
         except Refused:
             refused += 1
-            tally.counts["told to wait"] += 1
-            if asked > until:
-                tally.counts["told to wait until the end"] += 1
+            tally.counts["refused"] += 1
+            if sent_at > until:
+                tally.counts["refused until the end"] += 1
                 return
             await asyncio.sleep(rng.uniform(1, 3))
             continue
         except (TimeoutError, EOFError):
             tally.counts["lost"] += 1
             return
-        tally.counts["answers" if said else "errors"] += 1
-        tally.counts[f"answers to {kind}"] += bool(said)
-        if said:
+        tally.counts["answers" if is_right else "errors"] += 1
+        tally.counts[f"answers to {kind}"] += bool(is_right)
+        if is_right:
             tally.seconds["answer"].append(time.perf_counter() - first)
-            tally.seconds["queue"].append(time.perf_counter() - asked)
+            tally.seconds["queue"].append(time.perf_counter() - sent_at)
             tally.refusals.append(refused)
         else:
-            tally.trouble[f"wrong answer to {kind} by {ask.__name__}"] += 1
+            tally.trouble[f"wrong answer to {kind} by {request.__name__}"] += 1
         return
 
 
-async def ask_page(client, session, category, upload, kind) -> bool:
-    """As the browser asks: whether the report is right."""
+async def request_report(client, session, category, upload, kind) -> bool:
+    """Requests the report like a browser; returns whether it is right."""
     body = {"data": [category, upload], "fn_index": client.inspect_event, "session_hash": session}
     event = await join(client, "/gradio_api/queue/join", body)
     async with client.stream("GET", "/gradio_api/queue/data", params={"session_hash": session}) as stream:
         async for line in stream.aiter_lines():
             if event in line and '"process_completed"' in line:
-                return SAYS[kind] in line
+                return EXPECTED[kind] in line
     raise EOFError
 
 
-async def ask_program(client, session, category, upload, kind) -> bool:
-    """As a program asks: whether the numbers are right."""
+async def request_numbers(client, session, category, upload, kind) -> bool:
+    """Requests the numbers like a program; returns whether they are right."""
     event = await join(client, "/gradio_api/call/inspect", {"data": [upload, category, None, False]})
     answer = await client.get(f"/gradio_api/call/inspect/{event}")
     if "event: complete" not in answer.text and "event: error" not in answer.text:
         raise EOFError
-    return API_SAYS[kind] in answer.text
+    return EXPECTED_OF_API[kind] in answer.text
 
 
 async def join(client, path: str, body: dict) -> str:
@@ -143,8 +141,8 @@ async def join(client, path: str, body: dict) -> str:
     return answer.raise_for_status().json()["event_id"]
 
 
-async def watch(process: psutil.Process, tally: MethodResults) -> None:
-    """Notes each second what the process holds."""
+async def watch(process: psutil.Process, tally: Tally) -> None:
+    """Records memory and open files of the process each second."""
     while True:
         tally.memory_mb.append(process.memory_info().rss / 2**20)
         tally.open_files.append(process.num_fds())
@@ -152,15 +150,15 @@ async def watch(process: psutil.Process, tally: MethodResults) -> None:
 
 
 async def crowd(url: str, process: psutil.Process, visitors: int, seconds: float) -> dict:
-    """The whole minute; returns the figures."""
-    tally, files = MethodResults(), pictures()
+    """The whole minute; returns the results."""
+    tally, files = Tally(), pictures()
     limits = httpx2.Limits(max_connections=None, max_keepalive_connections=None)
     async with httpx2.AsyncClient(base_url=url, timeout=PATIENCE, limits=limits, trust_env=False) as client:
         config = (await client.get("/config")).json()
         (client.inspect_event,) = (
             d["id"] for d in config["dependencies"] if d["api_name"] == "inspect_1"
         )  # the button
-        for category, content in files["example"][:1] + files["camera"]:  # models are loaded once, before the crowd
+        for category, content in files["example"][:1] + files["camera"]:  # loads the models before the visitors come
             await alone(client, category, content)
         quiet = [await alone(client, *files["example"][0]) for _ in range(3)]
         before, watching = process.memory_info().rss / 2**20, asyncio.create_task(watch(process, tally))
@@ -169,28 +167,28 @@ async def crowd(url: str, process: psutil.Process, visitors: int, seconds: float
         crowd_s = time.perf_counter() - until + seconds
         watching.cancel()
         after = [await alone(client, *files["example"][0]) for _ in range(3)]
-        await asyncio.sleep(10)  # connections that were left are noticed
+        await asyncio.sleep(10)  # until the server notices closed connections
     return figures(tally, process, before, crowd_s) | {"alone_before_s": min(quiet), "alone_after_s": min(after)}
 
 
 async def alone(client, category: str, content: bytes) -> float:
-    """Seconds to the report when nobody else asks."""
+    """Seconds to the report without other visitors."""
     begun = time.perf_counter()
     sent = await client.post("/gradio_api/upload", files={"files": ("part.png", content)})
     upload = {"path": sent.json()[0], "meta": {"_type": "gradio.FileData"}}
-    if not await ask_page(client, uuid.uuid4().hex, category, upload, "example"):
+    if not await request_report(client, uuid.uuid4().hex, category, upload, "example"):
         raise SystemExit(f"no report on {category}")
     return time.perf_counter() - begun
 
 
-def figures(tally: MethodResults, process: psutil.Process, before: float, crowd_s: float) -> dict:
-    """All that was counted and measured."""
+def figures(tally: Tally, process: psutil.Process, before: float, crowd_s: float) -> dict:
+    """Everything that was counted and measured."""
     half = tally.memory_mb[len(tally.memory_mb) // 2 :]
     slope = np.polyfit(range(len(half)), half, 1)[0] * 60
     shares = {"p50": 50, "p95": 95, "max": 100}
     times = {f"{what}_{s}_s": np.percentile(t, q) for what, t in tally.seconds.items() for s, q in shares.items()}
     memory = {"before": before, "peak": max(tally.memory_mb), "end": process.memory_info().rss / 2**20}
-    counted = dict.fromkeys(("answers", "told to wait", "errors", "lost"), 0) | tally.counts
+    counted = dict.fromkeys(("answers", "refused", "errors", "lost"), 0) | tally.counts
     return {
         **{name.replace(" ", "_"): count for name, count in counted.items()},
         "most_refusals_of_one_question": max(tally.refusals),
@@ -208,7 +206,7 @@ def figures(tally: MethodResults, process: psutil.Process, before: float, crowd_
 
 
 def main() -> None:
-    """Prints and writes the figures."""
+    """Prints and writes the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--visitors", type=int, default=50)
     parser.add_argument("--seconds", type=float, default=60)
@@ -223,8 +221,8 @@ def main() -> None:
     row |= {"visitors": args.visitors, "seconds": args.seconds}
     for name, value in row.items():
         print(f"{name.replace('_', ' '):42} {value}")
-    origin = {"machine": machine(), "commit": commit(), "versions": versions()}
-    write_json(RESULT, {"command": "PYTHONPATH=.:tests python " + " ".join(sys.argv)} | row | origin)
+    origin = {"machine": machine(), "commit": git_commit(), "versions": versions()}
+    write_json(RESULT, {"command": " ".join(["python -m benchmarks.load", *sys.argv[1:]])} | row | origin)
 
 
 if __name__ == "__main__":

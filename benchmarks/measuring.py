@@ -1,43 +1,29 @@
-"""What the speed benchmarks share: peak memory in a process of its own, where a row comes from, one kind of table."""
+"""Shared by the benchmarks: the origin of a row, and markdown tables."""
 
-import multiprocessing
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from benchmarks.timing import resident_mb
 from training.evaluation import write_json
 from training.provenance import machine, versions
 
 RESULTS = Path(__file__).parent / "results"
-
-
-def memory_mb(work: Callable[..., None], *arguments: Any) -> dict[str, int]:
-    """What a fresh process that does the work needs.
-
-    Work that counts from a later moment resets the peak: `Path("/proc/self/clear_refs").write_text("5")`.
-
-    Returns:
-        `libraries_mb`, resident before it begins, and `peak_mb`, the highest resident memory above that: weights,
-        pictures, and all that lies between.
-    """
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(1) as pool:
-        return pool.apply(_memory_of, (work, arguments))
+NUMBER = re.compile(r"-|[\d.]+( ± [\d.]+)?( px)?")
 
 
 def provenance(command: str, *packages: str) -> dict[str, Any]:
-    """What every row records: machine, versions (with those of further packages), and the command that measured it."""
+    """Recorded in every row: machine, versions (also of the given packages), and the command that measured it."""
     further = {name: version(name) for name in packages}
     return {"machine": machine(), "versions": versions() | further, "command": command}
 
 
 def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
-    """Rows as a markdown table; a dash where a row has no such value."""
-    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
-    lines += ["| " + " | ".join(_cell(row.get(column)) for column in columns) + " |" for row in rows]
-    return "\n".join(lines)
+    """Rows as a markdown table with numbers to the right; a dash where a row has no such value."""
+    cells = [[_cell(row.get(column)) for column in columns] for row in rows]
+    rules = ["--:" if all(map(NUMBER.fullmatch, values)) else "---" for values in zip(*cells, strict=True)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in (columns, rules, *cells))
 
 
 def report(name: str, rows: list[dict], columns: Sequence[str]) -> None:
@@ -45,12 +31,6 @@ def report(name: str, rows: list[dict], columns: Sequence[str]) -> None:
     print(table(rows, columns))
     print(f"\n{rows[0]['machine']}; {rows[0]['versions']}\n{rows[0]['command']}")
     write_json(RESULTS / f"{name}.json", rows)
-
-
-def _memory_of(work: Callable[..., None], arguments: tuple) -> dict[str, int]:
-    libraries = resident_mb("VmRSS")
-    work(*arguments)
-    return {"libraries_mb": libraries, "peak_mb": resident_mb() - libraries}
 
 
 def _cell(value: Any) -> str:

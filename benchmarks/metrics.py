@@ -1,11 +1,11 @@
-"""Time, memory and exactness of the pixel metrics: at the size of a large test set, and against the usual ways.
+"""Time, memory and exactness of the pixel metrics, on a large test set and compared with the usual ways.
 
     python -m benchmarks.metrics [--pictures 400 --size 1024]
 
-Streams synthetic maps (smooth noise, two pictures in three with a few defects) through `PixelMetrics` and times
-update + compute, all four metrics together, not the generation. Where both fit into memory it is compared with
-scikit-learn's `roc_auc_score` plus AUPRO over 200 thresholds, as the official codes have it, two metrics: on 115
-pictures of 288 px, the size of a MVTec AD test set, and on a part of the large set.
+Synthetic maps (smooth noise, two of three pictures with a few defects) go through `PixelMetrics` one by one. The time
+of update and compute counts, for all four metrics together. If both fit into the memory, scikit-learn's
+`roc_auc_score` and AUPRO over 200 thresholds, as in the official codes, are timed too: on 115 pictures of 288 px, the
+size of a test set of MVTec AD, and on a part of the large set.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from benchmarks.measuring import provenance, report
 from benchmarks.timing import resident_mb
 from training.metrics import PixelMetrics
 
-SUBSET = 20  # pictures for scikit-learn, which sorts all pixels at once and needs many times their memory
+SUBSET = 20  # pictures for scikit-learn, which sorts all pixels at once and needs much more memory
 TEST_SET = (115, 288)  # pictures and their side, as of a category of MVTec AD
 THRESHOLDS, FPR_LIMIT = 200, 0.3
 COLUMNS = ("case", "pictures", "size", "seconds", "explicit_seconds", "ratio_to_explicit", "auroc_difference")
@@ -48,7 +48,7 @@ def picture(index: int, size: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def measure(pictures: int, size: int) -> dict:
-    """Our metrics of that many pictures, the seconds in update + compute, the defect share, the process's peak MB."""
+    """Our metrics of so many pictures, the seconds in update and compute, the defect share, the peak memory in MB."""
     metrics, seconds, defects = PixelMetrics(), 0.0, 0
     for index in range(pictures):
         anomaly_map, mask = picture(index, size)
@@ -71,8 +71,8 @@ def sklearn_auroc(maps: np.ndarray, masks: np.ndarray) -> float:
 def threshold_aupro(maps: np.ndarray, masks: np.ndarray) -> float:
     """AUPRO as the official codes approximate it, at 200 thresholds between the lowest and the highest score.
 
-    Maps (N, H, W), masks bool. As there, the regions are found anew at every threshold. The codes also dilate what was
-    found, by 5x5 pixels, which makes the value larger; here that is left out, so that the metric is ours.
+    Maps (N, H, W), masks bool. As there, the regions are found again at each threshold. The codes also dilate the
+    prediction by 5x5 pixels, which makes the value larger. That is left out here, so that both metrics are comparable.
     """
     rates, overlaps = [], []
     for threshold in np.linspace(maps.min(), maps.max(), THRESHOLDS, endpoint=False):
@@ -91,7 +91,7 @@ def region_overlaps(mask: np.ndarray, found: np.ndarray) -> np.ndarray:
 
 
 def compare(pictures: int, size: int, ours: dict) -> dict:
-    """Seconds of the usual ways on the same pictures, how many times faster we are, and the differences."""
+    """Seconds of the usual ways on the same pictures, the ratio to ours, and the differences."""
     maps, masks = map(np.stack, zip(*(picture(index, size) for index in range(pictures)), strict=True))
     start = time.perf_counter()
     auroc, middle = sklearn_auroc(maps, masks), time.perf_counter()
@@ -115,7 +115,7 @@ def main() -> None:
     common["versions"] |= {name: version(name) for name in ("scipy", "scikit-learn")}
     part = (min(SUBSET, args.pictures), args.size)
     sizes = {"test set": TEST_SET, "part of the large set": part, "large set": (args.pictures, args.size)}
-    # Ours first and in order of rising memory, because the peak is that of the process so far.
+    # Ours first, with rising memory, because the peak of a process never falls.
     rows = [
         {"case": case, "pictures": count, "size": size, **measure(count, size)}
         for case, (count, size) in sizes.items()

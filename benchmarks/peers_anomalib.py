@@ -1,7 +1,7 @@
-"""One of anomalib's models, measured in anomalib's environment: `python -m benchmarks.peers_anomalib glass`.
+"""Measures one of anomalib's models, in anomalib's environment: `python -m benchmarks.peers_anomalib glass`.
 
-Settings are the library's defaults, but for the picture size. Steps are those of its Lightning modules, without
-Lightning, whose trainer would need a data set; loggers and schedulers are left out. All weights are random.
+Settings are the defaults of the library, except for the picture size. Training steps equal those of its Lightning
+modules, without Lightning, whose trainer needs a data set. Loggers and schedulers are left out. Weights are random.
 """
 
 from collections.abc import Callable
@@ -28,16 +28,16 @@ BANK = round(FITTED_ON * GRID**2 * CORESET_SHARE)
 
 
 def avoid_downloads() -> None:
-    """Makes timm's networks random, also where a model cannot be asked for it.
+    """Makes all networks of timm random.
 
-    GLASS can (`pre_trained=False`), but then it trains the backbone too, which would be another model.
+    GLASS has an option for it (`pre_trained=False`), but then it also trains the backbone.
     """
     create = timm.create_model
     timm.create_model = lambda *names, pretrained=False, **options: create(*names, pretrained=False, **options)
 
 
 def glass(_: Path | None) -> Subject:
-    """GLASS on the manifold, its default; without a folder of textures Perlin noise stands in for them."""
+    """GLASS on the manifold, its default; without a folder of textures it uses Perlin noise."""
     model = GlassModel(input_shape=PIXELS, backbone=PAPER_BACKBONE).eval()
     training = "backbone and head, 20 ascent steps; texture: its Perlin noise; without the centre pass of each epoch"
     return _subject(model, torch.randn, _glass_step, method="GLASS", training=training)
@@ -73,7 +73,7 @@ def _supersimplenet_step(model: SupersimplenetModel) -> Step:
 
 
 def patchcore(_: Path | None) -> Subject:
-    """PatchCore with a memory bank of the size that it would have; its content does not change the time."""
+    """PatchCore with a random memory bank of the usual size; its content does not change the time."""
     model = PatchcoreModel(layers=LAYERS, backbone=PAPER_BACKBONE).eval()
     model.memory_bank = torch.randn(BANK, WIDTH)
     weights = f"random; memory bank of {BANK} random patches (a tenth of those of {FITTED_ON} pictures)"
@@ -93,12 +93,12 @@ def _patchcore_step(model: PatchcoreModel) -> Step:
 
 
 def efficientad(size: str) -> Callable[[Path | None], Subject]:
-    """EfficientAD; it normalises pictures itself, and has networks of its own instead of a backbone."""
+    """EfficientAD; it normalises pictures itself, and has its own networks instead of a backbone."""
 
     def build(_: Path | None) -> Subject:
         model = EfficientAdModel(model_size=size).eval()
         for parameter in (model.mean_std["std"], model.quantiles["qb_st"], model.quantiles["qb_ae"]):
-            parameter.data.fill_(1)  # as if it were fitted: else it skips the normalisation
+            parameter.data.fill_(1)  # like after fitting, because otherwise it skips the normalisation
         facts = {"method": f"EfficientAD {size}", "backbone": "its own"}
         facts |= {"training": "student and autoencoder; random pictures instead of ImageNet's"}
         return _subject(model, torch.rand, _efficientad_step, train_batch=1, **facts)  # it refuses larger batches
@@ -121,18 +121,18 @@ def _subject(
     train_batch: int = TRAIN_BATCH,
     **facts: str,
 ) -> Subject:
-    """The model as its library runs it; facts that are not given are those of most."""
+    """The model as its library runs it; facts that are not given have the usual values."""
 
-    def judge(images: Tensor) -> tuple[Tensor, Tensor]:
-        answer = model(images)
-        return answer.anomaly_map, answer.pred_score
+    def predict(images: Tensor) -> tuple[Tensor, Tensor]:
+        result = model(images)
+        return result.anomaly_map, result.pred_score
 
     def sizes_mb(folder: Path) -> dict[str, float]:
         torch.save(model.state_dict(), folder / "model.pt")
         return {"size_mb": file_mb(folder / "model.pt")}
 
     facts = {"library": "anomalib", "backbone": PAPER_BACKBONE, "weights": "random"} | facts
-    return Subject(facts, pictures, judge, sizes_mb, lambda: make_step(model), train_batch)
+    return Subject(facts, pictures, predict, sizes_mb, lambda: make_step(model), train_batch)
 
 
 def _update(loss: Tensor, *optimizers: torch.optim.Optimizer) -> None:

@@ -1,4 +1,4 @@
-"""One of our models, measured like the peers: `python -m benchmarks.peers_ours simplenet --weights FILE`."""
+"""Measures one of our models like those of anomalib: `python -m benchmarks.peers_ours simplenet --weights FILE`."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -8,14 +8,15 @@ import torch
 from torch import Tensor
 
 from benchmarks.peers_timing import PAPER_BACKBONE, PAPER_IMAGE_SIZE, Step, Subject, file_mb, run
-from hubmodels import GLASS, SimpleNet
-from hubmodels.backbone import WEIGHTS_FILE, find_weights, load_backbone
+from hubmodels.backbone import find_weights, load_backbone
 from hubmodels.compactnet import COMPACT_BACKBONE
 from hubmodels.detector import AnomalyDetector
+from hubmodels.hub.files import WEIGHTS_FILE
+from hubmodels.methods import METHODS
 from hubmodels.scoring import smooth_map
 
-METHODS = {"simplenet": (SimpleNet,), "glass": (GLASS,), "both": (SimpleNet, GLASS)}
-TRAIN_BATCH = 4  # that of the peers
+CASES = {"simplenet": ("simplenet",), "glass": ("glass",), "both": ("simplenet", "glass")}
+TRAIN_BATCH = 4  # as for anomalib
 TRAINING = {
     "simplenet": "head, on features cached once",
     "glass": "head, on features cached once; synthesis and backbone for the augmented pictures; procedural textures",
@@ -23,57 +24,58 @@ TRAINING = {
 
 
 def build(method: str, backbone: str, weights: Path | None) -> Subject:
-    """Heads with random weights on the papers' backbone with random weights, or on the bundled one."""
+    """Detectors with random heads, on the papers' backbone with random weights or on the bundled one."""
     path = find_weights(backbone) if backbone == COMPACT_BACKBONE else weights
-    settings = {"backbone_sha256": load_backbone(backbone, weights=path).fingerprint, "image_size": PAPER_IMAGE_SIZE}
-    heads = [kind(backbone=backbone, **settings).eval() for kind in METHODS[method]]
-    facts = {"library": "ours", "method": " + ".join(type(head).__name__ for head in heads), "backbone": backbone}
+    network = load_backbone(backbone, weights=path)  # in a variable, because detectors share it while it is used
+    settings = {"backbone_sha256": network.fingerprint, "image_size": PAPER_IMAGE_SIZE}
+    detectors = [METHODS[name].detector(backbone=backbone, **settings).eval() for name in CASES[method]]
+    for detector in detectors:
+        detector.front_end.load_backbone(path)
+    facts = {"library": "ours", "method": " + ".join(METHODS[n].title for n in CASES[method]), "backbone": backbone}
     facts["weights"] = "bundled backbone, random heads" if backbone == COMPACT_BACKBONE else "random"
-    judge, sizes_mb = partial(judge_by_all, heads), partial(sizes_of, heads, path)
-    if method == "both":  # each is trained for itself
-        return Subject(facts, torch.rand, judge, sizes_mb)
+    predict, sizes_mb = partial(predict_by_all, detectors), partial(sizes_of, detectors, path)
+    if method == "both":  # they are trained one by one
+        return Subject(facts, torch.rand, predict, sizes_mb)
     facts["training"] = TRAINING[method]
-    return Subject(facts, torch.rand, judge, sizes_mb, partial(make_step, heads[0]), TRAIN_BATCH)
+    return Subject(facts, torch.rand, predict, sizes_mb, partial(make_step, detectors[0]), TRAIN_BATCH)
 
 
-def judge_by_all(heads: Sequence[AnomalyDetector], images: Tensor) -> tuple[Tensor, Tensor]:
-    """One backbone pass, then each head's map and score, as `hubmodels.compare` goes about it; the last head's."""
-    aggregated = heads[0].extract(images)
-    for head in heads:
-        patch_scores = head.score_patches(aggregated)
-        answer = smooth_map(patch_scores, PAPER_IMAGE_SIZE), patch_scores.amax((1, 2))
-    return answer
+def predict_by_all(detectors: Sequence[AnomalyDetector], images: Tensor) -> tuple[Tensor, Tensor]:
+    """One backbone pass, then map and score of each head, like `hubmodels.compare`; returns those of the last head."""
+    aggregated = detectors[0].front_end(images)
+    for detector in detectors:
+        patch_scores = detector.head.scores(aggregated)
+        result = smooth_map(patch_scores, PAPER_IMAGE_SIZE), detector.head.image_scores(patch_scores)
+    return result
 
 
-def sizes_of(heads: Sequence[AnomalyDetector], backbone: Path, folder: Path) -> dict[str, float]:
+def sizes_of(detectors: Sequence[AnomalyDetector], backbone: Path, folder: Path) -> dict[str, float]:
     """MB of the heads as published, and with the backbone that all heads share."""
-    for head in heads:
-        head.save_pretrained(folder / head.method)
-    head_mb = sum(file_mb(folder / head.method / WEIGHTS_FILE) for head in heads)
+    for detector in detectors:
+        detector.save_pretrained(folder / detector.method)
+    head_mb = sum(file_mb(folder / detector.method / WEIGHTS_FILE) for detector in detectors)
     return {"head_mb": round(head_mb, 1), "size_mb": round(head_mb + file_mb(backbone), 1)}
 
 
 def make_step(detector: AnomalyDetector) -> Step:
-    """A step as `training.fitting` makes it."""
-    # imported late: what only training needs would count as memory of inference
-    from benchmarks.training_step import our_step
-    from training.batches import LocalSynthesis
+    """A training step like in `training.fitting`."""
+    # imported late, because the modules of training would count as memory of inference
+    from benchmarks.training_step import our_step, prepare
     from training.cache import build_cache
     from training.objectives import REFERENCE_NOISE_STD, GLASSObjective, SimpleNetObjective
-    from training.synthesis import TextureSource
 
     images = torch.randint(0, 256, (TRAIN_BATCH, 3, PAPER_IMAGE_SIZE, PAPER_IMAGE_SIZE), dtype=torch.uint8)
-    cache = build_cache(detector, images, Path())  # some MB: no file is needed
-    if isinstance(detector, SimpleNet):
-        return our_step(SimpleNetObjective(detector, REFERENCE_NOISE_STD).train(), cache, None)
-    objective = GLASSObjective(detector, REFERENCE_NOISE_STD, "manifold").train()
-    objective.update_center(cache.mean(torch.device("cpu")))
-    grid = tuple(cache.layers[0].shape[-2:])
-    return our_step(objective, cache, LocalSynthesis(images, TextureSource(PAPER_IMAGE_SIZE), None, grid, seed=0))
+    cache = build_cache(detector, images, Path())  # small enough for the memory
+    if detector.method == "simplenet":
+        objective = SimpleNetObjective(detector, REFERENCE_NOISE_STD).train()
+    else:
+        objective = GLASSObjective(detector, REFERENCE_NOISE_STD, "manifold").train()
+    prepare(objective, images, cache)
+    return our_step(objective, cache)
 
 
 MODELS: dict[str, Callable[[Path], Subject]] = {}
-for name in METHODS:
+for name in CASES:
     MODELS |= {name: partial(build, name, PAPER_BACKBONE), f"{name}-compact": partial(build, name, COMPACT_BACKBONE)}
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""How `peers.py` measures one model, in our environment and in the peers': only torch, and what `timing` has.
+"""Measures one model for `peers.py`, in our environment and in that of anomalib; needs torch only.
 
-The peers' environment has none of our packages, so nothing of them may be imported here.
+anomalib's environment does not contain this library, so nothing from it may be imported here.
 """
 
 import argparse
@@ -17,28 +17,28 @@ from torch import Tensor
 
 from benchmarks.timing import THREADS, milliseconds, resident_mb
 
-# those of `training.config`, which cannot be imported here; a test compares
+# equal to `training.config`, which cannot be imported here; a test compares them
 PAPER_BACKBONE, PAPER_IMAGE_SIZE = "wide_resnet50_2.tv_in1k", 288
-LONG_MS = 4000  # of a call so long, what happens only the first time is a small part: it needs no warm-up
+LONG_MS = 4000  # in such a long call the extra work of the first call is small, so no warm-up is needed
 Step = Callable[[], Any]
 
 
 @dataclass(frozen=True)
 class Subject:
-    """One model, ready to judge pictures.
+    """One model, ready to predict.
 
     Attributes:
-        facts: what its rows say of it: method, backbone, weights, and what a training step is.
-        pictures: (B, 3, S, S) -> a random model input, as the model takes it.
-        judge: model input -> anomaly maps (B, [1,] S, S) and image scores (B, [1]).
-        sizes_mb: writes what has to be kept of the model into a folder and says how large it is.
-        make_step: prepares training; what it returns makes one step. None: it has no training of its own.
-        train_batch: pictures per step.
+        facts: recorded in its rows: method, backbone, weights, and the content of a training step.
+        pictures: (B, 3, S, S) -> a random input of the model.
+        predict: model input -> anomaly maps (B, [1,] S, S) and image scores (B, [1]).
+        sizes_mb: writes the files of the model into a folder and returns their sizes.
+        make_step: prepares training and returns a function for one step. None: no training.
+        train_batch: pictures in each step.
     """
 
     facts: dict[str, str]
     pictures: Callable[..., Tensor]
-    judge: Callable[[Tensor], tuple[Tensor, Tensor]]
+    predict: Callable[[Tensor], tuple[Tensor, Tensor]]
     sizes_mb: Callable[[Path], dict[str, float]]
     make_step: Callable[[], Step] | None = None
     train_batch: int | None = None
@@ -57,29 +57,29 @@ def run(builders: Mapping[str, Callable[[Path], Subject]], packages: tuple[str, 
     torch.manual_seed(0)
     libraries_mb = resident_mb()
     subject = builders[args.name](args.weights)
-    result = {"facts": subject.facts, "libraries_mb": libraries_mb, "judged": judge_all(subject, args)}
+    result = {"facts": subject.facts, "libraries_mb": libraries_mb, "predicted": predict_all(subject, args)}
     result |= train(subject, args.steps) | sizes(subject)  # after inference, whose memory is measured
     print(json.dumps(result | {"versions": {name: version(name) for name in packages}}))
 
 
 @torch.inference_mode()
-def judge_all(subject: Subject, args: argparse.Namespace) -> list[dict[str, Any]]:
+def predict_all(subject: Subject, args: argparse.Namespace) -> list[dict[str, Any]]:
     """Milliseconds and peak memory of each batch size, the smallest first, since a peak never falls."""
-    require_complete(*subject.judge(subject.pictures(1, 3, PAPER_IMAGE_SIZE, PAPER_IMAGE_SIZE)))
+    require_complete(*subject.predict(subject.pictures(1, 3, PAPER_IMAGE_SIZE, PAPER_IMAGE_SIZE)))
     measured = []
     for batch, rounds in zip(args.batches, args.rounds, strict=True):
         images = subject.pictures(batch, 3, PAPER_IMAGE_SIZE, PAPER_IMAGE_SIZE)
-        times = timed(lambda images=images: subject.judge(images), rounds, rounds)
+        times = timed(lambda images=images: subject.predict(images), rounds, rounds)
         measured.append({"batch": batch, "times_ms": times, "peak_mb": resident_mb()})
     return measured
 
 
 def require_complete(anomaly_map: Tensor, score: Tensor) -> None:
-    """A model that left something out would win."""
+    """Fails if the model leaves something out, because it would be faster without."""
     if anomaly_map.shape[-2:] != (PAPER_IMAGE_SIZE, PAPER_IMAGE_SIZE) or score.numel() != 1:
-        raise SystemExit(f"a map of {tuple(anomaly_map.shape)} and {score.numel()} scores are no answer")
+        raise SystemExit(f"a map of {tuple(anomaly_map.shape)} and {score.numel()} scores are not a complete result")
     if not (torch.isfinite(anomaly_map).all() and torch.isfinite(score).all()):
-        raise SystemExit("the answer is not finite")
+        raise SystemExit("the result is not finite")
 
 
 def train(subject: Subject, steps: int) -> dict[str, Any]:
@@ -96,7 +96,7 @@ def sizes(subject: Subject) -> dict[str, float]:
 
 
 def timed(call: Step, rounds: int, least: int) -> list[float]:
-    """Milliseconds of each round after a warm-up; of long calls the `least` number, the first one included."""
+    """Milliseconds of each round after a warm-up; for long calls only `least` rounds, with the first one."""
     first = milliseconds(call)
     if first > LONG_MS:
         return [first] + [milliseconds(call) for _ in range(least - 1)]

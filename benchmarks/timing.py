@@ -1,8 +1,9 @@
-"""How the speed benchmarks time: only the standard library, so that the peers' environment has it, too.
+"""Time and memory for all benchmarks; standard library only, so that anomalib's environment can use it.
 
-Cases take turns within one run, so that a busy machine slows all of them alike and their ratios stay meaningful.
+Cases take turns in one run, so that a busy machine slows all of them alike and their ratios stay meaningful.
 """
 
+import multiprocessing
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -10,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 THREADS = 2
-WARM_UP = 2  # calls: the first ones choose algorithms, fold weights and fill caches
+WARM_UP = 2  # calls that are not timed: they choose algorithms, fold weights and fill caches
 
 
 def time_in_turns(
     cases: Mapping[str, Callable[[], Any]], rounds: int, clock: Callable[[], float] = time.perf_counter
 ) -> dict[str, list[float]]:
-    """Milliseconds of each round for each case, by `clock`: wall time, or `time.process_time` for CPU time."""
+    """Milliseconds of each round for each case; `time.process_time` as clock gives CPU time."""
     times: dict[str, list[float]] = {name: [] for name in cases}
     for _ in range(WARM_UP + rounds):
         for name, call in cases.items():
@@ -40,9 +41,29 @@ def spread(times: Sequence[float]) -> dict[str, float]:
 
 
 def resident_mb(name: str = "VmHWM") -> int:
-    """This process's resident memory, MB of 2**20 bytes: the highest so far, or "VmRSS", that of now.
+    """Resident memory of this process, MB of 2**20 bytes: the highest until now, or with "VmRSS" the present one.
 
-    Not getrusage's maximum, which a child takes over from its parent.
+    The maximum of getrusage is not used, because a child inherits it from its parent.
     """
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return round(int(status[name].split()[0]) / 1024)
+
+
+def memory_mb(work: Callable[..., None], *arguments: Any) -> dict[str, int]:
+    """Memory that a fresh process needs for the work.
+
+    To measure from a later moment, the work resets the peak: `Path("/proc/self/clear_refs").write_text("5")`.
+
+    Returns:
+        `libraries_mb`: resident memory before the work starts. `peak_mb`: the highest resident memory above that, for
+        weights, pictures and everything in between.
+    """
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(1) as pool:
+        return pool.apply(_memory_of, (work, arguments))
+
+
+def _memory_of(work: Callable[..., None], arguments: tuple) -> dict[str, int]:
+    libraries = resident_mb("VmRSS")
+    work(*arguments)
+    return {"libraries_mb": libraries, "peak_mb": resident_mb() - libraries}

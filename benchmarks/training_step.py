@@ -1,12 +1,12 @@
-"""CPU time of one training step and one Perlin mask: as the official codes make them, and ours, in turns.
+"""CPU time of one training step and one Perlin mask: the official steps, and ours, in turns.
 
     python -m benchmarks.training_step [--batch-size 2 --rounds 5]
 
-One thread, `wide_resnet50_2` with random weights, 288 px; milliseconds per picture. A step is everything that happens
-for a picture in an epoch once it is decoded: features, loss, backward, both optimisers; for GLASS also the synthesis
-of local anomalies. The explicit GLASS step includes its share of the centre pass that starts every epoch, and the
-anomalies drawn for that pass and thrown away. Not counted, because no epoch of ours has it: decoding the pictures anew
-(twice per epoch in GLASS's code). Textures are procedural and cost both sides the same.
+One thread, `wide_resnet50_2` with random weights, 288 px; milliseconds for each picture. A step is all the work for a
+decoded picture in an epoch: features, loss, backward pass, both optimisers, and for GLASS the synthesis of local
+anomalies. The explicit GLASS step includes its share of the centre pass that starts each epoch, and the anomalies that
+this pass draws and does not use. Decoding the pictures is not counted, because our epochs do not need it; GLASS's code
+does it twice in each epoch. Textures are procedural and take the same time on both sides.
 """
 
 import argparse
@@ -25,13 +25,18 @@ from torch.utils.data import default_collate
 from benchmarks.measuring import provenance, report
 from benchmarks.timing import spread, time_in_turns
 from hubmodels import GLASS, SimpleNet
-from hubmodels.backbone import load_backbone
-from hubmodels.front_end import align
+from hubmodels.backbone import Backbone, load_backbone
 from training import synthesis
 from training.batches import LocalSynthesis
-from training.cache import FeatureCache, build_cache, extract
-from training.config import PAPER_BACKBONE, PAPER_IMAGE_SIZE
-from training.objectives import REFERENCE_NOISE_STD, GLASSObjective, SimpleNetObjective
+from training.cache import FeatureCache, build_cache
+from training.objectives import (
+    PAPER_BACKBONE,
+    PAPER_IMAGE_SIZE,
+    REFERENCE_NOISE_STD,
+    GLASSObjective,
+    GradientObjective,
+    SimpleNetObjective,
+)
 from training.synthesis import PERLIN_THRESHOLD, TextureSource, blend, draw_blend_weight, draw_mask
 
 GRID = (36, 36)  # of layer2 at the papers' image size
@@ -41,20 +46,20 @@ COVERAGE = ("pixels_percent", "patches_percent", "patches_percent_median", "empt
 Step = Callable[[], None]
 
 
-def make_backbone() -> tuple[torch.nn.Module, str]:
-    """The whole network with random weights, and the fingerprint of ours, which holds the same."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = random_weights(PAPER_BACKBONE, Path(folder))
-        return whole_backbone(PAPER_BACKBONE, path), load_backbone(PAPER_BACKBONE, weights=path).fingerprint
-
-
-def make_objective(method: str, fingerprint: str) -> SimpleNetObjective | GLASSObjective:
-    """A fresh head in training mode; `method` is "simplenet" or "glass" and its hypothesis."""
+def make_objective(method: str, backbone: Backbone) -> GradientObjective:
+    """A new head in training mode; `method` is "simplenet", or "glass" and its hypothesis."""
     torch.manual_seed(0)
-    settings = {"backbone": PAPER_BACKBONE, "backbone_sha256": fingerprint, "image_size": PAPER_IMAGE_SIZE}
+    settings = {"backbone": PAPER_BACKBONE, "backbone_sha256": backbone.fingerprint, "image_size": PAPER_IMAGE_SIZE}
     if method == "simplenet":
         return SimpleNetObjective(SimpleNet(**settings), REFERENCE_NOISE_STD).train()
     return GLASSObjective(GLASS(**settings), REFERENCE_NOISE_STD, method.removeprefix("glass ")).train()
+
+
+def prepare(objective: GradientObjective, images: Tensor, cache: FeatureCache) -> None:
+    """Sets what `prepare` sets for a job, for methods that need it."""
+    if isinstance(objective, GLASSObjective):
+        objective.update_center(cache.mean(torch.device("cpu")))
+        objective.synthesis = LocalSynthesis(images, TextureSource(PAPER_IMAGE_SIZE), None, GRID, seed=0)
 
 
 def update(loss: Tensor, optimizers: Iterable[torch.optim.Optimizer]) -> None:
@@ -68,18 +73,16 @@ def update(loss: Tensor, optimizers: Iterable[torch.optim.Optimizer]) -> None:
 # --------------------------------------------------------------------------------------------------------------- ours
 
 
-def our_step(objective: SimpleNetObjective | GLASSObjective, cache: FeatureCache, draw: LocalSynthesis | None) -> Step:
-    """A step as `training.fitting` makes it, on all pictures of the cache."""
+def our_step(objective: GradientObjective, cache: FeatureCache) -> Step:
+    """A step like in `training.fitting`, on all pictures of the cache."""
     optimizers, indices, cpu = objective.optimizers(), torch.arange(len(cache)), torch.device("cpu")
     epochs = iter(range(10**6))
 
     def step() -> None:
         batch = {"features": cache.features(indices, cpu)}
-        if draw is not None:
+        if objective.synthesis is not None:
             epoch = next(epochs)
-            items = default_collate([draw(epoch, index) for index in range(len(cache))])
-            augmented = align(extract(objective.detector, items["augmented"]))
-            batch |= {"augmented_features": augmented, "patch_label": items["patch_label"]}
+            batch |= objective.inputs(default_collate([objective.synthesis(epoch, i) for i in range(len(cache))]))
         update(objective(batch)["loss"], optimizers)
 
     return step
@@ -89,18 +92,18 @@ def our_step(objective: SimpleNetObjective | GLASSObjective, cache: FeatureCache
 
 
 def explicit_step(
-    objective: SimpleNetObjective | GLASSObjective, network: torch.nn.Module, images: Tensor, textures: TextureSource
+    objective: GradientObjective, network: torch.nn.Module, images: Tensor, textures: TextureSource
 ) -> Step:
-    """A step as the official codes make it; of our objective only head, optimisers and hypothesis are used."""
+    """The official step; it only uses head, optimisers and hypothesis of our objective."""
     detector, optimizers, rng = objective.detector, objective.optimizers(), np.random.default_rng(0)
-    mean, std = (torch.tensor(v)[:, None, None] for v in (detector.mean, detector.std))
+    mean, std = (torch.tensor(v)[:, None, None] for v in (detector.front_end.mean, detector.front_end.std))
     normalised = (images / 255 - mean) / std
 
     def simplenet() -> None:
         update(explicit_training.simplenet_loss(detector, network, normalised, REFERENCE_NOISE_STD), optimizers)
 
     def glass() -> None:
-        draw_explicit(images, textures, rng)  # the loader of the centre pass draws, too
+        draw_explicit(images, textures, rng)  # the centre pass also draws anomalies
         center = explicit_training.batch_center(detector, network, normalised)
         augmented, label = draw_explicit(images, textures, rng)
         settings = {"center": center, "hypothesis": objective.hypothesis, "noise_std": REFERENCE_NOISE_STD}
@@ -111,7 +114,7 @@ def explicit_step(
 
 
 def draw_explicit(images: Tensor, textures: TextureSource, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """Augmented images (B, 3, S, S) in [0, 1] and patch labels (B*h*w,) with explicit masks; the rest is ours."""
+    """Augmented images (B, 3, S, S) in [0, 1] and patch labels (B*h*w,): explicit masks, the rest is our code."""
     drawn = []
     for image in images.permute(0, 2, 3, 1).numpy().astype(np.float32) / 255:
         mask, label = explicit_training.perlin_mask(PAPER_IMAGE_SIZE, GRID, rng)
@@ -126,18 +129,17 @@ def draw_explicit(images: Tensor, textures: TextureSource, rng: np.random.Genera
 
 def step_rows(batch_size: int, rounds: int) -> list[dict]:
     """All methods, explicit and ours, in turns."""
-    network, fingerprint = make_backbone()
+    with tempfile.TemporaryDirectory() as folder:
+        path = random_weights(PAPER_BACKBONE, Path(folder))
+        network, backbone = whole_backbone(PAPER_BACKBONE, path), load_backbone(PAPER_BACKBONE, weights=path)
     images = torch.randint(0, 256, (batch_size, 3, PAPER_IMAGE_SIZE, PAPER_IMAGE_SIZE), dtype=torch.uint8)
     textures, cases = TextureSource(PAPER_IMAGE_SIZE), {}
     for method in ("simplenet", "glass manifold", "glass hypersphere"):
-        objective = make_objective(method, fingerprint)
+        objective = make_objective(method, backbone)
         cache = build_cache(objective.detector, images, Path(tempfile.gettempdir()))
-        draw = None
-        if method != "simplenet":
-            objective.update_center(cache.mean(torch.device("cpu")))
-            draw = LocalSynthesis(images, textures, None, GRID, seed=0)
-        cases["explicit", method] = explicit_step(make_objective(method, fingerprint), network, images, textures)
-        cases["ours", method] = our_step(objective, cache, draw)
+        prepare(objective, images, cache)
+        cases["explicit", method] = explicit_step(make_objective(method, backbone), network, images, textures)
+        cases["ours", method] = our_step(objective, cache)
     return rows_of(time_in_turns(cases, rounds, time.process_time), batch_size)
 
 
@@ -158,7 +160,7 @@ def mask_rows() -> list[dict]:
 
 
 def coverage(masks: list[tuple[np.ndarray, np.ndarray]], field: Callable) -> dict[str, float]:
-    """Mean share of pixels and patches that masks mark, the latter's median, and the share of empty single fields."""
+    """Mean share of marked pixels and patches, median share of patches, and the share of empty single fields."""
     pixels, patches = (100 * np.array([part.mean() for part in parts]) for parts in zip(*masks, strict=True))
     rng = np.random.default_rng(1)
     empty = [not (field(PAPER_IMAGE_SIZE, rng) > PERLIN_THRESHOLD).any() for _ in range(MASKS)]
@@ -167,7 +169,7 @@ def coverage(masks: list[tuple[np.ndarray, np.ndarray]], field: Callable) -> dic
 
 
 def rows_of(times: dict[tuple[str, str], list[float]], batch_size: int) -> list[dict]:
-    """One row per case, in milliseconds per picture; the ratio is how many times faster than the explicit case."""
+    """A row for each case, in milliseconds for a picture; the ratio is explicit time divided by this time."""
     rows = []
     for (case, method), milliseconds in times.items():
         row = {"case": case, "method": method, "image_size": PAPER_IMAGE_SIZE, "batch": batch_size}
@@ -178,6 +180,7 @@ def rows_of(times: dict[tuple[str, str], list[float]], batch_size: int) -> list[
 
 
 def main() -> None:
+    """Prints and writes all rows."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--batch-size", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)

@@ -2,7 +2,7 @@
 
 A head trained on washers also scores a photo of a cat, and the score means nothing. The front end can tell them apart:
 features averaged over a picture change little with a defect, which is local, and much from one category to the next.
-The constants were chosen on part of the data of `benchmarks/resemblance.py`, which reports the rest separately.
+The constants were chosen on part of the data of `benchmarks/appearance.py`, which reports the rest separately.
 """
 
 import math

@@ -1,37 +1,86 @@
-"""Result rows hold what is needed to repeat them."""
+"""Benchmarks start, and their result rows contain what is needed to repeat them."""
 
+import importlib
 import json
-import runpy
-from collections import defaultdict
 from pathlib import Path
 
-from benchmarks import inference, measuring, peers, peers_timing, timing
-from training.config import PAPER_BACKBONE, PAPER_IMAGE_SIZE
+import pytest
+from PIL import Image
+
+from benchmarks import gpu, inference, measuring, peers_ours, peers_timing, real_data, timing, training_step
+from hubmodels.methods import METHODS
+from training.objectives import PAPER_BACKBONE, PAPER_IMAGE_SIZE
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+SHARED = {"measuring", "timing"}  # imported by the others
+WORKERS = {"peers_timing", "peers_ours", "peers_anomalib"}  # of `peers`
+NAMES = sorted(path.stem for path in BENCHMARKS.glob("[a-z]*.py"))
+
+
+# --------------------------------------------------------------------------------------------------- all of them
+
+
+@pytest.mark.parametrize("name", sorted({*NAMES} - SHARED - WORKERS))
+def test_each_benchmark_can_be_started(name, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", [name, "--help"])
+    with pytest.raises(SystemExit, match="0"):
+        importlib.import_module(f"benchmarks.{name}").main()
+    assert "usage" in capsys.readouterr().out
+
+
+def test_the_list_of_benchmarks_is_complete():
+    text = (BENCHMARKS / "README.md").read_text()
+    assert {name for name in NAMES if f"| `{name}` |" in text} == {*NAMES} - SHARED - WORKERS
+
+
+@pytest.mark.parametrize("name", sorted({path.stem for path in BENCHMARKS.glob("results/*.json")} - {"distill"}))
+def test_results_contain_their_command_and_machine(name):
+    content = json.loads((BENCHMARKS / f"results/{name}.json").read_text())
+    for row in content if isinstance(content, list) else [content]:
+        assert {"machine", "command"} <= row.keys()
+
+
+# --------------------------------------------------------------------------------------------------- real pictures
+
+
+def report(**changes):
+    training = {"noise_std": 1.0, "feature_rms": 2.0, "fit": 9, "held_out": 1, "train_seconds": 60.0}
+    training |= {"hypothesis": "manifold", "foreground": "full picture (as asked)", "textures": None}
+    parts = {"training": training, "metrics": {"image_auroc": 0.5}, "settings": {"image_size": 64, "stabilise": []}}
+    parts |= {"backbone": {"name": "tiny.in1k"}, "seed": 0, "epochs": 1, "versions": {"torch": "2"}}
+    names = ("method", "dataset", "category", "protocol", "machine", "command")
+    return dict.fromkeys(names, "some") | parts | changes
 
 
 def test_a_collected_row_names_the_versions_and_the_commit():
-    row = runpy.run_path(BENCHMARKS / "collect.py")["row"]
-    blank = {key: defaultdict(str) for key in ("settings", "training", "metrics", "backbone")}
-    report = defaultdict(str) | blank | {"versions": {"torch": "2"}}
-    assert (row(report)["versions"], row(report)["commit"]) == ({"torch": "2"}, None)
-    assert row(report | {"commit": "abc"})["commit"] == "abc"
+    row = real_data.row_of(report())
+    assert (row["versions"], row["commit"]) == ({"torch": "2"}, None)
+    assert real_data.row_of(report(commit="abc"))["commit"] == "abc"
 
 
-def test_nearest_neighbour_rows_have_one_number_and_its_parts():
-    for row in json.loads((BENCHMARKS / "results/nearest_neighbour.json").read_text()):
-        assert row["image_auroc"] == row["image_auroc_by_defect"]["all"]["max"]
-        assert {"machine", "command", "versions"} <= row.keys()
+def test_rows_are_added_and_the_same_command_replaces_its_row(tmp_path):
+    for folder, changes in {"a": {"seed": 0}, "b": {"seed": 1, "command": "other"}}.items():
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "metrics.json").write_text(json.dumps(report(**changes)))
+    for _ in range(2):
+        real_data.collect(tmp_path / "results.json", [tmp_path / "a", tmp_path / "b"])
+    rows = json.loads((tmp_path / "results.json").read_text())
+    assert [row["seed"] for row in rows] == [0, 1]
+    assert len(real_data.group(rows)) == 1  # they differ in the seed alone
 
 
-def test_the_readmes_speed_table_is_that_of_the_last_results():
-    readme = (BENCHMARKS.parent / "README.md").read_text()
-    assert inference.readme_table() in readme
+def test_seeds_become_a_mean_and_a_standard_deviation():
+    assert real_data.cell([0.5]) == "50.0"
+    assert real_data.cell([0.5, 0.7]) == "60.0 ± 14.1"
+    assert real_data.cell([0.5, None]) is None
 
 
-def test_the_table_of_peers_is_that_of_the_last_results():
-    assert peers.readme_table() in (BENCHMARKS / "README.md").read_text()
+def test_the_bundled_models_are_listed_in_the_order_of_the_registry():
+    lines = [line.split(" | ")[:2] for line in real_data.bundled_table().splitlines()[2:]]
+    assert [line[1] for line in lines[: len(METHODS)]] == list(METHODS)
+
+
+# --------------------------------------------------------------------------------------------------- speed
 
 
 def test_peers_are_measured_on_the_papers_setup():
@@ -39,10 +88,32 @@ def test_peers_are_measured_on_the_papers_setup():
 
 
 def test_speed_rows_say_what_was_measured_where():
-    columns = {"case", "method", "image_size", "batch", "median_ms", "p95_ms"}
+    columns = {"case", "method", "image_size", "batch", "median_ms", "p95_ms", "versions"}
     for row in json.loads((BENCHMARKS / "results/inference.json").read_text()):
-        assert columns <= row.keys() and {"machine", "versions", "command"} <= row.keys()
+        assert columns <= row.keys()
         assert row["case"].startswith("part") or {"peak_mb", "ratio_to_explicit"} <= row.keys()
+
+
+@pytest.mark.parametrize("case", ["explicit", "fast", "explicit, file to result", "file to result"])
+def test_each_case_of_inference_runs(case, tmp_path):
+    call = inference.builders(1)[case]("compactnet.distilled_in1k", 64, 1, "both", tmp_path)
+    assert call() is not None or "file" in case
+
+
+def test_training_steps_run(monkeypatch):
+    """With the compact backbone and small pictures, which have no other code path."""
+    for name, value in {"PAPER_BACKBONE": "compactnet.distilled_in1k", "PAPER_IMAGE_SIZE": 64, "GRID": (8, 8)}.items():
+        monkeypatch.setattr(training_step, name, value)
+    rows = training_step.step_rows(batch_size=2, rounds=2)
+    methods = ("simplenet", "glass manifold", "glass hypersphere")
+    assert {(row["case"], row["method"]) for row in rows} == {(c, m) for c in ("explicit", "ours") for m in methods}
+
+
+def test_one_of_our_models_is_measured_like_the_peers(tmp_path):
+    subject = peers_ours.MODELS["both-compact"](None)
+    anomaly_map, score = subject.predict(subject.pictures(1, 3, PAPER_IMAGE_SIZE, PAPER_IMAGE_SIZE))
+    peers_timing.require_complete(anomaly_map, score)
+    assert 0 < peers_timing.sizes(subject)["head_mb"] < peers_timing.sizes(subject)["size_mb"]
 
 
 def test_a_case_is_measured_after_its_warm_up_and_in_turns():
@@ -55,10 +126,32 @@ def test_a_case_is_measured_after_its_warm_up_and_in_turns():
 
 def test_the_memory_of_another_process_is_its_own():
     """Not that of the process that started it, and without its libraries."""
-    held = bytearray(1000 * 2**20)
-    memory = measuring.memory_mb(allocate, 300)
-    assert 290 < memory["peak_mb"] < 350 and memory["libraries_mb"] < len(held) / 2**20
+    held = bytearray(200 * 2**20)
+    memory = timing.memory_mb(bytearray, 100 * 2**20)
+    assert 95 < memory["peak_mb"] < 130
+    del held
 
 
-def allocate(megabytes):
-    bytearray(megabytes * 2**20)
+def test_numbers_are_aligned_to_the_right():
+    rows = [{"name": "a", "value": "1.0 ± 0.1"}, {"name": "2", "value": None}]
+    assert measuring.table(rows, ["name", "value"]).splitlines()[1] == "| --- | --: |"
+
+
+# --------------------------------------------------------------------------------------------------- GPU
+
+
+def test_pictures_are_copied_smaller_and_masks_keep_two_values(tmp_path):
+    for place in ("test/bad", "ground_truth/bad"):
+        (tmp_path / "from" / place).mkdir(parents=True)
+        picture = Image.new("L", (100, 50))
+        picture.paste(255, (20, 10, 61, 31))
+        picture.save(tmp_path / "from" / place / "0.png")
+    gpu.copy_smaller(tmp_path / "from", tmp_path / "to", 40)
+    with Image.open(tmp_path / "to/ground_truth/bad/0.png") as mask:
+        assert mask.size == (40, 20) and {value for _, value in mask.getcolors()} == {0, 255}
+
+
+def test_a_step_that_takes_too_long_is_interrupted_and_can_be_continued():
+    with pytest.raises(SystemExit, match="same command again"):
+        gpu.run(["-c", "import time; time.sleep(60)"], 1)
+    gpu.run(["-c", "pass"], 60)

@@ -14,7 +14,6 @@ import tomllib
 import venv
 import zipfile
 from importlib.metadata import packages_distributions
-from pathlib import Path
 
 import pytest
 from hub_client import client_env

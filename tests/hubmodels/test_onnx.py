@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 from small_pictures import mask, picture, save
+from snippets import run_snippets
 
 from hubmodels import GLASS, SimpleNet
 from hubmodels.comparison import compare
@@ -64,6 +65,14 @@ def old_file(tmp_path):
 
 def is_untouched(path):
     return path.read_text() == "an older export" and list(path.parent.iterdir()) == [path]
+
+
+# ---------------------------------------------------------------------- the docs
+
+
+def test_the_snippets_of_the_docs_run(exported, tmp_path, monkeypatch):
+    shutil.copy(exported, tmp_path / "washer.onnx")
+    run_snippets(ROOT / "docs" / "onnx.md", tmp_path, monkeypatch)
 
 
 # ---------------------------------------------------------------------- the graph

@@ -1,8 +1,7 @@
-"""Inference as the official codes of SimpleNet and GLASS do it, step by step: the yardstick of `inference.py`.
+"""Inference as in the official codes of SimpleNet (351a2b8) and GLASS (f788d56), step by step.
 
-Written from `algorithms.md` 1.1 to 1.3 (SimpleNet 351a2b8, GLASS f788d56), and the oracle that the fast path is tested
-against. Nothing here is meant to be fast: the network runs to its very end, neighbourhoods are unfolded, adaptor and
-discriminator are separate layers, the map is smoothed by scipy.
+The tests compare the fast path with it, and `benchmarks/inference.py` times it. It is slow on purpose: the network
+runs to its end, neighbourhoods are unfolded, adaptor and discriminator are separate layers, scipy smooths the map.
 """
 
 from pathlib import Path
@@ -20,7 +19,7 @@ from hubmodels.scoring import SMOOTHING_SIGMA
 
 
 class WholeNetwork(nn.Module):
-    """A classifier that is executed to its end for the sake of two maps on the way: images -> [layer2, layer3]."""
+    """A classifier that runs to its end, although only two maps are needed: images -> [layer2, layer3]."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -38,9 +37,9 @@ class WholeNetwork(nn.Module):
 
 
 def whole_backbone(name: str, weights: Path | None = None) -> nn.Module:
-    """The network up to its classes, from a file that may lack its end; random weights without one.
+    """The network with its classifier, from a file that may lack the last layers; random weights without a file.
 
-    `compactnet` has no end: it is cut after layer3 as it is.
+    `compactnet` has no layers after layer3.
     """
     network = timm.create_model(name, pretrained=False)
     if weights is not None:
@@ -58,7 +57,7 @@ def random_weights(name: str, folder: Path) -> Path:
 
 
 def patch_features(feature_maps: list[Tensor], embed_dim: int, patch_size: int = 3) -> Tensor:
-    """Every step of `algorithms.md` 1.1 on every grid position: maps -> (B*h*w, D), pictures outermost."""
+    """Every step of the aggregation on every grid position: maps -> (B*h*w, D), pictures outermost."""
     grid = feature_maps[0].shape[-2:]
     pooled = []
     for feature_map in feature_maps:
@@ -77,7 +76,7 @@ def predict(network: nn.Module, detector: AnomalyDetector, images: Tensor) -> tu
     """Images (B, 3, S, S) in [0, 1] -> patch scores (B, h, w) and smoothed maps (B, S, S).
 
     Of the detector only settings, adaptor, discriminator and the meaning of its logits are used. SimpleNet's code also
-    enlarges the features to the size of the image, for a result that nobody reads.
+    enlarges the features to the size of the image, for a result that is not used.
     """
     mean, std = (torch.tensor(v)[:, None, None] for v in (detector.front_end.mean, detector.front_end.std))
     feature_maps = network((images - mean) / std)

@@ -3,12 +3,11 @@
 from pathlib import Path
 
 import pytest
+from real_data import real_folder
 from small_pictures import SIZE, add_category, add_pictures, find, names, only, picture, save
 
 from hubmodels.samples import Sample
 from training.data import dataset_slug, hold_out, open_categories
-
-SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
 @pytest.fixture
@@ -240,9 +239,7 @@ def test_hold_out_refuses(count, share):
 
 
 def test_real_screw_counts():
-    if not (SHARED_DATA / "mvtec_ad").is_dir():
-        pytest.skip("../shared/data is absent")
-    category = only(open_categories(SHARED_DATA / "mvtec_ad", ["screw"]))
+    category = only(open_categories(real_folder("data/mvtec_ad"), ["screw"]))
     assert (category.dataset, len(category.train)) == ("mvtec", 320)
     labels = [sample.label for sample in category.test]
     assert (labels.count(0), labels.count(1)) == (41, 119)

@@ -1,4 +1,4 @@
-"""Our objectives and masks against the official codes' steps, written out in `benchmarks/explicit_training.py`.
+"""Our objectives and masks against the official codes' steps, written out in `tests/reference/explicit_training.py`.
 
 Sizes are tiny and the precision is double, so that the equality is one of algebra. Where objectives.py deviates on
 purpose (BatchNorm's running statistics), the deviation itself is checked.

@@ -1,15 +1,13 @@
 """Tests of training/foreground.py: object masks on plain backgrounds, and the fall back to the full picture."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from PIL import Image
+from real_data import real_folder
 
 from training.foreground import foreground_masks
 from training.synthesis import procedural_texture
 
-SHARED = Path(__file__).resolve().parents[2] / "shared"
 SIZE = 144
 
 
@@ -111,16 +109,14 @@ def test_no_pictures_are_refused() -> None:
         foreground_masks([])
 
 
-def shared_pictures(folder: str, count: int = 16) -> list[np.ndarray]:
-    if not (SHARED / "data" / folder).is_dir():
-        pytest.skip(f"real pictures are not at hand: {SHARED / 'data' / folder}")
-    paths = sorted(path for path in (SHARED / "data" / folder).rglob("*") if path.suffix in {".png", ".jpg"})
+def real_pictures(folder: str, count: int = 16) -> list[np.ndarray]:
+    paths = sorted(path for path in real_folder(f"data/{folder}").rglob("*") if path.suffix in {".png", ".jpg"})
     picked = paths[:: max(1, len(paths) // count)][:count]
     return [np.asarray(Image.open(path).convert("RGB").resize((288, 288))) for path in picked]
 
 
 def test_real_screws_are_found() -> None:
-    foreground = foreground_masks(shared_pictures("mvtec_ad/screw/train/good"))
+    foreground = foreground_masks(real_pictures("mvtec_ad/screw/train/good"))
     assert foreground.masks is not None
     assert all(0.08 < mask.mean() < 0.2 for mask in foreground.masks)
 
@@ -129,4 +125,4 @@ def test_real_screws_are_found() -> None:
     "folder", ["magnetic_tile/magnetic_tile/train/good", "elpv/solar_cell_mono/train/good", "dtd/images"]
 )
 def test_real_textures_use_the_full_picture(folder: str) -> None:
-    assert foreground_masks(shared_pictures(folder)).masks is None
+    assert foreground_masks(real_pictures(folder)).masks is None

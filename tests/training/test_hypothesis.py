@@ -1,15 +1,13 @@
 """Tests of training/hypothesis.py: the spectrum judge against a slow direct computation, the table, the choice."""
 
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from real_data import real_folder
 
 from training.hypothesis import MVTEC_HYPOTHESIS, choose_hypothesis, mean_image, spectrum_hypothesis, spectrum_numbers
-
-SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
 def rounded_box(half_height: float, half_width: float, softness: float = 1.0) -> np.ndarray:
@@ -131,8 +129,6 @@ def test_choices() -> None:
 
 
 def test_real_screws_agree_with_the_table() -> None:
-    folder = SHARED / "data" / "mvtec_ad" / "screw" / "train" / "good"
-    if not folder.is_dir():
-        pytest.skip(f"real pictures are not at hand: {folder}")
-    images = [np.asarray(Image.open(path).convert("RGB")) for path in sorted(folder.glob("*.png"))]
+    paths = sorted(real_folder("data/mvtec_ad/screw/train/good").glob("*.png"))
+    images = [np.asarray(Image.open(path).convert("RGB")) for path in paths]
     assert choose_hypothesis("auto", "mvtec", "screw", images)[0] == MVTEC_HYPOTHESIS["screw"]

@@ -33,7 +33,7 @@ def identity_head(detector):
 
 
 def test_simplenet_constants():
-    """Paper and code: margins +-0.5, AdamW adaptor 1e-4 / 1e-2, Adam discriminator 2e-4 / 1e-5."""
+    """As in SimpleNet's code: margins +-0.5, AdamW adaptor 1e-4 / 1e-2, Adam discriminator 2e-4 / 1e-5."""
     objective = SimpleNetObjective(SimpleNet(backbone=BACKBONE), 0.015)
     adaptor, discriminator = objective.optimizers()
     assert objective.margin == 0.5
@@ -45,7 +45,7 @@ def test_simplenet_constants():
 
 
 def test_glass_constants():
-    """Paper and code: optimisers swapped, 20 x 0.001 projected every 5, radii 0.5..1, r..2r, OHEM, focal."""
+    """As in GLASS's code: optimisers swapped, 20 x 0.001 projected every 5, radii 0.5..1, r..2r, OHEM, focal."""
     objective = glass()
     adaptor, discriminator = objective.optimizers()
     assert (type(adaptor), type(discriminator)) == (torch.optim.Adam, torch.optim.AdamW)

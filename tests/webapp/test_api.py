@@ -1,4 +1,4 @@
-"""Programs get numbers or an error message, through gradio_client, plain HTTP, MCP, and as in the README."""
+"""Programs get numbers or an error message: by gradio_client, plain HTTP, MCP, and the examples of the docs."""
 
 import base64
 import json
@@ -25,7 +25,7 @@ from webapp.inspection import inspect_picture
 from webapp.page import build_page
 
 ROOT = Path(__file__).parents[2]
-README = ROOT / "README.md"
+PAGE = ROOT / "docs" / "api.md"
 LABEL = "toy / widget"
 TOOLS = {"categories", "inspect", "inspect_batch"}
 MARKED = {"meta": {"_type": "gradio.FileData"}}
@@ -272,21 +272,19 @@ def test_an_assistant_finds_and_calls_the_tools(url, picture, bait):
     assert all(is_error and "is_anomalous" not in str(content) for is_error, content in forged) and asked == []
 
 
-# ---------------------------------------------------------------- README
+# ---------------------------------------------------------------- docs
 
 
 def examples(language):
-    """The README's code blocks of a language, between the markers."""
-    marked = re.search(r"<!-- api examples -->(.*)<!-- end of api examples -->", README.read_text("utf-8"), re.DOTALL)
-    if marked is None:
-        pytest.skip("the README has no section marked as api examples")
+    """The page's code blocks of a language, between the markers."""
+    marked = re.search(r"<!-- api examples -->(.*)<!-- end of api examples -->", PAGE.read_text("utf-8"), re.DOTALL)
     blocks = re.findall(rf"```{language}\n(.*?)```", marked[1], re.DOTALL)
     assert blocks
     return blocks
 
 
 @pytest.mark.parametrize(("language", "command"), [("python", [sys.executable, "-c"]), ("bash", ["bash", "-ec"])])
-def test_the_examples_of_the_readme_run(url, language, command):
+def test_the_examples_of_the_docs_run(url, language, command):
     if language == "bash" and not shutil.which("curl"):
         pytest.skip("curl is not installed")
     for block in examples(language):

@@ -1,0 +1,154 @@
+"""Results of training on real pictures: collects them, and prints the tables of README and `docs/benchmarks.md`.
+
+    python -m benchmarks.real_data collect real_data runs/one runs/other   # adds rows to results/real_data.json
+    python -m benchmarks.real_data table [real_data|ablation]              # all rows
+    python -m benchmarks.real_data summary                                 # the short table of the README
+    python -m benchmarks.real_data bundled                                 # the bundled models
+
+Each row comes from a `metrics.json` that training wrote. It contains the command, so that anybody can repeat it.
+Rows that differ only in the seed become one line of a table: the mean, and the standard deviation over the seeds.
+"""
+
+import argparse
+import json
+import re
+import statistics
+from collections.abc import Iterable
+from pathlib import Path
+
+from benchmarks.measuring import RESULTS, table
+from hubmodels.hub.listing import BUNDLED_MODELS
+from hubmodels.methods import METHODS
+from hubmodels.metric_names import HEADLINE, METRICS, OVERVIEW
+from training.evaluation import write_json
+
+OPERATING_POINT = ("false_alarm_rate", "recall_at_threshold")
+IDENTITY = ("method", "category", "command")
+SAME = ("method", "dataset", "category", "backbone", "image_size", "epochs", "held_out", "stabilise")
+SAME += ("textures", "hypothesis", "foreground")
+SHOWN = {key: METRICS[key].short for key in OVERVIEW}
+SUMMARY_BACKBONE = "resnet18.tv_in1k"
+
+
+def row_of(report: dict) -> dict:
+    """One result, with everything that is needed to repeat it."""
+    settings, training = report["settings"], report["training"]
+    return {
+        **{key: report[key] for key in ("method", "dataset", "category")},
+        **{"backbone": report["backbone"]["name"], "image_size": settings["image_size"]},
+        **{"seed": report["seed"], "protocol": report["protocol"]},
+        **{key: report["metrics"].get(key) for key in (*HEADLINE, *OPERATING_POINT)},
+        **{"epochs": report["epochs"], "noise_std": training["noise_std"], "feature_rms": training["feature_rms"]},
+        **{key: training.get(key) for key in ("hypothesis", "foreground", "textures")},
+        **{"stabilise": settings["stabilise"], "fit": training["fit"], "held_out": training["held_out"]},
+        **{"train_seconds": training["train_seconds"], "machine": report["machine"], "command": report["command"]},
+        **{"versions": report["versions"], "commit": report.get("commit")},
+    }
+
+
+def collect(target: Path, folders: Iterable[Path]) -> None:
+    """Adds the rows of all model folders; a row of the same method, category and command is replaced."""
+    reports = [json.loads(path.read_text()) for folder in folders for path in sorted(folder.rglob("metrics.json"))]
+    new = [row_of(report) for report in reports]
+    kept = json.loads(target.read_text()) if target.exists() else []
+    write_json(target, list({tuple(row[key] for key in IDENTITY): row for row in [*kept, *new]}.values()))
+    print(table([line_of([row]) for row in new], line_of(new[:1])) if new else "no metrics.json in these folders")
+
+
+def full_table(rows: list[dict]) -> str:
+    """All settings and results."""
+    lines = [line_of(runs) for runs in group(rows).values()]
+    return table(lines, lines[0])
+
+
+def summary_table(rows: list[dict]) -> str:
+    """One backbone, three metrics."""
+    lines = [line_of(runs) for runs in group([r for r in rows if r["backbone"] == SUMMARY_BACKBONE]).values()]
+    return table(lines, ("category", "method", "epochs", "seeds", *SHOWN.values()))
+
+
+def bundled_table(folder: Path = BUNDLED_MODELS) -> str:
+    """Results of the models that come with the package, from their own reports."""
+    reports = [json.loads(path.read_text()) for path in folder.glob("*/metrics.json")]
+    lines = [
+        {
+            **{"category": report["category"], "method": report["method"]},
+            **{name: cell([report["metrics"].get(key)]) for key, name in SHOWN.items()},
+            **{"false alarms": f"{100 * report['metrics']['false_alarm_rate']:.0f}"},
+            **{"recall": f"{100 * report['metrics']['recall_at_threshold']:.0f}"},
+            **{"seconds": f"{report['training']['train_seconds']:.0f}"},
+        }
+        for report in sorted(reports, key=lambda report: (report["category"], list(METHODS).index(report["method"])))
+    ]
+    return table(lines, lines[0])
+
+
+def group(rows: list[dict]) -> dict[tuple, list[dict]]:
+    """Runs that repeat each other, by category and method, then in the order of their first appearance."""
+    groups: dict[tuple, list[dict]] = {}
+    for row in sorted(rows, key=lambda row: (row["category"], row["method"])):
+        key = (relative_noise(row), *(str(row[name]) for name in SAME))
+        groups.setdefault(key, []).append(row)
+    return groups
+
+
+def line_of(runs: list[dict]) -> dict[str, str | int]:
+    """One line of a table."""
+    first = runs[0]
+    return {
+        **{"category": f"{first['dataset']}/{first['category']}", "method": first["method"]},
+        **{"backbone": first["backbone"].split(".")[0], "input": f"{first['image_size']} px"},
+        **{"epochs": first["epochs"], "noise / RMS": relative_noise(first)},
+        **{"stabilised by": " ".join(first["stabilise"]), "held out": first["held_out"]},
+        **{"hypothesis, foreground": geometry(first)},
+        **{name: cell([run[key] for run in runs]) for key, name in SHOWN.items()},
+        **{"seeds": len(runs), "minutes": f"{statistics.mean(run['train_seconds'] for run in runs) / 60:.0f}"},
+    }
+
+
+def relative_noise(row: dict) -> str:
+    """Feature noise divided by the features' RMS, which depends on the pictures held out."""
+    return f"{row['noise_std'] / row['feature_rms']:.2f}"
+
+
+def geometry(row: dict) -> str | None:
+    """Hypothesis and foreground without their reasons; None for methods that have neither."""
+    if not row["hypothesis"]:
+        return None
+    return f"{row['hypothesis']}, {re.split('[:,(]', row['foreground'])[0].strip()}"
+
+
+def cell(values: list[float | None]) -> str | None:
+    """Per cent: the mean, and the standard deviation of several values."""
+    if None in values:
+        return None
+    mean = f"{100 * statistics.mean(values):.1f}"
+    return mean if len(values) == 1 else f"{mean} ± {100 * statistics.stdev(values):.1f}"
+
+
+def read(name: str) -> list[dict]:
+    """The rows of `results/NAME.json`."""
+    return json.loads((RESULTS / f"{name}.json").read_text())
+
+
+def main() -> None:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    actions = parser.add_subparsers(dest="action", required=True)
+    adding = actions.add_parser("collect", help="add rows to a file of results")
+    adding.add_argument("name", help="results/NAME.json")
+    adding.add_argument("folders", type=Path, nargs="+", metavar="DIR", help="folders that training wrote to")
+    actions.add_parser("table", help="print all rows").add_argument("name", nargs="?", default="real_data")
+    actions.add_parser("summary", help="print the README's table")
+    actions.add_parser("bundled", help="print the table of the bundled models")
+    args = parser.parse_args()
+    if args.action == "collect":
+        collect(RESULTS / f"{args.name}.json", args.folders)
+    elif args.action == "table":
+        print(full_table(read(args.name)))
+    else:
+        print(summary_table(read("real_data")) if args.action == "summary" else bundled_table())
+
+
+if __name__ == "__main__":
+    main()

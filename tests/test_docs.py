@@ -1,0 +1,154 @@
+"""README and docs: short, plain, executable, and with the numbers of the results."""
+
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+from readability import reading_ease, sentences, syllables, words
+from snippets import run_snippets, snippets
+
+from benchmarks import inference, peers, real_data
+from hubmodels.samples import Sample
+from training.data import hold_out
+
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
+OTHERS = [ROOT / name for name in ("CONTRIBUTING.md", "CHANGELOG.md", "NOTICE.md", "benchmarks/README.md")]
+MOST_LINES = 160
+LEAST_EASE = 55
+FORBIDDEN = (
+    *(r"\.\./shared", r"this machine", r"\bissues?\b", r"aims? of (this|the) stage", r"\bPyPI\b"),
+    *(
+        r"\banew\b",
+        r"\bafresh\b",
+        r"\bbef[ae]ll",
+        r"\bin vain\b",
+        r"\bdear(er|est)?\b",
+        r"\bbeside\b",
+        r"\bto be had\b",
+    ),
+    *(r"\bof (its|one's) own\b", r"\bwhatever\b", r"\btold\b", r"\bstands? in\b"),
+)
+TABLES = {
+    "python -m benchmarks.real_data summary": lambda: real_data.summary_table(real_data.read("real_data")),
+    "python -m benchmarks.real_data table": lambda: real_data.full_table(real_data.read("real_data")),
+    "python -m benchmarks.real_data table ablation": lambda: real_data.full_table(real_data.read("ablation")),
+    "python -m benchmarks.real_data bundled": real_data.bundled_table,
+    "python -m benchmarks.inference --table": inference.results_table,
+    "python -m benchmarks.peers --table": peers.results_table,
+}
+
+
+def each(pages):
+    return pytest.mark.parametrize("page", pages, ids=lambda page: str(page.relative_to(ROOT)))
+
+
+def without_code(text):
+    return re.sub(r"(?ms)^```.*?^```", "", text)
+
+
+def anchors(page):
+    """GitHub's anchors of the headings of a page."""
+    headings = re.findall(r"(?m)^#+ (.*)$", without_code(page.read_text()))
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+# --------------------------------------------------------------------------------------------------- easy to read
+
+
+def test_readability_is_measured_on_prose_alone():
+    text = (
+        "# Heading\n\nOne two. Three `a.b.c`!\n\n- item\n- [link](x.md) next\n\n```\ncode here\n```\n| table | row |\n"
+    )
+    assert sentences(text) == ["One two.", "Three code!", "- item", "- link next"]
+    assert words("It's 3 well-known words") == ["It's", "well-known", "words"]
+    assert [syllables(w) for w in ("the", "picture", "measured", "table", "category")] == [1, 2, 2, 2, 4]
+    assert (
+        reading_ease("The cat sat. It ran.") > 100 > 30 > reading_ease("Sophisticated regularisation methodologies.")
+    )
+
+
+def test_the_readme_fits_on_a_few_screens():
+    assert len(README.read_text().splitlines()) <= MOST_LINES
+
+
+@each([*PAGES, *OTHERS])
+def test_pages_are_plain_english(page):
+    assert reading_ease(page.read_text()) > LEAST_EASE
+
+
+@each([*PAGES, *OTHERS])
+def test_pages_avoid_words_that_a_stranger_stumbles_over(page):
+    found = [match[0] for word in FORBIDDEN for match in re.finditer(word, page.read_text(), re.IGNORECASE)]
+    assert found == []
+
+
+# --------------------------------------------------------------------------------------------------- nothing dangles
+
+
+@each([*PAGES, *OTHERS])
+def test_relative_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)]+)\)", without_code(page.read_text())):
+        if re.match(r"\w+:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        linked = page.parent / path if path else page
+        assert linked.exists(), target
+        assert not anchor or anchor in anchors(linked), target
+
+
+@each([*PAGES, *OTHERS])
+def test_named_commands_exist(page):
+    text = page.read_text()
+    targets = set(re.findall(r"(?m)^([a-z]+):.*##", (ROOT / "Makefile").read_text()))
+    modules = {name for name in re.findall(r"python -m ([a-z0-9_.]*[a-z0-9])", text) if "." in name}
+    assert [name for name in modules if importlib.util.find_spec(name) is None] == []
+    assert set(re.findall(r"(?m)(?:^|`)make ([a-z]+)", text)) <= targets
+    scripts = re.findall(r"(?<![\w/])(?:app|(?:training|tests)/[\w/]+)\.py\b", text)
+    assert [script for script in scripts if "NAME" not in script and not (ROOT / script).is_file()] == []
+
+
+def test_the_figure_in_the_readme_is_the_tree():
+    figure = next(block for block in README.read_text().split("```") if block.startswith("\napp.py"))
+    room = ROOT
+    for line in figure.strip().splitlines():
+        indent, name = re.match(r"( *)(\S+)", line).groups()
+        if not indent:
+            room = ROOT / name
+        place = room if not indent else room / name
+        assert place.exists(), name
+
+
+# --------------------------------------------------------------------------------------------------- code that runs
+
+
+@each([page for page in PAGES if snippets(page) and page.stem != "onnx"])  # tests/hubmodels/test_onnx.py has its file
+def test_snippets_run(page, tmp_path, monkeypatch):
+    run_snippets(page, tmp_path, monkeypatch)
+
+
+# --------------------------------------------------------------------------------------------------- the same numbers
+
+
+@each([*PAGES, *OTHERS])
+def test_tables_are_those_of_the_results(page):
+    marked = re.findall(r"(?s)<!-- (python -m benchmarks\.[^>]*?) -->\n(.*?)\n<!-- end -->", page.read_text())
+    for command, table in marked:
+        assert table == TABLES[command](), command
+
+
+def test_each_table_is_printed_once():
+    text = "".join(page.read_text() for page in [*PAGES, *OTHERS])
+    assert {command: text.count(f"<!-- {command} -->") for command in TABLES} == dict.fromkeys(TABLES, 1)
+
+
+def test_the_readme_states_the_rates_that_so_many_pictures_guarantee():
+    rows = re.findall(r"(?m)^\| (\d+) \| ([\d.]+) % \| ([\d.]+) % \|", README.read_text())
+    assert len(rows) == 5
+    for pictures, *rates in rows:
+        samples = [Sample(f"{i:05}", Path(), "good", 0) for i in range(int(pictures))]
+        for rate, share in zip(rates, (0.1, 0.5), strict=True):
+            held_out = len(hold_out(samples, share)[1])
+            assert rate == f"{100 * max(0.01, 1 / (held_out + 1)):.2g}", pictures
