@@ -45,7 +45,7 @@ def predict_by_all(detectors: Sequence[AnomalyDetector], images: Tensor) -> tupl
     aggregated = detectors[0].front_end(images)
     for detector in detectors:
         patch_scores = detector.head.scores(aggregated)
-        result = smooth_map(patch_scores, PAPER_IMAGE_SIZE), patch_scores.amax((1, 2))
+        result = smooth_map(patch_scores, PAPER_IMAGE_SIZE), detector.head.image_scores(patch_scores)
     return result
 
 

@@ -146,7 +146,7 @@ class AnomalyDetector(nn.Module, PyTorchModelHubMixin, library_name=LIBRARY, pip
     ) -> list[AnomalyPrediction]:
         """Aggregated maps of B pictures and their (height, width) -> one prediction each."""
         patch_scores = self.score_patches(aggregated).float()
-        image_scores = patch_scores.amax((1, 2)).tolist()
+        image_scores = self.head.image_scores(patch_scores).tolist()
         maps = smooth_map(patch_scores, self.front_end.image_size).cpu()
         resized = [to_picture_size(m, size, self.front_end.resize) for m, size in zip(maps, sizes, strict=True)]
         return [self.calibration.decide(s, m) for s, m in zip(image_scores, resized, strict=True)]

@@ -10,6 +10,7 @@ become one grouped convolution per layer on its own coarse grid, and only `embed
 """
 
 import math
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -65,6 +66,7 @@ class FrontEnd(nn.Module):
         self.embed_dim = embed_dim or sum(channels)
         self.patch_features = PatchFeatures(channels, self.embed_dim, patch_size)
         self._backbone: tuple[Backbone, ...] = ()  # in a tuple, or torch would make it part of the model
+        self._weights: str | Path | None = None  # file of the backbone's weights, where the user named one
 
     @property
     def device(self) -> torch.device:
@@ -82,9 +84,10 @@ class FrontEnd(nn.Module):
             self.load_backbone()
         return self._backbone[0]
 
-    def load_backbone(self, weights: str | None = None) -> None:
-        """Loads the backbone now, from a file where one is given; raises as `backbone` does."""
-        given = dict(weights=weights, sha256=self.backbone_sha256, device=self.device)
+    def load_backbone(self, weights: str | Path | None = None) -> None:
+        """Loads the backbone now; a file that is given is also used later. Raises as `backbone` does."""
+        self._weights = weights or self._weights
+        given = dict(weights=self._weights, sha256=self.backbone_sha256, device=self.device)
         self._backbone = (load_backbone(self.backbone_name, self.layers, **given),)
 
     @property

@@ -28,6 +28,10 @@ class Head(nn.Module, ABC):
     def scores(self, aggregated: list[Tensor]) -> Tensor:
         """Aggregated maps (B, D/L, h_l, w_l), finest first -> patch scores (B, h, w), higher = more anomalous."""
 
+    def image_scores(self, patch_scores: Tensor) -> Tensor:
+        """Patch scores (B, h, w) -> image scores (B,): their maximum, as in the papers of SimpleNet and GLASS."""
+        return patch_scores.amax((1, 2))
+
     def settings(self) -> dict:
         """What `config.json` has to contain to build this head again, by names of the detector's arguments."""
         return {}

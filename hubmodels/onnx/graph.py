@@ -44,7 +44,7 @@ class ExportGraph(nn.Module):
         aggregated, outputs = self.patch_features([maps.float() for maps in feature_maps]), []
         for head in self.heads:
             patch_scores = head(aggregated)
-            image_scores = patch_scores.amax((1, 2))
+            image_scores = head.image_scores(patch_scores)
             anomaly_maps = self.at_picture_size(smooth_map(patch_scores, self.image_size), pictures)
             outputs += [image_scores, anomaly_maps, head.p_values(image_scores)]
         return tuple(outputs)
@@ -71,7 +71,7 @@ class _Head(nn.Module):
 
     def __init__(self, detector: AnomalyDetector) -> None:
         super().__init__()
-        self.scores = detector.head.export_form()
+        self.scores, self.image_scores = detector.head.export_form(), detector.head.image_scores
         self.register_buffer("held_out", detector.calibration.image_scores.clone())
 
     def forward(self, aggregated: list[Tensor]) -> Tensor:

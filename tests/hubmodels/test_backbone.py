@@ -1,7 +1,10 @@
 """One frozen network per process, the right weights or none."""
 
 import gc
+import pickle
 import shutil
+import subprocess
+import sys
 import weakref
 
 import pytest
@@ -87,6 +90,18 @@ def test_a_backbone_is_freed_with_its_last_detector(backbone_weights, tmp_path):
     del first
     gc.collect()
     assert gone() is None
+
+
+def test_a_copy_in_another_process_finds_the_weights_of_a_file(backbone_weights, tmp_path):
+    """The backbone does not travel with the detector, and its file is neither bundled nor on the Hub."""
+    backbone = load_backbone(NAME, weights=backbone_weights)
+    detector = SimpleNet(backbone=NAME, backbone_sha256=backbone.fingerprint, embed_dim=32, image_size=64).eval()
+    detector.front_end.load_backbone(backbone_weights)
+    (tmp_path / "detector.pickle").write_bytes(pickle.dumps(detector))
+    script = "import pickle, sys; print(pickle.load(open(sys.argv[1], 'rb')).front_end.backbone.fingerprint)"
+    command = [sys.executable, "-c", script, tmp_path / "detector.pickle"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.stdout.strip() == backbone.fingerprint, done.stderr
 
 
 def test_missing_file_is_named(tmp_path):

@@ -583,6 +583,14 @@ def test_a_slip_in_the_command_ends_with_its_message_and_no_feature(wrong, messa
     assert message in said and "Traceback" not in said
 
 
+def test_without_the_templates_of_the_cards_no_time_is_spent(arguments, monkeypatch, capsys, tmp_path):
+    """They are in a clone, not in the installed library."""
+    monkeypatch.setattr("training.publishing.card.TEMPLATES", tmp_path / "model_cards")
+    assert train.main(arguments) == 1
+    assert "training and publishing need a whole clone" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
 def test_a_precision_that_only_the_launcher_knows_is_refused(arguments, monkeypatch, capsys):
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp8")
     assert train.main(arguments) == 1

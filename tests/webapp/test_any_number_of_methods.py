@@ -120,16 +120,12 @@ def test_the_legend_counts_from_three_methods_on(catalog, upload, registered):
     [
         ((True,), "unsure", "Only one method gave a result. SimpleNet: Defective."),
         ((False, False), "good", "Both methods agree: Good"),
-        ((True, False), "unsure", "The methods disagree: SimpleNet: Defective, GLASS: Good. Please"),
+        ((True, False), "unsure", "The methods disagree. SimpleNet: Defective, GLASS: Good. Please"),
         ((True, None), "unsure", "A comparison needs two verdicts. SimpleNet: Defective, GLASS: No verdict."),
         ((True, True, True), "defective", "3 of 3 methods agree: Defective"),
         ((False, None, False), "good", "2 of 3 methods agree: Good"),
-        ((False, True, False), "unsure", "The methods disagree: 1 of 3 call the part defective (GLASS). Please"),
-        (
-            (True, None, False, True),
-            "unsure",
-            "The methods disagree: 2 of 4 call the part defective (SimpleNet, Quadratic).",
-        ),
+        ((False, True, False), "unsure", "The methods disagree. Defective for 1 of 3: GLASS. Please"),
+        ((True, None, False, True), "unsure", "The methods disagree. Defective for 2 of 4: SimpleNet, Quadratic."),
         ((None, None, None), "unsure", "A comparison needs two verdicts"),
     ],
 )
