@@ -100,9 +100,10 @@ class Appearance(nn.Module):
         super().__init__()
         self.register_buffer("center", torch.zeros(embed_dim))
         self.register_buffer("spread", torch.full((embed_dim,), math.inf))
-        self.register_buffer("brightness", torch.tensor([0.1, 0.9]))  # of ordinary pictures
-        self.register_buffer("sharpness", torch.tensor(0.0))  # a smooth part is no blurred one: never flagged
-        self.register_buffer("enlargement", torch.tensor(1.0))
+        self.register_buffer("brightness", torch.tensor([0.1, 0.9], dtype=torch.float32))  # of ordinary pictures
+        # no sharpness is too low: a smooth part is not blurred
+        self.register_buffer("sharpness", torch.tensor(0, dtype=torch.float32))
+        self.register_buffer("enlargement", torch.tensor(1, dtype=torch.float32))
 
     def fit(self, seen: Sequence[PictureStatistics]) -> None:
         """Learns from the statistics of held-out normal pictures; with fewer than FEWEST nothing is learned."""
@@ -113,7 +114,7 @@ class Appearance(nn.Module):
         light = [picture.brightness for picture in seen]
         self.center.copy_(features.mean(0))
         self.spread.copy_(_spread(features))
-        self.brightness.copy_(torch.tensor([min(light), max(light)]))
+        self.brightness.copy_(torch.tensor([min(light), max(light)], dtype=torch.float32))
         self.sharpness.fill_(min(picture.sharpness for picture in seen))
         self.enlargement.fill_(max(1.0, *(picture.enlargement for picture in seen)))
 

@@ -22,7 +22,7 @@ from hubmodels.scoring import Calibration
 from webapp.inspection import Inspection, all_agree, count_verdicts
 from webapp.results import FILES
 from webapp.templates import data_url, render
-from webapp.texts import SIGNS, TONES, VERDICT_KEYS, apart, number, percent, translate
+from webapp.texts import SIGNS, TONES, VERDICT_KEYS, distinct_numbers, number, percent, translate
 
 RATES = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2)  # accepted false alarms of the slider
 PICTURE_SIDE = 1600  # pixels; enough for a screen, also zoomed
@@ -258,7 +258,7 @@ def _rows(calibration: Calibration, prediction: AnomalyPrediction, outlined: str
     """The rows below the verdict, by the key of their names."""
     rows = {"image_score": number(prediction.image_score, language)}
     if prediction.is_anomalous is not None:
-        score, threshold = apart(prediction.image_score, prediction.threshold, language)
+        score, threshold = distinct_numbers(prediction.image_score, prediction.threshold, language)
         p, count = number(prediction.p_value, language, 2), calibration.count_as_unusual(prediction.image_score)
         rows = {
             "p_value": translate("p_value_words", language, p=p, count=count, size=calibration.size),

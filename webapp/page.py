@@ -66,9 +66,9 @@ def build_page(catalog: Catalog, examples: Path | None = None, test_folder: Path
         notices, remembered, followed = gr.HTML(visible=False), gr.Textbox(visible="hidden"), gr.State()
         with gr.Tabs():
             with gr.Tab(label("tab_inspect"), id="inspect"):
-                inspected = InspectTab(catalog, find_examples(examples, catalog) if examples else []).build()
+                category = InspectTab(catalog, find_examples(examples, catalog) if examples else []).build()
             with gr.Tab(label("tab_batch"), id="batch") as batch:
-                sorted_out = batch_tab.add(catalog)
+                batch_category = batch_tab.add(catalog)
             with gr.Tab(label("tab_compare"), id="compare") as compare:
                 compare_tab.add(catalog, compare, examples, test_folder)
             with gr.Tab(label("tab_models"), id="models") as models:
@@ -78,24 +78,24 @@ def build_page(catalog: Catalog, examples: Path | None = None, test_folder: Path
             linked = dict(request.query_params).get("category")
             return arrive(catalog, linked, remembered, language_of(request))
 
-        def follow(category: str | None, before: str | None, request: gr.Request) -> tuple[dict, str | None]:
-            changed = {"value": category} if category != before else {}  # otherwise keep the choice in this tab
-            return gr.update(choices=choices(catalog, language_of(request)), **changed), category
+        def follow(chosen: str | None, before: str | None, request: gr.Request) -> tuple[dict, str | None]:
+            changed = {"value": chosen} if chosen != before else {}  # otherwise keep the choice in this tab
+            return gr.update(choices=choices(catalog, language_of(request)), **changed), chosen
 
         page.load(
             welcome,
             remembered,
-            [inspected, notices],
+            [category, notices],
             js=RECALL,
             queue=False,  # a slow Hub must not block inspections
             show_progress="hidden",
             api_visibility="private",
         )
-        inspected.change(None, inspected, js=REMEMBER, api_visibility="private")
+        category.change(None, category, js=REMEMBER, api_visibility="private")
         # also when the tab is opened, because Gradio loses updates of a tab that was never shown
         quick = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-        inspected.change(lambda category: category, inspected, sorted_out, **quick)
-        batch.select(follow, [inspected, followed], [sorted_out, followed], **quick)
+        category.change(lambda chosen: chosen, category, batch_category, **quick)
+        batch.select(follow, [category, followed], [batch_category, followed], **quick)
     return page.queue(max_size=WAITING, default_concurrency_limit=1)
 
 

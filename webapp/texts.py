@@ -70,7 +70,7 @@ def percent(share: float, language: str, digits: int = 2) -> str:
     return format_percent(shown, locale=language, **AS_IT_IS)
 
 
-def apart(value: float, other: float, language: str) -> tuple[str, str]:
+def distinct_numbers(value: float, other: float, language: str) -> tuple[str, str]:
     """Two numbers, with enough digits to show that they differ."""
     texts = ((number(value, language, digits), number(other, language, digits)) for digits in range(3, 10))
     return next((pair for pair in texts if pair[0] != pair[1]), (number(value, language), number(other, language)))

@@ -7,7 +7,17 @@ import gradio as gr
 import pytest
 from test_house import ROOT
 
-from webapp.texts import LANGUAGES, TEXTS, apart, label, language_of, number, percent, translate, translate_plainly
+from webapp.texts import (
+    LANGUAGES,
+    TEXTS,
+    distinct_numbers,
+    label,
+    language_of,
+    number,
+    percent,
+    translate,
+    translate_plainly,
+)
 
 
 def fields(text):
@@ -51,8 +61,8 @@ def test_numbers_have_three_digits_and_no_exponent(value, text):
 
 
 def test_numbers_that_differ_look_different():
-    assert apart(0.99996, 0.99992, "en") == ("1", "0.9999")
-    assert apart(1.5, 0.25, "de") == ("1,5", "0,25") and apart(1.0, 1.0, "en") == ("1", "1")
+    assert distinct_numbers(0.99996, 0.99992, "en") == ("1", "0.9999")
+    assert distinct_numbers(1.5, 0.25, "de") == ("1,5", "0,25") and distinct_numbers(1.0, 1.0, "en") == ("1", "1")
 
 
 def test_percents_do_not_break_from_their_sign():

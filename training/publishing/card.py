@@ -13,7 +13,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from PIL import Image
 
-from hubmodels import LIBRARY, REPOSITORY
+from hubmodels import LIBRARY, REPOSITORY, install_command
 from hubmodels.compactnet import COMPACT_BACKBONE
 from hubmodels.detector import PIPELINE_TAG
 from hubmodels.hub.files import CARD_FILE, CONFIG_FILE, REPORT_FILE
@@ -114,7 +114,7 @@ def render_card(
         repo_id=repo_id,
         panels={Path(panel).stem: panel for panel in panels},
         bundled=bundled,
-        install=f'pip install "anomaly-hubmodels @ git+{REPOSITORY}"',
+        install=install_command(),
         title=METHODS[report["method"]].title,
         paper=paper,
         pictures=licence,
