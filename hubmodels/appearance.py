@@ -1,7 +1,7 @@
 """Whether a picture shows the category at all, and is fit to be inspected; learned from held-out normal pictures.
 
-A head trained on washers also scores a photo of a cat, and the score means nothing. The front end can tell them apart:
-features averaged over a picture change little with a defect, which is local, and much from one category to the next.
+A head trained on washers also scores a photo of a cat, and the score means nothing. The front end can separate
+them: features averaged over a picture change little with a defect, which is local, and much with the category.
 The constants were chosen on part of the data of `benchmarks/appearance.py`, which reports the rest separately.
 """
 
@@ -45,7 +45,7 @@ class PictureStatistics:
 
 @dataclass(frozen=True)
 class AppearanceCheck:
-    """Whether a picture looks like a category, and what speaks against inspecting it.
+    """Whether a picture shows a category, and the reasons against inspecting it.
 
     Attributes:
         ratio: distance from the category's held-out normal pictures, in units of their mean distance from each other;

@@ -185,7 +185,7 @@ def to_picture_size(anomaly_map: Tensor, size: tuple[int, int], resize: int | No
 
     Bilinear (align_corners=False), antialiased where it shrinks. Values are never rescaled and stay within the range
     of the map. When resize > S, the crop is first put back in its place; the border outside the crop was not inspected
-    and gets the map's minimum, which claims nothing there.
+    and gets the map's minimum.
 
     Args:
         anomaly_map: higher = more anomalous, on any device.

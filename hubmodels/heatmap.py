@@ -2,10 +2,10 @@
 
 Layers are palette pictures of some kB that a viewer puts over the picture. The viewer chooses their opacity.
 
-Colours mean the same in every picture. They are anchored at the detector's calibration, never at the picture's own
-minimum and maximum, which would light up the least dull corner of a perfectly good part: level 0 is the median pixel
-of held-out normals, level 1 the pixel threshold. Lightness rises with the level all along the scale and the hue runs
-from blue to yellow, the axis that colour-blind eyes keep; outlines are white on black, and verdicts are words.
+Colours mean the same in every picture, because they depend on the detector's calibration. Level 0 is the median pixel
+of held-out normals, and level 1 is the pixel threshold. With the picture's own minimum and maximum, a good part would
+have a bright corner, too. Colour-blind people can read the scale: lightness rises with the level, and the hue goes
+from blue to yellow. Outlines are white on black, and verdicts are words.
 """
 
 from collections.abc import Mapping, Sequence
@@ -65,8 +65,8 @@ def colourise(level: NDArray[np.float32]) -> NDArray[np.uint8]:
 def overlay(picture: Image.Image, prediction: AnomalyPrediction, opacity: float = 0.6) -> Image.Image:
     """The picture under its heat map, the predicted mask outlined.
 
-    Below level 0.5 the picture is untouched, so a good part looks like itself; from level 1 the heat has its full
-    opacity.
+    Below level 0.5 the picture is untouched, so a good part is shown as it is. From level 1 on the heat has its
+    full opacity.
 
     Args:
         picture: RGB, of the size of the anomaly map.
@@ -163,7 +163,7 @@ def shrink(prediction: AnomalyPrediction, side: int) -> AnomalyPrediction:
 
 
 def heat_layer(prediction: AnomalyPrediction) -> Image.Image:
-    """The heat map, transparent where the picture looks normal; raises ValueError where not calibrated."""
+    """The heat map, transparent where the picture is normal; raises ValueError where not calibrated."""
     steps = (np.clip(colour_level(prediction), 0, 2) * STEPS_PER_LEVEL).astype(np.uint8)
     return _layer(steps, PALETTE, OPAQUE * fade(PALETTE_LEVELS))
 

@@ -148,7 +148,7 @@ class Fitting:
     def require_finite(self, history: Tensor, epoch: int) -> Tensor:
         """The epoch's losses (steps, parts) on the CPU; checked once per epoch, so that a GPU never waits for it.
 
-        With several processes their steps follow one another. So all see the same values and stop together.
+        With several processes their steps follow one another. So all have the same values and stop together.
         """
         sound = all_finite(self.head)
         history, sound = self.of_all(history).cpu(), self.of_all(sound[None].int()).cpu()

@@ -238,7 +238,7 @@ class Pill(Part):
         self.print_pose = (0.0, 0.0), 0.0
 
     def cap(self) -> Field:
-        """How far the cap stands out over the body that it is put on."""
+        """Height of the cap's edge above the body."""
         return 1.3 * smooth((self.u - self.seam + 0.9) / 1.8)
 
     def body(self) -> tuple[Field, Field, Field]:

@@ -27,7 +27,7 @@ from training.parts.dataset import DEFECTS
 from training.publishing.licences import DatasetLicence, WeightsLicence, dataset_licence, weights_licence
 
 TEMPLATES = Path(__file__).parents[2] / "model_cards"
-LICENCE_FILE = "LICENSE.md"  # the Hub links to it if it does not know the licence
+LICENCE_FILE = "LICENSE.md"  # the Hub links to it if it has no id for the licence
 NOTICE = "../../NOTICE.md"  # the same, seen from a card in this repository
 SHOWN_PANELS = ("defective_median", "good_highest", "defective_lowest")  # of those that evaluation draws
 JPEG_QUALITY = 85
@@ -37,7 +37,7 @@ NOT_DECISIONS = ("fit", "held_out", "features_in_memory", "cache_seconds", "trai
 
 
 def write_card(folder: Path, repo_id: str | None = None) -> None:
-    """Writes the card of a model folder, and the licence file that it links to if the Hub does not know the licence.
+    """Writes the card of a model folder, and the licence file that it links to if the Hub has no id for the licence.
 
     Args:
         repo_id: where the model will be published; without it the card shows how to load the folder.
