@@ -21,8 +21,7 @@ from hubmodels.prediction import pictures_needed
 from hubmodels.scoring import Calibration
 from webapp.inspection import Inspection, all_agree, count_verdicts
 from webapp.results import FILES
-from webapp.templates import data_url, render
-from webapp.texts import SIGNS, TONES, VERDICT_KEYS, distinct_numbers, number, percent, translate
+from webapp.texts import SIGNS, TONES, VERDICT_KEYS, data_url, distinct_numbers, number, percent, render, translate
 
 RATES = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2)  # accepted false alarms of the slider
 PICTURE_SIDE = 1600  # pixels; enough for a screen, also zoomed

@@ -20,11 +20,9 @@ from hubmodels.hub.files import CARD_FILE
 from hubmodels.hub.listing import BUNDLE, CACHE, FOLDER, HUB, ModelEntry
 from hubmodels.hub.model_info import LARGEST_TEXT, ModelInfo, read_model_info
 from hubmodels.metric_names import METRICS, OVERVIEW, PROTOCOLS
-from webapp.categories import SOURCES
 from webapp.hosting import hide_folders
-from webapp.inspection import method_titles
-from webapp.templates import read_static, render
-from webapp.texts import label, language_of
+from webapp.inspection import SOURCES, method_titles
+from webapp.texts import label, language_of, read_static, render
 
 PATIENCE = 8  # seconds that a visitor waits for the Hub
 SHORT = 12  # characters of a commit

@@ -8,11 +8,10 @@ from starlette.middleware import Middleware
 
 from hubmodels.hub.catalog import Catalog
 from webapp import api, batch_tab, compare_tab, models_tab
-from webapp.categories import RECALL, REMEMBER, choices, find_category
 from webapp.hosting import RequestFilter, hide_folders
 from webapp.inspect_tab import InspectTab, find_examples
-from webapp.templates import STATIC, read_static, render
-from webapp.texts import I18N, LANGUAGES, TEXTS, label, language_of, translate_plainly
+from webapp.inspection import RECALL, REMEMBER, choices, find_category
+from webapp.texts import I18N, LANGUAGES, STATIC, TEXTS, label, language_of, read_static, render, translate_plainly
 
 LISTED_FOR = 600  # seconds after which the next visitor's arrival lists the models again
 KEPT_FOR, CHECKED_EVERY = 3600, 60  # seconds: age at which uploads and results are deleted, and time between checks

@@ -15,10 +15,9 @@ from PIL import Image
 
 from hubmodels import GLASS, SimpleNet
 from hubmodels.hub.catalog import Catalog
-from webapp.categories import choices, find_category
 from webapp.hosting import uploaded_path
 from webapp.inspect_tab import InspectTab, find_examples
-from webapp.inspection import inspect_picture
+from webapp.inspection import choices, find_category, inspect_picture
 from webapp.inspection_report import RATES
 from webapp.texts import percent
 
