@@ -17,6 +17,7 @@ from pathlib import Path
 from hubmodels.hub.catalog import Catalog
 from hubmodels.hub.files import CONFIG_FILE, limit_waiting
 from hubmodels.hub.listing import list_bundle, list_folder, list_namespace
+from hubmodels.samples import find_labelled
 from webapp.hosting import keep_deleting, refuse_web_addresses, return_freed_memory, use_own_folder
 from webapp.page import CHECKED_EVERY, KEPT_FOR, build_page, launch_settings
 
@@ -45,6 +46,11 @@ def read_arguments() -> argparse.Namespace:
     for option in ("models", "examples", "test_folder"):
         if (folder := getattr(args, option)) and not Path(folder).is_dir():
             parser.error(f"--{option.replace('_', '-')} {folder} is not a folder")
+    if args.test_folder and not find_labelled(args.test_folder):
+        parser.error(
+            f"--test-folder {args.test_folder} contains no labelled pictures: expected CATEGORY/test/good/*.png and "
+            "CATEGORY/test/DEFECT/*.png (docs/data.md)"
+        )
     return args
 
 
@@ -72,7 +78,12 @@ def main() -> None:
     for notice in catalog.notices:
         print(f"app.py: {notice}", file=sys.stderr)
     page = build_page(catalog, args.examples, args.test_folder)
-    page.launch(server_name=args.host, server_port=args.port, **launch_settings())
+    try:
+        page.launch(server_name=args.host, server_port=args.port, **launch_settings())
+    except OSError as error:  # Gradio found no free port
+        sys.exit(
+            f"app.py: the demo cannot start on port {args.port}: stop the other program, or give --port ({error})"
+        )
 
 
 if __name__ == "__main__":

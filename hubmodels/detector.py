@@ -10,6 +10,7 @@ import json
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from os import PathLike
 from pathlib import Path
 from typing import ClassVar, Self
 
@@ -132,6 +133,8 @@ class AnomalyDetector(nn.Module, PyTorchModelHubMixin, library_name=LIBRARY, pip
     @torch.inference_mode()
     def predict_batch(self, pictures: Sequence[Picture]) -> list[AnomalyPrediction]:
         """Inspects several pictures in one pass; sizes may differ. The latency is the mean over the batch."""
+        if isinstance(pictures, str | bytes | PathLike):
+            raise TypeError("predict_batch takes a list of pictures: use predict for a single one")
         upright = [read_picture(picture) for picture in pictures]
         if not upright:
             return []

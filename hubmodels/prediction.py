@@ -4,7 +4,7 @@ Nothing here depends on a picture's own minimum or maximum. A part gets the same
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -32,7 +32,7 @@ class AnomalyPrediction:
     """
 
     image_score: float
-    anomaly_map: np.ndarray
+    anomaly_map: np.ndarray = field(repr=False)
     p_value: float | None = None
     threshold: float | None = None
     pixel_threshold: float | None = None

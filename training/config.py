@@ -18,8 +18,8 @@ DESCRIPTION = """\
 Trains anomaly detectors on pictures of good parts only, evaluates the last checkpoint on the test pictures,
 and writes one folder per (method, category), laid out as its Hub repository.
 
-  accelerate launch training/train.py --data-root my_good_pictures --category widget
-  accelerate launch training/train.py --data-root mvtec_ad --categories bottle cable
+  python training/train.py --data-root my_good_pictures --category widget
+  python training/train.py --data-root mvtec_ad --categories bottle cable
   accelerate launch --multi_gpu --num_processes 2 training/train.py --data-root mvtec_ad --mixed-precision bf16
 """
 

@@ -42,6 +42,8 @@ def _argument(each, hint) -> dict:
     """Keyword arguments of `add_argument` for one field."""
     text = each.metadata["help"]
     help = text() if callable(text) else text  # some texts list the methods, which are known only at call time
+    if each.default not in (MISSING, None, "") and each.default is not False and "default" not in help:
+        help += f" (default: {each.default})"
     if hint is bool:
         return {"action": "store_true", "help": help}
     kind = _without_none(hint)
