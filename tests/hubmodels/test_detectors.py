@@ -234,6 +234,21 @@ def test_configs_that_do_not_fit_are_refused(change, error, word, make_detector,
         load(tmp_path, backbone_weights=backbone_weights)
 
 
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_a_file_that_may_not_be_read_is_named(name, make_detector, tmp_path, monkeypatch):
+    make_detector(SimpleNet).save_pretrained(tmp_path)
+    read = Path.read_bytes
+
+    def refuse(path):
+        if path.name == name:
+            raise PermissionError(13, "Permission denied")
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(ModelError, match=f"{name} cannot be read .Permission denied"):
+        load(tmp_path)
+
+
 NOT_A_NUMBER = torch.full((5,), torch.nan)
 
 
