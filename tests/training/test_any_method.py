@@ -93,6 +93,13 @@ def test_a_fit_that_is_not_finite_fails_with_its_name(four_methods, arguments, m
     assert "FAILED gaussian-toy-plate: gaussian-toy-plate: a fitted value is not finite" in capsys.readouterr().err
 
 
+def test_a_model_of_a_gone_method_is_not_published(hub, four_methods, arguments, tmp_path, monkeypatch, capsys):
+    assert train.main([*arguments, "--methods", "gaussian"]) == 0
+    monkeypatch.delitem(METHODS, "gaussian")
+    assert publishing(["models", str(tmp_path / "runs"), "acme"]) == 1
+    assert "has the method 'gaussian', not one of this library" in capsys.readouterr().out
+
+
 class SquareHead(Head):
     """The size of a patch feature: nothing to learn."""
 
