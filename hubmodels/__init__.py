@@ -45,6 +45,6 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
-def install_command(extra: str) -> str:
-    """The command that installs this library with an optional extra, without a package index."""
-    return f'pip install "anomaly-hubmodels[{extra}] @ git+{REPOSITORY}"'
+def install_command(extra: str | None = None) -> str:
+    """The command that installs this library, with an optional extra, without a package index."""
+    return f'pip install "anomaly-hubmodels{f"[{extra}]" if extra else ""} @ git+{REPOSITORY}"'

@@ -1,7 +1,7 @@
 """Whether a picture shows the category at all, and is fit to be inspected; learned from held-out normal pictures.
 
-A head trained on washers also scores a photo of a cat, and the score means nothing. The front end can tell them apart:
-features averaged over a picture change little with a defect, which is local, and much from one category to the next.
+A head trained on washers also scores a photo of a cat, and the score means nothing. The front end can separate
+them: features averaged over a picture change little with a defect, which is local, and much with the category.
 The constants were chosen on part of the data of `benchmarks/appearance.py`, which reports the rest separately.
 """
 
@@ -45,7 +45,7 @@ class PictureStatistics:
 
 @dataclass(frozen=True)
 class AppearanceCheck:
-    """Whether a picture looks like a category, and what speaks against inspecting it.
+    """Whether a picture shows a category, and the reasons against inspecting it.
 
     Attributes:
         ratio: distance from the category's held-out normal pictures, in units of their mean distance from each other;
@@ -82,7 +82,7 @@ class Appearance(nn.Module):
     others, so that none is measured by itself (as in conformal prediction, Vovk et al. 2005). A limit at their maximum
     would flag about 1 in n + 1 good pictures; LIMIT is mostly larger, so that parts with defects pass.
 
-    As long as nothing is learned, the spread is infinite, so that nothing is unlike, and light and size are judged by
+    As long as nothing is learned, the spread is infinite, so that nothing is unlike. Light and size then have
     absolute limits.
 
     Args:
@@ -100,9 +100,10 @@ class Appearance(nn.Module):
         super().__init__()
         self.register_buffer("center", torch.zeros(embed_dim))
         self.register_buffer("spread", torch.full((embed_dim,), math.inf))
-        self.register_buffer("brightness", torch.tensor([0.1, 0.9]))  # of ordinary pictures
-        self.register_buffer("sharpness", torch.tensor(0.0))  # a smooth part is no blurred one: never flagged
-        self.register_buffer("enlargement", torch.tensor(1.0))
+        self.register_buffer("brightness", torch.tensor([0.1, 0.9], dtype=torch.float32))  # of ordinary pictures
+        # no sharpness is too low: a smooth part is not blurred
+        self.register_buffer("sharpness", torch.tensor(0, dtype=torch.float32))
+        self.register_buffer("enlargement", torch.tensor(1, dtype=torch.float32))
 
     def fit(self, seen: Sequence[PictureStatistics]) -> None:
         """Learns from the statistics of held-out normal pictures; with fewer than FEWEST nothing is learned."""
@@ -113,7 +114,7 @@ class Appearance(nn.Module):
         light = [picture.brightness for picture in seen]
         self.center.copy_(features.mean(0))
         self.spread.copy_(_spread(features))
-        self.brightness.copy_(torch.tensor([min(light), max(light)]))
+        self.brightness.copy_(torch.tensor([min(light), max(light)], dtype=torch.float32))
         self.sharpness.fill_(min(picture.sharpness for picture in seen))
         self.enlargement.fill_(max(1.0, *(picture.enlargement for picture in seen)))
 

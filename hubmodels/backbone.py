@@ -17,12 +17,13 @@ from pathlib import Path
 import timm
 import torch
 from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, fx, nn
 from torch.nn.utils import fuse_conv_bn_eval
 
 from hubmodels.compactnet import BUNDLED_WEIGHTS
+from hubmodels.hub.errors import CLIENT_ERRORS
 from hubmodels.hub.files import WEIGHTS_FILE
 
 logger = logging.getLogger(__name__)
@@ -56,7 +57,7 @@ class Backbone(nn.Module):
         network = _read_network(name, layers, weights).float().eval().requires_grad_(False)
         self.channels = tuple(network.feature_info.channels())
         self.fingerprint = fingerprint(network)
-        self.channels_last = getattr(network, "output_fmt", "NCHW") == "NHWC"  # of its maps: Swin and its kin
+        self.channels_last = getattr(network, "output_fmt", "NCHW") == "NHWC"  # of its maps: Swin and similar networks
         self.network = fold_batch_norm(network).to(memory_format=torch.channels_last)  # CPUs convolve faster in it
         self.eval()
 
@@ -157,7 +158,7 @@ def find_weights(name: str) -> Path:
         pass
     try:
         return Path(hf_hub_download(repo_id, WEIGHTS_FILE))
-    except (HfHubHTTPError, OSError) as error:
+    except CLIENT_ERRORS as error:
         raise BackboneError(
             f"the backbone weights of {name} are neither bundled nor in the local cache, and {repo_id} could not be "
             f"downloaded ({type(error).__name__}). Connect to the Hub once, or give a file by `backbone_weights=FILE` "
@@ -213,17 +214,15 @@ def _read_network(name: str, layers: tuple[int, ...], weights: Path) -> nn.Modul
     try:
         with torch.device("meta"):
             network = _build(name, layers)
-        tensors = _read_tensors(network, name, weights)
-        if not _holds_all(tensors, network):
-            return _read_by_timm(name, layers, weights)
-        network.to_empty(device="cpu").load_state_dict(tensors)
-        return network
     except BackboneError:
         raise
-    except (AssertionError, LookupError) as error:
+    except (AssertionError, LookupError, RuntimeError) as error:  # of timm
         raise BackboneError(f"{name} has no feature maps of the layers {layers}: {error}") from error
-    except (RuntimeError, SafetensorError, OSError) as error:
-        raise BackboneError(f"{weights.name} does not contain the weights of {name}: {error}") from error
+    tensors = _read_tensors(network, name, weights)
+    if not _has_all(tensors, network):
+        return _read_by_timm(name, layers, weights)
+    network.to_empty(device="cpu").load_state_dict(tensors)
+    return network
 
 
 def _read_tensors(network: nn.Module, name: str, weights: Path) -> dict[str, Tensor]:
@@ -231,8 +230,8 @@ def _read_tensors(network: nn.Module, name: str, weights: Path) -> dict[str, Ten
     names = {key: key.removeprefix("model.").replace(".", "_") for key in network.state_dict()}
     try:
         with safe_open(weights, "pt") as file:
-            held = {key.replace(".", "_"): key for key in file.keys()}
-            tensors = {key: file.get_tensor(held[plain]) for key, plain in names.items() if plain in held}
+            stored = {key.replace(".", "_"): key for key in file.keys()}
+            tensors = {key: file.get_tensor(stored[plain]) for key, plain in names.items() if plain in stored}
     except (SafetensorError, OSError) as error:
         raise BackboneError(f"{weights.name} is not a readable safetensors file: {error}") from error
     for key in names:
@@ -247,7 +246,7 @@ def _read_tensors(network: nn.Module, name: str, weights: Path) -> dict[str, Ten
     return tensors
 
 
-def _holds_all(tensors: dict[str, Tensor], network: nn.Module) -> bool:
+def _has_all(tensors: dict[str, Tensor], network: nn.Module) -> bool:
     """Whether the file's tensors are all that the network is made of, in its shapes."""
     shapes = {key: tensor.shape for key, tensor in network.state_dict().items()}
     computed = {key for key, _ in network.named_buffers()} - set(shapes)  # by the network itself, as it is built
@@ -258,9 +257,12 @@ def _read_by_timm(name: str, layers: tuple[int, ...], weights: Path) -> nn.Modul
     """As timm does it: builds and reads the whole network, and converts the names in the file."""
     overlay = dict(file=str(weights), custom_load=False)  # safetensors, also where the authors' own file is not
     with torch.random.fork_rng(devices=[]):  # a seeded run must not depend on whether a backbone is built or shared
-        return timm.create_model(
-            name, pretrained=True, features_only=True, out_indices=layers, pretrained_cfg_overlay=overlay
-        )
+        try:
+            return timm.create_model(
+                name, pretrained=True, features_only=True, out_indices=layers, pretrained_cfg_overlay=overlay
+            )
+        except (RuntimeError, LookupError, SafetensorError, OSError) as error:
+            raise BackboneError(f"{weights.name} does not contain the weights of {name}: {error}") from error
 
 
 def fold_batch_norm(network: nn.Module) -> nn.Module:

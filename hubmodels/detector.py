@@ -219,7 +219,7 @@ class AnomalyDetector(nn.Module, PyTorchModelHubMixin, library_name=LIBRARY, pip
             TypeError: called on `AnomalyDetector` itself.
         """
         if not hasattr(cls, "method"):
-            raise TypeError("AnomalyDetector has no method of its own: use hubmodels.load(...) for any model")
+            raise TypeError("AnomalyDetector names no method: use hubmodels.load(...) for any model")
         hub = dict(revision=revision, token=token, cache_dir=cache_dir)
         hub |= dict(local_files_only=local_files_only, force_download=force_download)
         source = str(pretrained_model_name_or_path)
@@ -267,7 +267,7 @@ class AnomalyDetector(nn.Module, PyTorchModelHubMixin, library_name=LIBRARY, pip
                 f"{source}: {CONFIG_FILE} contains settings unknown to this library: {', '.join(sorted(unknown))}"
             )
         try:
-            return cls(**arguments).float()  # whatever the program's default type is
+            return cls(**arguments).float()  # also where the program has another default type
         except BackboneError:
             raise
         except (TypeError, ValueError, AttributeError, LookupError, RuntimeError, ArithmeticError) as error:
@@ -287,8 +287,8 @@ class AnomalyDetector(nn.Module, PyTorchModelHubMixin, library_name=LIBRARY, pip
         data = ModelCardData(library_name=LIBRARY, pipeline_tag=PIPELINE_TAG, tags=[*TAGS, self.method])
         return ModelCard(
             f"---\n{data.to_yaml()}\n---\n\n# {name} for {part}\n\n"
-            f"```python\nfrom hubmodels import {name}\n\n"
-            f'prediction = {name}.from_pretrained("USER/REPOSITORY").predict("photo.png")\n```\n\n'
+            "```python\nfrom hubmodels import load\n\n"
+            'prediction = load("USER/REPOSITORY").predict("photo.png")\n```\n\n'
             f"It {self.calibration.describe()}. Accuracy: not measured.\n"
         )
 

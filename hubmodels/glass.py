@@ -3,11 +3,15 @@
 Paper: Chen et al., "A Unified Anomaly Synthesis Strategy with Gradient Ascent for Industrial Anomaly Detection and
 Localization", ECCV 2024, arXiv 2407.09359. Official code: https://github.com/cqylunlun/GLASS/tree/f788d56 (MIT).
 
-Differences from the official code: no per-category exception for toothbrush and wood by default (`resize=329` gives
-its centre crop); aggregation is a grouped convolution (equal results); the verdict is calibrated on held-out normal
-pictures; BatchNorm's running statistics are updated twice instead of 22 times a step, and by default recomputed after
-training; an epoch is all pictures, not 392 at most. What only training needs (hypothesis, centre, ascent) is not part
-of the model.
+Differences from the official code:
+
+- By default toothbrush and wood are inspected whole, like the others (`resize=329` gives the centre crop).
+- Aggregation is a grouped convolution, with equal results.
+- The verdict is calibrated on held-out normal pictures.
+- BatchNorm's running statistics are updated twice a step instead of 22 times. By default they are recomputed after
+  training.
+- An epoch is all pictures, not 392 at most.
+- The model does not contain what only training needs: hypothesis, centre, ascent.
 """
 
 from torch import Tensor

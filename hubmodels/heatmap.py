@@ -2,10 +2,10 @@
 
 Layers are palette pictures of some kB that a viewer puts over the picture. The viewer chooses their opacity.
 
-Colours mean the same in every picture. They are anchored at the detector's calibration, never at the picture's own
-minimum and maximum, which would light up the least dull corner of a perfectly good part: level 0 is the median pixel
-of held-out normals, level 1 the pixel threshold. Lightness rises with the level all along the scale and the hue runs
-from blue to yellow, the axis that colour-blind eyes keep; outlines are white on black, and verdicts are words.
+Colours mean the same in every picture, because they depend on the detector's calibration. Level 0 is the median pixel
+of held-out normals, and level 1 is the pixel threshold. With the picture's own minimum and maximum, a good part would
+have a bright corner, too. Colour-blind people can read the scale: lightness rises with the level, and the hue goes
+from blue to yellow. Outlines are white on black, and verdicts are words.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,10 +32,9 @@ INVISIBLE_BELOW, FULL_FROM = 0.5, 1.0
 GT_COLOUR, GT_OPACITY = (0, 190, 200), 0.45  # not on the heat scale, so that truth is not taken for a prediction
 PANEL_WORDS = {"input": "input", "truth": "ground truth", "defective": "defective", "good": "good", "score": "score"}
 OPAQUE = 255
-# Not on the heat scale; each pair differs in lightness and pattern too, so that nobody has to see the hues.
-BOTH, FIRST, SECOND = (204, 60, 140), (20, 90, 200), (230, 140, 0)
+ALL_AGREE, ONE_ALONE = (204, 60, 140), (20, 90, 200)  # not on the heat scale; patterns differ, too
 STRIPES = 24  # per shorter side of the picture
-_AGREEMENT, _ALPHAS = [(0, 0, 0), BOTH, FIRST, SECOND], [0, 200, OPAQUE, OPAQUE]
+ALL_AGREE_ALPHA = 200
 INK, FAINT_INK, PAPER = (24, 28, 36), (96, 104, 116), (255, 255, 255)
 
 
@@ -63,16 +62,11 @@ def colourise(level: NDArray[np.float32]) -> NDArray[np.uint8]:
     return PALETTE[(np.clip(level, 0, 2) * STEPS_PER_LEVEL).astype(np.uint8)]
 
 
-def heat_map(prediction: AnomalyPrediction) -> Image.Image:
-    """The anomaly map as an RGB picture of its own size; raises ValueError as `colour_level` does."""
-    return Image.fromarray(colourise(colour_level(prediction)))
-
-
 def overlay(picture: Image.Image, prediction: AnomalyPrediction, opacity: float = 0.6) -> Image.Image:
     """The picture under its heat map, the predicted mask outlined.
 
-    Below level 0.5 the picture is untouched, so a good part looks like itself; from level 1 the heat has its full
-    opacity.
+    Below level 0.5 the picture is untouched, so a good part is shown as it is. From level 1 on the heat has its
+    full opacity.
 
     Args:
         picture: RGB, of the size of the anomaly map.
@@ -169,7 +163,7 @@ def shrink(prediction: AnomalyPrediction, side: int) -> AnomalyPrediction:
 
 
 def heat_layer(prediction: AnomalyPrediction) -> Image.Image:
-    """The heat map, transparent where the picture looks normal; raises ValueError where not calibrated."""
+    """The heat map, transparent where the picture is normal; raises ValueError where not calibrated."""
     steps = (np.clip(colour_level(prediction), 0, 2) * STEPS_PER_LEVEL).astype(np.uint8)
     return _layer(steps, PALETTE, OPAQUE * fade(PALETTE_LEVELS))
 
@@ -180,26 +174,30 @@ def outline_layer(mask: NDArray[np.bool_]) -> Image.Image:
     return _layer(rim + 2 * line.astype(np.uint8), [(0, 0, 0), (0, 0, 0), (255, 255, 255)], [0, OPAQUE, OPAQUE])
 
 
-def agreement_layer(masks: Sequence[NDArray[np.bool_]]) -> Image.Image:
+def agreement_layer(masks: Sequence[NDArray[np.bool_]], colours: Sequence[Sequence[int]]) -> Image.Image:
     """Where masks (H, W) of several methods agree; the pattern alone is enough to read it.
 
-    Two masks: both solid, the first alone striped upwards, the second alone striped downwards. More masks: a map of
-    the counts. All of n are solid, and k of n are striped with k / n of each stripe filled.
+    Two masks: both solid, the first alone striped upwards, the second alone striped downwards, in their own colours.
+    More masks: a map of the counts. All of n are solid, and k of n are striped with k / n of each stripe filled.
+
+    Args:
+        colours: RGB of each method.
     """
-    return _pair_layer(*masks) if len(masks) == 2 else _count_layer(np.sum(masks, axis=0), len(masks))
+    return _pair_layer(*masks, colours) if len(masks) == 2 else _count_layer(np.sum(masks, axis=0), len(masks))
 
 
-def _pair_layer(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> Image.Image:
+def _pair_layer(first: NDArray[np.bool_], second: NDArray[np.bool_], colours: Sequence[Sequence[int]]) -> Image.Image:
     up, down = (_stripes(first.shape, sign) < 0.5 for sign in (1, -1))
     both, alone = first & second, (first & ~second & up, second & ~first & down)
-    return _layer(both + 2 * alone[0].astype(np.uint8) + 3 * alone[1].astype(np.uint8), _AGREEMENT, _ALPHAS)
+    indices = both + 2 * alone[0].astype(np.uint8) + 3 * alone[1].astype(np.uint8)
+    return _layer(indices, [(0, 0, 0), ALL_AGREE, *colours], [0, ALL_AGREE_ALPHA, OPAQUE, OPAQUE])
 
 
 def _count_layer(counts: NDArray, total: int) -> Image.Image:
     shares = np.arange(1, total + 1)[:, None] / total
-    colours = np.vstack([np.zeros(3), np.array(FIRST) + shares * (np.array(BOTH) - FIRST)])
+    colours = np.vstack([np.zeros(3), np.array(ONE_ALONE) + shares * (np.array(ALL_AGREE) - ONE_ALONE)])
     filled = np.where(_stripes(counts.shape, 1) < counts / total, counts, 0)
-    return _layer(filled, colours, [0, *[OPAQUE] * (total - 1), 200])
+    return _layer(filled, colours, [0, *[OPAQUE] * (total - 1), ALL_AGREE_ALPHA])
 
 
 def _stripes(shape: tuple[int, int], sign: int) -> NDArray[np.float64]:

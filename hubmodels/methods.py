@@ -1,6 +1,6 @@
 """The registry of methods. Page, cards, tables, catalog, export and tests iterate it; there is no other list.
 
-To add a method: its class in a module of its own, a row here, and an objective in `training/objectives`.
+To add a method: its class in a new module, a row here, and an objective in `training/objectives`.
 """
 
 from dataclasses import dataclass

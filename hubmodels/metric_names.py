@@ -32,7 +32,10 @@ METRICS = {  # by the key in `metrics.json`
         "cropped", "share of the defect pixels outside the inspected centre crop", "cropped_defect_pixels"
     ),
 }
-HEADLINE = tuple(METRICS)[:7]  # the columns of result tables
+HEADLINE = (  # the columns of result tables
+    *("image_auroc", "image_ap", "image_f1_max"),
+    *("pixel_auroc", "pixel_ap", "pixel_f1_max", "aupro"),
+)
 OVERVIEW = ("image_auroc", "pixel_auroc", "aupro")  # where there is room for three
 
 PROTOCOLS = {  # which checkpoint was evaluated

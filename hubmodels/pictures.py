@@ -46,7 +46,7 @@ def read_picture(picture: Picture) -> Image.Image:
     """Any picture -> RGB picture, 8 bit per channel, upright (EXIF orientation applied), at its own size.
 
     16-bit samples are scaled by 255/65535, floats in [0, 1] by 255. Alpha is dropped and the camera's pixels under it
-    are kept: a transparent background is not replaced by a colour that the model would have to judge.
+    are kept: a transparent background is not replaced by a colour that no camera took.
 
     Args:
         picture: path, encoded bytes, PIL image, array (H, W) or (H, W, 1|3|4), or tensor (H, W) or (1|3|4, H, W);

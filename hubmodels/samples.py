@@ -202,7 +202,7 @@ def _example(path: Path) -> Sample:
 
 
 def _visible(folder: Path) -> list[Path]:
-    """Entries by name, so that every machine sees the same order; without hidden files such as macOS's `._*`."""
+    """Entries by name, so that the order is the same on every computer; without hidden files such as macOS's `._*`."""
     if not folder.is_dir():
         return []
     return sorted((path for path in folder.iterdir() if not path.name.startswith(".")), key=lambda path: path.name)

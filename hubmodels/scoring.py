@@ -46,8 +46,8 @@ class Calibration(nn.Module, Conformal):
         super().__init__()
         self.register_buffer("image_scores", torch.empty(0))
         self.register_buffer("map_maxima", torch.empty(0))
-        self.register_buffer("normal_level", torch.tensor(math.nan))
-        self.register_buffer("false_alarm_rate", torch.tensor(math.nan))
+        self.register_buffer("normal_level", torch.tensor(math.nan, dtype=torch.float32))
+        self.register_buffer("false_alarm_rate", torch.tensor(math.nan, dtype=torch.float32))
         size_by_data(self, ["image_scores", "map_maxima"])
 
     def _array(self, name: str) -> np.ndarray:
@@ -66,10 +66,9 @@ class Calibration(nn.Module, Conformal):
             raise ValueError("calibration needs at least one held-out normal picture, and finite scores")
         self.image_scores = torch.from_numpy(np.sort(scores))
         self.map_maxima = torch.from_numpy(np.sort(maxima))
-        self.normal_level = torch.tensor(
-            float(np.median(levels))
-        )  # all pictures have the same weight, whatever their size
-        self.false_alarm_rate = torch.tensor(float(false_alarm_rate))
+        # small and large pictures have the same weight
+        self.normal_level = torch.tensor(np.median(levels), dtype=torch.float32)
+        self.false_alarm_rate = torch.tensor(false_alarm_rate, dtype=torch.float32)
 
 
 def size_by_data(module: nn.Module, names: Sequence[str]) -> None:

@@ -3,8 +3,11 @@
 Paper: Liu et al., "SimpleNet: A Simple Network for Image Anomaly Detection and Localization", CVPR 2023,
 arXiv 2303.15140. Official code: https://github.com/DonaldRR/SimpleNet/tree/351a2b8 (MIT).
 
-Differences from the official code: the whole picture is inspected by default (`resize=329` gives its centre crop);
-aggregation is a grouped convolution (equal results); the verdict is calibrated on held-out normal pictures.
+Differences from the official code:
+
+- By default the whole picture is inspected (`resize=329` gives the centre crop).
+- Aggregation is a grouped convolution, with equal results.
+- The verdict is calibrated on held-out normal pictures.
 """
 
 from torch import Tensor

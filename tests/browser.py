@@ -1,4 +1,4 @@
-"""The app in a real browser: started as a user starts it, looked at, photographed."""
+"""The app in a real browser: started as a user starts it, used, photographed."""
 
 import os
 import socket

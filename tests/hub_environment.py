@@ -1,6 +1,6 @@
 """The Hub's client reads its environment when it is imported: so `conftest.py` imports this before anything else.
 
-In all tests the Hub is `tests/hub_server.py` on a port of this machine that refuses connections until a test asks for
+In all tests the Hub is `tests/hub_server.py` on a local port that refuses connections until a test asks for
 the fixture `hub`, and the cache is a folder of this run.
 """
 

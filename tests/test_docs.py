@@ -9,6 +9,7 @@ from readability import reading_ease, sentences, syllables, words
 from snippets import run_snippets, snippets
 
 from benchmarks import inference, peers, real_data
+from hubmodels import REPOSITORY
 from hubmodels.samples import Sample
 from training.data import hold_out
 
@@ -119,6 +120,11 @@ def test_the_figure_in_the_readme_is_the_tree():
             room = ROOT / name
         place = room if not indent else room / name
         assert place.exists(), name
+
+
+def test_the_public_address_is_that_of_the_library():
+    text = "".join(page.read_text() for page in [*PAGES, *OTHERS])
+    assert set(re.findall(r'git\+([^\s"`]+)', text)) == {REPOSITORY}
 
 
 # --------------------------------------------------------------------------------------------------- code that runs

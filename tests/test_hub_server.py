@@ -17,6 +17,7 @@ import json, os, sys
 from pathlib import Path
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard, SpaceCard
 from huggingface_hub import get_session, hf_hub_download, hf_hub_url, snapshot_download
+from huggingface_hub.utils import build_hf_headers
 
 api = HfApi()
 
@@ -297,7 +298,7 @@ show(oid=commit.oid, size=len(Path(hf_hub_download("acme/widget", "model.safeten
 def test_large_files_are_checked_before_they_are_committed(hub, run):
     found = run("""
 api.create_repo("acme/widget")
-post = lambda path, **body: get_session().post(f"{api.endpoint}/{path}", headers=api._build_hf_headers(), **body)
+post = lambda path, **body: get_session().post(f"{api.endpoint}/{path}", headers=build_hf_headers(), **body)
 oid = "0" * 64
 unannounced = get_session().put(f"{api.endpoint}/lfs/{oid}", content=b"x").status_code
 batch = post("acme/widget.git/info/lfs/objects/batch", json={"objects": [{"oid": oid, "size": 1}]})

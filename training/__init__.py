@@ -1,1 +1,1 @@
-"""Training of SimpleNet and GLASS: needs a data set, and time. Imports `hubmodels`, never the other way round."""
+"""Training of all methods: needs pictures, and time. Imports `hubmodels`, never the other way round."""

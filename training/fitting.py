@@ -20,7 +20,7 @@ from training.objectives import ClosedForm, GradientObjective, Objective
 from training.state import JobLog, TrainingState
 
 DECAY_AT, DECAY_FACTOR = (0.8, 0.9), 0.4  # SuperSimpleNet's schedule
-AVERAGED_SHARE = 0.1  # the averaged weights look back over this share of all steps
+AVERAGED_SHARE = 0.1  # of all steps: over the last of them the weights are averaged
 SAVE_EVERY_S = 20.0
 
 
@@ -140,7 +140,7 @@ class Fitting:
         return {"epoch": epoch + 1, **record, "learning_rate_factor": factor, "seconds": seconds}
 
     def next_batch(self) -> dict[str, Tensor]:
-        """Cached features, and whatever else the objective makes for each step."""
+        """Cached features, and what else the objective makes for each step."""
         items = next(self.batches)
         batch = {"features": self.cache.features(items["index"], self.accelerator.device)}
         return batch | self.objective.inputs(items)
@@ -148,7 +148,7 @@ class Fitting:
     def require_finite(self, history: Tensor, epoch: int) -> Tensor:
         """The epoch's losses (steps, parts) on the CPU; checked once per epoch, so that a GPU never waits for it.
 
-        With several processes their steps follow one another. So all see the same values and stop together.
+        With several processes their steps follow one another. So all have the same values and stop together.
         """
         sound = all_finite(self.head)
         history, sound = self.of_all(history).cpu(), self.of_all(sound[None].int()).cpu()

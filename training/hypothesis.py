@@ -101,4 +101,4 @@ def choose_hypothesis(choice: str, dataset: str, category: str, images: Sequence
         return MVTEC_HYPOTHESIS[category], "from the table of GLASS for MVTec AD"
     verdict, numbers = spectrum_hypothesis(images)
     measured = ", ".join(f"{name} = {value:.4g}" for name, value in numbers.items())
-    return verdict, f"judged by the spectrum of the mean image ({measured})"
+    return verdict, f"decided by the spectrum of the mean image ({measured})"

@@ -96,7 +96,7 @@ class PixelMetrics:
         return dict(zip(("pixel_auroc", "pixel_ap", "pixel_f1_max", "aupro"), values, strict=True))
 
     def _sort_defects(self) -> None:
-        """Replaces the lists by one sorted array each, so that they are not held twice."""
+        """Replaces the lists by one sorted array each, so that they are not stored twice."""
         self._scores, self._areas = [np.concatenate(self._scores)], [np.concatenate(self._areas)]
         order = np.argsort(self._scores[0])
         self._scores, self._areas = [self._scores[0][order]], [self._areas[0][order]]

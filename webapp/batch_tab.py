@@ -14,20 +14,21 @@ from PIL import Image
 from hubmodels import BackboneError, ModelError, PictureError
 from hubmodels.appearance import UNLIKE
 from hubmodels.hub.catalog import Catalog
-from webapp.categories import dropdown
 from webapp.hosting import checked_path, hide_folders, uploaded_path
-from webapp.inspection import BATCH, inspect_picture, method_titles
+from webapp.inspection import BATCH, dropdown, inspect_picture, method_titles
 from webapp.inspection_report import describe_guarantee
 from webapp.results import BatchResults, models_of, printable
-from webapp.templates import data_url, read_static, render
 from webapp.texts import (
     SIGNS,
     TONES,
     VERDICT_KEYS,
+    data_url,
     explain_fault,
     label,
     language_of,
     number,
+    read_static,
+    render,
     translate,
     translate_plainly,
 )

@@ -1,22 +1,22 @@
 """The contents of the tab Compare as HTML: recorded metrics of all models, and results on labelled pictures."""
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
+import numpy as np
 from markupsafe import Markup
 from PIL import Image
 
 from hubmodels.hub.listing import ModelEntry
 from hubmodels.hub.model_info import ModelInfo
-from hubmodels.metric_names import METRICS, OVERVIEW
+from hubmodels.methods import METHODS, Method
+from hubmodels.metric_names import METRICS, OVERVIEW, PROTOCOLS
 from hubmodels.samples import is_normal
-from webapp import compare_plots
-from webapp.compare_plots import level_plots, roc_curves
 from webapp.inspection import method_titles
 from webapp.labelled_results import LabelledResults, MethodResults, Outcome
-from webapp.templates import data_url, render
-from webapp.texts import number, translate
+from webapp.texts import data_url, number, render, translate
 
 FEW = 20  # pictures of a class; with fewer, one picture changes its rate by more than 5 points
 WORST = 4  # missed defects, and false alarms, of each method in the gallery
@@ -24,7 +24,6 @@ LISTED_PROBLEMS = 50
 RECORDED = (*OVERVIEW, "recall_at_threshold", "false_alarm_rate")  # columns of the recorded table
 RECORDED_TEXTS = {"recall_at_threshold": "compare_recall", "false_alarm_rate": "compare_false_alarms"}
 LESS_IS_BETTER = {"false_alarm_rate"}
-PROTOCOLS = {"last": "compare_protocol_last", "best-on-test": "compare_protocol_best"}
 
 Draw = Callable[[Outcome], Image.Image | None]
 
@@ -62,11 +61,11 @@ def recorded_table(infos: Mapping[ModelEntry, ModelInfo], language: str, late: b
         if info.metrics:
             known.setdefault(entry.label, {})[entry.method] = info
     protocols = {info.protocol for by_method in known.values() for info in by_method.values()}
-    notes = ["compare_recorded_about", *(key for protocol, key in PROTOCOLS.items() if protocol in protocols)]
+    keys = [f"compare_protocol_{protocol.replace('-', '_')}" for protocol in PROTOCOLS if protocol in protocols]
     rows = [_recorded_row(category, by_method) for category, by_method in known.items()]
     methods = list(method_titles().values())
     titles = {key: METRICS[key].short for key in OVERVIEW}
-    values = {"rows": rows, "notes": notes, "methods": methods, "late": late}
+    values = {"rows": rows, "notes": ["compare_recorded_about", *keys], "methods": methods, "late": late}
     return render("recorded.html", language, keys=RECORDED, titles=titles, texts=RECORDED_TEXTS, **values)
 
 
@@ -139,9 +138,9 @@ def render_comparison(results: LabelledResults, draw: Draw, language: str) -> Ma
         problems=results.problems,
         listed_problems=LISTED_PROBLEMS,
         galleries=[_gallery(name, found, draw, language) for name, found in by_method.items()],
-        **{"curves": roc_curves(by_method), "axis": axis, "levels": levels, "width": compare_plots.WIDTH},
-        **{"roc_x": compare_plots.roc_x, "roc_y": compare_plots.roc_y},
-        **{"highest_level": compare_plots.HIGHEST_LEVEL, "lowest_level": compare_plots.LOWEST_LEVEL},
+        **{"curves": roc_curves(by_method), "axis": axis, "levels": levels, "width": WIDTH},
+        **{"roc_x": roc_x, "roc_y": roc_y},
+        **{"highest_level": HIGHEST_LEVEL, "lowest_level": LOWEST_LEVEL},
     )
 
 
@@ -193,3 +192,116 @@ def _caption(outcome: Outcome, name: str, language: str) -> Markup:
     digits = 2 if outcome.distance >= 0.05 else 5  # otherwise a close decision would look like the threshold
     values = {"category": outcome.category, "shown": shown, "level": number(outcome.level, language, digits)}
     return translate(key, language, method=name, **values)
+
+
+# ---------------------------------------------------------------- figures
+
+
+HIGHEST_LEVEL, LOWEST_LEVEL = 4.0, -1.0  # pictures beyond these are counted at the edge
+BINS_PER_LEVEL = 8
+WIDTH = 360  # units of every drawing: pixels on a phone
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The ROC curve of a method, with its operating point at the calibrated threshold.
+
+    Attributes:
+        points: of an SVG polyline.
+        marked: position of the operating point; None without a calibration.
+    """
+
+    name: str
+    method: Method
+    results: MethodResults
+    points: str
+    marked: tuple[float, float] | None
+
+    @property
+    def colour(self) -> str:
+        """Of the line and marker, for CSS."""
+        return f"rgb{tuple(self.method.colour)}"
+
+
+@dataclass(frozen=True)
+class Levels:
+    """The score levels of a method: bars (x, y, width, height) by label, and the range of levels by label."""
+
+    name: str
+    results: MethodResults
+    bars: dict[int, list[tuple[float, float, float, float]]]
+    ranges: dict[int, tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class LevelAxis:
+    """The common axis of all methods: (level, x), the x of the threshold, and the pictures of the longest bar."""
+
+    ticks: list[tuple[int, float]]
+    threshold: float
+    highest: int
+
+
+def roc_x(rate: float) -> float:
+    """Position of a false-alarm rate."""
+    return 58 + 288 * rate
+
+
+def roc_y(rate: float) -> float:
+    """Position of a recall."""
+    return 282 - 270 * rate
+
+
+def roc_curves(by_method: Mapping[str, MethodResults]) -> list[Curve]:
+    """The curves of all methods with pictures of both classes."""
+    styles = {method.title: method for method in METHODS.values()}
+    return [Curve(n, styles[n], r, _points(r), _marked(r)) for n, r in by_method.items() if r.roc()]
+
+
+def _points(results: MethodResults) -> str:
+    return " ".join(f"{roc_x(x):.1f},{roc_y(y):.1f}" for x, y in results.roc())
+
+
+def _marked(results: MethodResults) -> tuple[float, float] | None:
+    if results.recall is None or results.false_alarm_rate is None:
+        return None
+    return roc_x(results.false_alarm_rate), roc_y(results.recall)
+
+
+def level_plots(by_method: Mapping[str, MethodResults]) -> tuple[LevelAxis | None, list[Levels]]:
+    """The score levels of all calibrated methods on one axis, with bars of one scale."""
+    calibrated = {name: results for name, results in by_method.items() if results.is_calibrated}
+    if not calibrated:
+        return None, []
+    edges = level_edges(calibrated)
+    highest = max(max(results.histogram(label, edges)) for results in calibrated.values() for label in (0, 1))
+    ticks = [(level, _level_x(level, edges)) for level in range(round(edges[0]), round(edges[-1]) + 1)]
+    plots = [_levels(name, results, highest, edges) for name, results in calibrated.items()]
+    return LevelAxis(ticks, _level_x(1, edges), highest), plots
+
+
+def level_edges(by_method: Mapping[str, MethodResults]) -> np.ndarray:
+    """Edges of the bars for all methods: whole levels from the lowest to the highest, including the threshold."""
+    levels = np.concatenate([results.scores(label) for results in by_method.values() for label in (0, 1)])
+    low = math.floor(max(min(levels.min(), 0), LOWEST_LEVEL))
+    high = math.ceil(min(max(levels.max(), 1.5), HIGHEST_LEVEL))
+    return np.linspace(low, high, (high - low) * BINS_PER_LEVEL + 1)
+
+
+def _levels(name: str, results: MethodResults, highest: int, edges: np.ndarray) -> Levels:
+    bars = {label: list(_bars(results.histogram(label, edges), label, highest)) for label in (0, 1)}
+    scores = {label: results.scores(label) for label in (0, 1) if results.count(label)}
+    return Levels(name, results, bars, {label: (values[0], values[-1]) for label, values in scores.items()})
+
+
+def _bars(counts: list[int], label: int, highest: int) -> Iterator[tuple[float, float, float, float]]:
+    """Normal pictures upwards, anomalous ones downwards."""
+    width, unit = 336 / len(counts), 70 / highest
+    for index, count in enumerate(counts):
+        if count:
+            top = 94 if label else 94 - unit * count
+            yield 12 + index * width + 1, top, width - 2, unit * count
+
+
+def _level_x(level: float, edges: np.ndarray) -> float:
+    return 12 + 336 * (level - edges[0]) / (edges[-1] - edges[0])

@@ -17,8 +17,7 @@ from webapp.compare_report import recorded_table, render_comparison
 from webapp.inspection import BATCH, inspect_picture
 from webapp.labelled_results import LabelledResults, Outcome, by_category
 from webapp.models_tab import read_all_infos
-from webapp.templates import render
-from webapp.texts import LANGUAGES, explain_fault, label, language_of, translate, translate_plainly
+from webapp.texts import LANGUAGES, explain_fault, label, language_of, render, translate, translate_plainly
 
 EXAMPLES, TEST = "examples", "test"  # sources of labelled pictures
 QUIET = {"show_progress": "hidden", "api_visibility": "private"}

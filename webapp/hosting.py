@@ -167,7 +167,7 @@ def return_freed_memory() -> None:
 
 
 def hide_folders(text: str, catalog: Catalog) -> str:
-    """A text without the folders of this machine: only the last part of each path remains. A Space is public."""
+    """A text without the folders of this computer: only the last part of each path remains. A Space is public."""
     weights = [str(e.backbone_weights) for e in catalog.entries if e.backbone_weights]
     paths = map(Path, [*_folders(catalog), *weights, constants.HF_HUB_CACHE])
     parents = {str(parent) for path in paths for parent in path.parents[:2] if len(parent.parts) > 1}

@@ -14,13 +14,21 @@ from PIL import Image
 from hubmodels import BackboneError, ModelError, PictureError, PreparedPicture
 from hubmodels.appearance import UNLIKE
 from hubmodels.hub.catalog import Catalog
-from webapp.categories import dropdown
 from webapp.hosting import checked_path, fresh_path, hide_folders
-from webapp.inspection import MODEL, Inspection, inspect_picture, method_titles, suggest_category
+from webapp.inspection import MODEL, Inspection, dropdown, inspect_picture, method_titles, suggest_category
 from webapp.inspection_report import render_report
 from webapp.results import models_of, write_download
-from webapp.templates import data_url, read_static, render
-from webapp.texts import LANGUAGES, explain_fault, label, language_of, translate, translate_plainly
+from webapp.texts import (
+    LANGUAGES,
+    data_url,
+    explain_fault,
+    label,
+    language_of,
+    read_static,
+    render,
+    translate,
+    translate_plainly,
+)
 
 THUMBNAIL = 144  # pixels
 EXAMPLES_JS = """element.addEventListener("click", ({ target }) => {

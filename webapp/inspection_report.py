@@ -16,12 +16,12 @@ from PIL import Image
 from hubmodels import AnomalyPrediction
 from hubmodels.appearance import UNLIKE
 from hubmodels.heatmap import agreement_layer, count_shares, heat_layer, outline_layer, overlap, shrink
+from hubmodels.methods import METHODS
 from hubmodels.prediction import pictures_needed
 from hubmodels.scoring import Calibration
 from webapp.inspection import Inspection, all_agree, count_verdicts
 from webapp.results import FILES
-from webapp.templates import data_url, render
-from webapp.texts import SIGNS, TONES, VERDICT_KEYS, apart, number, percent, translate
+from webapp.texts import SIGNS, TONES, VERDICT_KEYS, data_url, distinct_numbers, number, percent, render, translate
 
 RATES = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2)  # accepted false alarms of the slider
 PICTURE_SIDE = 1600  # pixels; enough for a screen, also zoomed
@@ -155,7 +155,7 @@ def _disagreed(predictions: Mapping[str, AnomalyPrediction], language: str) -> M
 def _verdicts(predictions: Mapping[str, AnomalyPrediction], language: str) -> Markup:
     shown = {name: translate(VERDICT_KEYS[p.is_anomalous], language) for name, p in predictions.items()}
     return Markup(", ").join(
-        translate("method_says", language, method=n, verdict=verdict) for n, verdict in shown.items()
+        translate("method_verdict", language, method=n, verdict=verdict) for n, verdict in shown.items()
     )
 
 
@@ -166,7 +166,7 @@ def _agreements(inspection: Inspection, rates: list[float | None], language: str
         predictions = inspection.at_rate(rates[steps[0]])
         masks = {name: p.mask for name, p in predictions.items() if p.mask is not None}
         if len(masks) > 1:
-            layer = data_url(agreement_layer(list(masks.values())))
+            layer = data_url(agreement_layer(list(masks.values()), _colours(masks)))
             found.append(Agreement(steps, tuple(masks), layer, _agreement_words(masks, language)))
     return found
 
@@ -198,15 +198,21 @@ def _legend(methods: tuple[str, ...], language: str) -> dict[Markup, str]:
     if total == 2:
         words = [translate("outlined_by_both", language)]
         words += [translate("outlined_by_one", language, method=method) for method in methods]
-    return dict(zip(words, _patches(total), strict=True))
+    return dict(zip(words, _patches(_colours(methods)), strict=True))
+
+
+def _colours(titles: Iterable[str]) -> tuple[tuple[int, int, int], ...]:
+    by_title = {method.title: method.colour for method in METHODS.values()}
+    return tuple(by_title[title] for title in titles)
 
 
 @cache
-def _patches(total: int) -> list[str]:
+def _patches(colours: tuple[tuple[int, int, int], ...]) -> list[str]:
+    total = len(colours)
     masked, empty = np.ones((LAYER_SIDE, LAYER_SIDE), bool), np.zeros((LAYER_SIDE, LAYER_SIDE), bool)
     kinds = [[masked] * count + [empty] * (total - count) for count in range(total, 0, -1)]
     kinds += [[empty, masked]] if total == 2 else []
-    return [data_url(agreement_layer(kind).crop((0, 0, *PATCH))) for kind in kinds]
+    return [data_url(agreement_layer(kind, colours).crop((0, 0, *PATCH))) for kind in kinds]
 
 
 # ---------------------------------------------------------------- one method
@@ -251,7 +257,7 @@ def _rows(calibration: Calibration, prediction: AnomalyPrediction, outlined: str
     """The rows below the verdict, by the key of their names."""
     rows = {"image_score": number(prediction.image_score, language)}
     if prediction.is_anomalous is not None:
-        score, threshold = apart(prediction.image_score, prediction.threshold, language)
+        score, threshold = distinct_numbers(prediction.image_score, prediction.threshold, language)
         p, count = number(prediction.p_value, language, 2), calibration.count_as_unusual(prediction.image_score)
         rows = {
             "p_value": translate("p_value_words", language, p=p, count=count, size=calibration.size),

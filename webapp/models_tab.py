@@ -19,12 +19,10 @@ from hubmodels.hub.catalog import Catalog
 from hubmodels.hub.files import CARD_FILE
 from hubmodels.hub.listing import BUNDLE, CACHE, FOLDER, HUB, ModelEntry
 from hubmodels.hub.model_info import LARGEST_TEXT, ModelInfo, read_model_info
-from hubmodels.metric_names import METRICS, OVERVIEW
-from webapp.categories import SOURCES
+from hubmodels.metric_names import METRICS, OVERVIEW, PROTOCOLS
 from webapp.hosting import hide_folders
-from webapp.inspection import method_titles
-from webapp.templates import read_static, render
-from webapp.texts import label, language_of
+from webapp.inspection import SOURCES, method_titles
+from webapp.texts import label, language_of, read_static, render
 
 PATIENCE = 8  # seconds that a visitor waits for the Hub
 SHORT = 12  # characters of a commit
@@ -32,7 +30,6 @@ READERS = ThreadPoolExecutor(8, "model_info")  # of all visitors together
 SCRIPT = read_static("models.js")
 ORDER = list(SOURCES)
 GROUPS = {FOLDER: "models_of_folder", HUB: "models_of_hub", CACHE: "models_of_cache", BUNDLE: "models_of_bundle"}
-PROTOCOLS = {"last": "models_last", "best-on-test": "models_best_on_test"}
 CARDS = Path(__file__).parents[1] / "model_cards"  # of the bundled models, in a clone of the repository
 FRONT_MATTER = re.compile(r"\A---\n.*?\n---\n", re.S)
 
@@ -97,7 +94,7 @@ def render_models(catalog: Catalog, language: str) -> Markup:
         compact=any(info.licence == COMPACT_LICENCE for info in infos.values()),
         late=late,
         metrics={key: METRICS[key].short for key in OVERVIEW},
-        protocols=PROTOCOLS,
+        protocols={name: f"models_protocol_{name.replace('-', '_')}" for name in PROTOCOLS},
         cards=_cards(entries, catalog),
         problems=[(hide_folders(s, catalog), hide_folders(reason, catalog)) for s, reason in catalog.problems.items()],
     )

@@ -8,11 +8,10 @@ from starlette.middleware import Middleware
 
 from hubmodels.hub.catalog import Catalog
 from webapp import api, batch_tab, compare_tab, models_tab
-from webapp.categories import RECALL, REMEMBER, choices, find_category
 from webapp.hosting import RequestFilter, hide_folders
 from webapp.inspect_tab import InspectTab, find_examples
-from webapp.templates import STATIC, read_static, render
-from webapp.texts import I18N, LANGUAGES, TEXTS, label, language_of, translate_plainly
+from webapp.inspection import RECALL, REMEMBER, choices, find_category
+from webapp.texts import I18N, LANGUAGES, STATIC, TEXTS, label, language_of, read_static, render, translate_plainly
 
 LISTED_FOR = 600  # seconds after which the next visitor's arrival lists the models again
 KEPT_FOR, CHECKED_EVERY = 3600, 60  # seconds: age at which uploads and results are deleted, and time between checks
@@ -66,9 +65,9 @@ def build_page(catalog: Catalog, examples: Path | None = None, test_folder: Path
         notices, remembered, followed = gr.HTML(visible=False), gr.Textbox(visible="hidden"), gr.State()
         with gr.Tabs():
             with gr.Tab(label("tab_inspect"), id="inspect"):
-                inspected = InspectTab(catalog, find_examples(examples, catalog) if examples else []).build()
+                category = InspectTab(catalog, find_examples(examples, catalog) if examples else []).build()
             with gr.Tab(label("tab_batch"), id="batch") as batch:
-                sorted_out = batch_tab.add(catalog)
+                batch_category = batch_tab.add(catalog)
             with gr.Tab(label("tab_compare"), id="compare") as compare:
                 compare_tab.add(catalog, compare, examples, test_folder)
             with gr.Tab(label("tab_models"), id="models") as models:
@@ -78,24 +77,24 @@ def build_page(catalog: Catalog, examples: Path | None = None, test_folder: Path
             linked = dict(request.query_params).get("category")
             return arrive(catalog, linked, remembered, language_of(request))
 
-        def follow(category: str | None, before: str | None, request: gr.Request) -> tuple[dict, str | None]:
-            changed = {"value": category} if category != before else {}  # otherwise keep the choice in this tab
-            return gr.update(choices=choices(catalog, language_of(request)), **changed), category
+        def follow(chosen: str | None, before: str | None, request: gr.Request) -> tuple[dict, str | None]:
+            changed = {"value": chosen} if chosen != before else {}  # otherwise keep the choice in this tab
+            return gr.update(choices=choices(catalog, language_of(request)), **changed), chosen
 
         page.load(
             welcome,
             remembered,
-            [inspected, notices],
+            [category, notices],
             js=RECALL,
             queue=False,  # a slow Hub must not block inspections
             show_progress="hidden",
             api_visibility="private",
         )
-        inspected.change(None, inspected, js=REMEMBER, api_visibility="private")
+        category.change(None, category, js=REMEMBER, api_visibility="private")
         # also when the tab is opened, because Gradio loses updates of a tab that was never shown
         quick = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-        inspected.change(lambda category: category, inspected, sorted_out, **quick)
-        batch.select(follow, [inspected, followed], [sorted_out, followed], **quick)
+        category.change(lambda chosen: chosen, category, batch_category, **quick)
+        batch.select(follow, [category, followed], [batch_category, followed], **quick)
     return page.queue(max_size=WAITING, default_concurrency_limit=1)
 
 

@@ -158,9 +158,9 @@ class BatchResults:
     def add(self, file: str, inspection: Inspection) -> dict:
         """Adds the results of a picture; overlays only if at least one method calls it defective."""
         row = self._row(file, None) | inspection.record(self.head["category"], self.head["false_alarm_rate"])
-        judged = {name: p for name, p in inspection.predictions.items() if p.is_anomalous is not None}
+        decided = {name: p for name, p in inspection.predictions.items() if p.is_anomalous is not None}
         if row["defective_verdicts"]:
-            paths = [self._add_overlay(row, name, inspection.picture, p) for name, p in judged.items()]
+            paths = [self._add_overlay(row, name, inspection.picture, p) for name, p in decided.items()]
             row["overlays"] = [path for path in paths if path]
         self.rows.append(row)
         return row

@@ -1,16 +1,22 @@
-"""All texts of the page by language (`texts.toml`), and numbers as each language writes them.
+"""All texts of the page by language (`texts.toml`), numbers as each language writes them, and the HTML templates.
 
 Gradio translates the labels of components in the browser (`label("key")`). `translate` writes all other texts.
 A further language is a further line in each text of `texts.toml`.
 """
 
+import re
 import tomllib
+from base64 import b64encode
 from decimal import Decimal, localcontext
+from functools import partial
+from io import BytesIO
 from pathlib import Path
 
 import gradio as gr
 from babel.numbers import format_decimal, format_percent
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
+from PIL import Image
 
 from hubmodels.hub.catalog import Catalog
 from hubmodels.pictures import MAX_PIXELS, MIN_SIDE, PictureError
@@ -72,7 +78,7 @@ def percent(share: float, language: str, digits: int = 2) -> str:
     return format_percent(shown, locale=language, **AS_IT_IS)
 
 
-def apart(value: float, other: float, language: str) -> tuple[str, str]:
+def distinct_numbers(value: float, other: float, language: str) -> tuple[str, str]:
     """Two numbers, with enough digits to show that they differ."""
     texts = ((number(value, language, digits), number(other, language, digits)) for digits in range(3, 10))
     return next((pair for pair in texts if pair[0] != pair[1]), (number(value, language), number(other, language)))
@@ -88,3 +94,31 @@ def language_of(request: gr.Request | None) -> str:
 def _rounded(value: float, digits: int) -> Decimal:
     exponent = int(f"{value:.{digits - 1}e}".split("e")[1]) if value else 0
     return Decimal(f"{value:.{max(0, digits - 1 - exponent)}f}")
+
+
+# ---------------------------------------------------------------- HTML
+
+
+STATIC = Path(__file__).parent / "static"
+_environment = Environment(
+    loader=FileSystemLoader(STATIC), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+)
+_environment.filters["parts"] = re.compile(r"(?<=[-_/])(?=\w)").split  # of a name, for line breaks
+
+
+def render(name: str, language: str, **values: object) -> Markup:
+    """A template with these values, and with the functions of `webapp.texts` for texts and numbers."""
+    functions = {f.__name__: partial(f, language=language) for f in (translate, number, fixed, percent)}
+    return Markup(_environment.get_template(name).render(functions | {"language": language} | values))
+
+
+def read_static(name: str) -> str:
+    """A script or style sheet."""
+    return (STATIC / name).read_text(encoding="utf-8")
+
+
+def data_url(image: Image.Image, format: str = "PNG", **options: object) -> str:
+    """A picture as part of the page: no request, and no file of a visitor on the server."""
+    buffer = BytesIO()
+    image.save(buffer, format, **options)
+    return f"data:image/{format.lower()};base64,{b64encode(buffer.getvalue()).decode()}"

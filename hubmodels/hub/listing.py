@@ -18,7 +18,7 @@ from hubmodels.hub.errors import CLIENT_ERRORS, ModelError, in_words
 from hubmodels.hub.files import CONFIG_FILE, WEIGHTS_FILE, cached_models
 from hubmodels.methods import METHODS
 
-BUNDLED_MODELS = BUNDLED_WEIGHTS / "models"  # both methods for the sample parts
+BUNDLED_MODELS = BUNDLED_WEIGHTS / "models"  # all methods for the sample parts
 PATIENCE = 5  # seconds until a Hub that does not answer counts as unreachable
 BUNDLE, FOLDER, HUB, CACHE = "bundled", "folder", "Hub", "Hub cache"
 
@@ -69,7 +69,7 @@ def model_name(method: str, dataset: str, category: str) -> str:
 
 def list_bundle() -> Listing:
     """The models that come with this package: the sample parts of `training/parts`, on the compact backbone."""
-    return _sorted_out(_model_folders(BUNDLED_MODELS), _folder_identity, origin=BUNDLE)
+    return _read_listing(_model_folders(BUNDLED_MODELS), _folder_identity, origin=BUNDLE)
 
 
 def list_folder(path: str | Path, backbone_weights: str | Path | None = None) -> Listing:
@@ -81,7 +81,7 @@ def list_folder(path: str | Path, backbone_weights: str | Path | None = None) ->
     root = Path(path)
     if not root.is_dir():
         raise ModelError(f"{root} is not a folder: give the folder that training wrote to, such as runs")
-    listing = _sorted_out(_model_folders(root), _folder_identity, backbone_weights=backbone_weights)
+    listing = _read_listing(_model_folders(root), _folder_identity, backbone_weights=backbone_weights)
     if not listing.entries:
         reasons = "".join(f"\n  {source}: {reason}" for source, reason in listing.problems.items())
         raise ModelError(f"{root} contains no usable model folder: train one, or give another folder{reasons}")
@@ -109,7 +109,7 @@ def list_namespace(namespace: str, backbone_weights: str | Path | None = None) -
         notices = [f"the models of {namespace!r} on the Hub could not be listed: {in_words(error)}"]
         if repositories:
             notices = [f"{notices[0]}; these are the {len(repositories)} in the local cache"]
-    listing = _sorted_out(
+    listing = _read_listing(
         sorted(repositories), _repository_identity, repositories, origin=origin, backbone_weights=backbone_weights
     )
     listing.notices = notices
@@ -129,7 +129,7 @@ def _is_model(path: Path) -> bool:
     return (path / CONFIG_FILE).is_file() or (path / WEIGHTS_FILE).is_file()
 
 
-def _sorted_out(
+def _read_listing(
     sources: Iterable[str], read_identity: Callable, revisions: dict[str, str] | None = None, **common
 ) -> Listing:
     """Sources, and what reads (method, dataset, category) of one -> the usable models, and the problems."""

@@ -40,14 +40,14 @@ TRACED_SIZE = (2, 90, 70, 3)  # any size with different sides, so that the trace
 def export(detectors: Iterable[AnomalyDetector], path: str | Path, pictures: Iterable[Picture]) -> dict:
     """Writes the detectors as one ONNX file, if it agrees with them on all pictures, and a report.
 
-    Scores may differ by 1e-4, relative to the larger of the score's own size and the calibrated span from
-    `normal_score` to `threshold`, because SimpleNet's scores cross zero; maps likewise, relative to the larger of the
-    map's largest value and the span from `normal_level` to `pixel_threshold`. No verdict may change.
+    Scores and maps may differ by 1e-4. For scores this is relative to the score, or to the span from `normal_score` to
+    `threshold` if that is larger, because scores may be near zero. For maps it is relative to the largest value, or to
+    the span from `normal_level` to `pixel_threshold`. No verdict may change.
 
     Args:
         detectors: of one category, calibrated, with equal front ends, each of another method.
         path: the file to write; the report has the same name, but ends in `.parity.json`.
-        pictures: at least one; better some normal and some anomalous ones, at the sizes that will be judged.
+        pictures: at least one; better some normal and some anomalous ones, at the sizes that will be inspected.
 
     Returns:
         the report.

@@ -2,7 +2,7 @@
 
 Neither ONNX nor torch has Pillow's resizing, which rounds to whole grey levels after each of its two passes. Here it
 is a matrix product that gives the very same levels. The matrix is a narrow band, so it is applied in blocks: 32
-outputs look at one window of inputs.
+outputs use one window of inputs.
 """
 
 from collections.abc import Sequence
@@ -106,7 +106,7 @@ def _resize(values: Tensor, size: int) -> Tensor:
 
 
 def _windows(length: int, size: int, start: int, count: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Which inputs each block of outputs looks at, and how much of the triangle filter each output gives to them.
+    """Which inputs each block of outputs uses, and how much of the triangle filter each output gives to them.
 
     Returns:
         indices (blocks, width) and shares (1, blocks, BLOCK, width), whole numbers on a scale of 2 * size.

@@ -1,4 +1,4 @@
-"""Whether a picture looks like its category and is fit to be judged: by hand, on toys, with the bundled models."""
+"""Whether a picture shows its category and is fit to be inspected: by hand, on toys, with the bundled models."""
 
 import json
 from pathlib import Path
@@ -26,14 +26,14 @@ from hubmodels.hub.catalog import Catalog
 EXAMPLES = Path(__file__).parents[2] / "examples/parts"
 
 
-def glance(features, brightness=0.5, sharpness=0.3, enlargement=1.0):
+def statistics_of(features, brightness=0.5, sharpness=0.3, enlargement=1.0):
     return PictureStatistics(torch.as_tensor(features, dtype=torch.float32), brightness, sharpness, enlargement)
 
 
 def normals(n, dim=12, seed=0):
     """Features 3 + noise, whose spread differs from one to the next."""
     draws = np.random.default_rng(seed).standard_normal((n, dim)) * np.linspace(0.2, 1, dim)
-    return [glance(3 + row) for row in draws]
+    return [statistics_of(3 + row) for row in draws]
 
 
 def fitted(seen):
@@ -49,7 +49,7 @@ def grey(values):
     return torch.as_tensor(values, dtype=torch.float32).expand(1, 3, -1, -1)
 
 
-def test_a_glance_is_the_spatial_mean_of_every_map():
+def test_the_features_are_the_spatial_mean_of_every_map():
     """Each on its own grid, so that a small local defect of a large part hardly counts."""
     fine, coarse = torch.rand(2, 3, 8, 8), torch.rand(2, 5, 4, 4)
     seen = picture_statistics(torch.rand(2, 3, 16, 16), [fine, coarse], [0.5, 2.0])
@@ -99,29 +99,29 @@ def test_the_unit_is_the_mean_distance_from_all_others(n):
     center, spread = model(rows)
     probe = torch.linspace(1, 5, rows.shape[1])
     expected = ((probe - center) / spread).square().mean().sqrt() / torch.stack(distances).mean()
-    assert fitted(normals(n)).check(glance(probe)).ratio == pytest.approx(expected.item(), rel=1e-3)
+    assert fitted(normals(n)).check(statistics_of(probe)).ratio == pytest.approx(expected.item(), rel=1e-3)
 
 
 def test_new_normals_lie_about_1_away_and_others_further():
     appearance = fitted(normals(5, dim=200))
     near = [appearance.check(seen).ratio for seen in normals(50, dim=200, seed=1)]
     assert np.mean(near) == pytest.approx(1, abs=0.15) and max(near) < LIMIT
-    other = appearance.check(glance(torch.full((200,), 6.0)))
+    other = appearance.check(statistics_of(torch.full((200,), 6.0)))
     assert other.matches is False and other.warnings == ("unlike",)
 
 
 def test_held_out_pictures_that_are_all_the_same_refuse_only_others():
-    appearance = fitted([glance([1.0, 2.0, 3.0])] * 5)
-    assert appearance.check(glance([1.0, 2.0, 3.0])).matches
-    assert not appearance.check(glance([1.0, 2.0, 3.1])).matches
+    appearance = fitted([statistics_of([1.0, 2.0, 3.0])] * 5)
+    assert appearance.check(statistics_of([1.0, 2.0, 3.0])).matches
+    assert not appearance.check(statistics_of([1.0, 2.0, 3.1])).matches
 
 
 def test_fewer_than_three_teach_nothing_and_take_back_what_was_known():
     appearance = fitted(normals(5))
     appearance.fit(normals(FEWEST - 1))
     assert not appearance.is_fitted
-    judged = appearance.check(normals(1)[0])
-    assert (judged.ratio, judged.matches, judged.warnings) == (None, None, ())
+    checked = appearance.check(normals(1)[0])
+    assert (checked.ratio, checked.matches, checked.warnings) == (None, None, ())
 
 
 @pytest.mark.parametrize(
@@ -142,9 +142,9 @@ def test_fewer_than_three_teach_nothing_and_take_back_what_was_known():
 def test_warnings_are_relative_to_the_held_out_pictures(change, warnings):
     plain = {"features": [3.0] * 12}
     seen = normals(8)
-    seen[0] = glance(seen[0].features, 0.4, 0.9, 0.5)
-    seen[1] = glance(seen[1].features, 0.7, 0.2, 2.0)
-    assert fitted(seen).check(glance(**plain | change)).warnings == warnings
+    seen[0] = statistics_of(seen[0].features, 0.4, 0.9, 0.5)
+    seen[1] = statistics_of(seen[1].features, 0.7, 0.2, 2.0)
+    assert fitted(seen).check(statistics_of(**plain | change)).warnings == warnings
 
 
 @pytest.mark.parametrize(
@@ -158,7 +158,7 @@ def test_warnings_are_relative_to_the_held_out_pictures(change, warnings):
     ],
 )
 def test_without_held_out_pictures_the_limits_are_absolute(change, warnings):
-    assert Appearance(3).check(glance([1.0, 2.0, 3.0], **change)).warnings == warnings
+    assert Appearance(3).check(statistics_of([1.0, 2.0, 3.0], **change)).warnings == warnings
 
 
 # --------------------------------------------------------------------------------------------- detectors, by questions
@@ -203,10 +203,10 @@ def test_calibration_learns_both_from_one_backbone_pass_per_picture(make_detecto
 def test_all_questions_share_one_backbone_pass(candidates, monkeypatch):
     passes, forward = [], Backbone.forward
     monkeypatch.setattr(Backbone, "forward", lambda self, images: (passes.append(1), forward(self, images))[1])
-    look = PreparedPicture(noise(100))
-    (best, resemblance), (second, _) = rank_categories(first_of(candidates), look)
-    assert (best, second) == ("noise", "stripes") and resemblance == check_appearance(candidates["noise"], look)
-    assert compare(candidates["noise"], look)["glass"].p_value > 0
+    prepared = PreparedPicture(noise(100))
+    (best, checked), (second, _) = rank_categories(first_of(candidates), prepared)
+    assert (best, second) == ("noise", "stripes") and checked == check_appearance(candidates["noise"], prepared)
+    assert compare(candidates["noise"], prepared)["glass"].p_value > 0
     assert len(passes) == 1
     compare(candidates["noise"], noise(100))
     assert len(passes) == 2
@@ -305,12 +305,12 @@ def suggested(bundled):
 def test_every_example_is_recognised_good_or_defective(suggested):
     assert len(suggested) == 20
     for path, (label, found) in suggested.items():
-        (first, resemblance), *others = found
-        assert first == label and resemblance.matches and resemblance.warnings == (), path
+        (first, checked), *others = found
+        assert first == label and checked.matches and checked.warnings == (), path
         assert not any(other.matches for _, other in others), path
 
 
-def test_both_methods_of_a_category_learned_the_same_look(bundled):
+def test_all_methods_of_a_category_learned_the_same_appearance(bundled):
     for detectors in bundled.values():
         first, *others = (detector.appearance.state_dict() for detector in detectors.values())
         assert others and all(first[name].equal(other[name]) for other in others for name in first)

@@ -177,7 +177,7 @@ def whole_weights(name, folder):
         ("efficientnet_b0.ra_in1k", True),
         ("convnext_atto.d2_in1k", True),
         ("vit_tiny_patch16_224.augreg_in21k_ft_in1k", True),
-        ("swin_tiny_patch4_window7_224.ms_in1k", False),  # has tensors that no file holds
+        ("swin_tiny_patch4_window7_224.ms_in1k", False),  # has tensors that no file contains
     ],
 )
 def test_of_a_whole_networks_file_only_what_is_used_is_read(name, directly, tmp_path, monkeypatch):
@@ -196,7 +196,7 @@ def test_of_a_whole_networks_file_only_what_is_used_is_read(name, directly, tmp_
         ("swin_tiny_patch4_window7_224.ms_in1k", (1, 2), 28),  # its maps are (B, h, w, C)
     ],
 )
-def test_transformers_judge_pictures_like_any_other_network(name, layers, grid, tmp_path):
+def test_transformers_give_maps_like_any_other_network(name, layers, grid, tmp_path):
     backbone = load_backbone(name, layers, weights=whole_weights(name, tmp_path))
     settings = {"backbone": name, "layers": layers, "backbone_sha256": backbone.fingerprint, "image_size": 224}
     detector = SimpleNet(**settings, embed_dim=32).eval()

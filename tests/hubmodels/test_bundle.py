@@ -1,4 +1,4 @@
-"""What comes with the package: both methods for every sample part, offline, small, and judging well."""
+"""What comes with the package: all methods for every sample part, offline, small, and accurate."""
 
 import hashlib
 import json

@@ -146,7 +146,7 @@ def test_training_mode_refuses_to_judge(method, make_detector):
 
 @METHODS
 def test_crop_inspects_the_centre_only(method, make_detector):
-    """With the papers' crop the border is not looked at and gets the map's minimum."""
+    """With the papers' crop the border is not inspected and gets the map's minimum."""
     detector = make_detector(method, resize=80)
     anomaly_map = detector.predict(picture(80, 80)).anomaly_map
     assert anomaly_map.shape == (80, 80)

@@ -133,7 +133,7 @@ def test_a_card_that_is_there_is_kept_by_push_to_hub(hub, published):
     assert hub.files(REPOSITORY)["README.md"] == b"written by a person"
 
 
-def test_the_short_card_tells_what_is_known(hub, published):
+def test_the_short_card_contains_what_is_known(hub, published):
     card = hub.files(REPOSITORY)["README.md"].decode()
     assert "# GLASS for toy / widget" in card and "not measured" in card and "- anomaly-detection" in card
     assert "library_name: hubmodels" in card

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hubmodels.heatmap import colour_level, colourise, contour, heat_map, overlay, panel
+from hubmodels.heatmap import colour_level, colourise, contour, overlay, panel
 from hubmodels.prediction import AnomalyPrediction
 
 NORMAL, THRESHOLD = 2.0, 4.0  # in map units: level 0 and level 1
@@ -61,7 +61,7 @@ def test_the_same_value_has_the_same_colour_whatever_else_is_in_the_picture():
     calm, wild = blob_map(5.0), blob_map(5.0)
     wild[0, :] = 1000.0
     wild[1, :] = -1000.0
-    first, second = (np.asarray(heat_map(predicted(m))) for m in (calm, wild))
+    first, second = (colourise(colour_level(predicted(m))) for m in (calm, wild))
     assert np.array_equal(first[2:], second[2:])
     assert not np.array_equal(first[:2], second[:2])
 
@@ -88,7 +88,7 @@ def test_full_opacity_shows_the_heat_map_itself(picture):
     prediction = predicted(blob_map(6.0))
     inside = np.s_[24:36, 34:46]
     shown = np.asarray(overlay(picture, prediction, opacity=1.0))[inside]
-    assert np.array_equal(shown, np.asarray(heat_map(prediction))[inside])
+    assert np.array_equal(shown, colourise(colour_level(prediction))[inside])
 
 
 @pytest.mark.parametrize("background", [0, 255])
@@ -157,7 +157,7 @@ def test_panel_shows_the_input_the_truth_and_the_overlay(picture):
 
     assert found(np.asarray(picture))
     assert found(np.asarray(overlay(picture, prediction)))
-    assert not found(np.asarray(heat_map(prediction)))
+    assert not found(colourise(colour_level(prediction)))
 
 
 def test_panel_says_the_verdict_without_colour(picture):
@@ -181,7 +181,7 @@ def test_a_caption_is_never_cut_off():
 def test_uncalibrated_predictions_are_refused(picture):
     prediction = AnomalyPrediction(1.0, blob_map(3.0))
     for draw in (
-        lambda: heat_map(prediction),
+        lambda: colour_level(prediction),
         lambda: overlay(picture, prediction),
         lambda: panel(picture, None, {"GLASS": prediction}),
     ):

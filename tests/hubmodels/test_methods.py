@@ -80,6 +80,7 @@ def test_another_head_is_saved_and_loaded_the_same(kind, four, make_fitted, tmp_
     detector.save_pretrained(tmp_path)
     again = load(tmp_path)
     assert type(again) is kind and again.config == detector.config
+    assert "from hubmodels import load" in (tmp_path / "README.md").read_text()  # for a method of any name
     before, after = detector.predict(picture(9)), again.predict(picture(9))
     assert before.image_score == after.image_score > 0 and np.array_equal(before.anomaly_map, after.anomaly_map)
 

@@ -1,4 +1,4 @@
-"""What is known of a model without loading it; nothing that somebody wrote beside the weights can break it."""
+"""What is known of a model without loading it; nothing that somebody wrote next to the weights can break it."""
 
 import json
 import time
@@ -68,9 +68,15 @@ def test_a_bundled_model_has_the_licence_of_its_card_and_the_numbers_of_its_repo
 
 def test_a_folder_tells_what_training_wrote(folder):
     size = (folder / "model.safetensors").stat().st_size
-    told = {"protocol": "last", "seed": 7, "test_counts": TEST_COUNTS, "held_out": 4, "backbone": "resnet18.tv_in1k"}
+    reported = {
+        "protocol": "last",
+        "seed": 7,
+        "test_counts": TEST_COUNTS,
+        "held_out": 4,
+        "backbone": "resnet18.tv_in1k",
+    }
     licence = metadata_load(folder / "README.md")["license_name"]
-    assert in_folder(folder) == ModelInfo(METRICS, **told, licence=licence, size_bytes=size)
+    assert in_folder(folder) == ModelInfo(METRICS, **reported, licence=licence, size_bytes=size)
 
 
 def test_a_licence_that_the_hub_knows_needs_no_other_name(folder):

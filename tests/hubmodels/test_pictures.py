@@ -47,7 +47,7 @@ def png_header(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
 
 
-# --- the same picture through every door ---
+# --- the same picture given in every way ---
 
 
 def test_every_kind_of_input_gives_the_same_picture(tmp_path):
@@ -56,8 +56,8 @@ def test_every_kind_of_input_gives_the_same_picture(tmp_path):
     path = tmp_path / "part.png"
     picture.save(path)
     tensor = torch.from_numpy(array).permute(2, 0, 1)
-    for door in (path, str(path), path.read_bytes(), picture, Image.open(path), array, tensor):
-        result = read_picture(door)
+    for given in (path, str(path), path.read_bytes(), picture, Image.open(path), array, tensor):
+        result = read_picture(given)
         assert (result.mode, result.size) == ("RGB", (30, 20))
         np.testing.assert_array_equal(np.array(result), array)
 
@@ -261,8 +261,8 @@ def test_exif_orientation_is_applied_once(file_format):
     exif = Image.Exif()
     exif[ORIENTATION] = 6
     data = encoded(stored, file_format, exif=exif)
-    for door in (data, Image.open(io.BytesIO(data))):
-        result = read_picture(door)
+    for given in (data, Image.open(io.BytesIO(data))):
+        result = read_picture(given)
         assert result.size == upright.size == (32, 48)
         assert np.abs(np.array(result)[8::16, 8::16].astype(int) - pixels(upright)[8::16, 8::16]).max() <= 3
         np.testing.assert_array_equal(pixels(result), np.array(result))  # a second reading turns nothing
@@ -382,9 +382,9 @@ def test_decompression_bombs_meet_our_own_limit(side):
 def test_pixel_limit_holds_for_every_door(monkeypatch):
     monkeypatch.setattr(pictures, "MAX_PIXELS", 100)
     array = colours(10, 11)
-    for door in (array, torch.from_numpy(array).permute(2, 0, 1), Image.fromarray(array), encoded(NOISE)):
+    for given in (array, torch.from_numpy(array).permute(2, 0, 1), Image.fromarray(array), encoded(NOISE)):
         with pytest.raises(PictureError, match="more than 100;"):
-            read_picture(door)
+            read_picture(given)
     assert read_picture(colours(10, 10)).size == (10, 10)
 
 

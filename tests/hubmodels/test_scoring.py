@@ -118,7 +118,7 @@ def test_normal_level_is_the_median_pixel():
 
 
 def test_at_any_rate_the_verdict_is_that_of_the_p_value():
-    """score > threshold exactly where p <= the rate that can be vouched for, ties included."""
+    """score > threshold exactly where p <= the guaranteed rate, ties included."""
     rng = np.random.default_rng(0)
     for n in (1, 5, 20, 100):
         calibration = Calibration()
@@ -167,5 +167,5 @@ def test_the_numbers_are_ready_for_json():
     assert {type(value) for value in numbers.values()} <= {bool, int, float, type(None)}
     numbers = json.loads(json.dumps(numbers))
     assert numbers["is_anomalous"] is True and numbers["defects"] == 2 and numbers["defect_share"] == 0.03
-    unjudged = AnomalyPrediction(1.0, spots).numbers()
-    assert unjudged["image_score"] == 1.0 and unjudged["defects"] is unjudged["is_anomalous"] is None
+    uncalibrated = AnomalyPrediction(1.0, spots).numbers()
+    assert uncalibrated["image_score"] == 1.0 and uncalibrated["defects"] is uncalibrated["is_anomalous"] is None

@@ -16,6 +16,8 @@ from hubmodels.heatmap import (
 )
 from hubmodels.prediction import AnomalyPrediction
 
+COLOURS = [(0, 120, 60), (90, 20, 10)]
+
 
 @pytest.fixture
 def prediction():
@@ -57,20 +59,23 @@ def test_an_outline_is_white_inside_black_around_and_clear_elsewhere():
 def test_agreement_differs_in_pattern_not_only_in_colour():
     """Both: solid. One alone: stripes, which run the other way for the other one."""
     full, none = np.ones((96, 96), bool), np.zeros((96, 96), bool)
-    opaque = [np.asarray(agreement_layer(pair).convert("RGBA"))[..., 3] > 0 for pair in ((full, full), (full, none))]
-    second = np.asarray(agreement_layer((none, full)).convert("RGBA"))[..., 3] > 0
+    pairs = ((full, full), (full, none), (none, full))
+    layers = [np.asarray(agreement_layer(pair, COLOURS).convert("RGBA")) for pair in pairs]
+    *opaque, second = (layer[..., 3] > 0 for layer in layers)
+    for colour, alone in zip(COLOURS, layers[1:], strict=True):  # the method's own
+        assert (alone[alone[..., 3] > 0][:, :3] == colour).all()
     assert opaque[0].all()
     for stripes in (opaque[1], second):
         assert 0.4 < stripes.mean() < 0.6
     assert (opaque[1][:, ::-1] != opaque[1]).any() and 0.2 < (opaque[1] != second).mean()
-    assert not np.asarray(agreement_layer((none, none)).convert("RGBA"))[..., 3].any()
+    assert not np.asarray(agreement_layer((none, none), COLOURS).convert("RGBA"))[..., 3].any()
 
 
 @pytest.mark.parametrize("total", [3, 4])
 def test_of_more_than_two_masks_the_counts_are_drawn(total):
     """The more methods outline a place, the more of each stripe is filled, in a colour of its own."""
     full, none = np.ones((240, 240), bool), np.zeros((240, 240), bool)
-    layers = [agreement_layer([full] * k + [none] * (total - k)).convert("RGBA") for k in range(total + 1)]
+    layers = [agreement_layer([full] * k + [none] * (total - k), COLOURS).convert("RGBA") for k in range(total + 1)]
     filled = [(np.asarray(layer)[..., 3] > 0).mean() for layer in layers]
     assert filled == pytest.approx([k / total for k in range(total + 1)], abs=0.1) and filled[-1] == 1
     assert len({tuple(np.asarray(layer)[0, 0]) for layer in layers[1:]}) == total

@@ -31,7 +31,7 @@ PANELS = [f"panels/{name}.png" for name in ("defective_median", "good_highest", 
 
 @pytest.fixture
 def folder(model_folder):
-    """A model folder with the report of its training; the other method's lies beside it."""
+    """A model folder with the report of its training; next to that of the other method."""
     return describe(model_folder / "simplenet-toy-widget")
 
 

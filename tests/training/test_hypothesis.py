@@ -1,4 +1,4 @@
-"""Tests of training/hypothesis.py: the spectrum judge against a slow direct computation, the table, the choice."""
+"""The choice of the hypothesis: the spectrum against a slow direct computation, the table, the options."""
 
 import math
 
@@ -40,7 +40,7 @@ IMAGES = {
 }
 
 
-def judge_directly(mean: np.ndarray) -> tuple[str, dict[str, float]]:
+def decide_directly(mean: np.ndarray) -> tuple[str, dict[str, float]]:
     """The rule as GLASS states it, step by step and point by point."""
     grey = 0.299 * mean[..., 0] + 0.587 * mean[..., 1] + 0.114 * mean[..., 2]
     grey = np.asarray(Image.fromarray(grey.astype(np.float32)).resize((289, 289), Image.Resampling.BILINEAR), float)
@@ -69,7 +69,7 @@ def measure_directly(points: list[tuple[int, int]]) -> tuple[str, dict[str, floa
 @pytest.mark.parametrize("name", IMAGES)
 def test_judge_agrees_with_the_direct_computation(name: str) -> None:
     verdict, numbers = spectrum_hypothesis([IMAGES[name]])
-    expected_verdict, expected_numbers = judge_directly(IMAGES[name].astype(float))
+    expected_verdict, expected_numbers = decide_directly(IMAGES[name].astype(float))
     assert verdict == expected_verdict
     assert numbers == pytest.approx(expected_numbers)
 
@@ -96,7 +96,7 @@ def test_judge_uses_the_mean_of_the_pictures_at_any_size() -> None:
     stretched = np.asarray(Image.fromarray(IMAGES["disc"]).resize((500, 288)))
     assert np.abs(mean_image([stretched]) - mean_image([IMAGES["disc"]])).mean() < 2
     mixed = [IMAGES["disc"], IMAGES["black"]]
-    assert spectrum_hypothesis(mixed)[1] == pytest.approx(judge_directly(np.mean(mixed, axis=0))[1])
+    assert spectrum_hypothesis(mixed)[1] == pytest.approx(decide_directly(np.mean(mixed, axis=0))[1])
 
 
 def test_no_pictures_are_refused() -> None:
@@ -112,7 +112,7 @@ def test_table_of_mvtec() -> None:
 
 
 def test_choices() -> None:
-    images = [IMAGES["white"]]  # judged as manifold
+    images = [IMAGES["white"]]  # decided as manifold
     assert choose_hypothesis("hypersphere", "mvtec", "carpet", [])[0] == "hypersphere"
     assert choose_hypothesis("manifold", "mvtec", "screw", [])[0] == "manifold"
     hypothesis, reason = choose_hypothesis("table", "mvtec", "screw", [])

@@ -85,7 +85,7 @@ def test_truncated_l1_by_hand(monkeypatch):
 
 
 def test_simplenet_judges_both_halves_in_one_pass_and_trains_the_adaptor_through_both():
-    """BatchNorm must see the mixture, and the noise is not detached; looked at behind the first layer."""
+    """BatchNorm must see the mixture, and the noise is not detached; observed behind the first layer."""
     objective = SimpleNetObjective(identity_head(SimpleNet(backbone=BACKBONE, embed_dim=4, hidden_dim=3)), 0.5)
     first, norm, seen = *objective.detector.head.discriminator[:2], []
     norm.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))

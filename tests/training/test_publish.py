@@ -237,7 +237,7 @@ def test_a_card_that_was_never_ours_is_kept(hub, run, card):
 
 
 def test_a_model_that_is_replaced_is_named_with_its_numbers(hub, run, make_detector, capsys):
-    """A short trial, pushed by mistake, would else silently take a good model's place."""
+    """A short run, pushed by mistake, would else silently take a good model's place."""
     publish(folders(run), Publication("acme"))
     other = make_detector(GLASS, calibrated=False, dataset="mvtec", category="bottle")
     other.save_pretrained(run / NAMES[0])
@@ -258,19 +258,19 @@ def test_files_of_a_person_stay(hub, run):
 def test_a_dry_run_tells_and_sends_nothing(hub, run, capsys, monkeypatch):
     monkeypatch.delenv("HF_TOKEN")  # no login is needed for it
     assert main(["models", str(run), "acme", "--dry-run"]) == 0
-    told = capsys.readouterr().out
+    logged = capsys.readouterr().out
     assert sent(hub) == [] and hub.repos == {}
-    assert f"{MODEL}: new repository; 8 files (0.0 MB): README.md, config.json," in told
-    assert "Collection 'Anomaly detection: mvtec': would list 2 models" in told
+    assert f"{MODEL}: new repository; 8 files (0.0 MB): README.md, config.json," in logged
+    assert "Collection 'Anomaly detection: mvtec': would list 2 models" in logged
     monkeypatch.setenv("HF_TOKEN", "hf_write")
     publish(folders(run), Publication("acme"))
     (run / NAMES[0] / "panels" / "good_highest.png").unlink()
     sent(hub)
     capsys.readouterr()
     main(["models", str(run), "acme", "--dry-run"])
-    told = capsys.readouterr().out
-    assert f"{MODEL}: 1 files (0.0 MB): README.md; deletes panels/good_highest.png" in told
-    assert "acme/simplenet-mvtec-bottle: up to date" in told and sent(hub) == []
+    logged = capsys.readouterr().out
+    assert f"{MODEL}: 1 files (0.0 MB): README.md; deletes panels/good_highest.png" in logged
+    assert "acme/simplenet-mvtec-bottle: up to date" in logged and sent(hub) == []
 
 
 # ---------------------------------------------------------------- interrupted, refused, broken
@@ -343,7 +343,7 @@ def test_an_interrupt_by_hand_says_how_to_go_on(hub, run, monkeypatch, capsys):
 
 
 def test_somebody_elses_commit_is_not_trampled_on(hub, run):
-    """It comes between our look and our commit: the Hub refuses, and the second look keeps what the person wrote."""
+    """It comes between our check and our commit: the Hub refuses, and the second check keeps what the person wrote."""
     publish(folders(run), Publication("acme"))
     edit_report(run / NAMES[0], epochs=4)
 

@@ -141,14 +141,14 @@ def run_as_a_space(space, python, folder) -> tuple[dict, set[Path]]:
         command = [python, "-v", "app.py"]
         process = subprocess.Popen(command, cwd=space, env=OUTSIDE | variables, stdout=out, stderr=out)
         try:
-            answer = judged(wait_for(f"http://127.0.0.1:{port}", process, log), space)
+            answer = inspected(wait_for(f"http://127.0.0.1:{port}", process, log), space)
         finally:
             process.terminate()
             process.wait(30)
     return answer, {Path(name) for name in re.findall(r"code object from '?([^'\n]+)", log.read_text())}
 
 
-def judged(url, space) -> dict:
+def inspected(url, space) -> dict:
     picture = handle_file(space / "examples" / "parts" / "washer" / "scratch.png")
     client = Client(url, verbose=False, download_files=False)
     return client.predict(picture, "parts / washer", api_name="/inspect")

@@ -38,7 +38,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def write_picture(path, rng, defect=False):
-    """A noisy grey plate; a defect is a bright square with its mask beside it."""
+    """A noisy grey plate; a defect is a bright square with its mask next to it."""
     pixels = rng.normal(120, 12, (72, 72, 3)).clip(0, 255).astype(np.uint8)
     if defect:
         pixels[20:40, 30:50] = 255
@@ -185,7 +185,7 @@ def test_where_there_is_no_git_no_commit_is_named(monkeypatch):
     assert git_commit() is None
 
 
-def test_the_hypothesis_is_judged_from_whole_pictures_where_the_model_sees_a_crop(arguments, tmp_path):
+def test_the_hypothesis_is_decided_from_whole_pictures_where_the_model_sees_a_crop(arguments, tmp_path):
     """A disc that the crop cuts off at four sides: compact as a whole, not so the crop."""
     y, x = np.mgrid[:288, :288] - 143.5
     disc = np.repeat((255 * (y**2 + x**2 <= 120**2))[..., None], 3, axis=-1).astype(np.uint8)

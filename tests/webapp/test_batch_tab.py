@@ -67,7 +67,7 @@ def visitor(language="en"):
     return SimpleNamespace(headers={"accept-language": language}, session_hash="me")
 
 
-def judged(catalog, **verdicts):
+def inspected(catalog, **verdicts):
     """An inspection with these verdicts, by method."""
     real = inspect_picture(catalog, LABEL, png(), 0.2)
     predictions = {
@@ -90,7 +90,7 @@ def read_csv(path):
 
 
 def test_the_table_has_all_numbers_of_both_methods(catalog, tmp_path):
-    inspection = judged(catalog, SimpleNet=True, GLASS=False)
+    inspection = inspected(catalog, SimpleNet=True, GLASS=False)
     with BatchResults(tmp_path / "batch", HEAD) as written:
         written.add("a.png", inspection)
         written.add_failure("b.png", "is empty")
@@ -118,14 +118,14 @@ def test_a_spreadsheet_does_not_compute_file_names(tmp_path, name):
 def test_the_zip_holds_numbers_and_overlays_of_what_a_method_calls_defective(catalog, tmp_path, monkeypatch):
     monkeypatch.setattr(results, "OVERLAY_SIDE", 40)
     with BatchResults(tmp_path / "batch", HEAD) as written:
-        written.add("disputed.png", judged(catalog, SimpleNet=False, GLASS=True))
-        written.add("good.png", judged(catalog, SimpleNet=False, GLASS=False))
-        written.add("half.png", judged(catalog, SimpleNet=None, GLASS=True))
+        written.add("disputed.png", inspected(catalog, SimpleNet=False, GLASS=True))
+        written.add("good.png", inspected(catalog, SimpleNet=False, GLASS=False))
+        written.add("half.png", inspected(catalog, SimpleNet=None, GLASS=True))
         written.finish()
     with zipfile.ZipFile(written.zip_path) as archive:
         overlays = [name for name in archive.namelist() if name.endswith(".png")]
         assert archive.read("inspection.csv") == written.csv_path.read_bytes()
-        told = json.loads(archive.read("results.json"))
+        content = json.loads(archive.read("results.json"))
         sizes = {Image.open(io.BytesIO(archive.read(name))).size for name in overlays}
     assert overlays == [
         "overlays/0001-disputed-simplenet.png",
@@ -133,8 +133,8 @@ def test_the_zip_holds_numbers_and_overlays_of_what_a_method_calls_defective(cat
         "overlays/0003-half-glass.png",
     ]
     assert sizes == {(40, 24)}
-    assert [row["overlays"] for row in told["pictures"]] == [overlays[:2], [], overlays[2:]]
-    assert (told["category"], told["overlays_left_out"]) == (LABEL, 0)
+    assert [row["overlays"] for row in content["pictures"]] == [overlays[:2], [], overlays[2:]]
+    assert (content["category"], content["overlays_left_out"]) == (LABEL, 0)
 
 
 def test_names_lead_nowhere_and_equal_ones_stay_apart(catalog, tmp_path):
@@ -151,7 +151,7 @@ def test_names_lead_nowhere_and_equal_ones_stay_apart(catalog, tmp_path):
     ]
     with BatchResults(tmp_path / "batch", HEAD) as written:
         for name in names:
-            written.add(name, judged(catalog, SimpleNet=True, GLASS=True))
+            written.add(name, inspected(catalog, SimpleNet=True, GLASS=True))
         written.finish()
     with zipfile.ZipFile(written.zip_path) as archive:
         members = archive.namelist()
@@ -165,7 +165,7 @@ def test_names_lead_nowhere_and_equal_ones_stay_apart(catalog, tmp_path):
 def test_the_zip_does_not_grow_without_bound(catalog, tmp_path, monkeypatch):
     monkeypatch.setattr(results, "MAX_OVERLAY_BYTES", 0)
     with BatchResults(tmp_path / "batch", HEAD) as written:
-        row = written.add("a.png", judged(catalog, SimpleNet=True, GLASS=True))
+        row = written.add("a.png", inspected(catalog, SimpleNet=True, GLASS=True))
         written.finish()
     assert row["overlays"] == []
     assert json.loads(zipfile.ZipFile(written.zip_path).read("results.json"))["overlays_left_out"] == 2
@@ -200,8 +200,8 @@ def test_the_rows_say_what_the_detectors_say(catalog, uploads):
     files = uploads("one.png")
     row = run(catalog, files)[-1][1]["rows"][0]
     predictions = inspect_picture(catalog, LABEL, files[0]["path"], 0.2).predictions.values()
-    told = [number for p in predictions for number in (p.p_value, p.score_level, p.numbers()["defects"])]
-    assert [*row["keys"][3:6], *row["keys"][7:10]] == told
+    expected = [number for p in predictions for number in (p.p_value, p.score_level, p.numbers()["defects"])]
+    assert [*row["keys"][3:6], *row["keys"][7:10]] == expected
     assert [row["keys"][2], row["keys"][6]] == [0 if p.is_anomalous else 1 for p in predictions]
     assert len(row["cells"]) + 1 == len(row["keys"]) == 10
 
@@ -328,7 +328,7 @@ def test_a_german_visitor_reads_german(catalog, uploads):
 )
 def test_disagreements_come_first(catalog, tmp_path, verdicts, rank):
     with BatchResults(tmp_path / "batch", HEAD) as written:
-        record = written.add("a", judged(catalog, **dict(zip(("SimpleNet", "GLASS"), verdicts, strict=True))))
+        record = written.add("a", inspected(catalog, **dict(zip(("SimpleNet", "GLASS"), verdicts, strict=True))))
     row = batch_tab._row(record, "", "en")
     assert row["keys"][1] == rank
     assert row["cells"][0]["sign"] and row["cells"][0]["text"]  # not by colour alone

@@ -49,7 +49,7 @@ def bundled():
 
 
 @pytest.fixture(scope="module")
-def judged_examples(bundled):
+def inspected_examples(bundled):
     """What is shown after a run over all examples."""
     return list(bundled.run(f"{EXAMPLES}:", ENGLISH))
 
@@ -189,9 +189,9 @@ def test_the_numbers_are_those_of_the_detectors(catalog, labelled_folder):
     assert Outline(found).open == []
 
 
-def test_the_gallery_shows_the_worst_first(judged_examples):
+def test_the_gallery_shows_the_worst_first(inspected_examples):
     """Both methods miss the chipped housing and the speck; without mistakes there are the closest calls."""
-    found = shown(judged_examples[-1])
+    found = shown(inspected_examples[-1])
     simplenet, glass = found.split("SimpleNet: 3 of 3 mistakes")[1].split("GLASS: 4 of 6 mistakes")
     assert simplenet.count("<figure>") == 3 and glass.count("<figure>") == 4
     assert "speck.png" in simplenet and "chipped_housing.png" in simplenet and "discoloured.png" in glass
@@ -200,8 +200,8 @@ def test_the_gallery_shows_the_worst_first(judged_examples):
     assert all("alt" in attributes for tag, attributes in Outline(found).tags if tag == "img")
 
 
-def test_the_examples_are_an_anecdote_and_paired(judged_examples):
-    found = shown(judged_examples[-1])
+def test_the_examples_are_an_anecdote_and_paired(inspected_examples):
+    found = shown(inspected_examples[-1])
     assert "20 pictures, 5 good and 15 defective. These are too few" in found
     assert "SimpleNet, GLASS" in found and "Both right" in found
     assert "parts / cloth" in found and '<tbody class="all">' in found
@@ -274,8 +274,8 @@ def test_without_calibration_there_are_no_verdicts(make_detector, labelled_folde
 def test_stopping_shows_what_there_is(catalog, labelled_folder):
     comparing = on_test(catalog, labelled_folder)
     events = comparing.run("test:", ENGLISH)
-    trial = [next(events) for _ in range(3)][-1][-1]  # two pictures judged
-    outputs = comparing.stop(trial, ENGLISH)
+    results = [next(events) for _ in range(3)][-1][-1]  # two pictures inspected
+    outputs = comparing.stop(results, ENGLISH)
     assert "Stopped. Pictures inspected: 2." in shown(outputs) and "2 pictures, 0 good and 2 defective" in shown(
         outputs
     )
@@ -305,9 +305,9 @@ def test_names_of_files_and_categories_are_escaped(make_detector, tmp_path):
     assert "&lt;u&gt;.png" in shown(outputs) and "&lt;s&gt;.png" in shown(outputs)
 
 
-def test_a_large_trial_has_a_small_report(catalog, tmp_path):
+def test_a_large_comparison_has_a_small_report(catalog, tmp_path):
     """Drawings grow with their bars, not with the pictures."""
-    trial = LabelledResults()
+    results = LabelledResults()
     comparing = Comparing(catalog, {})
     rng = np.random.default_rng(0)
     detectors = catalog.load(LABEL)
@@ -315,8 +315,8 @@ def test_a_large_trial_has_a_small_report(catalog, tmp_path):
     for _ in range(2000):
         label = int(rng.integers(0, 2))
         path = tmp_path / "gone.png"  # the gallery does without it
-        trial.add(Sample("gone.png", path, "crack", label), LABEL, base)
-    found = shown(comparing.stop(trial, ENGLISH))
+        results.add(Sample("gone.png", path, "crack", label), LABEL, base)
+    found = shown(comparing.stop(results, ENGLISH))
     assert "One good part more or less changes the false alarms by 0.1 points" in found and len(found) < 20_000
 
 

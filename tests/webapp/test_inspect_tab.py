@@ -15,10 +15,9 @@ from PIL import Image
 
 from hubmodels import GLASS, SimpleNet
 from hubmodels.hub.catalog import Catalog
-from webapp.categories import choices, find_category
 from webapp.hosting import uploaded_path
 from webapp.inspect_tab import InspectTab, find_examples
-from webapp.inspection import inspect_picture
+from webapp.inspection import choices, find_category, inspect_picture
 from webapp.inspection_report import RATES
 from webapp.texts import percent
 
@@ -102,7 +101,7 @@ def test_a_picture_gets_a_report_with_both_methods(catalog, picture):
     assert adopted is None and suggestion["visible"] is False and f"Inspected as {LABEL}" in report
     for name in ("SimpleNet", "GLASS"):
         assert f'aria-label="{name}"' in report
-    assert report.count('class="heat"') == 2  # five pictures can vouch for 17 and for 20 %: the rest looks the same
+    assert report.count('class="heat"') == 2  # five pictures guarantee 17 and 20 %: the rest looks the same
     assert 'width="80" height="48"' in report
 
 
@@ -128,7 +127,7 @@ def test_the_report_opens_at_the_rate_that_the_models_were_calibrated_for(catalo
 
 
 def test_too_few_held_out_pictures_are_named_at_low_rates(catalog, picture):
-    """Five pictures vouch for 17 % at best."""
+    """Five pictures guarantee 17 % at best."""
     report = inspected(catalog, LABEL, picture)
     assert "allow 17% false alarms. For 1% you need 99" in report
     assert "At most 20% of good parts are called defective. Calibrated on 5" in report

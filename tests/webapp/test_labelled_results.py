@@ -155,34 +155,38 @@ def test_the_worst_mistakes_come_first(tally):
     assert [o.level for o in result.closest(5)] == [0.3, 2]
 
 
-def test_a_trial_keeps_numbers_and_counts_pairs(tmp_path):
-    trial = LabelledResults()
+def test_results_keep_numbers_and_count_pairs(tmp_path):
+    results = LabelledResults()
     for label, one, other in ((0, 0.2, 0.3), (0, 2, 0.1), (1, 2, 0.5), (1, 3, 4), (1, 0.1, 0.1)):
-        trial.add(labelled(tmp_path, label), "toy / widget", {"One": prediction(one), "Other": prediction(other)})
-    trial.add(labelled(tmp_path, 1), "toy / lid", {"One": prediction(5)})
-    assert trial.pairing("One", "Other") == {(True, True): 2, (False, True): 1, (True, False): 1, (False, False): 1}
-    assert trial.categories == ["toy / widget", "toy / lid"]
-    assert (trial.of("One").count(1), trial.of("Other").count(1), trial.of("One", "toy / lid").count(1)) == (4, 3, 1)
-    assert trial.of("nobody").outcomes == ()
+        results.add(labelled(tmp_path, label), "toy / widget", {"One": prediction(one), "Other": prediction(other)})
+    results.add(labelled(tmp_path, 1), "toy / lid", {"One": prediction(5)})
+    assert results.pairing("One", "Other") == {(True, True): 2, (False, True): 1, (True, False): 1, (False, False): 1}
+    assert results.categories == ["toy / widget", "toy / lid"]
+    assert (results.of("One").count(1), results.of("Other").count(1), results.of("One", "toy / lid").count(1)) == (
+        4,
+        3,
+        1,
+    )
+    assert results.of("nobody").outcomes == ()
 
 
 def test_categories_are_pooled_on_the_level_and_not_on_raw_scores(tmp_path):
     """Raw scores of a model with a large threshold would outrank the defects of another."""
-    trial = LabelledResults()
-    trial.add(labelled(tmp_path, 0), "a", {"One": prediction(50, threshold=100)})
-    trial.add(labelled(tmp_path, 1), "b", {"One": prediction(2, threshold=1)})
-    assert trial.of("One").auroc() == 1
+    results = LabelledResults()
+    results.add(labelled(tmp_path, 0), "a", {"One": prediction(50, threshold=100)})
+    results.add(labelled(tmp_path, 1), "b", {"One": prediction(2, threshold=1)})
+    assert results.of("One").auroc() == 1
 
 
 def test_without_calibration_there_is_an_auroc_but_no_rate(tmp_path):
-    trial = LabelledResults()
+    results = LabelledResults()
     for label, score in ((0, 0.2), (1, 0.7)):
-        trial.add(labelled(tmp_path, label), "a", {"One": uncalibrated(score), "Other": prediction(score)})
-    one = trial.of("One")
+        results.add(labelled(tmp_path, label), "a", {"One": uncalibrated(score), "Other": prediction(score)})
+    one = results.of("One")
     assert (one.auroc(), one.recall, one.false_alarm_rate, one.worst(3), one.closest(3)) == (1, None, None, [], [])
-    assert not one.is_calibrated and trial.pairing("One", "Other") == {}
-    trial.add(labelled(tmp_path, 0), "b", {"One": uncalibrated(0.1)})
-    assert trial.of("One").auroc() is None  # raw scores of two models cannot be ordered
+    assert not one.is_calibrated and results.pairing("One", "Other") == {}
+    results.add(labelled(tmp_path, 0), "b", {"One": uncalibrated(0.1)})
+    assert results.of("One").auroc() is None  # raw scores of two models cannot be ordered
 
 
 def test_pictures_of_any_mode_serve_as_masks(tmp_path):

@@ -277,7 +277,7 @@ def test_selecting_the_tab_fills_it_in_the_visitors_language(described):
 
 
 def test_the_script_and_style_know_the_names_of_the_page(described):
-    """A class that is renamed in one place alone breaks the filter or the looks without a word."""
+    """A class that is renamed in one place alone breaks the filter or the style unnoticed."""
     html = render_models(Catalog.from_folder(described), "en")
     html += render_models(listing(problems={"a": "b"}, notices=["c"]), "en")
     used = {name for value in re.findall(r'class="([^"]*)"', html) for name in value.split()}

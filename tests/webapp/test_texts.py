@@ -7,7 +7,17 @@ import gradio as gr
 import pytest
 from test_house import ROOT
 
-from webapp.texts import LANGUAGES, TEXTS, apart, label, language_of, number, percent, translate, translate_plainly
+from webapp.texts import (
+    LANGUAGES,
+    TEXTS,
+    distinct_numbers,
+    label,
+    language_of,
+    number,
+    percent,
+    translate,
+    translate_plainly,
+)
 
 
 def fields(text):
@@ -15,7 +25,7 @@ def fields(text):
 
 
 @pytest.mark.parametrize("key", TEXTS)
-def test_each_text_stands_in_every_language_with_the_same_values(key):
+def test_each_text_is_in_every_language_with_the_same_values(key):
     assert set(TEXTS[key]) == set(LANGUAGES) and all(TEXTS[key].values())
     if not key.startswith("fault_"):  # German has its own words for what English quotes
         assert fields(TEXTS[key]["en"]) == fields(TEXTS[key]["de"])
@@ -34,7 +44,7 @@ def test_every_text_is_used():
 
 
 def test_values_are_escaped_and_numbers_written_as_the_language_does():
-    assert translate("method_says", "en", method="<b>", verdict="x") == "&lt;b&gt;: x"
+    assert translate("method_verdict", "en", method="<b>", verdict="x") == "&lt;b&gt;: x"
     assert translate("score_words", "de", score=number(0.25, "de"), threshold=0.5) == "0,25 (Schwelle 0,5)"
     assert translate_plainly("use_suggestion", "en", category="a & b") == "Inspect as a & b"
 
@@ -57,8 +67,8 @@ def test_the_largest_number_can_be_written():
 
 
 def test_numbers_that_differ_look_different():
-    assert apart(0.99996, 0.99992, "en") == ("1", "0.9999")
-    assert apart(1.5, 0.25, "de") == ("1,5", "0,25") and apart(1.0, 1.0, "en") == ("1", "1")
+    assert distinct_numbers(0.99996, 0.99992, "en") == ("1", "0.9999")
+    assert distinct_numbers(1.5, 0.25, "de") == ("1,5", "0,25") and distinct_numbers(1.0, 1.0, "en") == ("1", "1")
 
 
 def test_percents_do_not_break_from_their_sign():

@@ -57,7 +57,7 @@ class DiscriminatorObjective(GradientObjective):
 def decide_noise(job: "Job", cache: FeatureCache) -> dict[str, float]:
     """`noise_std` of a job, and the features' `feature_rms`.
 
-    The papers' value holds for the papers' backbone. Features of other backbones differ in scale, and so does the
+    The papers' value is for the papers' backbone. Features of other backbones differ in scale, and so does the
     noise.
     """
     rms = cache.rms()

@@ -1,4 +1,4 @@
-"""What training needs to know of a method: data, losses, optimisers, its own options, and what it records.
+"""What training needs from a method: data, losses, optimisers, its own options, and what it records.
 
 A method trains in one of two ways. A `ClosedForm` is fitted once to the cached features. A `GradientObjective` is a
 module whose `forward(batch)` is the loss of one training step, so that data-parallel training is correct, too.
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class NoSettings:
-    """The options of a method that has none of its own."""
+    """For a method without options."""
 
 
 class Objective(nn.Module, ABC):

@@ -1,1 +1,1 @@
-"""Sample parts that look like photographs, rendered from seeds; see `dataset`."""
+"""Sample parts like photographs, rendered from seeds; see `dataset`."""

@@ -238,7 +238,7 @@ class Pill(Part):
         self.print_pose = (0.0, 0.0), 0.0
 
     def cap(self) -> Field:
-        """How far the cap stands out over the body that it is put on."""
+        """Height of the cap's edge above the body."""
         return 1.3 * smooth((self.u - self.seam + 0.9) / 1.8)
 
     def body(self) -> tuple[Field, Field, Field]:
@@ -279,7 +279,7 @@ class Pill(Part):
         return colour * soft[..., None] + ((0.55 * window + 0.10 * (1 - up) ** 3) * self.gloss)[..., None]
 
     def window(self, slope_x: Field, slope_y: Field, up: Field) -> Field:
-        """Reflection in [0, 1] of a softbox beside the lamp."""
+        """Reflection in [0, 1] of a softbox next to the lamp."""
         centre = 0.52 * self.light.direction[:2] / np.hypot(*self.light.direction[:2])
         along_it, across = posed(-up * slope_x, -up * slope_y, centre, self.tilt)
         return smooth(0.5 - box(along_it, across, (0, 0), (0.34, 0.10), 0.04) / 0.07)

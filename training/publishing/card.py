@@ -13,13 +13,13 @@ from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from PIL import Image
 
-from hubmodels import LIBRARY, REPOSITORY
+from hubmodels import LIBRARY, REPOSITORY, install_command
 from hubmodels.compactnet import COMPACT_BACKBONE
 from hubmodels.detector import PIPELINE_TAG
 from hubmodels.hub.files import CARD_FILE, CONFIG_FILE, REPORT_FILE
 from hubmodels.hub.listing import model_name
 from hubmodels.methods import METHODS
-from hubmodels.metric_names import METRICS
+from hubmodels.metric_names import METRICS, PROTOCOLS
 from hubmodels.samples import is_normal
 from training.evaluation import PANELS, read_report
 from training.parts.dataset import DATASET as SAMPLE_PARTS
@@ -27,7 +27,7 @@ from training.parts.dataset import DEFECTS
 from training.publishing.licences import DatasetLicence, WeightsLicence, dataset_licence, weights_licence
 
 TEMPLATES = Path(__file__).parents[2] / "model_cards"
-LICENCE_FILE = "LICENSE.md"  # the Hub links to it if it does not know the licence
+LICENCE_FILE = "LICENSE.md"  # the Hub links to it if it has no id for the licence
 NOTICE = "../../NOTICE.md"  # the same, seen from a card in this repository
 SHOWN_PANELS = ("defective_median", "good_highest", "defective_lowest")  # of those that evaluation draws
 JPEG_QUALITY = 85
@@ -37,7 +37,7 @@ NOT_DECISIONS = ("fit", "held_out", "features_in_memory", "cache_seconds", "trai
 
 
 def write_card(folder: Path, repo_id: str | None = None) -> None:
-    """Writes the card of a model folder, and the licence file that it links to if the Hub does not know the licence.
+    """Writes the card of a model folder, and the licence file that it links to if the Hub has no id for the licence.
 
     Args:
         repo_id: where the model will be published; without it the card shows how to load the folder.
@@ -114,13 +114,14 @@ def render_card(
         repo_id=repo_id,
         panels={Path(panel).stem: panel for panel in panels},
         bundled=bundled,
-        install=f'pip install "anomaly-hubmodels @ git+{REPOSITORY}"',
+        install=install_command(),
         title=METHODS[report["method"]].title,
         paper=paper,
         pictures=licence,
         licence=_licence_of(report),
         compact_backbone=compact,
         metrics={key: metric.name for key, metric in METRICS.items()},
+        checkpoint=PROTOCOLS[report["protocol"]],
         counts=_counts(report["data"]["counts"]),
         decisions=_decisions(report),
         citations=_citations(filter(None, (paper and paper.citation, *licence.citations))),
