@@ -70,7 +70,7 @@ class FrontEnd(nn.Module):
         """Raises ValueError or TypeError for what would only fail with the first picture: strangers write configs."""
         for side in (self.image_size, self.resize):
             if not SMALLEST_IMAGE <= side <= LARGEST_IMAGE:
-                raise ValueError(f"image_size or resize {side} is not between {SMALLEST_IMAGE} and {LARGEST_IMAGE} pixels")
+                raise ValueError(f"image_size, resize: {side} is not in [{SMALLEST_IMAGE}, {LARGEST_IMAGE}] pixels")
         crop_start(self.resize, self.image_size)
         are_finite = all(map(math.isfinite, self.mean + self.std))
         if not (are_finite and len(self.mean) == len(self.std) == 3 and min(self.std) > 0):
