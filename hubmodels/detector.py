@@ -147,8 +147,14 @@ class AnomalyDetector(nn.Module, PyTorchModelHubMixin, library_name=LIBRARY, pip
     def predict_from_features(
         self, aggregated: list[Tensor], sizes: Sequence[tuple[int, int]]
     ) -> list[AnomalyPrediction]:
-        """Aggregated maps of B pictures and their (height, width) -> one prediction each."""
+        """Aggregated maps of B pictures and their (height, width) -> one prediction each.
+
+        Raises:
+            ModelError: a score is not finite; it would pass for good, because no threshold is below it.
+        """
         patch_scores = self.score_patches(aggregated).float()
+        if not patch_scores.isfinite().all():
+            raise ModelError(f"the {self.method} model gives scores that are not finite: its weights are damaged")
         image_scores = self.head.image_scores(patch_scores).tolist()
         maps = smooth_map(patch_scores, self.front_end.image_size).cpu()
         resized = [to_picture_size(m, size, self.front_end.resize) for m, size in zip(maps, sizes, strict=True)]
@@ -242,8 +248,19 @@ class AnomalyDetector(nn.Module, PyTorchModelHubMixin, library_name=LIBRARY, pip
             detector.load_state_dict(weights, strict=True)
         except RuntimeError as error:
             raise ModelError(f"{source}: {WEIGHTS_FILE} does not fit its {CONFIG_FILE}: {error}") from error
+        detector._require_sound(source)
         detector.front_end.load_backbone(backbone_weights)
         return detector.to(map_location).eval()
+
+    def _require_sound(self, source: str) -> None:
+        """Raises ModelError for weights that fit, but whose verdicts would mean nothing."""
+        try:
+            if self.calibration.size:
+                self.calibration.require_sound()
+            if not all(tensor.isfinite().all() for tensor in self.head.state_dict().values()):
+                raise ValueError("the head has weights that are not finite")
+        except ValueError as error:
+            raise ModelError(f"{source}: {WEIGHTS_FILE} is damaged: {error}") from error
 
     @classmethod
     def _build(cls, config: dict, source: str) -> Self:

@@ -10,6 +10,7 @@ become one grouped convolution per layer on its own coarse grid, and only `embed
 """
 
 import math
+from operator import index
 from pathlib import Path
 
 import numpy as np
@@ -55,18 +56,29 @@ class FrontEnd(nn.Module):
         embed_dim: int | None,
     ) -> None:
         super().__init__()
-        if not SMALLEST_IMAGE <= image_size <= LARGEST_IMAGE:
-            raise ValueError(f"image_size {image_size} is not between {SMALLEST_IMAGE} and {LARGEST_IMAGE} pixels")
-        if not (len(mean) == len(std) == 3 and min(std) > 0):
-            raise ValueError(f"mean {mean} and std {std} are not three values each, and std positive")
         self.backbone_name, self.layers, self.backbone_sha256 = backbone, tuple(layers), backbone_sha256
-        self.mean, self.std = tuple(mean), tuple(std)
-        self.image_size, self.resize, self.patch_size = image_size, resize or image_size, patch_size
+        self.mean, self.std, self.patch_size = tuple(mean), tuple(std), patch_size
+        self.image_size, self.resize = index(image_size), index(resize or image_size)
+        self._require_possible()
         channels = feature_channels(backbone, self.layers)
         self.embed_dim = embed_dim or sum(channels)
         self.patch_features = PatchFeatures(channels, self.embed_dim, patch_size)
         self._backbone: tuple[Backbone, ...] = ()  # in a tuple, or torch would make it part of the model
         self._weights: str | Path | None = None  # file of the backbone's weights, where the user named one
+
+    def _require_possible(self) -> None:
+        """Raises ValueError or TypeError for what would only fail with the first picture: strangers write configs."""
+        for side in (self.image_size, self.resize):
+            if not SMALLEST_IMAGE <= side <= LARGEST_IMAGE:
+                raise ValueError(f"image_size, resize: {side} is not in [{SMALLEST_IMAGE}, {LARGEST_IMAGE}] pixels")
+        crop_start(self.resize, self.image_size)
+        are_finite = all(map(math.isfinite, self.mean + self.std))
+        if not (are_finite and len(self.mean) == len(self.std) == 3 and min(self.std) > 0):
+            raise ValueError(f"mean {self.mean} and std {self.std} are not three numbers each, and std positive")
+        if list(self.layers) != sorted(self.layers):
+            raise ValueError(f"layers {self.layers} are not in the order of the network, finest first")
+        if not isinstance(self.backbone_sha256, str | None):
+            raise TypeError(f"backbone_sha256 {self.backbone_sha256!r} is no text")
 
     @property
     def device(self) -> torch.device:
@@ -94,7 +106,7 @@ class FrontEnd(nn.Module):
     def key(self) -> tuple:
         """All that patch features depend on, for comparing front ends."""
         size = (self.image_size, self.resize, self.mean, self.std)
-        network = (self.backbone_name, self.layers, self.backbone_sha256, self.device)
+        network = (self.backbone_name, self.layers, self.backbone_sha256 or self._weights, self.device)
         return (*network, *size, self.patch_size, self.embed_dim)
 
     def prepare(self, pictures: list[Image.Image]) -> Tensor:

@@ -80,8 +80,11 @@ class DiscriminatorHead(Head):
 
     @property
     def folded(self) -> "FoldedDiscriminator":
-        """`embed` and `discriminate` in eval mode as one module, computed again after each change of their weights."""
-        state = [(t.data_ptr(), 0 if t.is_inference() else t._version) for t in self.state_dict().values()]
+        """`embed` and `discriminate` in eval mode as one module, computed again after each change of their weights.
+
+        Changes behind torch's back, such as by `weight.data`, are not seen.
+        """
+        state = [(tensor.data_ptr(), _version(tensor)) for tensor in self.state_dict().values()]
         if self._folded is None or self._folded[0] != state:
             folded = FoldedDiscriminator(self.adaptor, self.discriminator, self.layers)
             self._folded = state, folded  # in a tuple, or torch would make it part of the model
@@ -135,6 +138,11 @@ class FoldedDiscriminator(nn.Module):
             total += F.interpolate(part, grid, mode="bilinear", align_corners=False).movedim(1, -1)
         hidden = F.leaky_relu_(total, self.slope)  # in place: H values a patch are most of the head's memory
         return (hidden @ self.last)[..., 0]  # a matrix of one column, because OpenVINO takes no vector here
+
+
+def _version(tensor: Tensor) -> int:
+    """A number that a change of the tensor changes; torch counts none where it was made in inference mode."""
+    return hash(tensor.float().cpu().numpy().tobytes()) if tensor.is_inference() else tensor._version
 
 
 class _Scores(nn.Module):

@@ -102,6 +102,16 @@ class Conformal:
         """An attribute as a float32 array."""
         return getattr(self, name)
 
+    def require_sound(self) -> None:
+        """Raises ValueError where decisions would be wrong: a stranger may have written the file."""
+        check_rate(float(self.false_alarm_rate))
+        scores, maxima = self._array("image_scores"), self._array("map_maxima")
+        values = np.concatenate([scores, maxima, [float(self.normal_level)]])
+        if scores.shape != maxima.shape or not np.isfinite(values).all():
+            raise ValueError("the calibration has scores that are missing or not finite")
+        if (np.diff(scores) < 0).any() or (np.diff(maxima) < 0).any():
+            raise ValueError("the calibration has scores that are not ascending")
+
     @property
     def size(self) -> int:
         """Number n of held-out normal pictures; 0 = not calibrated."""

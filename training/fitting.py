@@ -199,8 +199,9 @@ def make_average(head: nn.Module, steps: int) -> AveragedModel:
 
 
 def all_finite(module: nn.Module) -> Tensor:
-    """Whether every parameter and buffer is finite, () bool."""
-    return torch.stack([value.isfinite().all() for value in module.state_dict().values()]).all()
+    """Whether every parameter and buffer is finite, () bool; true of a head without any."""
+    checks = [value.isfinite().all() for value in module.state_dict().values()]
+    return torch.stack(checks).all() if checks else torch.tensor(True)
 
 
 def loader_workers(objective: GradientObjective, accelerator: Accelerator) -> int:

@@ -7,7 +7,7 @@ A further language is a further line in each text of `texts.toml`.
 import re
 import tomllib
 from base64 import b64encode
-from decimal import Decimal
+from decimal import Decimal, localcontext
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -26,6 +26,7 @@ _tabs = tomllib.loads((Path(__file__).parent / "texts.toml").read_text(encoding=
 TEXTS = {key: text for tab in _tabs.values() for key, text in tab.items()}  # by key, then language
 LANGUAGES = tuple(next(iter(TEXTS.values())))  # the first one is for visitors whose language is missing
 
+FLOAT_DIGITS = 400  # more than any float has before the point; Decimal's usual 28 are too few for a stranger's scores
 AS_IT_IS = {"decimal_quantization": False, "group_separator": False}  # Babel must not round or group digits
 
 I18N = gr.I18n(**{code: {key: text[code] for key, text in TEXTS.items()} for code in LANGUAGES})
@@ -61,7 +62,8 @@ def explain_fault(error: Exception, language: str, catalog: Catalog) -> Markup:
 
 def number(value: float, language: str, digits: int = 3) -> str:
     """A number with so many significant digits. Large numbers are rounded to integers; there is no exponent."""
-    return format_decimal(_rounded(value, digits).normalize(), locale=language, **AS_IT_IS)
+    with localcontext(prec=FLOAT_DIGITS):
+        return format_decimal(_rounded(value, digits).normalize(), locale=language, **AS_IT_IS)
 
 
 def fixed(value: float, language: str, decimals: int = 1) -> str:

@@ -20,7 +20,7 @@ from hubmodels.hub.errors import ModelError
 from hubmodels.hub.listing import Listing, ModelEntry, list_bundle, list_folder, list_namespace
 from hubmodels.methods import METHODS
 
-KEPT_DETECTORS = 8  # four categories; a head is 16 MB, the backbone is shared
+KEPT_CATEGORIES = 4  # with all their methods; a head is 16 MB, the backbone is shared
 
 Place = Callable[[], Listing]
 
@@ -46,7 +46,7 @@ class Catalog:
         self._refreshing, self._learning = threading.Lock(), threading.Lock()
         self._locks = defaultdict(threading.Lock)
         self._listed_at = -math.inf
-        self._read = lru_cache(KEPT_DETECTORS)(_read)  # of this catalog; failures are not kept
+        self._read = lru_cache(KEPT_CATEGORIES * len(METHODS))(_read)  # of this catalog; failures are not kept
         self.refresh()
 
     def __or__(self, other: "Catalog") -> "Catalog":

@@ -61,7 +61,7 @@ def fetch_model(
 def read_config(path: Path, source: str) -> dict:
     """The config of a model; `source` names the model in messages. Raises ModelError."""
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = json.loads(_read(path, source).decode("utf-8"))
         version = config["format_version"]
         if type(version) is not int or version < 1:
             raise ValueError(f"format_version is {version!r}")
@@ -77,7 +77,7 @@ def read_config(path: Path, source: str) -> dict:
 
 def read_weights(path: Path, sha256: str | None, source: str) -> dict[str, Tensor]:
     """The tensors of a safetensors file, checked against the SHA-256 in the config. Raises ModelError."""
-    content = path.read_bytes()
+    content = _read(path, source)
     try:
         weights = load(content)
     except SafetensorError as error:
@@ -90,6 +90,13 @@ def read_weights(path: Path, sha256: str | None, source: str) -> dict[str, Tenso
             "again with `force_download=True`, or ask its author"
         )
     return weights
+
+
+def _read(path: Path, source: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:  # deleted meanwhile, or not ours to read
+        raise ModelError(f"{source}: {path.name} cannot be read ({error.strerror or error})") from error
 
 
 def cached_models(cache_dir: str | Path | None = None) -> dict[str, str]:

@@ -56,6 +56,7 @@ def export(detectors: Iterable[AnomalyDetector], path: str | Path, pictures: Ite
         ExportError: the detectors do not fit together, torch and ONNX Runtime disagree, or the file cannot be written.
             A file that was there before is kept.
         PictureError: one of the pictures cannot be inspected.
+        ModelError: a detector gives scores that are not finite.
     """
     detectors, path, pictures = list(detectors), Path(path), list(pictures)
     _require_fitting(detectors)

@@ -48,9 +48,14 @@ class ExportedModel:
 
     def __init__(self, path: str | Path, threads: int | None = None) -> None:
         self.session = _open(Path(path), threads)
-        known = _read_metadata(self.session, Path(path).name)
-        self.dataset, self.category = known["dataset"], known["category"]
-        self.held_out = {method: HeldOut.from_lists(values) for method, values in known["methods"].items()}
+        name = Path(path).name
+        known = _read_metadata(self.session, name)
+        try:
+            self.dataset, self.category = known["dataset"], known["category"]
+            self.held_out = {method: HeldOut.from_lists(values) for method, values in known["methods"].items()}
+            _require_sound(self.held_out, self.session)
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            raise ExportError(f"{name} is damaged: its calibration does not fit its graph ({error})") from error
 
     def predict(self, picture: Picture) -> AnomalyPrediction:
         """The prediction of the only method, as `AnomalyDetector.predict`.
@@ -68,10 +73,13 @@ class ExportedModel:
 
         Raises:
             PictureError: the picture cannot be inspected; the message names the cause.
+            ExportError: a score is not finite; it would pass for good, because no threshold is below it.
         """
         upright = read_picture(picture)
         start = time.perf_counter()
         outputs = self.session.run(None, {INPUT: np.asarray(upright)[None]})
+        if not all(np.isfinite(output).all() for output in outputs):
+            raise ExportError("the model gives scores that are not finite: its weights are damaged")
         found = zip(self.held_out.items(), outputs[::3], outputs[1::3], strict=True)
         decided = {method: held_out.decide(s[0].item(), maps[0]) for (method, held_out), s, maps in found}
         latency_ms = 1000 * (time.perf_counter() - start)
@@ -117,6 +125,15 @@ def _open(path: Path, threads: int | None):
         return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its exceptions have no common base class
         raise ExportError(f"{path.name} is damaged or not an ONNX file: {error}") from error
+
+
+def _require_sound(held_out: dict[str, HeldOut], session) -> None:
+    """Raises ValueError where the metadata contain no usable calibration of each method in the graph."""
+    named = [port.name for port in session.get_outputs()]
+    if not held_out or output_names(list(held_out)) != named:
+        raise ValueError(f"its methods are {', '.join(held_out) or 'missing'}, its outputs {', '.join(named)}")
+    for calibration in held_out.values():
+        calibration.require_sound()
 
 
 def _read_metadata(session, name: str) -> dict:

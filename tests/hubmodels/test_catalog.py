@@ -13,8 +13,9 @@ from huggingface_hub import HfApi, constants
 from small_models import change_config, push
 
 from hubmodels import GLASS, AnomalyDetector, ModelError, SimpleNet
-from hubmodels.hub.catalog import KEPT_DETECTORS, Catalog
+from hubmodels.hub.catalog import KEPT_CATEGORIES, Catalog
 from hubmodels.hub.listing import Listing, ModelEntry, list_namespace
+from hubmodels.methods import METHODS, Method
 
 LABEL = "toy / widget"
 
@@ -150,11 +151,20 @@ def test_models_load_once_and_only_when_asked_for(model_folder, monkeypatch):
 
 def test_only_a_few_models_stay_in_memory(monkeypatch):
     loaded = count_loads(monkeypatch, answer=lambda source: SimpleNamespace(dataset="toy", category=f"part{source}"))
-    entries = [ModelEntry("glass", "toy", f"part{i}", str(i)) for i in range(KEPT_DETECTORS + 1)]
+    entries = [ModelEntry("glass", "toy", f"part{i}", str(i)) for i in range(KEPT_CATEGORIES * len(METHODS) + 1)]
     catalog = Catalog(lambda: Listing(entries))
     for entry in [*entries, entries[-1], entries[0]]:
         catalog.load(entry.label)
     assert loaded == [*(e.source for e in entries), "0"]
+
+
+def test_a_category_of_many_methods_stays_in_memory(monkeypatch):
+    """With nine methods and room for eight detectors, each picture loaded all of them again."""
+    for i in range(9):
+        monkeypatch.setitem(METHODS, f"method{i}", Method(AnomalyDetector))
+    loaded = count_loads(monkeypatch, answer=lambda source: SimpleNamespace(dataset="toy", category="widget"))
+    catalog = Catalog(lambda: Listing([ModelEntry(f"method{i}", "toy", "widget", str(i)) for i in range(9)]))
+    assert len(catalog.load(LABEL)) == len(catalog.load(LABEL)) == len(loaded) == 9
 
 
 def test_visitors_at_the_same_time_load_a_model_once(model_folder, monkeypatch):

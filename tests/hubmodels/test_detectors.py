@@ -207,6 +207,16 @@ def edit_config(folder, **changes):
         ({"image_size": 10**6}, ModelError, "build no model"),
         ({"std": [0, 0, 0]}, ModelError, "build no model"),
         ({"mean": [0.5]}, ModelError, "build no model"),
+        ({"mean": ["a", "b", "c"]}, ModelError, "build no model"),
+        ({"mean": [0.5, 0.5, float("nan")]}, ModelError, "build no model"),
+        ({"std": [1, float("nan"), 1]}, ModelError, "build no model"),
+        ({"resize": 32}, ModelError, "resize 32 is smaller"),
+        ({"resize": 10**6}, ModelError, "build no model"),
+        ({"resize": "64"}, ModelError, "build no model"),
+        ({"resize": 64.5}, ModelError, "build no model"),
+        ({"layers": [3, 2]}, ModelError, "order of the network"),
+        ({"backbone_sha256": 5}, ModelError, "build no model"),
+        ({"backbone_sha256": []}, ModelError, "build no model"),
         ({"format_version": "one"}, ModelError, "damaged"),
         ({"embed_dim": "wide"}, ModelError, "build no model"),
         ({"layers": [9]}, ModelError, "build no model"),
@@ -222,6 +232,72 @@ def test_configs_that_do_not_fit_are_refused(change, error, word, make_detector,
     edit_config(tmp_path, **change)
     with pytest.raises(error, match=word):
         load(tmp_path, backbone_weights=backbone_weights)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_a_file_that_may_not_be_read_is_named(name, make_detector, tmp_path, monkeypatch):
+    make_detector(SimpleNet).save_pretrained(tmp_path)
+    read = Path.read_bytes
+
+    def refuse(path):
+        if path.name == name:
+            raise PermissionError(13, "Permission denied")
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(ModelError, match=f"{name} cannot be read .Permission denied"):
+        load(tmp_path)
+
+
+NOT_A_NUMBER = torch.full((5,), torch.nan)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "word"),
+    [
+        ("calibration.image_scores", NOT_A_NUMBER, "not finite"),
+        ("calibration.image_scores", torch.tensor([5.0, 1, 2, 3, 4]), "not ascending"),
+        ("calibration.map_maxima", torch.tensor([5.0, 1, 2, 3, 4]), "not ascending"),
+        ("calibration.map_maxima", torch.zeros(0), "missing"),
+        ("calibration.map_maxima", torch.zeros(2), "missing"),
+        ("calibration.false_alarm_rate", torch.tensor(torch.nan), "between 0 and 1"),
+        ("calibration.false_alarm_rate", torch.tensor(-1.0), "between 0 and 1"),
+        ("calibration.false_alarm_rate", torch.tensor(0.0), "between 0 and 1"),
+        ("calibration.normal_level", torch.tensor(torch.nan), "not finite"),
+        ("head.adaptor.bias", torch.full((32,), torch.nan), "head has weights that are not finite"),
+        ("head.discriminator.3.weight", torch.full((1, 21), torch.inf), "head has weights that are not finite"),
+    ],
+)
+def test_weights_that_give_no_sound_verdict_are_refused(name, value, word, make_detector, tmp_path):
+    make_detector(SimpleNet).save_pretrained(tmp_path)
+    save_file(load_file(tmp_path / "model.safetensors") | {name: value}, tmp_path / "model.safetensors")
+    edit_config(tmp_path, weights_sha256=None)
+    with pytest.raises(ModelError, match=f"damaged: .*{word}"):
+        load(tmp_path)
+
+
+def test_a_score_that_is_not_finite_is_no_verdict(make_detector):
+    """Every comparison with NaN is false, so the part passed for good."""
+    detector = make_detector(GLASS)
+    detector.head.discriminator[1].running_var.fill_(-1)
+    with pytest.raises(ModelError, match="glass model gives scores that are not finite"):
+        detector.predict(picture())
+
+
+def test_a_detector_made_in_inference_mode_follows_its_weights(make_detector):
+    with torch.inference_mode():
+        detector = make_detector(SimpleNet)
+        before = detector.predict(picture()).image_score
+        detector.head.discriminator[3].weight.mul_(2)
+    assert detector.predict(picture()).image_score == pytest.approx(2 * before)
+
+
+def test_front_ends_of_different_weight_files_are_different(make_detector, backbone_weights):
+    """Without a fingerprint only the file tells them apart."""
+    one, other = (make_detector(SimpleNet, calibrated=False).front_end for _ in range(2))
+    one.backbone_sha256 = other.backbone_sha256 = None
+    one.load_backbone(backbone_weights)
+    assert one.key != other.key
 
 
 def test_missing_and_damaged_files_are_named(make_detector, tmp_path):

@@ -56,6 +56,9 @@ def test_every_method_is_whole_in_the_registry():
     for name, method in METHODS.items():
         assert method.detector.method == name and issubclass(method.detector, AnomalyDetector)
         assert method.title and method.paper.arxiv and 0 < method.paper.pixel_auroc <= 1
+        assert name.isidentifier(), "a dash would end it in the name of a repository"
+    titles = {method.title.lower() for method in METHODS.values()}
+    assert len(titles) == len(METHODS), "columns and downloads are named by title"
     looks = [(method.colour, method.dash, method.marker) for method in METHODS.values()]
     for column in zip(*looks, strict=True):
         assert len(set(column)) == len(column), "two methods look alike"

@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -15,7 +16,7 @@ from PIL import Image
 from small_pictures import mask, picture, save
 from snippets import run_snippets
 
-from hubmodels import GLASS, SimpleNet
+from hubmodels import GLASS, ModelError, SimpleNet
 from hubmodels.comparison import compare
 from hubmodels.front_end import to_image, to_picture_size
 from hubmodels.onnx import export
@@ -182,12 +183,20 @@ def test_what_agrees_replaces_an_older_file(detectors, already_exported, exporte
     assert old_file.read_bytes() == exported.read_bytes() and export.report_path(old_file).is_file()
 
 
-@pytest.mark.parametrize("factor", [1.1, float("nan")])
-def test_other_weights_are_refused_and_the_older_file_stays(make_detector, already_exported, old_file, factor):
+@pytest.mark.parametrize(
+    ("factor", "error", "words"),
+    [
+        (1.1, ExportError, r"glass: ONNX Runtime disagrees .* 1 pictures.*scores differ by"),
+        (float("nan"), ModelError, "scores that are not finite"),
+    ],
+)
+def test_other_weights_are_refused_and_the_older_file_stays(
+    make_detector, already_exported, old_file, factor, error, words
+):
     changed = [make_detector(method, **CROP) for method in (SimpleNet, GLASS)]
     with torch.no_grad():
         changed[1].head.discriminator[3].weight *= factor
-    with pytest.raises(ExportError, match=r"glass: ONNX Runtime disagrees .* 1 pictures.*scores differ by"):
+    with pytest.raises(error, match=words):
         export.export(changed, old_file, [picture(0)])
     assert is_untouched(old_file)
 
@@ -252,6 +261,46 @@ def test_files_of_other_origin_are_refused(tmp_path):
     onnx.save(_foreign_model(), tmp_path / "foreign.onnx")
     with pytest.raises(ExportError, match=r"foreign\.onnx was not exported by this library"):
         ExportedModel(tmp_path / "foreign.onnx")
+
+
+def _with_metadata(exported, path, change):
+    """The exported file, its metadata changed by `change`."""
+    model = onnx.load(exported)
+    (entry,) = (entry for entry in model.metadata_props if entry.key == "hubmodels")
+    known = json.loads(entry.value)
+    change(known)
+    entry.value = json.dumps(known)
+    onnx.save(model, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda known: known.pop("methods"),
+        lambda known: known.pop("dataset"),
+        lambda known: known.update(methods=[]),
+        lambda known: known.update(methods={}),
+        lambda known: known["methods"].pop("glass"),
+        lambda known: known["methods"].update(glass=None),
+        lambda known: known["methods"]["glass"].pop("map_maxima"),
+        lambda known: known["methods"]["glass"].update(map_maxima=[]),
+        lambda known: known["methods"]["glass"].update(image_scores="abc"),
+        lambda known: known["methods"]["glass"].update(image_scores=[5, 1, 2, 3, 4]),
+        lambda known: known["methods"]["glass"].update(false_alarm_rate=float("nan")),
+        lambda known: known["methods"]["glass"].update(normal_level=None),
+    ],
+)
+def test_metadata_that_do_not_fit_are_refused(exported, tmp_path, change):
+    with pytest.raises(ExportError, match=r"odd\.onnx is damaged: its calibration does not fit"):
+        ExportedModel(_with_metadata(exported, tmp_path / "odd.onnx", change))
+
+
+def test_a_score_that_is_not_finite_is_no_verdict(model, monkeypatch):
+    outputs = [np.full((1, 8, 8), np.nan, np.float32)] * 6
+    monkeypatch.setattr(model, "session", SimpleNamespace(run=lambda *_: outputs))
+    with pytest.raises(ExportError, match="not finite"):
+        model.compare(picture(0))
 
 
 def test_a_newer_format_is_refused(exported, monkeypatch):

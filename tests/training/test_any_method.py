@@ -15,7 +15,9 @@ from test_house import ROOT
 
 import training.train as train
 from hubmodels import compare, load
-from hubmodels.front_end import flatten
+from hubmodels.detector import AnomalyDetector
+from hubmodels.front_end import align, flatten
+from hubmodels.heads import Head
 from hubmodels.hub.catalog import Catalog
 from hubmodels.methods import METHODS
 from training.config import TrainConfig
@@ -89,6 +91,32 @@ def test_a_fit_that_is_not_finite_fails_with_its_name(four_methods, arguments, m
     monkeypatch.setattr(FitAtOnce, "fit", lambda self, cache: self.detector.head.mean.fill_(float("nan")))
     assert train.main([*arguments, "--methods", "gaussian"]) == 1
     assert "FAILED gaussian-toy-plate: gaussian-toy-plate: a fitted value is not finite" in capsys.readouterr().err
+
+
+def test_a_model_of_a_gone_method_is_not_published(hub, four_methods, arguments, tmp_path, monkeypatch, capsys):
+    assert train.main([*arguments, "--methods", "gaussian"]) == 0
+    monkeypatch.delitem(METHODS, "gaussian")
+    assert publishing(["models", str(tmp_path / "runs"), "acme"]) == 1
+    assert "has the method 'gaussian', not one of this library" in capsys.readouterr().out
+
+
+class SquareHead(Head):
+    """The size of a patch feature: nothing to learn."""
+
+    def scores(self, aggregated):
+        return align(aggregated).square().mean(1)
+
+
+class Square(AnomalyDetector):
+    method = "square"
+    head_class = SquareHead
+
+
+def test_a_head_without_any_weights_is_trained(arguments, tmp_path, monkeypatch):
+    register(monkeypatch, Square)
+    monkeypatch.setitem(OBJECTIVES, "square", type("Nothing", (ClosedForm,), {"fit": lambda self, cache: None}))
+    assert train.main([*arguments, "--methods", "square"]) == 0
+    assert load(tmp_path / "runs/square-toy-plate").calibration.size == 1
 
 
 def test_four_methods_are_trained_published_and_compared(hub, four_methods, arguments, tmp_path, monkeypatch, capsys):

@@ -60,6 +60,12 @@ def test_numbers_have_three_digits_and_no_exponent(value, text):
     assert number(value, "en") == text and number(value, "de") == text.replace(".", ",")
 
 
+def test_the_largest_number_can_be_written():
+    """The scores of a stranger's weights can have any size; the report of such a picture failed."""
+    for language in LANGUAGES:
+        assert number(3e38, language).startswith("3") and len(number(-1.7e308, language)) == 310
+
+
 def test_numbers_that_differ_look_different():
     assert distinct_numbers(0.99996, 0.99992, "en") == ("1", "0.9999")
     assert distinct_numbers(1.5, 0.25, "de") == ("1,5", "0,25") and distinct_numbers(1.0, 1.0, "en") == ("1", "1")

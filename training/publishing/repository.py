@@ -18,6 +18,7 @@ from jinja2 import TemplateError
 
 from hubmodels.hub.errors import HUB_ERRORS, ModelError, in_words
 from hubmodels.hub.files import CARD_FILE, CONFIG_FILE, REPORT_FILE, WEIGHTS_FILE, read_config, read_weights
+from hubmodels.methods import METHODS
 from training.evaluation import PANELS, SCORES_FILE, read_report, write_json
 from training.publishing.card import SHOWN_PANELS, find_panels, name_of, public_report, write_card
 from training.publishing.licences import dataset_licence
@@ -58,6 +59,8 @@ def _stage_model(folder: Path, place: Path) -> dict:
         read_weights(folder / WEIGHTS_FILE, config["weights_sha256"], str(folder))
     except (OSError, ModelError, KeyError) as error:
         raise ValueError(f"{folder} contains no complete model ({error}): train it again") from error
+    if config.get("method") not in list(METHODS):
+        raise ValueError(f"{folder} has the method {config.get('method')!r}, not one of this library")
     for name in (CONFIG_FILE, WEIGHTS_FILE):
         shutil.copy(folder / name, place)
     return config
