@@ -1,10 +1,14 @@
 """The command line of the demo: which models are offered, and what keeps it from starting."""
 
 import shutil
+import socket
+import subprocess
 import sys
 from functools import partial
 
 import pytest
+from small_pictures import add_pictures
+from test_house import ROOT
 
 import app
 from hubmodels import GLASS
@@ -69,6 +73,26 @@ def test_a_wrong_command_line_ends_with_a_message(monkeypatch, arguments):
     with pytest.raises(SystemExit) as stopped:
         app.main()
     assert stopped.value.code != 0
+
+
+def test_a_test_folder_without_labelled_pictures_is_refused(monkeypatch, tmp_path, capsys):
+    """It was ignored without a word."""
+    add_pictures(tmp_path, "000.png", "001.png")
+    monkeypatch.setattr(sys, "argv", ["app.py", "--test-folder", str(tmp_path)])
+    with pytest.raises(SystemExit):
+        app.read_arguments()
+    assert "contains no labelled pictures: expected CATEGORY/test/good" in capsys.readouterr().err
+
+
+def test_a_port_in_use_is_named(tmp_path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        command = [sys.executable, ROOT / "app.py", "--port", port]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1 and f"cannot start on port {port}: stop the other program" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_a_space_names_its_models_in_the_environment(monkeypatch, tmp_path):
