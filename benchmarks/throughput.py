@@ -1,4 +1,4 @@
-"""Pictures per second by batch size and precision, both methods in one pass: `python -m benchmarks.throughput`.
+"""Pictures per second by batch size and precision, all methods in one pass: `python -m benchmarks.throughput`.
 
 Cases: fp32 (without TF32), bf16 (autocast of network and heads), and both with `torch.compile`. The network is
 wide_resnet50_2 with random weights at 288 px. Images are in the memory of the device, and the maps stay there.
