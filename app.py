@@ -14,9 +14,8 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from hubmodels.hub.catalog import Catalog
+from hubmodels.hub.catalog import Catalog, list_bundle, list_folder, list_namespace
 from hubmodels.hub.files import CONFIG_FILE, limit_waiting
-from hubmodels.hub.listing import list_bundle, list_folder, list_namespace
 from hubmodels.samples import find_labelled
 from webapp.hosting import keep_deleting, refuse_web_addresses, return_freed_memory, use_own_folder
 from webapp.page import CHECKED_EVERY, KEPT_FOR, build_page, launch_settings

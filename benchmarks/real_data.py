@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from benchmarks.measuring import RESULTS, table
-from hubmodels.hub.listing import BUNDLED_MODELS
+from hubmodels.hub.catalog import BUNDLED_MODELS
 from hubmodels.methods import METHODS
 from hubmodels.metric_names import HEADLINE, METRICS, OVERVIEW
 from training.evaluation import write_json

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hubmodels.hub.catalog import model_name
 from hubmodels.hub.files import REPORT_FILE
-from hubmodels.hub.listing import model_name
 from hubmodels.samples import Category
 from training.config import TrainConfig
 from training.evaluation import read_report

@@ -9,7 +9,7 @@ import numpy as np
 from markupsafe import Markup
 from PIL import Image
 
-from hubmodels.hub.listing import ModelEntry
+from hubmodels.hub.catalog import ModelEntry
 from hubmodels.hub.model_info import ModelInfo
 from hubmodels.methods import METHODS, Method
 from hubmodels.metric_names import METRICS, OVERVIEW, PROTOCOLS

@@ -18,8 +18,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from hubmodels import PictureError
-from hubmodels.hub.catalog import Catalog
-from hubmodels.hub.listing import BUNDLE, FOLDER
+from hubmodels.hub.catalog import BUNDLE, FOLDER, Catalog
 
 # Paths that the page does not need. The first two would fetch any web address for anybody and return it as ours. The
 # next ones store what visitors send in folders that are never emptied. The last ones report how the app is used.

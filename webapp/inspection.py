@@ -17,8 +17,7 @@ from hubmodels import (
     compare,
     rank_categories,
 )
-from hubmodels.hub.catalog import Catalog
-from hubmodels.hub.listing import BUNDLE, CACHE, FOLDER, HUB
+from hubmodels.hub.catalog import BUNDLE, CACHE, FOLDER, HUB, Catalog
 from hubmodels.methods import METHODS
 from hubmodels.pictures import Picture
 from webapp.texts import LANGUAGES, label, translate_plainly

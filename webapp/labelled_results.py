@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from hubmodels import AnomalyPrediction
-from hubmodels.hub.listing import ModelEntry
+from hubmodels.hub.catalog import ModelEntry
 from hubmodels.samples import Category, Sample
 
 

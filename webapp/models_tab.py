@@ -15,9 +15,8 @@ import gradio as gr
 from markupsafe import Markup
 
 from hubmodels.compactnet import COMPACT_LICENCE
-from hubmodels.hub.catalog import Catalog
+from hubmodels.hub.catalog import BUNDLE, CACHE, FOLDER, HUB, Catalog, ModelEntry
 from hubmodels.hub.files import CARD_FILE
-from hubmodels.hub.listing import BUNDLE, CACHE, FOLDER, HUB, ModelEntry
 from hubmodels.hub.model_info import LARGEST_TEXT, ModelInfo, read_model_info
 from hubmodels.metric_names import METRICS, OVERVIEW, PROTOCOLS
 from webapp.hosting import hide_folders

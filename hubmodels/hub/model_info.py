@@ -18,9 +18,9 @@ from yaml import YAMLError
 
 from hubmodels import LIBRARY
 from hubmodels.compactnet import COMPACT_LICENCE
+from hubmodels.hub.catalog import BUNDLE, CACHE, HUB, PATIENCE, ModelEntry
 from hubmodels.hub.errors import CLIENT_ERRORS, in_words
 from hubmodels.hub.files import CARD_FILE, REPORT_FILE, WEIGHTS_FILE
-from hubmodels.hub.listing import BUNDLE, CACHE, HUB, PATIENCE, ModelEntry
 from hubmodels.metric_names import METRICS
 
 logger = logging.getLogger(__name__)

@@ -11,8 +11,7 @@ import pytest
 
 from hubmodels import AnomalyDetector
 from hubmodels.backbone import BUNDLED_WEIGHTS
-from hubmodels.hub.catalog import Catalog
-from hubmodels.hub.listing import BUNDLED_MODELS
+from hubmodels.hub.catalog import BUNDLED_MODELS, Catalog
 from hubmodels.methods import METHODS
 from training.parts.dataset import DEFECTS, render
 

@@ -13,8 +13,7 @@ from huggingface_hub import HfApi, constants
 from small_models import change_config, push
 
 from hubmodels import GLASS, AnomalyDetector, ModelError, SimpleNet
-from hubmodels.hub.catalog import KEPT_CATEGORIES, Catalog
-from hubmodels.hub.listing import Listing, ModelEntry, list_namespace
+from hubmodels.hub.catalog import KEPT_CATEGORIES, Catalog, Listing, ModelEntry, list_namespace
 from hubmodels.methods import METHODS, Method
 
 LABEL = "toy / widget"

@@ -20,7 +20,7 @@ from hubmodels.backbone import (
     normalisation,
 )
 from hubmodels.compactnet import COMPACT_BACKBONE
-from hubmodels.hub.listing import BUNDLED_MODELS
+from hubmodels.hub.catalog import BUNDLED_MODELS
 from training import distill
 
 WEIGHTS = BUNDLED_WEIGHTS / f"{COMPACT_BACKBONE}.safetensors"

@@ -11,8 +11,7 @@ from small_report import METRICS, describe, report
 
 from hubmodels import GLASS
 from hubmodels.hub import model_info
-from hubmodels.hub.catalog import Catalog
-from hubmodels.hub.listing import CACHE, HUB, ModelEntry
+from hubmodels.hub.catalog import CACHE, HUB, Catalog, ModelEntry
 from hubmodels.hub.model_info import LARGEST_TEXT, ModelInfo, read_model_info
 from training.publishing.card import TEMPLATES, write_card
 from training.publishing.repository import stage

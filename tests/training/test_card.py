@@ -9,7 +9,7 @@ from PIL import Image
 from small_pictures import picture, save
 from small_report import COMPACT, METRICS, REPORT, describe, report
 
-from hubmodels.hub.listing import BUNDLED_MODELS
+from hubmodels.hub.catalog import BUNDLED_MODELS
 from hubmodels.metric_names import HEADLINE
 from hubmodels.metric_names import METRICS as NAMES
 from training.publishing.card import (

@@ -10,8 +10,7 @@ from small_pictures import add_pictures
 
 import app
 from hubmodels import GLASS
-from hubmodels.hub.catalog import Catalog
-from hubmodels.hub.listing import list_bundle, list_folder
+from hubmodels.hub.catalog import Catalog, list_bundle, list_folder
 from training.config import TrainConfig
 from webapp import page
 from webapp.page import arrive

@@ -14,8 +14,7 @@ from PIL import Image
 from small_pictures import add_pictures, mask, save
 
 from hubmodels import GLASS, SimpleNet
-from hubmodels.hub.catalog import Catalog
-from hubmodels.hub.listing import ModelEntry
+from hubmodels.hub.catalog import Catalog, ModelEntry
 from hubmodels.hub.model_info import ModelInfo
 from hubmodels.samples import Sample
 from webapp import compare_tab

@@ -15,9 +15,8 @@ from small_models import change_config, push
 from small_report import METRICS, describe
 
 from hubmodels.hub import model_info
-from hubmodels.hub.catalog import Catalog
+from hubmodels.hub.catalog import CACHE, FOLDER, HUB, Catalog, Listing, ModelEntry
 from hubmodels.hub.errors import ModelError
-from hubmodels.hub.listing import CACHE, FOLDER, HUB, Listing, ModelEntry
 from hubmodels.hub.model_info import ModelInfo
 from webapp import models_tab
 from webapp import texts as words

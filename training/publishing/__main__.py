@@ -15,9 +15,9 @@ from pathlib import Path
 from huggingface_hub import HfApi
 
 from hubmodels import LIBRARY
+from hubmodels.hub.catalog import BUNDLED_MODELS
 from hubmodels.hub.errors import HUB_ERRORS, ModelError, in_words
 from hubmodels.hub.files import limit_waiting
-from hubmodels.hub.listing import BUNDLED_MODELS
 from training.publishing.card import TEMPLATES, finished_models, write_bundled_card, write_bundled_cards
 from training.publishing.publish import HUB_TIMEOUT, Publication, bundle, check_login, publish
 from training.publishing.space import assemble_space, published, push_space

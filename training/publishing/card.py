@@ -16,8 +16,8 @@ from PIL import Image
 from hubmodels import LIBRARY, REPOSITORY, install_command
 from hubmodels.compactnet import COMPACT_BACKBONE
 from hubmodels.detector import PIPELINE_TAG
+from hubmodels.hub.catalog import model_name
 from hubmodels.hub.files import CARD_FILE, CONFIG_FILE, REPORT_FILE
-from hubmodels.hub.listing import model_name
 from hubmodels.methods import METHODS
 from hubmodels.metric_names import METRICS, PROTOCOLS
 from hubmodels.samples import is_normal

@@ -13,9 +13,9 @@ from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import httpx
 
 from hubmodels import LIBRARY
+from hubmodels.hub.catalog import BUNDLED_MODELS
 from hubmodels.hub.errors import HUB_ERRORS, in_words
 from hubmodels.hub.files import CONFIG_FILE, REPORT_FILE, WEIGHTS_FILE
-from hubmodels.hub.listing import BUNDLED_MODELS
 from training.evaluation import read_report, write_json
 from training.publishing.card import finished_models, public_report
 from training.publishing.repository import find_update, push_update, stage
