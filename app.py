@@ -14,9 +14,9 @@ import sys
 from functools import partial
 from pathlib import Path
 
+from hubmodels.folders import find_labelled
 from hubmodels.hub.catalog import Catalog, list_bundle, list_folder, list_namespace
 from hubmodels.hub.files import CONFIG_FILE, limit_waiting
-from hubmodels.samples import find_labelled
 from webapp.hosting import keep_deleting, refuse_web_addresses, return_freed_memory, use_own_folder
 from webapp.page import CHECKED_EVERY, KEPT_FOR, build_page, launch_settings
 
@@ -37,6 +37,9 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--test-folder", metavar="DIR", type=Path, help="labelled pictures for the comparison, in MVTec AD layout"
     )
+    parser.add_argument(
+        "--normal-folder", metavar="NAME", help="its folders of good parts (default: good, ok, normal and the like)"
+    )
     parser.add_argument("--host", help="default: 127.0.0.1, which only this computer can reach")
     parser.add_argument("--port", type=int, help="default: the first free port from 7860")
     args = parser.parse_args()
@@ -45,7 +48,13 @@ def read_arguments() -> argparse.Namespace:
     for option in ("models", "examples", "test_folder"):
         if (folder := getattr(args, option)) and not Path(folder).is_dir():
             parser.error(f"--{option.replace('_', '-')} {folder} is not a folder")
-    if args.test_folder and not find_labelled(args.test_folder):
+    try:
+        found = find_labelled(args.test_folder, args.normal_folder) if args.test_folder else []
+    except ValueError as error:
+        parser.error(f"--test-folder: {error}")
+    for name, unused in ((category.name, unused) for category in found for unused in category.unused):
+        print(f"app.py: {name}: {unused}", file=sys.stderr)
+    if args.test_folder and not found:
         parser.error(
             f"--test-folder {args.test_folder} contains no labelled pictures: expected CATEGORY/test/good/*.png and "
             "CATEGORY/test/DEFECT/*.png (docs/data.md)"
@@ -76,7 +85,7 @@ def main() -> None:
     catalog = open_catalog(args)
     for notice in catalog.notices:
         print(f"app.py: {notice}", file=sys.stderr)
-    page = build_page(catalog, args.examples, args.test_folder)
+    page = build_page(catalog, args.examples, args.test_folder, args.normal_folder)
     try:
         page.launch(server_name=args.host, server_port=args.port, **launch_settings())
     except OSError as error:  # Gradio found no free port

@@ -1,10 +1,8 @@
-"""Labelled pictures in folders: the one reader for training, the app and export.
+"""Pictures with their labels and masks: `Sample`, and `Category`, the samples of one kind of part.
 
-A category in the MVTec AD layout is `CATEGORY/train/good`, `CATEGORY/test/DEFECT` and, for the masks,
-`CATEGORY/ground_truth/DEFECT/NAME_mask.*`. Nothing is read from disk before a picture is needed.
+`hubmodels.folders` finds them. Nothing is read from disk before a picture is needed.
 """
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +14,17 @@ from PIL import Image
 
 from hubmodels.pictures import PictureError, read_picture
 
-PICTURE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
-NORMAL_NAMES = {"good", "normal"}
+GOOD = "good"  # the defect type of normal pictures, whatever their folder is called
+UNUSED_REASONS = {
+    "defective": "defective parts are not trained on",
+    "unnamed": "its name says neither good nor defective",
+    "beside": "they lie beside the folder of good parts",
+    "elsewhere": "only train, test and ground_truth are read",
+    "no_picture": "no pictures by the ending of their names",
+    "heic": 'install "pillow-heif" to read HEIC',
+    "label": "label pictures by their names",
+    "no_match": "no mask of a defective test picture by its name",
+}
 MASK_THRESHOLD = 127  # of 255: a pixel is defective where its grey is above one half
 
 
@@ -35,7 +42,7 @@ class Sample:
     Attributes:
         name: unique within the category, such as "test/crack/003.png".
         source: where the picture is.
-        defect_type: what it shows, such as "crack" or "good".
+        defect_type: what it shows, such as "crack"; "good" for all normal pictures.
         label: 0 normal, 1 anomalous.
         mask: where the ground truth is; None for normal pictures and where there is none.
     """
@@ -85,12 +92,32 @@ class Sample:
 
 
 @dataclass(frozen=True)
+class Unused:
+    """Files in a known place that are not used.
+
+    Attributes:
+        folder: within the category, such as "train/Bad".
+        reason: a key of `UNUSED_REASONS`.
+    """
+
+    folder: str
+    files: int
+    reason: str
+
+    def __str__(self) -> str:
+        """One line, such as "not used: 3 files in train/Bad (defective parts are not trained on)"."""
+        files = "1 file" if self.files == 1 else f"{self.files} files"
+        return f"not used: {files} in {self.folder} ({UNUSED_REASONS[self.reason]})"
+
+
+@dataclass(frozen=True)
 class Category:
     """The pictures of one object or texture class: normal ones to train on, both kinds to test on.
 
     Attributes:
         dataset: None where the folder does not name it: the pictures then count for the category in any data set.
         revision: the commit of the Hub data set that they come from, None elsewhere.
+        unused: what lies in the folder and is not used.
     """
 
     dataset: str | None
@@ -98,6 +125,7 @@ class Category:
     train: tuple[Sample, ...] = ()
     test: tuple[Sample, ...] = ()
     revision: str | None = None
+    unused: tuple[Unused, ...] = ()
 
     @property
     def has_masks(self) -> bool:
@@ -108,54 +136,6 @@ class Category:
     def missing_masks(self) -> list[str]:
         """Names of the anomalous test samples that have no mask."""
         return [sample.name for sample in self.test if sample.label == 1 and sample.mask is None]
-
-
-def find_labelled(folder: str | Path) -> list[Category]:
-    """The labelled test pictures in a folder, by category; empty where there are none.
-
-    The folder is in the MVTec AD layout or is one of its categories. Otherwise its pictures are
-    `DATASET/CATEGORY/DEFECT.*`, where `good*` is normal.
-    """
-    root = Path(os.path.abspath(folder))  # not resolve(): a link's own name counts
-    if found := category_folders(root):
-        return [read_category(None, name, place) for name, place in found.items()]
-    places = [category for dataset in folders_in(root) for category in folders_in(dataset)]
-    categories = [Category(p.parent.name, p.name, test=tuple(map(_example, pictures_in(p)))) for p in places]
-    return [category for category in categories if category.test]
-
-
-def category_folders(root: Path) -> dict[str, Path]:
-    """The categories in the MVTec AD layout in a folder, by name; the folder itself may be one."""
-    return {place.name: place for place in (root, *folders_in(root)) if (place / "test").is_dir()}
-
-
-def read_category(dataset: str | None, name: str, folder: Path) -> Category:
-    """A category folder in the MVTec AD layout.
-
-    Raises:
-        ValueError: a test picture has no label.
-    """
-    if stray := pictures_in(folder / "test"):
-        raise ValueError(f"{stray[0]} has no label: put test pictures into test/good or test/DEFECT.")
-    train = tuple(folder_sample("train", "good", path) for path in pictures_in(folder / "train" / "good"))
-    test = []
-    for defects in folders_in(folder / "test"):
-        masks = {path.stem: path for path in pictures_in(folder / "ground_truth" / defects.name)}
-        for path in pictures_in(defects):
-            mask = masks.get(f"{path.stem}_mask") or masks.get(path.stem)
-            test.append(folder_sample("test", defects.name, path, mask))
-    return Category(dataset, name, train, tuple(test))
-
-
-def folder_sample(split: str, defect_type: str, path: Path, mask: Path | None = None) -> Sample:
-    """The sample of a picture file."""
-    label = int(not is_normal(defect_type))
-    return Sample(f"{split}/{defect_type}/{path.name}", path, defect_type, label, mask if label else None)
-
-
-def is_normal(defect_type: str) -> bool:
-    """Whether a folder or class name means pictures without defect."""
-    return defect_type.lower() in NORMAL_NAMES
 
 
 def read_source(source: Source) -> Image.Image:
@@ -184,25 +164,3 @@ def shorten(names: Sequence[str], shown: int = 5) -> str:
     """The first few names for a message, and how many more there are."""
     rest = f" and {len(names) - shown} more" if len(names) > shown else ""
     return ", ".join(names[:shown]) + rest
-
-
-def folders_in(folder: Path) -> list[Path]:
-    """The folders in a folder, by name."""
-    return [path for path in _visible(folder) if path.is_dir()]
-
-
-def pictures_in(folder: Path) -> list[Path]:
-    """The picture files in a folder, by name."""
-    return [path for path in _visible(folder) if path.suffix.lower() in PICTURE_SUFFIXES and path.is_file()]
-
-
-def _example(path: Path) -> Sample:
-    label = int(not path.stem.lower().startswith("good"))
-    return Sample(path.name, path, path.stem, label)
-
-
-def _visible(folder: Path) -> list[Path]:
-    """Entries by name, so that the order is the same on every computer; without hidden files such as macOS's `._*`."""
-    if not folder.is_dir():
-        return []
-    return sorted((path for path in folder.iterdir() if not path.name.startswith(".")), key=lambda path: path.name)

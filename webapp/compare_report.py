@@ -13,7 +13,7 @@ from hubmodels.hub.catalog import ModelEntry
 from hubmodels.hub.model_info import ModelInfo
 from hubmodels.methods import METHODS, Method
 from hubmodels.metric_names import METRICS, OVERVIEW, PROTOCOLS
-from hubmodels.samples import is_normal
+from hubmodels.samples import GOOD
 from webapp.inspection import method_titles
 from webapp.labelled_results import LabelledResults, MethodResults, Outcome
 from webapp.texts import data_url, number, render, translate
@@ -96,7 +96,7 @@ def _measured_alike(infos: Sequence[ModelInfo]) -> bool:
 
 
 def _test_pictures(counts: Mapping[str, int]) -> tuple[int, int]:
-    good = sum(count for name, count in counts.items() if is_normal(name))
+    good = sum(count for name, count in counts.items() if name == GOOD)
     return sum(counts.values()), good
 
 

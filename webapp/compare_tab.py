@@ -10,9 +10,10 @@ from markupsafe import Markup
 from PIL import Image
 
 from hubmodels import BackboneError, ModelError, PictureError
+from hubmodels.folders import find_labelled
 from hubmodels.heatmap import PANEL_WORDS, panel
 from hubmodels.hub.catalog import Catalog
-from hubmodels.samples import Sample, find_labelled
+from hubmodels.samples import Sample
 from webapp.compare_report import recorded_table, render_comparison
 from webapp.inspection import BATCH, inspect_picture
 from webapp.labelled_results import LabelledResults, Outcome, by_category
@@ -29,15 +30,22 @@ ENLARGE = """element.addEventListener("click", (event) => {
 Groups = dict[str, list[Sample]]  # by the label of the category
 
 
-def add(catalog: Catalog, tab: gr.Tab, examples: Path | None = None, test_folder: Path | None = None) -> None:
+def add(
+    catalog: Catalog,
+    tab: gr.Tab,
+    examples: Path | None = None,
+    test_folder: Path | None = None,
+    normal_folder: str | None = None,
+) -> None:
     """Builds the tab inside the current gr.Tab.
 
     Args:
         tab: the current gr.Tab; its content is loaded when it is opened.
-        examples: folder of pictures `DATASET/CATEGORY/SHOWN.*`, where `good*` is normal.
+        examples: folder of pictures `DATASET/CATEGORY/SHOWN.*`, where `good*` and `ok*` are normal.
         test_folder: folder in MVTec AD layout, or one of its categories.
+        normal_folder: name of its folders of good parts, where it is none of the usual ones.
     """
-    comparing = Comparing(catalog, {TEST: test_folder, EXAMPLES: examples})
+    comparing = Comparing(catalog, {TEST: test_folder, EXAMPLES: examples}, normal_folder)
     recorded, introduction = _part(), _part()
     with gr.Row(elem_classes="compare-row"):
         choices = comparing.choices(LANGUAGES[0])
@@ -62,11 +70,13 @@ class Comparing:
 
     Args:
         folders: of labelled pictures, by source, in the order of display; None = none.
+        normal_folder: name of the test folder's folders of good parts, where it is none of the usual ones.
     """
 
-    def __init__(self, catalog: Catalog, folders: dict[str, Path | None]) -> None:
+    def __init__(self, catalog: Catalog, folders: dict[str, Path | None], normal_folder: str | None = None) -> None:
         self.catalog = catalog
-        self.pictures = {source: find_labelled(folder) for source, folder in folders.items() if folder}
+        names = {TEST: normal_folder}
+        self.pictures = {s: find_labelled(folder, names.get(s)) for s, folder in folders.items() if folder}
 
     def arrive(self, request: gr.Request) -> list:
         """The tab is opened: the recorded table, the introduction, and the choices of pictures."""
@@ -74,7 +84,8 @@ class Comparing:
         usable = [entry for entry in self.catalog.entries if entry.source not in self.catalog.problems]
         infos, late = read_all_infos(usable)
         choices = self.choices(language)
-        introduction = render("compare_introduction.html", language, has_pictures=bool(choices))
+        unused = [(category.name, each) for category in self.pictures.get(TEST, ()) for each in category.unused]
+        introduction = render("compare_introduction.html", language, has_pictures=bool(choices), unused=unused)
         chosen = gr.update(choices=choices, value=choices[0][1] if choices else None)
         return [str(recorded_table(infos, language, late)), str(introduction), chosen]
 

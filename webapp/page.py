@@ -52,12 +52,18 @@ def launch_settings() -> dict:
     }
 
 
-def build_page(catalog: Catalog, examples: Path | None = None, test_folder: Path | None = None) -> gr.Blocks:
+def build_page(
+    catalog: Catalog,
+    examples: Path | None = None,
+    test_folder: Path | None = None,
+    normal_folder: str | None = None,
+) -> gr.Blocks:
     """The page with all its tabs, ready to `launch(**launch_settings())`.
 
     Args:
         examples: folder of pictures to click, DATASET/CATEGORY/SHOWN.png.
         test_folder: labelled pictures for the tab Compare, in MVTec AD layout.
+        normal_folder: name of its folders of good parts, where it is none of the usual ones.
     """
     with gr.Blocks(title=translate_plainly("title", LANGUAGES[0]), analytics_enabled=False) as page:
         api.add(catalog)  # first, because later events may not take its names
@@ -69,7 +75,7 @@ def build_page(catalog: Catalog, examples: Path | None = None, test_folder: Path
             with gr.Tab(label("tab_batch"), id="batch") as batch:
                 batch_category = batch_tab.add(catalog)
             with gr.Tab(label("tab_compare"), id="compare") as compare:
-                compare_tab.add(catalog, compare, examples, test_folder)
+                compare_tab.add(catalog, compare, examples, test_folder, normal_folder)
             with gr.Tab(label("tab_models"), id="models") as models:
                 models_tab.add(catalog, models)
 

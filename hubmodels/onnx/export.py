@@ -23,13 +23,13 @@ from hubmodels import LIBRARY
 from hubmodels.backbone import BackboneError
 from hubmodels.comparison import compare
 from hubmodels.detector import AnomalyDetector
+from hubmodels.folders import find_pictures
 from hubmodels.hub.errors import ModelError
 from hubmodels.methods import load
 from hubmodels.onnx.graph import ExportGraph
 from hubmodels.onnx.runtime import INPUT, ExportedModel, ExportError, import_extra, metadata, output_names
 from hubmodels.pictures import Picture, PictureError, read_picture
 from hubmodels.prediction import SMALLEST_SPAN, AnomalyPrediction
-from hubmodels.samples import PICTURE_SUFFIXES
 
 OPSET = 18
 EXTRA = ("onnx", "onnxscript", "onnxruntime")
@@ -173,15 +173,6 @@ def _require_parity(methods: dict[str, dict], pictures: int) -> None:
                 f"{method}: ONNX Runtime disagrees with torch on {pictures} pictures, so no file was written: scores "
                 f"differ by {score:.2g} and maps by {pixel:.2g} (allowed {TOLERANCE}), {flipped} verdicts change"
             )
-
-
-def find_pictures(places: Iterable[str | Path]) -> list[Path]:
-    """Files as they are given, and of folders all pictures in them, however deep, by name."""
-    found = []
-    for place in map(Path, places):
-        inside = sorted(p for p in place.rglob("*") if p.suffix.lower() in PICTURE_SUFFIXES)
-        found += inside if place.is_dir() else [place]
-    return found
 
 
 def describe(path: Path, report: dict) -> str:

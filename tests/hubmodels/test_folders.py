@@ -1,0 +1,242 @@
+"""What folders mean, and what is said of files that are not used; on small generated pictures."""
+
+import os
+
+import pytest
+from small_pictures import add_pictures, mask, names, only, save
+
+from hubmodels.folders import find_labelled, find_pictures, label_of, read_category, read_plain
+from hubmodels.samples import UNUSED_REASONS
+
+
+@pytest.mark.parametrize("name", ["good", "Good", "OK", "ok_2", "Normal", "i.O.", "Good parts", "GUT", "no defects"])
+def test_names_that_mean_normal(name):
+    assert label_of(name) == 0
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("bad", "NG", "NOK", "not ok", "not_good", "n.i.O.", "Defect", "defective", "defects", "abnormal", "anomaly"),
+        *("Anomalous", "faulty", "reject", "rejected", "Scrap", "bad_parts", "NG 3", "Ausschuss"),
+    ],
+)
+def test_names_that_mean_defective(name):
+    assert label_of(name) == 1
+
+
+@pytest.mark.parametrize("name", ["scratch", "washer", "0", "1", "2026-01-31", "goods", "look", "angle", "book", ""])
+def test_names_that_do_not_say(name):
+    assert label_of(name) is None
+
+
+def test_a_name_given_replaces_the_usual_ones():
+    assert label_of("Fine", "fine") == 0
+    assert label_of("good", "fine") is None
+    assert label_of("bad", "fine") == 1
+    assert label_of("NG", "ng") == 0  # whoever says so knows
+
+
+# --- MVTec AD layout
+
+
+@pytest.mark.parametrize(("good", "bad"), [("ok", "ng"), ("OK", "NOK"), ("Good", "Bad"), ("normal", "abnormal")])
+@pytest.mark.parametrize("split", [str.lower, str.title, str.upper])
+def test_good_parts_count_as_good_whatever_their_folder_is_called(tmp_path, good, bad, split):
+    add_pictures(tmp_path / split("train") / good, "0.png", "1.png")
+    add_pictures(tmp_path / split("train") / bad, "2.png")
+    add_pictures(tmp_path / split("test") / good, "0.png")
+    add_pictures(tmp_path / split("test") / bad, "1.png")
+    category = read_category("set", "part", tmp_path)
+    assert names(category.train) == [f"train/{good}/0.png", f"train/{good}/1.png"]
+    found = {s.name: (s.label, s.defect_type) for s in category.test}
+    assert found == {f"test/{good}/0.png": (0, "good"), f"test/{bad}/1.png": (1, bad)}
+    [unused] = category.unused
+    assert (unused.folder, unused.files, unused.reason) == (f"{split('train')}/{bad}", 1, "defective")
+
+
+def test_sub_folders_count(tmp_path):
+    add_pictures(tmp_path / "train" / "good" / "2026-01-31", "0.png")
+    add_pictures(tmp_path / "train" / "good" / "2026-02-01", "0.png")
+    add_pictures(tmp_path / "test" / "good" / "left", "0.png")
+    add_pictures(tmp_path / "test" / "scratch" / "left", "0.png", "1.png")
+    add_pictures(tmp_path / "test" / "scratch" / "right", "0.png")
+    truth = tmp_path / "ground_truth" / "Scratch"
+    masks = [save(mask(), truth / name) for name in ("left/0_mask.png", "right/0.png", "1_mask.png")]
+    category = read_category("set", "part", tmp_path)
+    assert names(category.train) == ["train/good/2026-01-31/0.png", "train/good/2026-02-01/0.png"]
+    found = {s.name: s.mask for s in category.test}
+    assert found == {
+        "test/good/left/0.png": None,
+        "test/scratch/left/0.png": masks[0],
+        "test/scratch/left/1.png": masks[2],
+        "test/scratch/right/0.png": masks[1],
+    }
+    assert category.unused == () and category.has_masks
+
+
+def test_a_flat_mask_of_an_ambiguous_name_is_not_guessed(tmp_path):
+    add_pictures(tmp_path / "train" / "good", "0.png")
+    add_pictures(tmp_path / "test" / "good", "0.png")
+    for camera in ("left", "right"):
+        add_pictures(tmp_path / "test" / "scratch" / camera, "0.png")
+    save(mask(), tmp_path / "ground_truth" / "scratch" / "0_mask.png")
+    category = read_category("set", "part", tmp_path)
+    assert len(category.missing_masks) == 2
+    assert [str(each) for each in category.unused] == [
+        "not used: 1 file in ground_truth (no mask of a defective test picture by its name)"
+    ]
+
+
+def test_whatever_is_not_used_is_said(tmp_path):
+    train, test = tmp_path / "train", tmp_path / "test"
+    add_pictures(train / "good", "0.png")
+    add_pictures(train / "good" / "NG", "1.png")
+    add_pictures(train / "scratch", "0.png", "1.png")
+    add_pictures(train, "loose.png")
+    (train / "good" / "notes.txt").write_text("not a picture")
+    (train / "good" / "photo.HEIC").write_bytes(b"heic")
+    add_pictures(test / "good", "0.png")
+    add_pictures(test / "scratch", "0.png")
+    add_pictures(tmp_path / "validation" / "good", "0.png", "1.png", "2.png")
+    add_pictures(tmp_path, "overview.png")
+    save(mask(), tmp_path / "ground_truth" / "scratch" / "7_mask.png")
+    for junk in (".DS_Store", "Thumbs.db", "._0.png", "__MACOSX/0.png"):
+        (train / "good" / junk).parent.mkdir(exist_ok=True)
+        (train / "good" / junk).write_bytes(b"junk")
+    category = read_category("set", "part", tmp_path)
+    assert names(category.train) == ["train/good/0.png"]
+    assert {(each.folder, each.files, each.reason) for each in category.unused} == {
+        ("train/good/NG", 1, "defective"),
+        ("train/scratch", 2, "unnamed"),
+        ("train", 1, "beside"),
+        ("train/good", 1, "no_picture"),
+        ("train/good", 1, "heic"),
+        ("validation", 3, "elsewhere"),
+        ("part", 1, "elsewhere"),
+        ("ground_truth", 1, "no_match"),
+    }
+    assert all(UNUSED_REASONS[each.reason] in str(each) for each in category.unused)
+
+
+def test_label_pictures_beside_pictures(tmp_path):
+    add_pictures(
+        tmp_path / "train" / "good", "Part1.jpg", "Part1_label.bmp", "Part2.jpg", "Part2_GT.png", "my_mask.png"
+    )
+    add_pictures(tmp_path / "test" / "good", "Part3.jpg", "Part3_label.bmp")
+    add_pictures(tmp_path / "test" / "crack", "Part4.jpg", "Part4_label.bmp")
+    category = read_category("set", "part", tmp_path)
+    assert names(category.train) == ["train/good/Part1.jpg", "train/good/Part2.jpg", "train/good/my_mask.png"]
+    assert [(s.name, s.mask and s.mask.name) for s in category.test] == [
+        ("test/crack/Part4.jpg", "Part4_label.bmp"),
+        ("test/good/Part3.jpg", None),
+    ]
+    found = {(each.folder, each.files, each.reason) for each in category.unused}
+    assert found == {("train/good", 2, "label"), ("test/good", 1, "label")}
+
+
+def test_pictures_straight_in_the_train_folder_are_good(tmp_path):
+    add_pictures(tmp_path / "train", "0.png", "1.png")
+    add_pictures(tmp_path / "train" / "NG", "2.png")
+    category = read_category("set", "part", tmp_path)
+    assert names(category.train) == ["train/good/0.png", "train/good/1.png"]
+    assert [each.reason for each in category.unused] == ["defective"]
+
+
+def test_unclear_folders_are_refused_with_both_readings(tmp_path):
+    add_pictures(tmp_path / "one" / "train" / "fine", "0.png")
+    add_pictures(tmp_path / "one" / "train" / "other", "0.png")
+    with pytest.raises(ValueError, match=r"two ways.*fine, other.*--normal-folder fine.*called good"):
+        read_category("set", "one", tmp_path / "one")
+    assert names(read_category("set", "one", tmp_path / "one", "Fine").train) == ["train/fine/0.png"]
+    add_pictures(tmp_path / "two" / "train" / "good", "0.png")
+    add_pictures(tmp_path / "two" / "test" / "fine", "0.png")
+    add_pictures(tmp_path / "two" / "test" / "scratch", "0.png")
+    with pytest.raises(ValueError, match=r"two ways.*fine, scratch.*--normal-folder NAME.*--normal-folder good"):
+        read_category("set", "two", tmp_path / "two")
+    assert [s.label for s in read_category("set", "two", tmp_path / "two", "good").test] == [1, 1]
+
+
+def test_links_are_followed_but_not_in_circles(tmp_path):
+    add_pictures(tmp_path / "archive", "0.png")
+    (tmp_path / "part" / "train" / "good").mkdir(parents=True)
+    (tmp_path / "part" / "train" / "good" / "monday").symlink_to(tmp_path / "archive")
+    (tmp_path / "archive" / "again").symlink_to(tmp_path / "archive")
+    assert names(read_category("set", "part", tmp_path / "part").train) == ["train/good/monday/0.png"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read every folder")
+def test_a_closed_folder_is_an_error(tmp_path):
+    add_pictures(tmp_path / "train" / "good", "0.png")
+    (tmp_path / "train" / "good").chmod(0)
+    with pytest.raises(ValueError, match="cannot be read"):
+        read_category("set", "part", tmp_path)
+
+
+# --- plain folders
+
+
+@pytest.mark.parametrize(("good", "bad"), [("Good", "Bad"), ("ok", "ng"), ("normal", "abnormal"), ("OK", "NOK")])
+def test_a_sibling_called_bad_is_never_trained_on(tmp_path, good, bad):
+    add_pictures(tmp_path / good, "0.png", "1.png")
+    add_pictures(tmp_path / bad, "2.png")
+    category = only(list(read_plain(tmp_path).values()))
+    assert names(category.train) == [f"train/{good}/0.png", f"train/{good}/1.png"]
+    assert [(each.files, each.reason) for each in category.unused] == [(1, "defective")]
+
+
+def test_days_are_not_categories(tmp_path):
+    for day in ("2026-01-31", "20260201"):
+        add_pictures(tmp_path / day, "0.png")
+    category = only(list(read_plain(tmp_path).values()))
+    assert (category.name, names(category.train)) == (
+        tmp_path.name,
+        ["train/good/2026-01-31/0.png", "train/good/20260201/0.png"],
+    )
+
+
+@pytest.mark.parametrize("folders", [("washer", "bad"), ("0", "1"), ("cam", "bad", "lid")])
+def test_plain_folders_that_can_be_read_in_two_ways(tmp_path, folders):
+    for name in folders:
+        add_pictures(tmp_path / name, "0.png")
+    with pytest.raises(ValueError, match=r"two ways.*--normal-folder"):
+        read_plain(tmp_path)
+    category = only(list(read_plain(tmp_path, folders[0]).values()))
+    assert names(category.train) == [f"train/{folders[0]}/0.png"]
+    assert sum(each.files for each in category.unused) == len(folders) - 1
+
+
+def test_pictures_beside_a_folder_without_a_meaning(tmp_path):
+    add_pictures(tmp_path, "0.png")
+    add_pictures(tmp_path / "scratch", "0.png")
+    with pytest.raises(ValueError, match=r"two ways.*scratch"):
+        read_plain(tmp_path)
+    assert list(read_plain(tmp_path, several=True)) == ["scratch"]
+
+
+# --- labelled pictures, and pictures in general
+
+
+def test_examples_are_labelled_by_their_names(tmp_path):
+    add_pictures(tmp_path / "set" / "part", "good.png", "OK_2.png", "scratch.png", "ng.png")
+    category = only(find_labelled(tmp_path))
+    assert {s.name: s.label for s in category.test} == {"good.png": 0, "OK_2.png": 0, "scratch.png": 1, "ng.png": 1}
+
+
+def test_labelled_folders_with_other_names(tmp_path):
+    add_pictures(tmp_path / "lid" / "Test" / "ok", "0.png", "1.png")
+    add_pictures(tmp_path / "lid" / "Test" / "ng", "2.png")
+    assert [s.label for s in only(find_labelled(tmp_path)).test] == [1, 0, 0]
+
+
+def test_pictures_in_folders_are_found_without_junk(tmp_path):
+    for name in ("a.png", "b.JFIF", "c.pgm", "d.jp2", "._a.png", "e.txt"):
+        (tmp_path / name).write_bytes(b"")
+    for folder in ("__MACOSX", ".hidden", "deep/er"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "z.png").write_bytes(b"")
+    (tmp_path / "given.txt").write_bytes(b"")
+    found = find_pictures([tmp_path, tmp_path / "given.txt"])
+    assert [path.relative_to(tmp_path).as_posix() for path in found] == [
+        *("a.png", "b.JFIF", "c.pgm", "d.jp2", "deep/er/z.png", "given.txt"),
+    ]
