@@ -9,7 +9,7 @@ can be read in two ways is refused with both readings. No picture is opened befo
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -63,6 +63,13 @@ def label_of(name: str, normal: str | None = None) -> int | None:
     if joined in DEFECTIVE_NAMES:
         return 1
     return 0 if normal is None and joined in NORMAL_NAMES else None
+
+
+def defect_type_of(name: str, normal: str | None = None) -> str:
+    """The defect type of a folder or class: "good" if its name means normal, else its name."""
+    if label_of(name, normal) == 0:
+        return GOOD
+    return f"{name} (defective)" if name == GOOD else name  # where `normal` is another name
 
 
 def _is_number(name: str) -> bool:
@@ -152,14 +159,21 @@ def _with_pictures(folder: Path) -> list[Path]:
 
 def category_folders(root: Path) -> dict[str, Path]:
     """The categories in the MVTec AD layout in a folder, by name; the folder itself may be one."""
-    if {TRAIN, TEST} & _parts(root).keys():
+    if {TRAIN, TEST} & parts_of(root).keys():
         return {root.name: root}
-    return {place.name: place for place in folders_in(root) if {TRAIN, TEST} & _parts(place).keys()}
+    return {place.name: place for place in folders_in(root) if {TRAIN, TEST} & parts_of(place).keys()}
 
 
-def _parts(folder: Path) -> dict[str, Path]:
+def parts_of(folder: Path) -> dict[str, Path]:
     """The folders of a category by their names in lower case."""
     return {place.name.lower(): place for place in folders_in(folder)}
+
+
+def count_beside(root: Path, used: Collection[Path]) -> Unused | None:
+    """The files in a folder that belong to none of its categories; None if there are none."""
+    beside = [] if root in used else [place for place in _entries(root) if place not in used]
+    files = sum(map(_count, beside))
+    return Unused(root.name, files, "no_category") if files else None
 
 
 def read_category(dataset: str | None, name: str, folder: Path, normal: str | None = None) -> Category:
@@ -171,7 +185,7 @@ def read_category(dataset: str | None, name: str, folder: Path, normal: str | No
     Raises:
         ValueError: a test picture has no label, or folders can be read in two ways.
     """
-    parts, unused = _parts(folder), Counter()
+    parts, unused = parts_of(folder), Counter()
     train = _read_train(parts[TRAIN], normal, unused) if TRAIN in parts else []
     test = _read_test(parts[TEST], parts.get(MASKS), normal, unused) if TEST in parts else []
     used = [parts.get(part) for part in (TRAIN, TEST, MASKS)]
@@ -234,20 +248,21 @@ def _read_test(folder: Path, truth: Path | None, normal: str | None, unused: Cou
         )
     masks = {place.name.lower(): place for place in folders_in(truth)} if truth else {}
     samples = []
-    for place, label in labels.items():
-        samples += _read_kind(place, masks.get(place.name.lower()), label == 0, unused)
+    for place in labels:
+        kind = defect_type_of(place.name, normal)
+        samples += _read_kind(place, kind, masks.get(place.name.lower()), unused)
     if truth:
         used = {sample.mask for sample in samples}
         unused[truth.name, "no_match"] += sum(path not in used for path in files_in(truth))
     return samples
 
 
-def _read_kind(folder: Path, truth: Path | None, is_good: bool, unused: Counter) -> list[Sample]:
-    """The test pictures of one kind, with their masks in `truth` or beside them."""
-    where, kind = f"{TEST}/{folder.name}", GOOD if is_good else folder.name
+def _read_kind(folder: Path, kind: str, truth: Path | None, unused: Counter) -> list[Sample]:
+    """The test pictures of one defect type, or the good ones, with their masks in `truth` or beside them."""
+    where = f"{TEST}/{folder.name}"
     paths = _only_pictures(files_in(folder), where, unused)
     beside = _labels_beside(paths)
-    masks = {} if is_good else beside | (_match(paths, folder, truth) if truth else {})
+    masks = {} if kind == GOOD else beside | (_match(paths, folder, truth) if truth else {})
     labels = set(beside.values())
     unused[where, "label"] += len(labels - set(masks.values()))
     pictures = [path for path in paths if path not in labels]
@@ -310,7 +325,9 @@ def find_labelled(folder: str | Path, normal: str | None = None) -> list[Categor
         ValueError: as `read_category`.
     """
     root = Path(os.path.abspath(folder))  # not resolve(): a link's own name counts
-    if found := {name: place for name, place in category_folders(root).items() if TEST in _parts(place)}:
+    if not root.is_dir():
+        return []
+    if found := {name: place for name, place in category_folders(root).items() if TEST in parts_of(place)}:
         return [read_category(None, name, place, normal) for name, place in found.items()]
     places = [category for dataset in folders_in(root) for category in folders_in(dataset)]
     read = [Category(p.parent.name, p.name, test=tuple(_examples(p, normal))) for p in places]

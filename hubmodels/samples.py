@@ -20,6 +20,7 @@ UNUSED_REASONS = {
     "unnamed": "its name says neither good nor defective",
     "beside": "they lie beside the folder of good parts",
     "elsewhere": "only train, test and ground_truth are read",
+    "no_category": "they are in no folder with train or test in it",
     "no_picture": "no pictures by the ending of their names",
     "heic": 'install "pillow-heif" to read HEIC',
     "label": "label pictures by their names",

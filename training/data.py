@@ -13,16 +13,17 @@ from pathlib import Path
 
 import numpy as np
 
-from hubmodels.samples import (
-    PICTURE_SUFFIXES,
-    Category,
-    Sample,
-    folder_sample,
+from hubmodels.folders import (
+    TRAIN,
+    category_folders,
+    count_beside,
     folders_in,
-    pictures_in,
+    parts_of,
+    picture_suffixes,
     read_category,
-    shorten,
+    read_plain,
 )
+from hubmodels.samples import Category, Sample, shorten
 from training.hub_data import HubColumns, category_from_dataset, category_names, load_splits, resolve_revision
 from training.parts import dataset as parts
 
@@ -38,6 +39,7 @@ def open_categories(
     categories: Sequence[str] | None = None,
     *,
     dataset_name: str | None = None,
+    normal_folder: str | None = None,
     hub: HubColumns | None = None,
     revision: str | None = None,
 ) -> list[Category]:
@@ -48,6 +50,7 @@ def open_categories(
             good pictures (or of folders of them); the id "owner/name" of a Hub data set. "parts:" means the rendered
             sample parts.
         dataset_name: replaces the name derived from `data_root`.
+        normal_folder: name of the folders of good parts, where it is none of the usual ones.
         hub, revision: columns and commit of a Hub data set.
 
     Raises:
@@ -57,7 +60,7 @@ def open_categories(
         return parts.parts_categories(categories)
     root = Path(os.path.abspath(Path(data_root).expanduser()))  # not resolve(): a link's own name counts
     if root.is_dir():
-        opened = _open_folder(root, categories, dataset_name)
+        opened = _open_folder(root, categories, dataset_name, normal_folder)
     elif not root.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", str(data_root)):
         opened = _open_hub(str(data_root), categories, dataset_name, hub or HubColumns(), revision)
     else:
@@ -146,38 +149,28 @@ def _open_hub(
     return [replace(category_from_dataset(splits, dataset, name, hub), revision=revision) for name in names]
 
 
-def _open_folder(root: Path, wanted: Sequence[str] | None, dataset_name: str | None) -> list[Category]:
-    if (root / "train" / "good").is_dir():
-        folders, dataset = {root.name: root}, root.parent.name
-    else:
-        folders = {folder.name: folder for folder in folders_in(root) if (folder / "train" / "good").is_dir()}
-        dataset = root.name
-    if folders:
-        dataset = dataset_slug(dataset_name or dataset)
-        return [read_category(dataset, name, folders[name]) for name in _select(folders, wanted, root)]
-    return _open_plain(root, wanted, dataset_slug(dataset_name or OWN_PICTURES))
-
-
-def _open_plain(root: Path, wanted: Sequence[str] | None, dataset: str) -> list[Category]:
-    """A folder of good pictures, with or without a `good` folder around them, or a folder of such folders."""
-    if any((root / split).is_dir() for split in ("train", "test")):
-        raise ValueError(f"{root} has a train or test folder but no train/good: normal pictures go into train/good.")
-    folders = {folder.name: pictures for folder in folders_in(root) if (pictures := _good_pictures(folder))}
-    own = _good_pictures(root)
-    if own and folders.keys().isdisjoint(wanted or ()):
-        if unused := [name for name, pictures in folders.items() if pictures != own]:
-            logger.warning("%s: only the good pictures are used, not the folders %s", root, shorten(unused))
-        folders = {wanted[0] if wanted and len(wanted) == 1 else _slug(root.name): own}
+def _open_folder(
+    root: Path, wanted: Sequence[str] | None, dataset_name: str | None, normal: str | None
+) -> list[Category]:
+    folders = {name: place for name, place in category_folders(root).items() if TRAIN in parts_of(place)}
     if not folders:
+        return _open_plain(root, wanted, dataset_slug(dataset_name or OWN_PICTURES), normal)
+    if unused := count_beside(root, folders.values()):
+        logger.warning("%s", unused)
+    around = root.parent if root in folders.values() else root
+    dataset = dataset_slug(dataset_name or around.name)
+    return [read_category(dataset, name, folders[name], normal) for name in _select(folders, wanted, root)]
+
+
+def _open_plain(root: Path, wanted: Sequence[str] | None, dataset: str, normal: str | None) -> list[Category]:
+    """A folder of good pictures, with or without a `good` folder around them, or a folder of such folders."""
+    inside = {place.name for place in folders_in(root)}
+    found = read_plain(root, normal, several=bool(wanted) and inside.issuperset(wanted))
+    if not any(category.train for category in found.values()):
         raise ValueError(
             f"{root} contains no pictures. Expected CATEGORY/train/good/*.png (MVTec AD layout), or good pictures "
-            f"directly in the folder; types: {', '.join(sorted(PICTURE_SUFFIXES))}."
+            f"directly in the folder; types: {', '.join(sorted(picture_suffixes()))}."
         )
-    return [
-        Category(dataset, name, tuple(folder_sample("train", "good", path) for path in folders[name]))
-        for name in _select(folders, wanted, root)
-    ]
-
-
-def _good_pictures(folder: Path) -> list[Path]:
-    return pictures_in(folder) or pictures_in(folder / "good")
+    if len(found) == 1 and root.name in found:
+        found = {wanted[0] if wanted and len(wanted) == 1 else _slug(root.name): found[root.name]}
+    return [replace(found[name], dataset=dataset, name=name) for name in _select(found, wanted, root)]

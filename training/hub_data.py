@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import logging
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from huggingface_hub import HfApi
 from huggingface_hub.utils import httpx
 
+from hubmodels.folders import defect_type_of, label_of
 from hubmodels.pictures import PictureError
-from hubmodels.samples import Category, Sample, is_normal
+from hubmodels.samples import GOOD, Category, Sample, shorten
 
 if TYPE_CHECKING:
     import datasets  # slow to import, and not needed for folders: functions that need it import it
@@ -25,8 +26,10 @@ class HubColumns:
     """Names of the columns and splits of a Hub data set.
 
     Attributes:
-        label: column of class names or numbers; "good", "normal" and 0 are normal. None: every picture is normal.
+        label: column of class names or numbers; the names of `hubmodels.folders.label_of`, else 0, are normal. None or
+            empty: every picture is normal.
         test: None or empty: there is no test split.
+        normal: the class name or number that means normal, where it is none of the usual ones.
     """
 
     image: str = "image"
@@ -35,6 +38,7 @@ class HubColumns:
     category: str | None = None
     train: str = "train"
     test: str | None = "test"
+    normal: str | None = None
 
 
 @dataclass(frozen=True)
@@ -93,9 +97,11 @@ def category_from_dataset(splits: datasets.DatasetDict, dataset: str, name: str,
     `imagefolder` gives no labels to a single class. Anomalous rows of the training split are left out.
 
     Raises:
-        ValueError: a split or column is missing or of the wrong type, or a test row has no label.
+        ValueError: a split or column is missing or of the wrong type, a test row has no label, or it is not clear
+            which label is normal.
     """
     _check_columns(splits, hub, name)
+    hub = replace(hub, normal=_normal_label(splits, hub, name)) if hub.label else hub
     train = _hub_samples(splits, "train", hub.train, name, hub)
     normal = tuple(sample for sample in train if sample.label == 0)
     if len(normal) < len(train):
@@ -129,16 +135,44 @@ def _check_columns(splits: datasets.DatasetDict, hub: HubColumns, where: str) ->
                 raise ValueError(f"column {column!r} of {where} contains {features[column]}, not pictures.")
 
 
+def _normal_label(splits: datasets.DatasetDict, hub: HubColumns, where: str) -> str | None:
+    """The label that means normal, if one has to be named because the usual names do not tell.
+
+    Raises:
+        ValueError: it is not clear; the message has the labels, and how to say it.
+    """
+    labels = {split: {text for text in _texts(splits[split], hub.label) if text is not None} for split in _splits(hub)}
+    known = set().union(*labels.values())
+    if hub.normal is not None and hub.normal not in known:
+        raise ValueError(f"{where} has no label {hub.normal!r}: choose normal=NAME from {shorten(sorted(known))}.")
+    normal = hub.normal or next((None for text in known if label_of(text) == 0), "0" if "0" in known else "")
+    in_train = labels[hub.train]
+    if known and (normal == "" or (in_train and not any(is_normal(text, normal) for text in in_train))):
+        raise ValueError(
+            f"{where} can be read in two ways: the labels are {shorten(sorted(known))}, in the training split "
+            f"{shorten(sorted(in_train)) or 'none'}. If one of them means normal, name it by --hub-columns "
+            "normal=NAME. If all training pictures are good, whatever their label, say --hub-columns label= test="
+        )
+    if hub.normal is None and normal == "0":
+        logger.info("%s: label 0 counts as normal, all others as anomalous (--hub-columns normal=NAME)", where)
+    return normal
+
+
+def is_normal(label: str, normal: str | None) -> bool:
+    """Whether a label means normal."""
+    return label_of(label, normal) == 0
+
+
 def _hub_samples(splits: datasets.DatasetDict, kind: str, split: str, name: str, hub: HubColumns) -> list[Sample]:
     table = splits[split]
     images = _encoded(table, hub.image)
     masks = _encoded(table, hub.mask) if hub.mask else None
-    labels = _texts(table, hub.label) if hub.label else ["good"] * len(table)
+    labels = _texts(table, hub.label) if hub.label else [None] * len(table)
     names = _texts(table, hub.category) if hub.category else [name] * len(table)
     samples = []
     for row in (row for row, row_name in enumerate(names) if row_name == name):
-        defect_type = _defect_type(labels[row], kind, row)
-        label = int(not is_normal(defect_type))
+        defect_type = _defect_type(labels[row], kind, row, hub.normal)
+        label = int(defect_type != GOOD)
         has_mask = label and masks is not None and masks[row][hub.mask] is not None
         mask = HubCell(masks, hub.mask, row) if has_mask else None
         part = re.sub(r"[^A-Za-z0-9_-]+", "-", defect_type)  # names may become paths of figures
@@ -167,7 +201,10 @@ def _texts(table: datasets.Dataset, column: str) -> list[str | None]:
     return [text(value) for value in table[column]]
 
 
-def _defect_type(label: str | None, kind: str, row: int) -> str:
+def _defect_type(label: str | None, kind: str, row: int, normal: str | None) -> str:
     if label is None and kind == "test":
-        raise ValueError(f"row {row} of the test split has no label: testing needs one for every picture.")
-    return "good" if label in (None, "0") else label
+        raise ValueError(
+            f"row {row} of the test split has no label: testing needs one for every picture. Name their column by "
+            "--hub-columns label=NAME, or leave the test out by test="
+        )
+    return GOOD if label is None else defect_type_of(label, normal)

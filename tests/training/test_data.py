@@ -136,8 +136,11 @@ def test_good_folder_alone(tmp_path, caplog):
     assert (category.dataset, category.name, len(category.train)) == ("own", "gears", 2)
     assert not caplog.records
     add_pictures(tmp_path / "gears" / "broken", "c.png")
-    assert open_categories(tmp_path / "gears") == [category]
-    assert "broken" in caplog.text
+    again = only(open_categories(tmp_path / "gears"))
+    assert again.train == category.train
+    assert [str(each) for each in again.unused] == [
+        "not used: 1 file in gears/broken (defective parts are not trained on)"
+    ]
 
 
 def test_folders_of_good_pictures(tmp_path):
@@ -162,9 +165,20 @@ def test_useless_data_roots_say_what_is_expected(tmp_path):
     file = save(picture(0), tmp_path / "file.png")
     with pytest.raises(ValueError, match="is not a folder"):
         open_categories(file)
-    add_pictures(tmp_path / "flat" / "train", "a.png")
-    with pytest.raises(ValueError, match="train/good"):
-        open_categories(tmp_path / "flat")
+
+
+def test_files_beside_the_categories_are_named(category_folder, caplog):
+    add_pictures(category_folder.parent / "bolts", "a.png", "b.png")
+    assert only(open_categories(category_folder.parent)).name == "metal_nut"
+    assert "not used: 2 files in mvtec_ad (they are in no folder with train or test in it)" in caplog.text
+
+
+def test_good_parts_in_a_folder_with_another_name(tmp_path):
+    for name in ("fine", "bad"):
+        add_pictures(tmp_path / "gears" / name, "a.png")
+    with pytest.raises(ValueError, match="--normal-folder fine"):
+        open_categories(tmp_path / "gears")
+    assert names(only(open_categories(tmp_path / "gears", normal_folder="Fine")).train) == ["train/fine/a.png"]
 
 
 def test_sample_parts_need_no_files():

@@ -150,6 +150,54 @@ def test_hub_label_types(values, labels):
     assert all(name.count("/") == 2 for name in names(category.test))
 
 
+def two_splits(train, test):
+    rows = [
+        datasets.Dataset.from_dict({"image": [picture(seed) for seed in range(len(labels))], "label": labels})
+        for labels in (train, test)
+    ]
+    return datasets.DatasetDict(train=rows[0], test=rows[1])
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "normal", "labels"),
+    [
+        (["ok", "ok", "ng"], ["ok", "ng"], None, [0, 1]),
+        (["OK", "OK", "NG"], ["NG", "OK"], None, [1, 0]),
+        (["1", "1"], ["1", "0"], "1", [0, 1]),
+        ([1, 1], [1, 0], "1", [0, 1]),
+        (["fine", "fine", "good"], ["good", "fine"], "fine", [1, 0]),
+    ],
+)
+def test_which_label_is_normal(train, test, normal, labels):
+    hub = HubColumns(normal=normal)
+    category = category_from_dataset(two_splits(train, test), "set", "set", hub)
+    assert [sample.label for sample in category.test] == labels
+    assert len(category.train) == 2
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        ([1, 1], [1, 0]),  # 0 usually means normal, but then there is nothing to train on
+        (["washer", "washer"], ["washer", "scratch"]),
+        (["ng", "ng"], ["ok", "ng"]),
+    ],
+)
+def test_labels_that_can_be_read_in_two_ways_are_refused(train, test):
+    with pytest.raises(ValueError, match=r"two ways: the labels are .*normal=NAME.*label= test="):
+        category_from_dataset(two_splits(train, test), "set", "set", HubColumns())
+
+
+def test_a_normal_label_that_does_not_exist():
+    with pytest.raises(ValueError, match=r"no label 'fine': choose normal=NAME from ng, ok"):
+        category_from_dataset(two_splits(["ok"], ["ng"]), "set", "set", HubColumns(normal="fine"))
+
+
+def test_test_pictures_without_a_label_column_do_not_count_as_good():
+    with pytest.raises(ValueError, match="row 0 of the test split has no label"):
+        category_from_dataset(two_splits(["ok"], ["ng"]), "set", "set", HubColumns(label=None))
+
+
 def test_hub_label_column_may_be_absent():
     train = datasets.Dataset.from_dict({"image": [picture(0), picture(1)]})
     category = category_from_dataset(

@@ -81,6 +81,19 @@ def test_a_test_folder_without_labelled_pictures_is_refused(monkeypatch, tmp_pat
     assert "contains no labelled pictures: expected CATEGORY/test/good" in capsys.readouterr().err
 
 
+def test_a_test_folder_with_other_names(monkeypatch, tmp_path, capsys):
+    add_pictures(tmp_path / "test" / "fine", "000.png")
+    add_pictures(tmp_path / "test" / "scratch", "000.png")
+    add_pictures(tmp_path / "old", "000.png")
+    monkeypatch.setattr(sys, "argv", ["app.py", "--test-folder", str(tmp_path)])
+    with pytest.raises(SystemExit):
+        app.read_arguments()
+    assert "can be read in two ways" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "argv", ["app.py", "--test-folder", str(tmp_path), "--normal-folder", "fine"])
+    app.read_arguments()
+    assert f"{tmp_path.name}: not used: 1 file in old (only train, test" in capsys.readouterr().err
+
+
 def test_a_port_in_use_is_named(monkeypatch):
     for process_wide in (
         "limit_waiting",

@@ -156,6 +156,21 @@ def test_what_can_be_run(catalog, labelled_folder):
     assert on_test(catalog, labelled_folder / "widget").choices("en")[0][1] == "test:toy / widget"
 
 
+def test_the_page_says_what_of_the_test_folder_is_not_used(catalog, labelled_folder):
+    add_pictures(labelled_folder / "widget" / "validation" / "<b>", "000.png", "001.png")
+    request = SimpleNamespace(headers={"accept-language": "de"})
+    _, introduction, _ = on_test(catalog, labelled_folder).arrive(request)
+    assert "widget: nicht verwendet: 2 Dateien in validation (nur train, test und ground_truth" in introduction
+
+
+def test_a_test_folder_with_other_names(catalog, labelled_folder):
+    (labelled_folder / "widget" / "test" / "good").rename(labelled_folder / "widget" / "test" / "fine")
+    with pytest.raises(ValueError, match="two ways"):
+        on_test(catalog, labelled_folder)
+    found = Comparing(catalog, {TEST: labelled_folder}, "fine").pictures[TEST][0].test
+    assert {sample.defect_type: sample.label for sample in found} == {"good": 0, "crack": 1}
+
+
 @pytest.mark.parametrize("choice", [None, "", "test:toy / lid", "elsewhere:", HOSTILE])
 def test_what_cannot_be_run_is_told(catalog, labelled_folder, choice):
     (outputs,) = on_test(catalog, labelled_folder).run(choice, ENGLISH)

@@ -6,9 +6,10 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score, roc_curve
 from small_pictures import add_category, add_pictures, mask, save
 
+from hubmodels.folders import find_labelled
 from hubmodels.hub.catalog import ModelEntry
 from hubmodels.prediction import AnomalyPrediction
-from hubmodels.samples import Category, Sample, find_labelled
+from hubmodels.samples import Category, Sample
 from webapp.labelled_results import LabelledResults, MethodResults, Outcome, by_category
 
 
