@@ -1,17 +1,22 @@
 """Evaluates the saved detector on the test pictures, once, after training: metrics, raw scores, panels, summary.
 
 Protocol `last`: the last checkpoint, raw scores, maps and masks at the pictures' own sizes, mask pixel = grey > 127.
+Every result records where it comes from: machine, commit and package versions.
 """
 
 import json
 import logging
 import os
+import platform
+import subprocess
 from collections.abc import Iterable
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 from PIL import Image
 from tqdm import tqdm
 
@@ -234,3 +239,33 @@ def summary_table(rows: list[dict]) -> str:
         cells = ["-" if row[key] is None else f"{100 * row[key]:.1f}" for key in HEADLINE]
         lines.append(f"| {row['method']} | {row['dataset']} | {row['category']} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def machine() -> str:
+    """GPU, if there is one, and processor, in words."""
+    cpu = f"CPU {processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
+    if torch.cuda.is_available():
+        return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}, {cpu}"
+    return cpu
+
+
+def processor() -> str:
+    """The CPU's model, or the best description that the system gives."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor() or platform.machine()
+
+
+def git_commit() -> str | None:
+    """The git commit of this code; None outside of a clone, or without git."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages that can change a result."""
+    return {name: version(name) for name in ("torch", "torchvision", "timm", "accelerate", "numpy", "pillow")}

@@ -38,12 +38,11 @@ from training.batches import seed_of
 from training.cache import AUTOCAST, build_cache, load_images
 from training.config import TrainConfig
 from training.data import hold_out, open_categories
-from training.evaluation import PROTOCOL, evaluate, summarise, summary_table, write_json
+from training.evaluation import PROTOCOL, evaluate, git_commit, machine, summarise, summary_table, versions, write_json
 from training.fitting import ClosedFormFitting, Fitting, make_fitting
 from training.hub_data import HubColumns
 from training.jobs import Job, TrainingError, is_finished
 from training.objectives import OBJECTIVES, PAPER_BACKBONE, PAPER_IMAGE_SIZE, GradientObjective, objective_of
-from training.provenance import git_commit, machine, versions
 from training.publishing.card import require_templates, write_card
 from training.publishing.latency import measure_on_devices
 from training.publishing.publish import HUB_TIMEOUT, Publication, check_login, publish

@@ -18,8 +18,7 @@ import torch
 from hubmodels import AnomalyDetector, BackboneError, ModelError, load
 from hubmodels.hub.files import REPORT_FILE
 from hubmodels.pictures import Picture, read_picture
-from training.evaluation import read_report, write_json
-from training.provenance import processor
+from training.evaluation import processor, read_report, write_json
 from training.publishing.card import example_picture, finished_models, write_card
 
 ROOT = Path(__file__).parents[2]
