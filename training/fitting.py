@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from training.batches import BatchPlan, TrainingItems, make_loader, seed_of
-from training.cache import FeatureCache
+from training.batches import BatchPlan, FeatureCache, TrainingItems, make_loader, seed_of
 from training.jobs import Job, TrainingError
 from training.objectives import ClosedForm, GradientObjective, Objective
 from training.state import JobLog, TrainingState

@@ -34,8 +34,7 @@ from hubmodels.compactnet import COMPACT_BACKBONE, COMPACT_IMAGE_SIZE
 from hubmodels.hub.files import REPORT_FILE, limit_waiting
 from hubmodels.methods import METHODS
 from hubmodels.samples import Sample
-from training.batches import seed_of
-from training.cache import AUTOCAST, build_cache, load_images
+from training.batches import AUTOCAST, build_cache, load_images, seed_of
 from training.config import TrainConfig
 from training.data import hold_out, open_categories
 from training.evaluation import PROTOCOL, evaluate, git_commit, machine, summarise, summary_table, versions, write_json

@@ -7,7 +7,7 @@ import torch
 
 from hubmodels import SimpleNet
 from hubmodels.front_end import align, flatten
-from training.cache import FeatureCache
+from training.batches import FeatureCache
 from training.fitting import Fitting, make_average
 from training.objectives import SimpleNetObjective
 

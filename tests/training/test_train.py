@@ -25,7 +25,7 @@ import training.train as train
 from hubmodels import BackboneError, load
 from hubmodels.hub.catalog import Catalog
 from hubmodels.samples import Sample
-from training.cache import FeatureCache
+from training.batches import FeatureCache
 from training.config import TrainConfig
 from training.evaluation import git_commit
 from training.fitting import Fitting

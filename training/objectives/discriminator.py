@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from hubmodels.detector import AnomalyDetector
 from hubmodels.front_end import flatten
 from hubmodels.heads import DiscriminatorHead
-from training.cache import FeatureCache
+from training.batches import FeatureCache
 from training.objectives.objective import GradientObjective
 
 if TYPE_CHECKING:

@@ -22,8 +22,7 @@ from torch import Tensor
 from hubmodels.front_end import align, flatten
 from hubmodels.glass import GLASS
 from hubmodels.samples import Sample
-from training.batches import LocalSynthesis
-from training.cache import FeatureCache, extract, load_images
+from training.batches import FeatureCache, LocalSynthesis, extract, load_images
 from training.foreground import foreground_masks
 from training.hypothesis import choose_hypothesis
 from training.objectives.discriminator import (

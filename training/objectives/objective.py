@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from hubmodels.detector import AnomalyDetector
 from hubmodels.samples import Sample
-from training.cache import FeatureCache
+from training.batches import FeatureCache
 
 if TYPE_CHECKING:
     from training.config import TrainConfig

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from hubmodels.front_end import flatten
 from hubmodels.samples import Sample
 from hubmodels.simplenet import SimpleNet
-from training.cache import FeatureCache
+from training.batches import FeatureCache
 from training.objectives.discriminator import (
     ADAPTOR_LR,
     DISCRIMINATOR_LR,
