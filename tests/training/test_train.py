@@ -31,7 +31,7 @@ from training.evaluation import git_commit
 from training.fitting import Fitting
 from training.jobs import TrainingError
 from training.objectives import OBJECTIVES, PAPER_BACKBONE, SimpleNetObjective
-from training.objectives.discriminator import decide_noise
+from training.objectives.objective import decide_noise
 from training.state import TrainingState
 
 ROOT = Path(__file__).parents[2]

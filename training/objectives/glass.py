@@ -25,7 +25,7 @@ from hubmodels.samples import Sample
 from training.batches import FeatureCache, LocalSynthesis, extract, load_images
 from training.foreground import foreground_masks
 from training.hypothesis import choose_hypothesis
-from training.objectives.discriminator import (
+from training.objectives.objective import (
     ADAPTOR_LR,
     DISCRIMINATOR_LR,
     REFERENCE_EMBED_DIM,

@@ -14,7 +14,7 @@ from hubmodels.front_end import flatten
 from hubmodels.samples import Sample
 from hubmodels.simplenet import SimpleNet
 from training.batches import FeatureCache
-from training.objectives.discriminator import (
+from training.objectives.objective import (
     ADAPTOR_LR,
     DISCRIMINATOR_LR,
     DiscriminatorObjective,
