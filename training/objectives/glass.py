@@ -35,8 +35,8 @@ from training.objectives.objective import (
     adamw,
     add_noise,
     decide_noise,
+    option,
 )
-from training.options import option
 from training.synthesis import TextureSource
 
 if TYPE_CHECKING:

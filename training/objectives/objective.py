@@ -10,8 +10,8 @@ statistics.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Self
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +35,20 @@ ADAPTOR_LR, DISCRIMINATOR_LR = 1e-4, 2e-4
 DECOUPLED_DECAY, L2_DECAY = 1e-2, 1e-5
 
 
+def option(default: Any, help: str, group: str = "", **extra: Any) -> Any:
+    """A dataclass field that is also an option of the command line, which `training.config` makes of it.
+
+    Args:
+        default: `dataclasses.MISSING` makes the option required.
+        group: heading in `--help`.
+        extra: `metavar` and `aliases`.
+    """
+    metadata = {"help": help, "group": group, **extra}
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
 @dataclass(frozen=True)
 class NoSettings:
     """For a method without options."""
@@ -46,7 +60,7 @@ class Objective(nn.Module, ABC):
     Attributes:
         epochs: default number of passes over the training pictures; 0 = a closed form.
         slow_on_cpu: whether a run on a CPU leaves the method out unless the user asks for it.
-        Settings: dataclass of the method's own options, made with `training.options.option`.
+        Settings: dataclass of the method's own options, made with `option`.
         unused: options of `TrainConfig` that the method does not read; they may change without a new training.
     """
 
