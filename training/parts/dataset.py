@@ -19,10 +19,9 @@ from PIL import Image
 from scipy import ndimage
 
 from hubmodels.samples import Category, Sample
-from training.parts.damage import Part
 from training.parts.objects import Connector, Pill, Washer
 from training.parts.rendering import Camera, blur
-from training.parts.textures import BrushedMetal, Cloth
+from training.parts.surfaces import BrushedMetal, Cloth, Part
 
 DATASET = "parts"
 PARTS: dict[str, type[Part]] = {
