@@ -15,7 +15,7 @@ from hubmodels.hub.catalog import Catalog
 from hubmodels.hub.listing import CACHE, HUB, ModelEntry
 from hubmodels.hub.model_info import LARGEST_TEXT, ModelInfo, read_model_info
 from training.publishing.card import TEMPLATES, write_card
-from training.publishing.repository import stage
+from training.publishing.publish import stage
 
 NAME = "simplenet-toy-widget"
 REPO = f"acme/{NAME}"

@@ -19,7 +19,7 @@ from hubmodels.hub.catalog import Catalog
 from hubmodels.hub.files import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE
 from hubmodels.methods import METHODS
 from training.publishing.card import require_templates
-from training.publishing.repository import client_call
+from training.publishing.publish import client_call
 
 ROOT = Path(__file__).parents[2]
 CONTENT = ("app.py", "webapp", "hubmodels", "examples", "requirements.txt", "LICENSE", "NOTICE.md")
