@@ -6,7 +6,7 @@ The command line is made from them. Defaults are the papers'.
 import argparse
 import types
 import typing
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 
 from hubmodels.compactnet import COMPACT_BACKBONE, COMPACT_IMAGE_SIZE
@@ -28,11 +28,8 @@ and writes one folder per (method, category), laid out as its Hub repository.
 
 def _methods_help() -> str:
     slow = [name for name, objective in OBJECTIVES.items() if objective.slow_on_cpu]
-    return (
-        "methods to train (default: all)"
-        if not slow
-        else (f"methods to train (default: all on a GPU; on a CPU all but {', '.join(slow)}, much slower there)")
-    )
+    on_cpu = f" on a GPU; on a CPU all but {', '.join(slow)}, much slower there" if slow else ""
+    return f"methods to train (default: all{on_cpu})"
 
 
 def _epochs_help() -> str:
@@ -146,11 +143,6 @@ class TrainConfig:
         cropped = self.crop == "papers" and objective_of(method).crops(category)
         return round(self.image_size * CROP_SCALE) if cropped else self.image_size
 
-    def settings_of(self, method: str) -> dict:
-        """The options that a method reads, as plain JSON values."""
-        shared = {k: v for k, v in asdict(self).items() if k != "own" and k not in objective_of(method).unused}
-        return shared | asdict(self.own_settings(method))
-
     @classmethod
     def from_command_line(cls, arguments: list[str] | None = None) -> Self:
         """Parses `sys.argv`, or the arguments given; exits with usage on a mistake."""
@@ -207,30 +199,18 @@ def _argument(each, hint) -> dict:
     """Keyword arguments of `add_argument` for one field."""
     text = each.metadata["help"]
     help = text() if callable(text) else text  # some texts list the methods, which are known only at call time
-    if each.default not in (MISSING, None, "") and each.default is not False and "default" not in help:
-        help += f" (default: {each.default})"
     if hint is bool:
         return {"action": "store_true", "help": help}
-    kind = _without_none(hint)
-    many = get_origin(kind) is list
-    element = get_args(kind)[0] if many else kind
-    keywords = {"help": help, "nargs": "+"} if many else {"help": help}
-    if get_origin(element) is Literal:
-        keywords["choices"] = get_args(element)
-    elif choices := each.metadata.get("choices"):
-        keywords["choices"] = choices()
-    else:
-        keywords |= {"type": element, "metavar": each.metadata.get("metavar", each.name.upper())}
-    return keywords | _default_of(each)
-
-
-def _default_of(each) -> dict:
-    if each.default_factory is not MISSING:
-        return {"default": each.default_factory()}
-    return {"required": True} if each.default is MISSING else {"default": each.default}
-
-
-def _without_none(hint):
+    if each.default not in (MISSING, None) and "default" not in help:
+        help += f" (default: {each.default})"
+    default = each.default if each.default_factory is MISSING else each.default_factory()
+    keywords = {"help": help} | ({"required": True} if default is MISSING else {"default": default})
     if get_origin(hint) in (types.UnionType, typing.Union):
-        return next(kind for kind in get_args(hint) if kind is not type(None))
-    return hint
+        hint = get_args(hint)[0]  # the other is None
+    if get_origin(hint) is list:
+        keywords["nargs"], hint = "+", get_args(hint)[0]
+    if get_origin(hint) is Literal:
+        return keywords | {"choices": get_args(hint)}
+    if choices := each.metadata.get("choices"):
+        return keywords | {"choices": choices()}
+    return keywords | {"type": hint, "metavar": each.metadata.get("metavar", each.name.upper())}

@@ -226,7 +226,7 @@ def run_job(job: Job, accelerator: Accelerator, sharing: bool) -> None:
     with agreed(sharing):
         if fitting.saves:
             calibrate(fitting, held_out)
-            finish(job, fitting.objective.detector, fitting.objective.record() | record)
+            finish(job, fitting.objective.detector, fitting.objective.decisions | record)
 
 
 @contextmanager

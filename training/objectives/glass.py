@@ -95,7 +95,7 @@ class GLASSObjective(DiscriminatorObjective):
     @classmethod
     def prepare(cls, detector: GLASS, job: "Job", cache: FeatureCache, samples: Sequence[Sample]) -> Self:
         """With hypothesis, foreground and textures decided, and the local synthesis made of them."""
-        settings, decisions = job.own_settings, decide_noise(job, cache)
+        settings, decisions = job.config.own_settings(job.method), decide_noise(job, cache)
         whole = _whole_pictures(detector, cache, samples)
         hypothesis, reason = choose_hypothesis(settings.hypothesis, job.category.dataset, job.category.name, whole)
         masks, foreground = None, "full picture (as asked)"

@@ -62,6 +62,7 @@ class Objective(nn.Module, ABC):
         slow_on_cpu: whether a run on a CPU leaves the method out unless the user asks for it.
         Settings: dataclass of the method's own options, made with `option`.
         unused: options of `TrainConfig` that the method does not read; they may change without a new training.
+        decisions: what was decided for this job, as plain JSON values for `metrics.json`.
     """
 
     epochs: ClassVar[int] = 0
@@ -87,10 +88,6 @@ class Objective(nn.Module, ABC):
     def crops(cls, category: str) -> bool:
         """Whether the method's paper inspects only the centre of the pictures of a category."""
         return False
-
-    def record(self) -> dict:
-        """What was decided for this job, as plain JSON values for `metrics.json`."""
-        return self.decisions
 
     @property
     def trained(self) -> nn.Module:
