@@ -60,9 +60,9 @@ class FeatureCache:
 
     def rms(self) -> float:
         """Root mean square of the patch features over all pictures, positions and dimensions."""
-        squares = [features.square().mean().item() for features in self.batches(16, torch.device("cpu"))]
-        sizes = [len(chunk) for chunk in torch.arange(len(self)).split(16)]
-        return (sum(s * n for s, n in zip(squares, sizes, strict=True)) / len(self)) ** 0.5
+        batches = self.batches(16, torch.device("cpu"))
+        total = sum(len(features) * features.square().mean().item() for features in batches)
+        return (total / len(self)) ** 0.5
 
 
 def load_images(samples: list[Sample], image_size: int, resize: int) -> Tensor:

@@ -163,15 +163,11 @@ def _draw_panels(detector: AnomalyDetector, category: Category, rows: list[dict]
     for title, row in _chosen(rows).items():
         sample = samples[row["name"]]
         picture = sample.read()
-        mask = _usable_mask(sample, (picture.height, picture.width))
+        try:
+            mask = sample.read_mask((picture.height, picture.width))
+        except ValueError:  # the pixel metrics have logged it
+            mask = None
         panel(picture, mask, {detector.method: detector.predict(picture)}).save(folder / f"{title}.png")
-
-
-def _usable_mask(sample: Sample, size: tuple[int, int]) -> np.ndarray | None:
-    try:
-        return sample.read_mask(size)
-    except ValueError:  # the pixel metrics have logged it
-        return None
 
 
 def _chosen(rows: list[dict]) -> dict[str, dict]:
@@ -202,25 +198,22 @@ def read_report(folder: Path) -> dict:
 def summarise(folders: list[Path]) -> list[dict]:
     """A row per model folder, then rows of means per (method, data set): all, and on MVTec AD textures, objects."""
     reports = [read_report(folder) for folder in folders]
-    rows = [_identity(report) | {k: report["metrics"].get(k) for k in HEADLINE} for report in reports]
+    identity = ("method", "dataset", "category", "protocol", "seed")
+    rows = [{k: r[k] for k in identity} | {k: r["metrics"].get(k) for k in HEADLINE} for r in reports]
     groups: dict[tuple, list[dict]] = {}
     for row in rows:
         groups.setdefault((row["method"], row["dataset"]), []).append(row)
-    return rows + [mean for key, group in groups.items() if len(group) > 1 for mean in _means(*key, group)]
+    return rows + [mean for group in groups.values() if len(group) > 1 for mean in _means(group)]
 
 
-def _identity(report: dict) -> dict:
-    return {key: report[key] for key in ("method", "dataset", "category", "protocol", "seed")}
-
-
-def _means(method: str, dataset: str, rows: list[dict]) -> list[dict]:
+def _means(rows: list[dict]) -> list[dict]:
     groups = {"mean": rows}
-    if dataset == "mvtec":
+    if rows[0]["dataset"] == "mvtec":
         groups["mean of textures"] = [row for row in rows if row["category"] in TEXTURES]
         groups["mean of objects"] = [row for row in rows if row["category"] in OBJECTS]
     return [
-        {"method": method, "dataset": dataset, "category": f"{name} ({len(group)})", "protocol": PROTOCOL}
-        | {"seed": group[0]["seed"]}
+        group[0]
+        | {"category": f"{name} ({len(group)})", "protocol": PROTOCOL}
         | {key: _mean([row[key] for row in group]) for key in HEADLINE}
         for name, group in groups.items()
         if group
