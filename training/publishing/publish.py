@@ -127,20 +127,14 @@ def publish_one(api: HfApi, folder: Path, repo_id: str, publication: Publication
     """Updates one repository from a model folder in one commit; returns what was, or would be, done."""
     with TemporaryDirectory() as place:
         staged = stage(folder, repo_id, Path(place), publication.show_pictures)
-        update = find_update(
-            api,
-            staged,
-            repo_id,
-            revision=publication.revision,
-            private=publication.private,
-            overwrite_cards=publication.overwrite_cards,
-        )
-        if publication.dry_run or not (update.added or update.deleted or update.new_branch):
+        update = find_update(api, staged, repo_id, publication)
+        changes = update.added or update.deleted
+        if publication.dry_run or not (changes or update.new_branch):
             return update.describe(staged)
         api.create_repo(repo_id, private=publication.private, exist_ok=True)
         if update.new_branch:
             api.create_branch(repo_id, branch=update.new_branch, exist_ok=True)
-        if not (update.added or update.deleted):
+        if not changes:
             return f"{update.describe(staged)}: done"
         made = push_update(api, repo_id, staged, update, publication.revision)
         return f"{update.describe(staged)}: done, {made.commit_url}"
@@ -161,14 +155,15 @@ def collect(api: HfApi, title: str, repo_ids: list[str], publication: Publicatio
 
 def bundle(run: Path, target: Path = BUNDLED_MODELS) -> list[Path]:
     """Copies the models of a run, with their numbers, into the library; returns their folders there."""
-    folders = finished_models(run)
-    for folder in folders:
+    places = []
+    for folder in finished_models(run):
         place = target / folder.name
         place.mkdir(parents=True, exist_ok=True)
         for name in (CONFIG_FILE, WEIGHTS_FILE):
             shutil.copy(folder / name, place / name)
         write_json(place / REPORT_FILE, public_report(read_report(folder)))
-    return [target / folder.name for folder in folders]
+        places.append(place)
+    return places
 
 
 # ---------------------------------------------------------------------------------------------------- the public files
@@ -274,22 +269,15 @@ class RepositoryUpdate:
         return "; ".join(words) or "up to date"
 
 
-def find_update(
-    api: HfApi, staged: Path, repo_id: str, *, revision: str | None, private: bool, overwrite_cards: bool
-) -> RepositoryUpdate:
+def find_update(api: HfApi, staged: Path, repo_id: str, publication: Publication) -> RepositoryUpdate:
     """What has to change in a repository so that it contains the staged files.
-
-    Args:
-        revision: the branch; None = main.
-        private: whether the repository has to be private.
-        overwrite_cards: also a card that was edited on the Hub.
 
     Raises:
         ValueError: it is public, but should be private.
     """
-    parent, remote, new_branch = _remote_files(api, repo_id, revision, private)
+    parent, remote, new_branch = _remote_files(api, repo_id, publication.revision, publication.private)
     update = RepositoryUpdate(parent, CONFIG_FILE in remote, new_branch)
-    kept = None if overwrite_cards else CARD_FILE
+    kept = None if publication.overwrite_cards else CARD_FILE
     for path in sorted(path for path in staged.rglob("*") if path.is_file()):
         name = path.relative_to(staged).as_posix()
         if name in remote and _is_same(path, remote[name]):
