@@ -42,7 +42,7 @@ class ClosedFormFitting:
         started = time.perf_counter()
         torch.manual_seed(seed_of(self.job.config.seed, 0))
         self.objective.fit(self.cache)
-        if not all_finite(self.objective.trained):
+        if not all_finite(self.objective.head):
             raise TrainingError(f"{self.job.name}: a fitted value is not finite; check the pictures.")
         seconds = time.perf_counter() - started
         log = JobLog(self.job, 0, writes=self.saves)
@@ -76,7 +76,7 @@ class Fitting:
         self.rates = [group["lr"] for optimizer in self.optimizers for group in optimizer.param_groups]
         config, epochs, front_end = job.config, job.epochs, objective.detector.front_end
         plan = BatchPlan(len(cache), config.batch_size, epochs, config.seed, rank=self.rank, processes=processes)
-        self.head = objective.trained
+        self.head = objective.head
         self.average = (
             make_average(self.head, plan.steps_per_epoch * epochs) if "average" in config.stabilise else None
         )

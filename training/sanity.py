@@ -67,7 +67,7 @@ class SanityReport:
         line = f"training picture size (height x width): {size_text(common)} ({times} of {total})"
         if len(self.sizes) > 1:
             heights, widths = zip(*self.sizes, strict=True)
-            line += f", {len(self.sizes)} sizes, {_range(heights)} x {_range(widths)}"
+            line += f", {len(self.sizes)} sizes, {min(heights)}-{max(heights)} x {min(widths)}-{max(widths)}"
         return line
 
     def as_dict(self) -> dict:
@@ -188,7 +188,3 @@ def _count(split: str, defect_types: dict[str, int]) -> str:
     if not defect_types:
         return f"no {split} pictures"
     return f"{split} " + ", ".join(f"{count} {defect_type}" for defect_type, count in defect_types.items())
-
-
-def _range(values: Iterable[int]) -> str:
-    return f"{min(values)}-{max(values)}"

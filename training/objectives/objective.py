@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from hubmodels.detector import AnomalyDetector
 from hubmodels.front_end import flatten
-from hubmodels.heads import DiscriminatorHead
 from hubmodels.samples import Sample
 from training.batches import FeatureCache
 
@@ -90,7 +89,7 @@ class Objective(nn.Module, ABC):
         return False
 
     @property
-    def trained(self) -> nn.Module:
+    def head(self) -> nn.Module:
         """The part of the detector that training changes."""
         return self.detector.head
 
@@ -143,11 +142,6 @@ class DiscriminatorObjective(GradientObjective):
     def __init__(self, detector: AnomalyDetector, noise_std: float) -> None:
         super().__init__(detector)
         self.noise_std = noise_std
-
-    @property
-    def head(self) -> DiscriminatorHead:
-        """Adaptor and discriminator."""
-        return self.detector.head
 
     @torch.no_grad()
     def recompute_statistics(self, cache: FeatureCache, batch_size: int) -> None:
