@@ -57,15 +57,15 @@ class HubCell:
         return cell["bytes"] if cell["bytes"] is not None else Path(cell["path"]).read_bytes()
 
 
-def resolve_revision(repo_id: str, revision: str | None = None) -> str | None:
-    """The commit of a revision (default: main) now; the revision itself if the Hub does not respond."""
+def resolve_revision(repo_id: str, revision: str | None) -> str | None:
+    """The commit of a revision (None: main) now; the revision itself if the Hub does not respond."""
     try:
         return HfApi().dataset_info(repo_id, revision=revision).sha
     except (httpx.HTTPError, OSError, ValueError):  # loading may find a local copy, or fails with the remedy
         return revision
 
 
-def load_splits(repo_id: str, revision: str | None = None) -> datasets.DatasetDict:
+def load_splits(repo_id: str, revision: str | None) -> datasets.DatasetDict:
     """All splits of a data set on the Hub. Raises ValueError, with the remedy, if it does not load."""
     import datasets
 
