@@ -56,10 +56,14 @@ class TrainConfig:
         None, "categories to train (default: all found)", "data", metavar="NAME", aliases=("--category",)
     )
     dataset_name: str | None = option(None, "data set's name in the models' names (default: its folder)", "data")
+    normal_folder: str | None = option(
+        None, "name of the folders of good parts (default: good, ok, normal and the like)", "data", metavar="NAME"
+    )
     skip_bad: bool = option(False, "drop unreadable pictures instead of stopping", "data")
     hub_columns: list[str] | None = option(
         None,
-        "columns of a Hub data set: image=NAME label=NAME mask=NAME category=NAME, splits train=NAME test=NAME",
+        "columns of a Hub data set: image=NAME label=NAME mask=NAME category=NAME, splits train=NAME test=NAME, "
+        "label of good parts normal=NAME",
         "data",
         metavar="ROLE=NAME",
     )

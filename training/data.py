@@ -74,27 +74,35 @@ def open_categories(
     return opened
 
 
-def hold_out(train: Sequence[Sample], share: float = 0.1, seed: int = 0) -> tuple[list[Sample], list[Sample]]:
+def hold_out(
+    train: Sequence[Sample], share: float = 0.1, seed: int = 0, copies: Sequence[Sequence[str]] = ()
+) -> tuple[list[Sample], list[Sample]]:
     """Splits normal samples into those to fit and those held out for calibration, both ordered by name.
 
-    At least one sample is held out, and at least one is kept. The split depends on the names, the share and the seed
-    alone, not on the order given.
+    At least one sample is held out, and at least one is kept. The split depends on the names, the share, the seed and
+    the copies alone, not on the order given. Copies stay on one side, and only the first of each group calibrates:
+    the others would be counted as if they were independent.
 
     Args:
-        share: of the samples to hold out, in (0, 1).
+        share: of the independent samples to hold out, in (0, 1).
+        copies: groups of names whose pictures are equal or nearly equal.
 
     Raises:
-        ValueError: another share, or fewer than 2 samples.
+        ValueError: another share, or fewer than 2 independent samples.
     """
     if not 0 < share < 1:
         raise ValueError(f"the held-out share must be between 0 and 1, both excluded; got {share}.")
-    if len(train) < 2:
-        raise ValueError(f"holding out needs at least 2 training pictures; got {len(train)}.")
-    ordered = sorted(train, key=lambda sample: sample.name)
-    count = min(max(round(share * len(ordered)), 1), len(ordered) - 1)
-    chosen = set(np.random.default_rng(seed).permutation(len(ordered))[:count].tolist())
-    fit = [sample for index, sample in enumerate(ordered) if index not in chosen]
-    return fit, [ordered[index] for index in sorted(chosen)]
+    first_of = {name: min(group) for group in copies for name in group}
+    groups: dict[str, list[Sample]] = {}
+    for sample in sorted(train, key=lambda sample: sample.name):
+        groups.setdefault(first_of.get(sample.name, sample.name), []).append(sample)
+    if len(groups) < 2:
+        raise ValueError(f"holding out needs at least 2 training pictures that are no copies; got {len(groups)}.")
+    count = min(max(round(share * len(groups)), 1), len(groups) - 1)
+    order = list(groups)
+    chosen = {order[i] for i in np.random.default_rng(seed).permutation(len(order))[:count]}
+    fit = [sample for first, group in groups.items() if first not in chosen for sample in group]
+    return sorted(fit, key=lambda sample: sample.name), [groups[first][0] for first in order if first in chosen]
 
 
 def dataset_slug(name: str) -> str:

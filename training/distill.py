@@ -35,8 +35,8 @@ from tqdm import tqdm
 
 from hubmodels.backbone import load_backbone, normalisation
 from hubmodels.compactnet import COMPACT_BACKBONE
+from hubmodels.folders import find_pictures
 from hubmodels.pictures import read_picture
-from hubmodels.samples import PICTURE_SUFFIXES
 
 logger = logging.getLogger("training.distill")
 
@@ -152,7 +152,7 @@ class Pictures:
 
 def read_all(folders: list[Path]) -> np.ndarray:
     """All pictures below the folders, an object array of (3, h, w) uint8 tensors."""
-    paths = sorted(p for f in folders for p in f.rglob("*") if p.suffix.lower() in PICTURE_SUFFIXES)
+    paths = find_pictures(folders)
     if len(paths) <= VALIDATION:
         raise SystemExit(f"{len(paths)} pictures below {', '.join(map(str, folders))}: more than {VALIDATION} needed")
     pictures = np.empty(len(paths), dtype=object)

@@ -175,6 +175,7 @@ def plan_jobs(config: TrainConfig) -> tuple[list[Job], dict[str, str]]:
         config.data_root,
         config.categories,
         dataset_name=config.dataset_name,
+        normal_folder=config.normal_folder,
         hub=hub_columns(config.hub_columns or ()),
         revision=config.revision,
     )
@@ -250,7 +251,7 @@ def prepare(
     job.workplace.mkdir(parents=True, exist_ok=True)
 
     # data: pictures to train on, pictures to calibrate with
-    fit_samples, held_out = hold_out(job.category.train, config.holdout, config.seed)
+    fit_samples, held_out = hold_out(job.category.train, config.holdout, config.seed, job.sanity.copies)
     images = load_images(fit_samples, front_end.image_size, front_end.resize)
     cache = build_cache(detector, images, job.workplace, config.mixed_precision)
     cache_seconds = time.perf_counter() - started

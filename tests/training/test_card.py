@@ -233,7 +233,7 @@ def test_a_data_set_of_the_hub_keeps_its_name():
 def test_a_public_report_holds_no_folder_and_no_file_name_and_all_else():
     public = public_report(REPORT)
     assert not any(private in json.dumps(public) for private in ("/home", "/srv", "secret", "my own", "ann"))
-    assert (public["data"]["unreadable"], public["data"]["duplicates"], public["data"]["leaks"]) == (1, 1, 0)
+    assert (public["data"]["unreadable"], public["data"]["copies"], public["data"]["leaks"]) == (1, 1, 0)
     assert public["settings"] == REPORT["settings"] | {"textures": "dtd"}
     kept = REPORT.keys() - {"data", "settings", "command"}
     assert all(public[key] == REPORT[key] for key in kept) and public.keys() == REPORT.keys()

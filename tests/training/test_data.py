@@ -249,6 +249,28 @@ def test_hold_out_refuses(count, share):
         hold_out(normals(count), share)
 
 
+def test_copies_stay_on_one_side_and_count_once():
+    """Five pictures, each oversampled by four copies."""
+    train = normals(20)
+    copies = [names(train[start : start + 4]) for start in range(0, 20, 4)]
+    for seed in range(5):
+        fit, held_out = hold_out(train, 0.4, seed, copies)
+        assert len(held_out) == 2 and len(fit) == 12
+        held_groups = [group for group in copies if set(group) & set(names(held_out))]
+        assert len(held_groups) == 2 and not set(names(fit)) & {name for group in held_groups for name in group}
+        assert names(held_out) == [group[0] for group in held_groups]
+
+
+def test_without_copies_the_split_is_as_before():
+    assert hold_out(normals(40), 0.25, 3, [["elsewhere", "nowhere"]]) == hold_out(normals(40), 0.25, 3)
+    assert names(hold_out(normals(10), 0.3)[1]) == [f"train/good/{i:03d}.png" for i in (2, 4, 6)]
+
+
+def test_copies_of_one_picture_cannot_be_split():
+    with pytest.raises(ValueError, match="at least 2 training pictures that are no copies; got 1"):
+        hold_out(normals(4), 0.5, 0, [names(normals(4))])
+
+
 # --- real data
 
 

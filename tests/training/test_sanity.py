@@ -2,14 +2,18 @@
 
 import json
 import shutil
+from dataclasses import replace
 
+import numpy as np
 import pytest
 from PIL import Image
+from real_data import real_folder
 from small_pictures import SIZE, add_category, add_pictures, find, mask, names, only, picture, save
 
 from hubmodels import samples
+from training import sanity
 from training.data import open_categories
-from training.sanity import inspect_category
+from training.sanity import find_copies, inspect_category
 
 
 @pytest.fixture
@@ -23,7 +27,8 @@ def test_a_sound_category_passes_unchanged(category_folder):
     assert inspected == category
     assert report.counts == {"train": {"good": 3}, "test": {"bent": 1, "crack": 2, "good": 2}}
     assert report.sizes == {SIZE: 3}
-    assert not (report.unreadable or report.duplicates or report.leaks or report.missing_masks or report.bad_masks)
+    assert not (report.unreadable or report.copies or report.leaks or report.missing_masks or report.bad_masks)
+    assert not report.unused
     assert report.lines() == [
         "mvtec/metal_nut: train 3 good; test 1 bent, 2 crack, 2 good",
         "training picture size (height x width): 40 x 48 (3 of 3)",
@@ -91,16 +96,89 @@ def test_the_digest_is_of_the_names_and_bytes_of_the_training_pictures_kept(cate
     assert len({original, renamed, digest(category_folder)}) == 3
 
 
-def test_duplicates_and_leaks(category_folder):
+def test_copies_and_leaks(category_folder):
     first = (category_folder / "train" / "good" / "000.png").read_bytes()
     (category_folder / "train" / "good" / "009.png").write_bytes(first)
     (category_folder / "test" / "good" / "001.png").write_bytes(first)
     _, report = inspect_category(only(open_categories(category_folder)))
-    assert report.duplicates == [["train/good/000.png", "train/good/009.png"]]
+    assert report.copies == [["train/good/000.png", "train/good/009.png"]]
     assert report.leaks == [("train/good/000.png", "test/good/001.png")]
     text = "\n".join(report.lines())
     assert "train/good/000.png = train/good/009.png" in text
     assert "LEAK: 1 test pictures" in text
+
+
+def smooth(seed, size=(240, 300)):
+    """A picture as cameras take them: neighbours are alike, so that it can be scaled."""
+    coarse = np.random.default_rng(seed).uniform(20, 235, (6, 8)).astype(np.uint8)
+    return Image.fromarray(coarse).resize(size[::-1], Image.Resampling.BICUBIC).convert("RGB")
+
+
+def noisy(image, deviation, seed=0):
+    noise = np.random.default_rng(seed).normal(0, deviation, (*image.size[::-1], 3))
+    return Image.fromarray(np.clip(np.asarray(image) + noise, 0, 255).astype(np.uint8))
+
+
+def test_near_copies_are_found_also_by_way_of_others(category_folder):
+    good = category_folder / "train" / "good"
+    part = smooth(1)
+    save(part, good / "a.png")
+    part.save(good / "b.jpg", quality=90)
+    save(part.resize((225, 180)), good / "c.bmp")
+    save(noisy(part, 3), good / "d.png")
+    save(smooth(2), good / "other.png")
+    _, report = inspect_category(only(open_categories(category_folder)))
+    assert report.copies == [["train/good/a.png", "train/good/b.jpg", "train/good/c.bmp", "train/good/d.png"]]
+    line = next(line for line in report.lines() if "copies" in line)
+    assert line.startswith(
+        "1 groups of copies in the training pictures, each counted as one picture: train/good/a.png"
+    )
+
+
+def test_copies_are_found_in_large_sets_too(monkeypatch):
+    monkeypatch.setattr(sanity, "CHUNK", 3)
+    values = np.random.default_rng(0).normal(0, 30, (10, 16)).astype(np.float32)
+    values[7] = values[1] + 1
+    values[9] = values[7] + 1
+    assert find_copies({f"{i}": row for i, row in enumerate(values)}) == [["1", "7", "9"]]
+
+
+@pytest.mark.parametrize("values", [(0, 255), (0, 1), (80, 80)])
+def test_a_mask_or_an_empty_picture_among_parts_is_refused(category_folder, values):
+    pixels = np.full((40, 48), values[0], np.uint8)
+    pixels[10:20, 10:20] = values[1]
+    save(Image.fromarray(pixels), category_folder / "train" / "good" / "odd.png")
+    category = only(open_categories(category_folder))
+    with pytest.raises(ValueError, match=r"odd\.png: it has only two grey values, so it looks like a mask"):
+        inspect_category(category)
+    inspected, report = inspect_category(category, skip_bad=True)
+    assert "train/good/odd.png" not in names(inspected.train) and list(report.unreadable) == ["train/good/odd.png"]
+
+
+def test_parts_that_have_only_two_grey_values_are_no_masks(tmp_path):
+    for index in range(3):
+        save(mask(SIZE, 100 + index), tmp_path / "set" / "blank" / "train" / "good" / f"{index}.png")
+    inspected, report = inspect_category(only(open_categories(tmp_path / "set")))
+    assert len(inspected.train) == 3 and not report.unreadable
+
+
+def test_what_is_not_used_is_in_the_report(category_folder):
+    add_pictures(category_folder / "train" / "bad", "000.png")
+    _, report = inspect_category(only(open_categories(category_folder)))
+    assert report.lines()[-1] == "not used: 1 file in train/bad (defective parts are not trained on)"
+
+
+@pytest.mark.parametrize(
+    "folder",
+    [
+        *("mvtec_ad/screw", "mvtec_ad/bottle", "mvtec_ad/capsule", "magnetic_tile/magnetic_tile"),
+        *("elpv/solar_cell_mono", "kolektor_sdd/commutator"),
+    ],
+)
+def test_different_real_parts_are_no_copies_and_no_masks(folder):
+    category = only(open_categories(real_folder(f"data/{folder}")))
+    _, report = inspect_category(replace(category, train=category.train[:80], test=()))
+    assert not report.copies and not report.unreadable
 
 
 def test_masks_to_check(category_folder):

@@ -20,7 +20,7 @@ from hubmodels.hub.catalog import model_name
 from hubmodels.hub.files import CARD_FILE, CONFIG_FILE, REPORT_FILE
 from hubmodels.methods import METHODS
 from hubmodels.metric_names import METRICS, PROTOCOLS
-from hubmodels.samples import is_normal
+from hubmodels.samples import GOOD
 from training.evaluation import PANELS, read_report
 from training.parts.dataset import DATASET as SAMPLE_PARTS
 from training.parts.dataset import DEFECTS
@@ -32,7 +32,7 @@ NOTICE = "../../NOTICE.md"  # the same, seen from a card in this repository
 SHOWN_PANELS = ("defective_median", "good_highest", "defective_lowest")  # of those that evaluation draws
 JPEG_QUALITY = 85
 
-PRIVATE_FINDINGS = ("unreadable", "duplicates", "leaks", "missing_masks", "bad_masks")  # they name files
+PRIVATE_FINDINGS = ("unreadable", "copies", "leaks", "missing_masks", "bad_masks", "unused")  # they name files
 NOT_DECISIONS = ("fit", "held_out", "features_in_memory", "cache_seconds", "train_seconds")  # of every training
 
 
@@ -250,7 +250,7 @@ def _count(finding) -> int:
 def _counts(splits: dict[str, dict[str, int]]) -> dict[str, int]:
     """Numbers of training, good test and defective test pictures."""
     test = splits["test"]
-    good = sum(count for defect_type, count in test.items() if is_normal(defect_type))
+    good = sum(count for defect_type, count in test.items() if defect_type == GOOD)
     return {"train": sum(splits["train"].values()), "good": good, "defective": sum(test.values()) - good}
 
 
