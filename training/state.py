@@ -145,9 +145,9 @@ def make_tracker(name: str, run_name: str, folder: Path) -> GeneralTracker:
     """Starts the accelerate tracker of that name on this process."""
     tracker_class = find_tracker(name)
     tracker_class.main_process_only = False  # jobs run on every process
-    needs_folder = tracker_class.requires_logging_directory
+    options = {"logging_dir": folder} if tracker_class.requires_logging_directory else {}
     try:
-        tracker = tracker_class(run_name, **({"logging_dir": folder} if needs_folder else {}))
+        tracker = tracker_class(run_name, **options)
         tracker.start()
     except ImportError as error:
         raise ValueError(f"the tracker {name} needs a package that is not installed: pip install {name}") from error
