@@ -9,6 +9,7 @@ running stream. So a resumed run, another number of loader workers or another or
 """
 
 import os
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,7 +118,29 @@ def _allocate(n: int, shape: torch.Size, folder: Path | None, index: int) -> Ten
         return torch.empty(n, *shape)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"features{index}.bin"
+    _reserve(path, 4 * n * shape.numel())
     return torch.from_file(str(path), shared=True, size=n * shape.numel(), dtype=torch.float32).view(n, *shape)
+
+
+def _reserve(path: Path, size: int) -> None:
+    """Takes the room on the disk at once: a mapped file that outgrows the disk would kill the process later.
+
+    Raises:
+        OSError: there is no room for so many bytes.
+    """
+    try:
+        with path.open("wb") as file:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, size)
+            else:  # Windows takes the room of a file when it is made longer
+                file.truncate(size)
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        free = shutil.disk_usage(path.parent).free
+        raise OSError(
+            f"the features need {size / 1e9:.2g} GB in {path.parent}, where {free / 1e9:.2g} GB are free "
+            f"({error.strerror}): free some, give an --output on another disk, or use fewer or smaller pictures"
+        ) from error
 
 
 # --- batches ---

@@ -4,7 +4,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from hubmodels.hub.catalog import model_name
-from hubmodels.hub.files import REPORT_FILE
+from hubmodels.folders import files_in
+from hubmodels.hub.files import FINISHED_FILES, missing_files
 from hubmodels.samples import Category
 from training.config import TrainConfig
 from training.evaluation import read_report
@@ -64,13 +65,30 @@ class Job:
         return shared | own | {"train_sha256": self.sanity.train_sha256}
 
 
-def is_finished(job: Job, backbone_sha256: str) -> bool:
-    """Whether the model folder exists, made with the same settings, training pictures and backbone weights.
+def is_whole(job: Job) -> bool:
+    """Whether the model folder is there with all its files; False where the job can write it.
 
     Raises:
-        ValueError: the folder contains a model made with others.
+        ValueError: something else is in its place, which a finished job could not replace.
     """
-    if not (job.folder / REPORT_FILE).is_file():
+    missing = missing_files(job.folder, FINISHED_FILES)
+    if len(missing) < len(FINISHED_FILES) or job.folder.is_file() or any(files_in(job.folder)):
+        if missing:
+            raise ValueError(
+                f"{job.folder} is in the way: it is not empty, but no finished model ({', '.join(missing)} missing). "
+                "Move it away or delete it, or use another --output."
+            )
+        return True
+    return False
+
+
+def is_finished(job: Job, backbone_sha256: str) -> bool:
+    """Whether the model folder is whole, made with the same settings, training pictures and backbone weights.
+
+    Raises:
+        ValueError: the folder contains a model made with others, or something else.
+    """
+    if not is_whole(job):
         return False
     report, wanted = read_report(job.folder), job.settings | {"backbone_sha256": backbone_sha256}
     made_with = report["settings"] | {"backbone_sha256": report["backbone"]["sha256"]}

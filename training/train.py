@@ -20,6 +20,7 @@ from dataclasses import fields, replace
 from datetime import timedelta
 from functools import lru_cache
 from pathlib import Path
+from tempfile import TemporaryFile
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the clone, from which this script runs
 
@@ -40,7 +41,7 @@ from training.data import hold_out, open_categories
 from training.evaluation import PROTOCOL, evaluate, git_commit, machine, summarise, summary_table, versions, write_json
 from training.fitting import ClosedFormFitting, Fitting, make_fitting
 from training.hub_data import HubColumns
-from training.jobs import Job, TrainingError, is_finished
+from training.jobs import Job, TrainingError, is_finished, is_whole
 from training.objectives import OBJECTIVES, PAPER_BACKBONE, PAPER_IMAGE_SIZE, GradientObjective, objective_of
 from training.publishing.card import require_templates, write_card
 from training.publishing.latency import measure_on_devices
@@ -62,12 +63,11 @@ def main(arguments: list[str] | None = None) -> int:
         config = fill_defaults(config, accelerator)
         check_early(config)
         jobs, failures = plan_jobs(config)
-        for job in jobs if config.push_to_hub else ():
-            validate_repo_id(f"{config.push_to_hub}/{job.name}")
+        jobs, blocked = check_places(jobs, config)
     except EXPECTED as error:
         logger.error("%s", error)
         return 1
-    failures |= run_jobs(jobs, accelerator, config.parallel)
+    failures |= blocked | run_jobs(jobs, accelerator, config.parallel)
     accelerator.wait_for_everyone()
     failures = dict(pair for pair in gather_object(list(failures.items())))
     if accelerator.is_main_process:
@@ -192,6 +192,32 @@ def plan_jobs(config: TrainConfig) -> tuple[list[Job], dict[str, str]]:
     durations = {m: (objective_of(m).slow_on_cpu, objective_of(m).epochs) for m in METHODS if m in config.methods}
     methods = sorted(durations, key=durations.get, reverse=True)
     return [Job(category, method, config, sanity) for method in methods for category, sanity in healthy], failures
+
+
+def check_places(jobs: list[Job], config: TrainConfig) -> tuple[list[Job], dict[str, str]]:
+    """The jobs whose models can be written where they belong, and why the others cannot.
+
+    Raises:
+        ValueError: nothing can be written into the output folder, or the Hub takes no repository of a model's name.
+    """
+    output = Path(config.output)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=output):
+            pass
+    except OSError as error:
+        raise ValueError(f"nothing can be written into {output} ({error.strerror}): give another --output") from error
+    free, blocked = [], {}
+    for job in jobs:
+        if config.push_to_hub:
+            validate_repo_id(f"{config.push_to_hub}/{job.name}")
+        try:
+            is_whole(job)
+            free.append(job)
+        except ValueError as error:
+            logger.error("%s", error)
+            blocked[job.name] = str(error)
+    return free, blocked
 
 
 def hub_columns(pairs: Sequence[str]) -> HubColumns:
@@ -322,6 +348,7 @@ def finish(job: Job, detector: AnomalyDetector, record: dict) -> None:
     write_json(folder / REPORT_FILE, content)
     write_card(folder)
     shutil.copy(job.workplace / LOG_FILE, folder / LOG_FILE)
+    shutil.rmtree(job.folder, ignore_errors=True)  # it contains hidden files at most, see `is_whole`
     os.replace(folder, job.folder)
     shutil.rmtree(job.workplace)
 

@@ -28,7 +28,7 @@ from hubmodels.compactnet import BUNDLED_WEIGHTS
 from hubmodels.comparison import CategoryAppearance
 from hubmodels.detector import AnomalyDetector
 from hubmodels.hub.errors import CLIENT_ERRORS, ModelError, in_words
-from hubmodels.hub.files import CONFIG_FILE, WEIGHTS_FILE, cached_models
+from hubmodels.hub.files import CONFIG_FILE, WEIGHTS_FILE, cached_models, missing_files
 from hubmodels.methods import METHODS
 
 BUNDLED_MODELS = BUNDLED_WEIGHTS / "models"  # all methods for the sample parts
@@ -322,10 +322,10 @@ def _read_listing(
 
 
 def _folder_identity(folder: str) -> tuple[str, str, str]:
+    if missing := missing_files(Path(folder)):
+        raise ValueError(f"{' and '.join(missing)} is missing")
     try:
         config = json.loads((Path(folder) / CONFIG_FILE).read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ValueError(f"{CONFIG_FILE} is missing") from error
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{CONFIG_FILE} is damaged ({error})") from error
     if not isinstance(config, dict):

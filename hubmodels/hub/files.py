@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -20,9 +21,15 @@ logger = logging.getLogger(__name__)
 
 CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "config.json", "model.safetensors", "README.md"  # of a published model
 REPORT_FILE = "metrics.json"  # what training measured
+FINISHED_FILES = (CONFIG_FILE, WEIGHTS_FILE, CARD_FILE, REPORT_FILE)  # of a model that training has finished
 FORMAT_VERSION = 1
 PICKLES = (".bin", ".ckpt", ".pkl", ".pt", ".pth")
 PICKLE_STARTS = (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")  # zip of torch.save, bare pickles
+
+
+def missing_files(folder: Path, names: Sequence[str] = (CONFIG_FILE, WEIGHTS_FILE)) -> list[str]:
+    """Which of these files a model folder lacks; by default of those that make a model usable."""
+    return [name for name in names if not (folder / name).is_file()]
 
 
 def fetch_model(
