@@ -29,7 +29,7 @@ from hubmodels.comparison import PreparedPicture
 from hubmodels.front_end import FrontEnd
 from hubmodels.samples import Category
 from training.data import SAMPLE_PARTS, open_categories
-from training.provenance import git_commit, machine, versions
+from training.evaluation import git_commit, machine, versions
 
 DATA_SETS = ("mvtec_ad", "magnetic_tile", "elpv")
 PHOTOS = ("natural", "dtd")

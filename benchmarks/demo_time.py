@@ -22,8 +22,7 @@ import psutil
 
 from app import EXAMPLES
 from hubmodels.hub.catalog import Catalog
-from training.evaluation import write_json
-from training.provenance import machine, versions
+from training.evaluation import machine, versions, write_json
 from webapp.inspect_tab import find_examples
 
 ROOT = Path(__file__).parents[1]

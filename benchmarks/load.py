@@ -25,8 +25,7 @@ import psutil
 from browser import ROOT, running
 from PIL import Image
 
-from training.evaluation import write_json
-from training.provenance import git_commit, machine, versions
+from training.evaluation import git_commit, machine, versions, write_json
 
 RESULT = Path(__file__).parent / "results" / "load.json"
 PATIENCE = 120  # seconds after which an accepted request without answer is lost

@@ -6,8 +6,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from training.evaluation import write_json
-from training.provenance import machine, versions
+from training.evaluation import machine, versions, write_json
 
 RESULTS = Path(__file__).parent / "results"
 NUMBER = re.compile(r"-|[\d.]+( ± [\d.]+)?( px)?")

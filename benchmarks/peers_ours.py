@@ -61,7 +61,7 @@ def make_step(detector: AnomalyDetector) -> Step:
     """A training step like in `training.fitting`."""
     # imported late, because the modules of training would count as memory of inference
     from benchmarks.training_step import our_step, prepare
-    from training.cache import build_cache
+    from training.batches import build_cache
     from training.objectives import REFERENCE_NOISE_STD, GLASSObjective, SimpleNetObjective
 
     images = torch.randint(0, 256, (TRAIN_BATCH, 3, PAPER_IMAGE_SIZE, PAPER_IMAGE_SIZE), dtype=torch.uint8)

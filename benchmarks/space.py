@@ -23,8 +23,7 @@ from pathlib import Path
 from gradio_client import Client, handle_file
 from huggingface_hub import SpaceCard
 
-from training.evaluation import write_json
-from training.provenance import git_commit, machine
+from training.evaluation import git_commit, machine, write_json
 from training.publishing.space import PYTHON, assemble_space
 
 RESULT = Path(__file__).parent / "results" / "space.json"

@@ -27,8 +27,7 @@ from benchmarks.timing import spread, time_in_turns
 from hubmodels import GLASS, SimpleNet
 from hubmodels.backbone import Backbone, load_backbone
 from training import synthesis
-from training.batches import LocalSynthesis
-from training.cache import FeatureCache, build_cache
+from training.batches import FeatureCache, LocalSynthesis, build_cache
 from training.objectives import (
     PAPER_BACKBONE,
     PAPER_IMAGE_SIZE,

@@ -4,13 +4,15 @@ The command line is made from them. Defaults are the papers'.
 """
 
 import argparse
-from dataclasses import MISSING, asdict, dataclass, field
-from typing import Any, Literal, Self
+import types
+import typing
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 
 from hubmodels.compactnet import COMPACT_BACKBONE, COMPACT_IMAGE_SIZE
 from hubmodels.methods import METHODS
 from training.objectives import OBJECTIVES, PAPER_BACKBONE, PAPER_IMAGE_SIZE, objective_of
-from training.options import add_options, collect, option
+from training.objectives.objective import option
 
 CROP_SCALE = 329 / 288  # the papers' codes resize to 329 pixels and inspect the 288 in the centre
 
@@ -26,11 +28,8 @@ and writes one folder per (method, category), laid out as its Hub repository.
 
 def _methods_help() -> str:
     slow = [name for name, objective in OBJECTIVES.items() if objective.slow_on_cpu]
-    return (
-        "methods to train (default: all)"
-        if not slow
-        else (f"methods to train (default: all on a GPU; on a CPU all but {', '.join(slow)}, much slower there)")
-    )
+    on_cpu = f" on a GPU; on a CPU all but {', '.join(slow)}, much slower there" if slow else ""
+    return f"methods to train (default: all{on_cpu})"
 
 
 def _epochs_help() -> str:
@@ -144,11 +143,6 @@ class TrainConfig:
         cropped = self.crop == "papers" and objective_of(method).crops(category)
         return round(self.image_size * CROP_SCALE) if cropped else self.image_size
 
-    def settings_of(self, method: str) -> dict:
-        """The options that a method reads, as plain JSON values."""
-        shared = {k: v for k, v in asdict(self).items() if k != "own" and k not in objective_of(method).unused}
-        return shared | asdict(self.own_settings(method))
-
     @classmethod
     def from_command_line(cls, arguments: list[str] | None = None) -> Self:
         """Parses `sys.argv`, or the arguments given; exits with usage on a mistake."""
@@ -182,3 +176,41 @@ class TrainConfig:
             except ValueError as error:
                 parser.error(f"--methods: {error}")
         return self
+
+
+def add_options(parser: argparse.ArgumentParser, settings: type, heading: str = "") -> None:
+    """Adds the options of a dataclass to the parser, under their groups or under the given heading."""
+    groups, hints = {}, get_type_hints(settings)
+    for each in fields(settings):
+        if "help" not in each.metadata:
+            continue
+        name = heading or each.metadata["group"]
+        group = groups.get(name) or groups.setdefault(name, parser.add_argument_group(name))
+        flags = ["--" + each.name.replace("_", "-"), *each.metadata.get("aliases", ())]
+        group.add_argument(*flags, **_argument(each, hints[each.name]))
+
+
+def collect(settings: type, parsed: argparse.Namespace) -> dict[str, Any]:
+    """The parsed values of a dataclass's options, by field name."""
+    return {each.name: getattr(parsed, each.name) for each in fields(settings) if "help" in each.metadata}
+
+
+def _argument(each, hint) -> dict:
+    """Keyword arguments of `add_argument` for one field."""
+    text = each.metadata["help"]
+    help = text() if callable(text) else text  # some texts list the methods, which are known only at call time
+    if hint is bool:
+        return {"action": "store_true", "help": help}
+    if each.default not in (MISSING, None) and "default" not in help:
+        help += f" (default: {each.default})"
+    default = each.default if each.default_factory is MISSING else each.default_factory()
+    keywords = {"help": help} | ({"required": True} if default is MISSING else {"default": default})
+    if get_origin(hint) in (types.UnionType, typing.Union):
+        hint = get_args(hint)[0]  # the other is None
+    if get_origin(hint) is list:
+        keywords["nargs"], hint = "+", get_args(hint)[0]
+    if get_origin(hint) is Literal:
+        return keywords | {"choices": get_args(hint)}
+    if choices := each.metadata.get("choices"):
+        return keywords | {"choices": choices()}
+    return keywords | {"type": hint, "metavar": each.metadata.get("metavar", each.name.upper())}

@@ -117,16 +117,10 @@ def _check_name(name: str, what: str) -> str:
 
 
 def _warn_of_missing_masks(category: Category) -> None:
-    missing = category.missing_masks
-    anomalous = sum(sample.label for sample in category.test)
+    missing, anomalous = category.missing_masks, sum(sample.label for sample in category.test)
     if 0 < len(missing) < anomalous:
-        logger.warning(
-            "%s: %d of %d anomalous test pictures have no mask, so there will be no pixel metrics: %s",
-            category.name,
-            len(missing),
-            anomalous,
-            shorten(missing),
-        )
+        warning = "%s: %d of %d anomalous test pictures have no mask, so there will be no pixel metrics: %s"
+        logger.warning(warning, category.name, len(missing), anomalous, shorten(missing))
 
 
 def _select(available: Iterable[str], wanted: Sequence[str] | None, where: Path | str) -> list[str]:

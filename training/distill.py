@@ -105,13 +105,12 @@ class Distillation(nn.Module):
         """Errors of layers 2 and 3 against ResNet-18, then, where asked for, against ResNet-50: (2,) or (4,)."""
         images = images.to(self.device, memory_format=torch.channels_last)
         maps = self.student(images)
-        first = self.first.error(maps, images)
-        return torch.cat([first, self.second.error(self._read(maps), images)]) if second else first
-
-    def _read(self, maps: list[Tensor]) -> list[Tensor]:
-        """The student's maps in ResNet-50's channels."""
-        moments = self.second.moments
-        return [r(m) * std + mean for r, m, (mean, std) in zip(self.readers, maps, moments, strict=True)]
+        errors = self.first.error(maps, images)
+        if not second:
+            return errors
+        readers = zip(self.readers, maps, self.second.moments, strict=True)
+        read = [reader(m) * std + mean for reader, m, (mean, std) in readers]  # in ResNet-50's channels
+        return torch.cat([errors, self.second.error(read, images)])
 
     def optimizer(self) -> torch.optim.Optimizer:
         """AdamW over the student and the readers."""
@@ -138,7 +137,8 @@ class Pictures:
         }
         order = np.random.default_rng(seed)
         held = {kind: order.permutation(read_all(places)) for kind, places in folders.items()}
-        self.validation = torch.stack([central(p) for kind in held.values() for p in kind[:VALIDATION]])
+        validation = [picture for kind in held.values() for picture in kind[:VALIDATION]]
+        self.validation = torch.stack([v2.functional.center_crop(picture, 256) for picture in validation])
         self.training = {kind: pictures[VALIDATION:] for kind, pictures in held.items()}
 
     def batch(self, step: int, seed: int) -> Tensor:
@@ -159,11 +159,6 @@ def read_all(folders: list[Path]) -> np.ndarray:
     for i, path in enumerate(tqdm(paths, desc="reading pictures", leave=False, disable=None)):
         pictures[i] = v2.functional.resize(v2.functional.pil_to_tensor(read_picture(path)), 256, antialias=True)
     return pictures
-
-
-def central(picture: Tensor) -> Tensor:
-    """(3, h, w) -> (3, 256, 256) uint8, the centre, as it is."""
-    return v2.functional.center_crop(picture, 256)
 
 
 def normalise(images: Tensor) -> Tensor:

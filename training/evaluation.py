@@ -1,17 +1,22 @@
 """Evaluates the saved detector on the test pictures, once, after training: metrics, raw scores, panels, summary.
 
 Protocol `last`: the last checkpoint, raw scores, maps and masks at the pictures' own sizes, mask pixel = grey > 127.
+Every result records where it comes from: machine, commit and package versions.
 """
 
 import json
 import logging
 import os
+import platform
+import subprocess
 from collections.abc import Iterable
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 from PIL import Image
 from tqdm import tqdm
 
@@ -158,15 +163,11 @@ def _draw_panels(detector: AnomalyDetector, category: Category, rows: list[dict]
     for title, row in _chosen(rows).items():
         sample = samples[row["name"]]
         picture = sample.read()
-        mask = _usable_mask(sample, (picture.height, picture.width))
+        try:
+            mask = sample.read_mask((picture.height, picture.width))
+        except ValueError:  # the pixel metrics have logged it
+            mask = None
         panel(picture, mask, {detector.method: detector.predict(picture)}).save(folder / f"{title}.png")
-
-
-def _usable_mask(sample: Sample, size: tuple[int, int]) -> np.ndarray | None:
-    try:
-        return sample.read_mask(size)
-    except ValueError:  # the pixel metrics have logged it
-        return None
 
 
 def _chosen(rows: list[dict]) -> dict[str, dict]:
@@ -197,25 +198,22 @@ def read_report(folder: Path) -> dict:
 def summarise(folders: list[Path]) -> list[dict]:
     """A row per model folder, then rows of means per (method, data set): all, and on MVTec AD textures, objects."""
     reports = [read_report(folder) for folder in folders]
-    rows = [_identity(report) | {k: report["metrics"].get(k) for k in HEADLINE} for report in reports]
+    identity = ("method", "dataset", "category", "protocol", "seed")
+    rows = [{k: r[k] for k in identity} | {k: r["metrics"].get(k) for k in HEADLINE} for r in reports]
     groups: dict[tuple, list[dict]] = {}
     for row in rows:
         groups.setdefault((row["method"], row["dataset"]), []).append(row)
-    return rows + [mean for key, group in groups.items() if len(group) > 1 for mean in _means(*key, group)]
+    return rows + [mean for group in groups.values() if len(group) > 1 for mean in _means(group)]
 
 
-def _identity(report: dict) -> dict:
-    return {key: report[key] for key in ("method", "dataset", "category", "protocol", "seed")}
-
-
-def _means(method: str, dataset: str, rows: list[dict]) -> list[dict]:
+def _means(rows: list[dict]) -> list[dict]:
     groups = {"mean": rows}
-    if dataset == "mvtec":
+    if rows[0]["dataset"] == "mvtec":
         groups["mean of textures"] = [row for row in rows if row["category"] in TEXTURES]
         groups["mean of objects"] = [row for row in rows if row["category"] in OBJECTS]
     return [
-        {"method": method, "dataset": dataset, "category": f"{name} ({len(group)})", "protocol": PROTOCOL}
-        | {"seed": group[0]["seed"]}
+        group[0]
+        | {"category": f"{name} ({len(group)})", "protocol": PROTOCOL}
         | {key: _mean([row[key] for row in group]) for key in HEADLINE}
         for name, group in groups.items()
         if group
@@ -234,3 +232,33 @@ def summary_table(rows: list[dict]) -> str:
         cells = ["-" if row[key] is None else f"{100 * row[key]:.1f}" for key in HEADLINE]
         lines.append(f"| {row['method']} | {row['dataset']} | {row['category']} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def machine() -> str:
+    """GPU, if there is one, and processor, in words."""
+    cpu = f"CPU {processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
+    if torch.cuda.is_available():
+        return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}, {cpu}"
+    return cpu
+
+
+def processor() -> str:
+    """The CPU's model, or the best description that the system gives."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor() or platform.machine()
+
+
+def git_commit() -> str | None:
+    """The git commit of this code; None outside of a clone, or without git."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages that can change a result."""
+    return {name: version(name) for name in ("torch", "torchvision", "timm", "accelerate", "numpy", "pillow")}

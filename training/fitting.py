@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from training.batches import BatchPlan, TrainingItems, make_loader, seed_of
-from training.cache import FeatureCache
+from training.batches import BatchPlan, FeatureCache, TrainingItems, make_loader, seed_of
 from training.jobs import Job, TrainingError
 from training.objectives import ClosedForm, GradientObjective, Objective
 from training.state import JobLog, TrainingState
@@ -43,7 +42,7 @@ class ClosedFormFitting:
         started = time.perf_counter()
         torch.manual_seed(seed_of(self.job.config.seed, 0))
         self.objective.fit(self.cache)
-        if not all_finite(self.objective.trained):
+        if not all_finite(self.objective.head):
             raise TrainingError(f"{self.job.name}: a fitted value is not finite; check the pictures.")
         seconds = time.perf_counter() - started
         log = JobLog(self.job, 0, writes=self.saves)
@@ -77,7 +76,7 @@ class Fitting:
         self.rates = [group["lr"] for optimizer in self.optimizers for group in optimizer.param_groups]
         config, epochs, front_end = job.config, job.epochs, objective.detector.front_end
         plan = BatchPlan(len(cache), config.batch_size, epochs, config.seed, rank=self.rank, processes=processes)
-        self.head = objective.trained
+        self.head = objective.head
         self.average = (
             make_average(self.head, plan.steps_per_epoch * epochs) if "average" in config.stabilise else None
         )

@@ -53,15 +53,15 @@ class HubCell:
         return cell["bytes"] if cell["bytes"] is not None else Path(cell["path"]).read_bytes()
 
 
-def resolve_revision(repo_id: str, revision: str | None = None) -> str | None:
-    """The commit of a revision (default: main) now; the revision itself if the Hub does not respond."""
+def resolve_revision(repo_id: str, revision: str | None) -> str | None:
+    """The commit of a revision (None: main) now; the revision itself if the Hub does not respond."""
     try:
         return HfApi().dataset_info(repo_id, revision=revision).sha
     except (httpx.HTTPError, OSError, ValueError):  # loading may find a local copy, or fails with the remedy
         return revision
 
 
-def load_splits(repo_id: str, revision: str | None = None) -> datasets.DatasetDict:
+def load_splits(repo_id: str, revision: str | None) -> datasets.DatasetDict:
     """All splits of a data set on the Hub. Raises ValueError, with the remedy, if it does not load."""
     import datasets
 
@@ -137,7 +137,9 @@ def _hub_samples(splits: datasets.DatasetDict, kind: str, split: str, name: str,
     names = _texts(table, hub.category) if hub.category else [name] * len(table)
     samples = []
     for row in (row for row, row_name in enumerate(names) if row_name == name):
-        defect_type = _defect_type(labels[row], kind, row)
+        if labels[row] is None and kind == "test":
+            raise ValueError(f"row {row} of the test split has no label: testing needs one for every picture.")
+        defect_type = "good" if labels[row] in (None, "0") else labels[row]
         label = int(not is_normal(defect_type))
         has_mask = label and masks is not None and masks[row][hub.mask] is not None
         mask = HubCell(masks, hub.mask, row) if has_mask else None
@@ -165,9 +167,3 @@ def _texts(table: datasets.Dataset, column: str) -> list[str | None]:
         return value if isinstance(value, str) else f"{value:g}"
 
     return [text(value) for value in table[column]]
-
-
-def _defect_type(label: str | None, kind: str, row: int) -> str:
-    if label is None and kind == "test":
-        raise ValueError(f"row {row} of the test split has no label: testing needs one for every picture.")
-    return "good" if label in (None, "0") else label

@@ -10,15 +10,11 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-HYPERSPHERE_CATEGORIES = {"bottle", "cable", "pill", "screw", "transistor"}
-MANIFOLD_CATEGORIES = {
-    *("carpet", "grid", "leather", "tile", "wood"),
-    *("capsule", "hazelnut", "metal_nut", "toothbrush", "zipper"),
-}
 # The authors' own table for the 15 categories of MVTec AD.
 MVTEC_HYPOTHESIS: dict[str, str] = {
-    **dict.fromkeys(sorted(HYPERSPHERE_CATEGORIES), "hypersphere"),
-    **dict.fromkeys(sorted(MANIFOLD_CATEGORIES), "manifold"),
+    **dict.fromkeys(("bottle", "cable", "pill", "screw", "transistor"), "hypersphere"),
+    **dict.fromkeys(("carpet", "grid", "leather", "tile", "wood"), "manifold"),
+    **dict.fromkeys(("capsule", "hazelnut", "metal_nut", "toothbrush", "zipper"), "manifold"),
 }
 
 MEAN_SIZE = 288  # pixels, at which the training pictures are averaged

@@ -1,14 +1,14 @@
 """The jobs of a run, one per (category, method): their folders, their settings, and whether they are finished."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from hubmodels.hub.catalog import model_name
 from hubmodels.hub.files import REPORT_FILE
 from hubmodels.samples import Category
 from training.config import TrainConfig
 from training.evaluation import read_report
+from training.objectives import objective_of
 from training.sanity import SanityReport
 
 # settings that may differ when a run is repeated: places, and how the work is distributed or logged
@@ -53,18 +53,15 @@ class Job:
         return self.config.epochs_of(self.method)
 
     @property
-    def own_settings(self) -> Any:
-        """The method's own options, an instance of its objective's `Settings`."""
-        return self.config.own_settings(self.method)
-
-    @property
     def settings(self) -> dict:
         """What must be equal for a rerun to continue or keep this job: the pictures, and all options the method reads.
 
         Options for places, and for how the work is distributed, may differ.
         """
-        plain = {k: v for k, v in self.config.settings_of(self.method).items() if k not in FREE_SETTINGS}
-        return plain | {"train_sha256": self.sanity.train_sha256}
+        without = {"own", *FREE_SETTINGS, *objective_of(self.method).unused}
+        shared = {k: v for k, v in asdict(self.config).items() if k not in without}
+        own = asdict(self.config.own_settings(self.method))
+        return shared | own | {"train_sha256": self.sanity.train_sha256}
 
 
 def is_finished(job: Job, backbone_sha256: str) -> bool:

@@ -51,30 +51,23 @@ class SanityReport:
         """The report as text, one finding per line."""
         lines = [f"{self.dataset}/{self.category}: " + "; ".join(_count(*split) for split in self.counts.items())]
         lines.append(self._size_line())
-        if self.unreadable:
-            causes = [f"{name} ({cause})" for name, cause in self.unreadable.items()]
-            lines.append(f"{len(causes)} unreadable pictures left out: {shorten(causes)}")
-        if self.duplicates:
-            groups = [" = ".join(group) for group in self.duplicates]
-            lines.append(f"{len(groups)} groups of identical files in the training pictures: {shorten(groups)}")
-        if self.leaks:
-            pairs = [f"{train} = {test}" for train, test in self.leaks]
-            lines.append(f"LEAK: {len(pairs)} test pictures are also training pictures: {shorten(pairs)}")
-        if self.missing_masks:
-            names = self.missing_masks
-            lines.append(f"{len(names)} anomalous test pictures without mask: {shorten(names)}")
-        if self.bad_masks:
-            causes = [f"{name} ({cause})" for name, cause in self.bad_masks.items()]
-            fate = "no pixel metrics, or with --skip-bad those over the other test pictures"
-            lines.append(f"{len(causes)} masks to check ({fate}): {shorten(causes)}")
-        return lines
+        unreadable = [f"{name} ({cause})" for name, cause in self.unreadable.items()]
+        bad_masks = [f"{name} ({cause})" for name, cause in self.bad_masks.items()]
+        findings = {
+            "{} unreadable pictures left out": unreadable,
+            "{} groups of identical files in the training pictures": [" = ".join(same) for same in self.duplicates],
+            "LEAK: {} test pictures are also training pictures": [" = ".join(pair) for pair in self.leaks],
+            "{} anomalous test pictures without mask": self.missing_masks,
+            "{} masks to check (no pixel metrics, or with --skip-bad those over the other test pictures)": bad_masks,
+        }
+        return lines + [f"{text.format(len(found))}: {shorten(found)}" for text, found in findings.items() if found]
 
     def _size_line(self) -> str:
         (common, times), total = max(self.sizes.items(), key=lambda item: item[1]), sum(self.sizes.values())
         line = f"training picture size (height x width): {size_text(common)} ({times} of {total})"
         if len(self.sizes) > 1:
             heights, widths = zip(*self.sizes, strict=True)
-            line += f", {len(self.sizes)} sizes, {_range(heights)} x {_range(widths)}"
+            line += f", {len(self.sizes)} sizes, {min(heights)}-{max(heights)} x {min(widths)}-{max(widths)}"
         return line
 
     def as_dict(self) -> dict:
@@ -120,7 +113,7 @@ def inspect_category(category: Category, skip_bad: bool = False) -> tuple[Catego
         duplicates=duplicates,
         leaks=leaks,
         missing_masks=category.missing_masks,
-        bad_masks=_bad_masks(category.test),
+        bad_masks={s.name: fault for s in category.test if s.mask is not None and (fault := _mask_fault(s))},
         train_sha256=_digest_of_all(digests),
     )
     return category, report
@@ -168,11 +161,6 @@ def _digests(samples: Iterable[Sample], skip_bad: bool = False) -> tuple[dict[st
     return digests, without_bytes
 
 
-def _bad_masks(samples: Iterable[Sample]) -> dict[str, str]:
-    findings = {sample.name: _mask_fault(sample) for sample in samples if sample.mask is not None}
-    return {name: fault for name, fault in findings.items() if fault}
-
-
 def _mask_fault(sample: Sample) -> str | None:
     try:
         mask = decode_mask(sample.mask)
@@ -200,7 +188,3 @@ def _count(split: str, defect_types: dict[str, int]) -> str:
     if not defect_types:
         return f"no {split} pictures"
     return f"{split} " + ", ".join(f"{count} {defect_type}" for defect_type, count in defect_types.items())
-
-
-def _range(values: Iterable[int]) -> str:
-    return f"{min(values)}-{max(values)}"

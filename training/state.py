@@ -81,20 +81,17 @@ class TrainingState:
         with safe_open(path, "pt") as file:
             progress = json.loads(file.metadata()["json"])
             tensors = {key: file.get_tensor(key) for key in file.keys()}
-        self._require_same(progress["settings"], path)
+        if changed := differences(progress["settings"], self.settings):
+            raise ValueError(
+                f"{path.parent} contains an unfinished job with other settings ({changed}): continue it with the same "
+                "command, or delete that folder, or use another --output."
+            )
         self.head.load_state_dict(_below(tensors, "head"))
         for i, optimizer in enumerate(self.optimizers):
             _load_optimizer(optimizer, _below(tensors, f"{OPTIMIZER}.{i}"))
         if self.average is not None:
             self.average.load_state_dict(_below(tensors, AVERAGE))
         self.keep(progress["epoch"], progress["seconds"])
-
-    def _require_same(self, saved: dict, path: Path) -> None:
-        if changed := differences(saved, self.settings):
-            raise ValueError(
-                f"{path.parent} contains an unfinished job with other settings ({changed}): continue it with the same "
-                "command, or delete that folder, or use another --output."
-            )
 
 
 def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -148,11 +145,9 @@ def make_tracker(name: str, run_name: str, folder: Path) -> GeneralTracker:
     """Starts the accelerate tracker of that name on this process."""
     tracker_class = find_tracker(name)
     tracker_class.main_process_only = False  # jobs run on every process
+    options = {"logging_dir": folder} if tracker_class.requires_logging_directory else {}
     try:
-        if tracker_class.requires_logging_directory:
-            tracker = tracker_class(run_name, logging_dir=folder)
-        else:
-            tracker = tracker_class(run_name)
+        tracker = tracker_class(run_name, **options)
         tracker.start()
     except ImportError as error:
         raise ValueError(f"the tracker {name} needs a package that is not installed: pip install {name}") from error

@@ -34,16 +34,14 @@ from hubmodels.compactnet import COMPACT_BACKBONE, COMPACT_IMAGE_SIZE
 from hubmodels.hub.files import REPORT_FILE, limit_waiting
 from hubmodels.methods import METHODS
 from hubmodels.samples import Sample
-from training.batches import seed_of
-from training.cache import AUTOCAST, build_cache, load_images
+from training.batches import AUTOCAST, build_cache, load_images, seed_of
 from training.config import TrainConfig
 from training.data import hold_out, open_categories
-from training.evaluation import PROTOCOL, evaluate, summarise, summary_table, write_json
+from training.evaluation import PROTOCOL, evaluate, git_commit, machine, summarise, summary_table, versions, write_json
 from training.fitting import ClosedFormFitting, Fitting, make_fitting
 from training.hub_data import HubColumns
 from training.jobs import Job, TrainingError, is_finished
 from training.objectives import OBJECTIVES, PAPER_BACKBONE, PAPER_IMAGE_SIZE, GradientObjective, objective_of
-from training.provenance import git_commit, machine, versions
 from training.publishing.card import require_templates, write_card
 from training.publishing.latency import measure_on_devices
 from training.publishing.publish import HUB_TIMEOUT, Publication, check_login, publish
@@ -74,7 +72,9 @@ def main(arguments: list[str] | None = None) -> int:
     failures = dict(pair for pair in gather_object(list(failures.items())))
     if accelerator.is_main_process:
         done = [job for job in jobs if job.name not in failures]
-        failures |= push(done, config)
+        if config.push_to_hub:  # if it fails, the same command tries again
+            publication = Publication(config.push_to_hub, private=config.private)
+            failures |= publish([job.folder for job in done], publication)
         write_summary(done, failures, config)
     accelerator.end_training()
     return 1 if failures else 0
@@ -115,14 +115,10 @@ def start(config: TrainConfig) -> Accelerator:
             "ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes N training/train.py ..."
         )
     if accelerator.device.type == "cpu" and "ACCELERATE_MIXED_PRECISION" in os.environ:
-        share_cores(int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+        # the launcher gives each process one thread on a CPU: take this process's share of the cores instead
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
     logger.setLevel(logging.INFO if accelerator.is_main_process else logging.WARNING)
     return accelerator
-
-
-def share_cores(processes: int) -> None:
-    """`accelerate launch` gives each process one thread on a CPU; take this process's share of the cores instead."""
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // processes))
 
 
 def fill_defaults(config: TrainConfig, accelerator: Accelerator) -> TrainConfig:
@@ -175,12 +171,11 @@ def check_early(config: TrainConfig) -> None:
 
 def plan_jobs(config: TrainConfig) -> tuple[list[Job], dict[str, str]]:
     """Sanity report of every category, then its jobs, slowest method first to balance the processes."""
-    columns = hub_columns(config.hub_columns or ())
     found = open_categories(
         config.data_root,
         config.categories,
         dataset_name=config.dataset_name,
-        hub=columns,
+        hub=hub_columns(config.hub_columns or ()),
         revision=config.revision,
     )
     healthy, failures = [], {}
@@ -193,14 +188,9 @@ def plan_jobs(config: TrainConfig) -> tuple[list[Job], dict[str, str]]:
         else:
             logger.info("%s", "\n".join(sanity.lines()))
             healthy.append((category, sanity))
-    methods = sorted((name for name in METHODS if name in config.methods), key=_duration, reverse=True)
+    durations = {m: (objective_of(m).slow_on_cpu, objective_of(m).epochs) for m in METHODS if m in config.methods}
+    methods = sorted(durations, key=durations.get, reverse=True)
     return [Job(category, method, config, sanity) for method in methods for category, sanity in healthy], failures
-
-
-def _duration(method: str) -> tuple[bool, int]:
-    """Orders methods by the time that they take."""
-    objective = objective_of(method)
-    return objective.slow_on_cpu, objective.epochs
 
 
 def hub_columns(pairs: Sequence[str]) -> HubColumns:
@@ -228,7 +218,7 @@ def run_job(job: Job, accelerator: Accelerator, sharing: bool) -> None:
     with agreed(sharing):
         if fitting.saves:
             calibrate(fitting, held_out)
-            finish(job, fitting.objective.detector, fitting.objective.record() | record)
+            finish(job, fitting.objective.detector, fitting.objective.decisions | record)
 
 
 @contextmanager
@@ -326,19 +316,13 @@ def finish(job: Job, detector: AnomalyDetector, record: dict) -> None:
     content |= {"latency": measure_on_devices(shipped, category.train[0].read())}  # test pictures may be unreadable
     content |= {"backbone": {"name": shipped.front_end.backbone_name, "sha256": shipped.front_end.backbone_sha256}}
     content |= {"data": job.sanity.as_dict() | {"revision": category.revision}}
-    content |= {"command": command(), "commit": git_commit(), "machine": machine(), "versions": versions()}
+    command = shlex.join(["python", "training/train.py", *sys.argv[1:]])
+    content |= {"command": command, "commit": git_commit(), "machine": machine(), "versions": versions()}
     write_json(folder / REPORT_FILE, content)
     write_card(folder)
     shutil.copy(job.workplace / LOG_FILE, folder / LOG_FILE)
     os.replace(folder, job.folder)
     shutil.rmtree(job.workplace)
-
-
-def push(jobs: list[Job], config: TrainConfig) -> dict[str, str]:
-    """Publishes the finished models if `--push-to-hub` is given; returns what failed. The same command tries again."""
-    if not config.push_to_hub:
-        return {}
-    return publish([job.folder for job in jobs], Publication(config.push_to_hub, private=config.private))
 
 
 def write_summary(jobs: list[Job], failures: dict[str, str], config: TrainConfig) -> None:
@@ -352,11 +336,6 @@ def write_summary(jobs: list[Job], failures: dict[str, str], config: TrainConfig
         logger.info("\n%s\n\nmodels in %s", summary_table(rows), output)
     for name, reason in failures.items():
         logger.error("FAILED %s: %s", name, reason)
-
-
-def command() -> str:
-    """The command line of this run, quoted for a shell."""
-    return shlex.join(["python", "training/train.py", *sys.argv[1:]])
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from hubmodels.hub import model_info
 from hubmodels.hub.catalog import CACHE, HUB, Catalog, ModelEntry
 from hubmodels.hub.model_info import LARGEST_TEXT, ModelInfo, read_model_info
 from training.publishing.card import TEMPLATES, write_card
-from training.publishing.repository import stage
+from training.publishing.publish import stage
 
 NAME = "simplenet-toy-widget"
 REPO = f"acme/{NAME}"

@@ -25,7 +25,7 @@ from training.objectives import OBJECTIVES, ClosedForm
 from training.publishing.__main__ import main as publishing
 from training.publishing.space import assemble_space
 
-WITHOUT_NAMES = ("train", "fitting", "jobs", "config", "options", "state", "batches", "cache", "evaluation")
+WITHOUT_NAMES = ("train", "fitting", "jobs", "config", "state", "batches", "evaluation")
 
 
 class FitAtOnce(ClosedForm):

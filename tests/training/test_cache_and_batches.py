@@ -6,9 +6,8 @@ import torch
 
 from hubmodels import SimpleNet
 from hubmodels.front_end import align
-from training import cache as module
-from training.batches import BatchPlan, LocalSynthesis, TrainingItems, make_loader, seed_of
-from training.cache import build_cache
+from training import batches as module
+from training.batches import BatchPlan, LocalSynthesis, TrainingItems, build_cache, make_loader, seed_of
 from training.synthesis import TextureSource
 
 

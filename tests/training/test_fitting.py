@@ -7,7 +7,7 @@ import torch
 
 from hubmodels import SimpleNet
 from hubmodels.front_end import align, flatten
-from training.cache import FeatureCache
+from training.batches import FeatureCache
 from training.fitting import Fitting, make_average
 from training.objectives import SimpleNetObjective
 
@@ -20,7 +20,7 @@ def test_statistics_are_those_over_all_rows_at_once(make_detector, monkeypatch):
         layer[4] += 3
     cache = FeatureCache(torch.zeros(5, 3, 64, 64, dtype=torch.uint8), layers, True)
     monkeypatch.setattr(
-        "training.objectives.discriminator.add_noise", lambda features, noise_std: features * (1 + noise_std)
+        "training.objectives.objective.add_noise", lambda features, noise_std: features * (1 + noise_std)
     )
     SimpleNetObjective(detector, 0.5).recompute_statistics(cache, 2)
     normal = detector.head.embed(flatten(align(layers)))

@@ -23,8 +23,7 @@ from hubmodels import GLASS, SimpleNet
 from hubmodels.hub.catalog import Catalog
 from hubmodels.methods import METHODS
 from training.publishing.__main__ import main
-from training.publishing.publish import Publication, bundle, check_login, publish
-from training.publishing.repository import stamp
+from training.publishing.publish import Publication, bundle, check_login, publish, stamp
 
 ROOT = Path(__file__).parents[2]
 NAMES = ("glass-mvtec-bottle", "simplenet-mvtec-bottle")

@@ -25,13 +25,13 @@ import training.train as train
 from hubmodels import BackboneError, load
 from hubmodels.hub.catalog import Catalog
 from hubmodels.samples import Sample
-from training.cache import FeatureCache
+from training.batches import FeatureCache
 from training.config import TrainConfig
+from training.evaluation import git_commit
 from training.fitting import Fitting
 from training.jobs import TrainingError
 from training.objectives import OBJECTIVES, PAPER_BACKBONE, SimpleNetObjective
-from training.objectives.discriminator import decide_noise
-from training.provenance import git_commit
+from training.objectives.objective import decide_noise
 from training.state import TrainingState
 
 ROOT = Path(__file__).parents[2]

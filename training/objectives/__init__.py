@@ -1,8 +1,14 @@
 """How each method trains: one file a method, and this table of them."""
 
-from training.objectives.discriminator import PAPER_BACKBONE, PAPER_IMAGE_SIZE, REFERENCE_NOISE_STD
 from training.objectives.glass import GLASSObjective
-from training.objectives.objective import ClosedForm, GradientObjective, Objective
+from training.objectives.objective import (
+    PAPER_BACKBONE,
+    PAPER_IMAGE_SIZE,
+    REFERENCE_NOISE_STD,
+    ClosedForm,
+    GradientObjective,
+    Objective,
+)
 from training.objectives.simplenet import SimpleNetObjective
 
 __all__ = [

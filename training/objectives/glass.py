@@ -22,11 +22,10 @@ from torch import Tensor
 from hubmodels.front_end import align, flatten
 from hubmodels.glass import GLASS
 from hubmodels.samples import Sample
-from training.batches import LocalSynthesis
-from training.cache import FeatureCache, extract, load_images
+from training.batches import FeatureCache, LocalSynthesis, extract, load_images
 from training.foreground import foreground_masks
 from training.hypothesis import choose_hypothesis
-from training.objectives.discriminator import (
+from training.objectives.objective import (
     ADAPTOR_LR,
     DISCRIMINATOR_LR,
     REFERENCE_EMBED_DIM,
@@ -36,8 +35,8 @@ from training.objectives.discriminator import (
     adamw,
     add_noise,
     decide_noise,
+    option,
 )
-from training.options import option
 from training.synthesis import TextureSource
 
 if TYPE_CHECKING:
@@ -96,7 +95,7 @@ class GLASSObjective(DiscriminatorObjective):
     @classmethod
     def prepare(cls, detector: GLASS, job: "Job", cache: FeatureCache, samples: Sequence[Sample]) -> Self:
         """With hypothesis, foreground and textures decided, and the local synthesis made of them."""
-        settings, decisions = job.own_settings, decide_noise(job, cache)
+        settings, decisions = job.config.own_settings(job.method), decide_noise(job, cache)
         whole = _whole_pictures(detector, cache, samples)
         hypothesis, reason = choose_hypothesis(settings.hypothesis, job.category.dataset, job.category.name, whole)
         masks, foreground = None, "full picture (as asked)"

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from hubmodels.front_end import flatten
 from hubmodels.samples import Sample
 from hubmodels.simplenet import SimpleNet
-from training.cache import FeatureCache
-from training.objectives.discriminator import (
+from training.batches import FeatureCache
+from training.objectives.objective import (
     ADAPTOR_LR,
     DISCRIMINATOR_LR,
     DiscriminatorObjective,

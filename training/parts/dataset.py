@@ -19,10 +19,9 @@ from PIL import Image
 from scipy import ndimage
 
 from hubmodels.samples import Category, Sample
-from training.parts.damage import Part
 from training.parts.objects import Connector, Pill, Washer
 from training.parts.rendering import Camera, blur
-from training.parts.textures import BrushedMetal, Cloth
+from training.parts.surfaces import BrushedMetal, Cloth, Part
 
 DATASET = "parts"
 PARTS: dict[str, type[Part]] = {
@@ -144,13 +143,13 @@ def _write(path: Path, content: bytes) -> None:
     path.write_bytes(content)
 
 
-def sheet(names: Sequence[str] | None = None, seed: int = 1) -> Image.Image:
+def sheet(names: Sequence[str] | None = None) -> Image.Image:
     """One row per category: two good parts, then each defect with a thin line around its mask."""
     _check(names or (), DEFECTS, "category")
     rows = []
     for name in names or DEFECTS:
-        cells = [render(name, seed)[0], render(name, seed + 1)[0]]
-        cells += [_outlined(*render(name, seed + 2 + k, defect)) for k, defect in enumerate(DEFECTS[name])]
+        cells = [render(name, seed)[0] for seed in (1, 2)]
+        cells += [_outlined(*render(name, seed, defect)) for seed, defect in enumerate(DEFECTS[name], start=3)]
         rows.append(np.hstack([np.pad(cell, ((3, 3), (3, 3), (0, 0)), constant_values=255) for cell in cells]))
     return Image.fromarray(np.vstack(rows))
 
@@ -175,7 +174,3 @@ def main(arguments: list[str] | None = None) -> None:
         return write_parts(args.folder, args.categories)
     args.folder.mkdir(parents=True, exist_ok=True)
     sheet(args.categories).save(args.folder / "parts.jpg", quality=90)
-
-
-if __name__ == "__main__":
-    main()

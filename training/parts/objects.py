@@ -1,10 +1,9 @@
-"""The three rendered objects on their tables, washer, connector and pill; see `training.parts.damage.Part`."""
+"""The three rendered objects on their tables, washer, connector and pill; see `training.parts.surfaces.Part`."""
 
 import math
 
 import numpy as np
 
-from training.parts.damage import SPECK_RADIUS, Part, table
 from training.parts.rendering import (
     Field,
     along,
@@ -21,6 +20,7 @@ from training.parts.rendering import (
     slopes,
     smooth,
 )
+from training.parts.surfaces import SPECK_RADIUS, Part, table
 
 
 class Washer(Part):

@@ -107,7 +107,7 @@ def render_card(
     report = public_report(report)
     licence, compact = dataset_licence(report["dataset"]), report["backbone"]["name"] == COMPACT_BACKBONE
     paper = METHODS[report["method"]].paper
-    return _template("card.md").render(
+    return _template().render(
         metadata=_metadata(report, NOTICE if bundled else LICENCE_FILE).to_yaml(),
         report=report,
         config=config,
@@ -170,12 +170,12 @@ def require_templates() -> Path:
     return TEMPLATES
 
 
-def _template(name: str) -> Template:
+def _template() -> Template:
     environment = Environment(
         loader=FileSystemLoader(require_templates()), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["percent"] = lambda value: "not measured" if value is None else f"{100 * value:.1f} %"
-    return environment.get_template(name)
+    return environment.get_template("card.md")
 
 
 def _sources(report: dict, repo_id: str | None) -> dict:
@@ -189,10 +189,10 @@ def _sources(report: dict, repo_id: str | None) -> dict:
 
 def _decisions(report: dict) -> dict[str, str]:
     """What the method's objective recorded, as rows of a table."""
-    recorded = {key: value for key, value in report["training"].items() if key not in NOT_DECISIONS}
     return {
         key.replace("_", " "): f"{value:.4g}" if isinstance(value, float) else str(value)
-        for key, value in recorded.items()
+        for key, value in report["training"].items()
+        if key not in NOT_DECISIONS
     }
 
 

@@ -18,8 +18,7 @@ import torch
 from hubmodels import AnomalyDetector, BackboneError, ModelError, load
 from hubmodels.hub.files import REPORT_FILE
 from hubmodels.pictures import Picture, read_picture
-from training.evaluation import read_report, write_json
-from training.provenance import processor
+from training.evaluation import processor, read_report, write_json
 from training.publishing.card import example_picture, finished_models, write_card
 
 ROOT = Path(__file__).parents[2]
@@ -32,9 +31,17 @@ def measure_latency(detector: AnomalyDetector, picture: Picture, repeats: int = 
     The time is complete on a GPU, too, because a prediction's map is in main memory.
     """
     upright = read_picture(picture)
-    times = [_time_of(detector, upright) for _ in range(WARM_UP + repeats)][WARM_UP:]
-    measured = {"median_ms": round(statistics.median(times), 2), "p95_ms": round(float(np.percentile(times, 95)), 2)}
-    measured |= {"device": _device_name(detector.device), "threads": torch.get_num_threads()}
+    for _ in range(WARM_UP):
+        detector.predict(upright)
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        detector.predict(upright)
+        times.append(1000 * (time.perf_counter() - start))
+    median, p95 = statistics.median(times), float(np.percentile(times, 95))
+    device = torch.cuda.get_device_name(detector.device) if detector.device.type == "cuda" else processor()
+    measured = {"median_ms": round(median, 2), "p95_ms": round(p95, 2)}
+    measured |= {"device": device, "threads": torch.get_num_threads()}
     return measured | {"height": upright.height, "width": upright.width, "repeats": repeats}
 
 
@@ -82,16 +89,6 @@ def main(arguments: list[str] | None = None) -> None:
                 print(f"{folder.name}: {kind} {measured['median_ms']} ms, 95th percentile {measured['p95_ms']} ms")
     except (ValueError, ModelError, BackboneError) as error:
         parser.error(str(error))
-
-
-def _time_of(detector: AnomalyDetector, picture: Picture) -> float:
-    start = time.perf_counter()
-    detector.predict(picture)
-    return 1000 * (time.perf_counter() - start)
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
 
 
 if __name__ == "__main__":

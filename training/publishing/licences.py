@@ -49,13 +49,7 @@ LICENCES = {  # by the data set's part of a model's name
         may_be_shown=True,
         citations=("bergmann2019mvtec", "bergmann2021mvtec"),
     ),
-    "parts": DatasetLicence(
-        "synthetic sample parts",
-        "Apache-2.0",
-        "apache-2.0",
-        tag="synthetic",
-        may_be_shown=True,
-    ),
+    "parts": DatasetLicence("synthetic sample parts", "Apache-2.0", "apache-2.0", tag="synthetic", may_be_shown=True),
     "magnetic_tile": DatasetLicence(  # no licence file, so nothing that allows copies of its pictures
         "Magnetic tile defects",
         "free to use, with citation",
@@ -85,11 +79,12 @@ def weights_licence(dataset: str, compact_backbone: bool) -> WeightsLicence:
     data = dataset_licence(dataset)
     non_commercial = data.licence == CC_BY_NC_SA
     if data.licence_id and (non_commercial or not compact_backbone):
-        limit = ": non-commercial use only" if non_commercial else ""
-        backbone = (
-            "; the compact backbone that they need is for research and non-commercial use" if compact_backbone else ""
-        )
-        return WeightsLicence(data.licence_id, None, f"{data.licence}, as the training pictures{limit}{backbone}")
+        words = f"{data.licence}, as the training pictures"
+        if non_commercial:
+            words += ": non-commercial use only"
+        if compact_backbone:
+            words += "; the compact backbone that they need is for research and non-commercial use"
+        return WeightsLicence(data.licence_id, None, words)
     pictures = "the terms of the training pictures apply"
     if compact_backbone:
         words = "research and non-commercial use only, as the compact backbone that they need"

@@ -19,16 +19,14 @@ from hubmodels.hub.catalog import Catalog
 from hubmodels.hub.files import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE
 from hubmodels.methods import METHODS
 from training.publishing.card import require_templates
-from training.publishing.repository import client_call
+from training.publishing.publish import client_call
 
 ROOT = Path(__file__).parents[2]
 CONTENT = ("app.py", "webapp", "hubmodels", "examples", "requirements.txt", "LICENSE", "NOTICE.md")
 LEFT_OUT = shutil.ignore_patterns("__pycache__", ".*")
 PYTHON = "3.12"  # the builder's default, 3.10, is too old
 NAMESPACE_VARIABLE = "HUBMODELS_NAMESPACE"  # app.py reads it
-OWNED = [
-    f"{room}/*" for room in ("webapp", "hubmodels", "examples")
-]  # files deleted here are deleted from the Space, too
+OWNED = ["webapp/*", "hubmodels/*", "examples/*"]  # files deleted here are deleted from the Space, too
 
 
 def assemble_space(
@@ -59,7 +57,7 @@ def assemble_space(
     return target
 
 
-def push_space(repo_id: str, *, namespace: str | None = None, private: bool = False, api: HfApi | None = None) -> str:
+def push_space(repo_id: str, *, namespace: str | None = None, private: bool = False) -> str:
     """Creates or updates a Space that shows the models of a namespace; returns its address.
 
     Its variables, secrets, hardware and files of other names remain. Its README.md is written again.
@@ -68,7 +66,7 @@ def push_space(repo_id: str, *, namespace: str | None = None, private: bool = Fa
         namespace: who published the models; None: the demo shows the bundled ones.
         private: make a new Space private; only a private Space names private models.
     """
-    api = api or HfApi(library_name=LIBRARY)
+    api = HfApi(library_name=LIBRARY)
     shown = published(namespace, api, private) if namespace else {}
     url = api.create_repo(repo_id, repo_type="space", space_sdk="gradio", private=private, exist_ok=True)
     set_namespace(api, repo_id, namespace)  # before the files, whose commit starts the first build
@@ -112,6 +110,9 @@ def set_namespace(api: HfApi, repo_id: str, namespace: str | None) -> None:
 
 def _settings(models: Sequence[str], backbones: Sequence[str]) -> SpaceCardData:
     """The front matter, https://huggingface.co/docs/hub/spaces-config-reference."""
+    fetched = [name for name in backbones if not (BUNDLED_WEIGHTS / f"{name}.safetensors").is_file()]
+    preloaded = [f"{hub_repository(name)} {WEIGHTS_FILE}" for name in fetched]
+    preloaded += [f"{model} {CONFIG_FILE},{WEIGHTS_FILE}" for model in models]
     return SpaceCardData(
         title=", ".join(method.title for method in METHODS.values()) + ": anomaly detection side by side",
         emoji="🔩",
@@ -129,12 +130,5 @@ def _settings(models: Sequence[str], backbones: Sequence[str]) -> SpaceCardData:
         suggested_hardware="cpu-basic",
         tags=["anomaly-detection", "industrial-inspection", LIBRARY],
         models=list(models) or None,
-        preload_from_hub=_preloaded(models, backbones) or None,
+        preload_from_hub=preloaded or None,  # into the builder's Hub cache, so that no visitor waits for it
     )
-
-
-def _preloaded(models: Sequence[str], backbones: Sequence[str]) -> list[str]:
-    """What the builder downloads into the Hub cache, as "repository file,file", so that no visitor waits for it."""
-    fetched = [name for name in backbones if not (BUNDLED_WEIGHTS / f"{name}.safetensors").is_file()]
-    weights = [f"{hub_repository(name)} {WEIGHTS_FILE}" for name in fetched]
-    return [*weights, *(f"{model} {CONFIG_FILE},{WEIGHTS_FILE}" for model in models)]
