@@ -195,9 +195,8 @@ def read_report(folder: Path) -> dict:
         raise ValueError(f"{folder / REPORT_FILE} cannot be read ({error})") from error
 
 
-def summarise(folders: list[Path]) -> list[dict]:
-    """A row per model folder, then rows of means per (method, data set): all, and on MVTec AD textures, objects."""
-    reports = [read_report(folder) for folder in folders]
+def summarise(reports: list[dict]) -> list[dict]:
+    """A row per model's report, then rows of means per (method, data set): all, and on MVTec AD textures, objects."""
     identity = ("method", "dataset", "category", "protocol", "seed")
     rows = [{k: r[k] for k in identity} | {k: r["metrics"].get(k) for k in HEADLINE} for r in reports]
     groups: dict[tuple, list[dict]] = {}

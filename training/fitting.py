@@ -30,6 +30,8 @@ class ClosedFormFitting:
         saves: whether this process saves and evaluates the model.
     """
 
+    first_epoch = 0
+
     def __init__(self, job: Job, objective: ClosedForm, cache: FeatureCache, saves: bool) -> None:
         self.job, self.objective, self.cache, self.saves = job, objective, cache, saves
 
@@ -87,6 +89,11 @@ class Fitting:
         workers = loader_workers(objective, accelerator)
         self.batches = iter(make_loader(TrainingItems(objective.synthesis), self.plan, workers))
         self.log = JobLog(job, self.state.epoch, writes=self.saves)
+
+    @property
+    def first_epoch(self) -> int:
+        """The number of epochs that an earlier run has finished."""
+        return self.plan.first_epoch
 
     @property
     def state_path(self) -> Path:

@@ -3,8 +3,8 @@
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from hubmodels.hub.catalog import model_name
 from hubmodels.folders import files_in
+from hubmodels.hub.catalog import model_name
 from hubmodels.hub.files import FINISHED_FILES, missing_files
 from hubmodels.samples import Category
 from training.config import TrainConfig
@@ -72,14 +72,12 @@ def is_whole(job: Job) -> bool:
         ValueError: something else is in its place, which a finished job could not replace.
     """
     missing = missing_files(job.folder, FINISHED_FILES)
-    if len(missing) < len(FINISHED_FILES) or job.folder.is_file() or any(files_in(job.folder)):
-        if missing:
-            raise ValueError(
-                f"{job.folder} is in the way: it is not empty, but no finished model ({', '.join(missing)} missing). "
-                "Move it away or delete it, or use another --output."
-            )
-        return True
-    return False
+    if missing and (job.folder.is_file() or (job.folder.is_dir() and any(files_in(job.folder)))):
+        raise ValueError(
+            f"{job.folder} is in the way: it is not empty, but no finished model ({', '.join(missing)} missing). "
+            "Move it away or delete it, or use another --output."
+        )
+    return not missing
 
 
 def is_finished(job: Job, backbone_sha256: str) -> bool:

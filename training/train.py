@@ -38,7 +38,17 @@ from hubmodels.samples import Sample
 from training.batches import AUTOCAST, build_cache, load_images, seed_of
 from training.config import TrainConfig
 from training.data import hold_out, open_categories
-from training.evaluation import PROTOCOL, evaluate, git_commit, machine, summarise, summary_table, versions, write_json
+from training.evaluation import (
+    PROTOCOL,
+    evaluate,
+    git_commit,
+    machine,
+    read_report,
+    summarise,
+    summary_table,
+    versions,
+    write_json,
+)
 from training.fitting import ClosedFormFitting, Fitting, make_fitting
 from training.hub_data import HubColumns
 from training.jobs import Job, TrainingError, is_finished, is_whole
@@ -67,29 +77,33 @@ def main(arguments: list[str] | None = None) -> int:
     except EXPECTED as error:
         logger.error("%s", error)
         return 1
-    failures |= blocked | run_jobs(jobs, accelerator, config.parallel)
-    accelerator.wait_for_everyone()
-    failures = dict(pair for pair in gather_object(list(failures.items())))
+    done, failed = run_jobs(jobs, accelerator, config.parallel)
+    failures |= blocked | failed
+    if config.push_to_hub:  # each process what it made, which may be on a disk of its own; if it fails, repeat
+        publication = Publication(config.push_to_hub, private=config.private)
+        failures |= publish([job.folder for job in done], publication)
+    reports = gather_object([read_report(job.folder) for job in done])
+    failures = dict(gather_object(list(failures.items())))
     if accelerator.is_main_process:
-        done = [job for job in jobs if job.name not in failures]
-        if config.push_to_hub:  # if it fails, the same command tries again
-            publication = Publication(config.push_to_hub, private=config.private)
-            failures |= publish([job.folder for job in done], publication)
-        write_summary(done, failures, config)
+        write_summary(reports, failures, config)
     accelerator.end_training()
     return 1 if failures else 0
 
 
-def run_jobs(jobs: list[Job], accelerator: Accelerator, parallel: str) -> dict[str, str]:
-    """Runs this process's share of the jobs, or its share of each; returns those that failed, with the reason.
+def run_jobs(jobs: list[Job], accelerator: Accelerator, parallel: str) -> tuple[list[Job], dict[str, str]]:
+    """Runs this process's share of the jobs, or its share of each.
 
     Ctrl-C ends the run with a SystemExit that names the interrupted job.
+
+    Returns:
+        The jobs whose models this process wrote or kept, and the reasons of those that failed, by name.
     """
-    world, failures = accelerator.num_processes, {}
+    world, done, failures = accelerator.num_processes, [], {}
     sharing = world > 1 and (parallel == "data" or (parallel == "auto" and len(jobs) < world))
     for job in jobs if sharing else jobs[accelerator.process_index :: world]:
         try:
             run_job(job, accelerator, sharing)
+            done += [job] if accelerator.is_main_process or not sharing else []
         except KeyboardInterrupt:
             raise SystemExit(f"{job.name} was stopped: the same command continues from its last saved epoch") from None
         except Exception as error:  # one failed job must not stop the others
@@ -98,7 +112,7 @@ def run_jobs(jobs: list[Job], accelerator: Accelerator, parallel: str) -> dict[s
             origin = (sharing and error.__cause__) or error
             logger.error("%s failed: %s", job.name, error, exc_info=not isinstance(origin, EXPECTED))
             failures[job.name] = str(error)
-    return failures
+    return done, failures
 
 
 def start(config: TrainConfig) -> Accelerator:
@@ -233,6 +247,8 @@ def run_job(job: Job, accelerator: Accelerator, sharing: bool) -> None:
     """Trains, calibrates, saves, and only then evaluates one model; unless it is finished."""
     with agreed(sharing):
         prepared = prepare(job, accelerator, sharing)
+    if sharing:
+        require_one_disk(prepared and prepared[0].first_epoch)
     if prepared is None:
         logger.info("%s is finished: kept", job.name)
         return
@@ -246,6 +262,15 @@ def run_job(job: Job, accelerator: Accelerator, sharing: bool) -> None:
         if fitting.saves:
             calibrate(fitting, held_out)
             finish(job, fitting.objective.detector, fitting.objective.decisions | record)
+
+
+def require_one_disk(first_epoch: int | None) -> None:
+    """Raises TrainingError where processes that share a job begin it at different epochs, or some find it finished."""
+    if len(set(gather_object([first_epoch]))) > 1:
+        raise TrainingError(
+            "the processes share this job, but find different states of it in their output folders: give an --output "
+            "on a disk that all machines share, or --parallel jobs"
+        )
 
 
 @contextmanager
@@ -353,11 +378,10 @@ def finish(job: Job, detector: AnomalyDetector, record: dict) -> None:
     shutil.rmtree(job.workplace)
 
 
-def write_summary(jobs: list[Job], failures: dict[str, str], config: TrainConfig) -> None:
+def write_summary(reports: list[dict], failures: dict[str, str], config: TrainConfig) -> None:
     """Writes and logs the table of this run's models, and logs what failed."""
-    folders = [job.folder for job in jobs if (job.folder / REPORT_FILE).is_file()]
-    if folders:
-        rows = summarise(folders)
+    if reports:
+        rows = summarise(sorted(reports, key=lambda r: (list(METHODS).index(r["method"]), r["category"])))
         output = Path(config.output)
         write_json(output / "summary.json", rows)
         (output / "summary.md").write_text(summary_table(rows) + "\n")

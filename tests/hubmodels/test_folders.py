@@ -1,9 +1,10 @@
 """What folders mean, and what is said of files that are not used; on small generated pictures."""
 
 import os
+import sys
 
 import pytest
-from small_pictures import add_pictures, mask, names, only, save
+from small_pictures import SIZE, add_pictures, mask, names, only, save
 
 from hubmodels.folders import find_labelled, find_pictures, label_of, read_category, read_plain
 from hubmodels.samples import UNUSED_REASONS
@@ -155,6 +156,17 @@ def test_unclear_folders_are_refused_with_both_readings(tmp_path):
     with pytest.raises(ValueError, match=r"two ways.*fine, scratch.*--normal-folder NAME.*--normal-folder good"):
         read_category("set", "two", tmp_path / "two")
     assert [s.label for s in read_category("set", "two", tmp_path / "two", "good").test] == [1, 1]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_names_that_are_no_utf_8_can_be_written(tmp_path):
+    """Such a name ended a training after its last epoch, in the table of the scores."""
+    good = tmp_path / "train" / "good"
+    add_pictures(good, "0.png")
+    os.rename(good / "0.png", os.fsencode(good) + b"/sch\xf6n.png")
+    [sample] = read_category("set", "part", tmp_path).train
+    assert sample.name == "train/good/sch\\xf6n.png" and sample.name.encode()
+    assert sample.read().size == SIZE[::-1]
 
 
 def test_links_are_followed_but_not_in_circles(tmp_path):

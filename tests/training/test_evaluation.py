@@ -1,6 +1,5 @@
 """What is measured where pictures or masks are bad, the summary, the panels; for the metrics see test_metrics.py."""
 
-import json
 from dataclasses import replace
 
 import pytest
@@ -65,19 +64,16 @@ def test_defect_pixels_outside_the_crop_are_counted(make_detector, category_fold
     assert "cropped_defect_pixels" not in evaluate(make_detector(SimpleNet), category, tmp_path)
 
 
-def write_report(folder, category, value, dataset="mvtec", method="glass", **missing):
+def report_of(category, value, dataset="mvtec", method="glass", **missing):
     report = {"method": method, "dataset": dataset, "category": category, "protocol": "last", "seed": 0}
     report["metrics"] = {key: value for key in HEADLINE if key not in missing}
-    path = folder / f"{method}-{dataset}-{category}"
-    path.mkdir()
-    (path / "metrics.json").write_text(json.dumps(report))
-    return path
+    return report
 
 
-def test_means_over_textures_objects_and_all(tmp_path):
+def test_means_over_textures_objects_and_all():
     """carpet .9, grid .7, bottle .5: textures .8, objects .5, all .7."""
-    folders = [write_report(tmp_path, c, v) for c, v in (("carpet", 0.9), ("grid", 0.7), ("bottle", 0.5))]
-    means = {row["category"]: row["image_auroc"] for row in summarise(folders)[3:]}
+    reports = [report_of(c, v) for c, v in (("carpet", 0.9), ("grid", 0.7), ("bottle", 0.5))]
+    means = {row["category"]: row["image_auroc"] for row in summarise(reports)[3:]}
     assert means == {
         "mean (3)": pytest.approx(0.7),
         "mean of textures (2)": pytest.approx(0.8),
@@ -85,16 +81,16 @@ def test_means_over_textures_objects_and_all(tmp_path):
     }
 
 
-def test_other_data_sets_and_methods_are_not_mixed(tmp_path):
-    folders = [write_report(tmp_path, c, 0.5, "tiles", m) for c in ("a", "b") for m in ("glass", "simplenet")]
-    rows = summarise(folders)
+def test_other_data_sets_and_methods_are_not_mixed():
+    reports = [report_of(c, 0.5, "tiles", m) for c in ("a", "b") for m in ("glass", "simplenet")]
+    rows = summarise(reports)
     assert [row["category"] for row in rows[4:]] == ["mean (2)", "mean (2)"]
     assert {row["method"] for row in rows[4:]} == {"glass", "simplenet"}
 
 
-def test_what_was_not_measured_is_a_dash_and_spoils_no_mean(tmp_path):
-    folders = [write_report(tmp_path, "a", 0.5, "x"), write_report(tmp_path, "b", 0.5, "x", aupro=None)]
-    rows = summarise(folders)
+def test_what_was_not_measured_is_a_dash_and_spoils_no_mean():
+    reports = [report_of("a", 0.5, "x"), report_of("b", 0.5, "x", aupro=None)]
+    rows = summarise(reports)
     assert rows[-1]["aupro"] is None and rows[-1]["image_auroc"] == 0.5
     assert summary_table(rows).splitlines()[3].endswith("| 50.0 | - |")
 

@@ -1,10 +1,12 @@
 """The real script on small pictures: layouts, resuming, two processes, and what it must refuse."""
 
+import errno
 import json
 import os
 import platform
 import resource
 import shutil
+import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -22,9 +24,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import training.train as train
-from hubmodels import BackboneError, load
+from hubmodels import BackboneError, ModelError, load
 from hubmodels.hub.catalog import Catalog
 from hubmodels.samples import Sample
+from training import batches
 from training.batches import FeatureCache
 from training.config import TrainConfig
 from training.evaluation import git_commit
@@ -272,6 +275,58 @@ def test_a_finished_job_is_not_repeated_and_other_settings_are_refused(arguments
     assert before and written(tmp_path / "runs") == before
 
 
+@pytest.fixture
+def finished(arguments, tmp_path):
+    """A finished SimpleNet, its folder, and the command that made it."""
+    arguments = [*arguments, "--methods", "simplenet", "--epochs", "1"]
+    assert train.main(arguments) == 0
+    return next((tmp_path / "runs").glob("simplenet-*")), arguments
+
+
+@pytest.mark.parametrize("missing", ["model.safetensors", "metrics.json", "config.json", "README.md"])
+def test_a_model_folder_that_lacks_a_file_is_named_before_training(finished, missing, monkeypatch, capsys):
+    """With the weights gone it was "finished: kept"; without metrics.json every rerun failed after the training."""
+    folder, arguments = finished
+    (folder / missing).unlink()
+    monkeypatch.setattr(Fitting, "run_epoch", lambda *_: pytest.fail("trained"))
+    assert train.main(arguments) == 1
+    message = f"{folder} is in the way: it is not empty, but no finished model ({missing} missing)"
+    assert message in capsys.readouterr().err
+    assert folder.is_dir()
+    if missing in ("model.safetensors", "config.json"):  # what makes a model usable
+        with pytest.raises(ModelError, match=f"{missing} is missing"):
+            Catalog.from_folder(folder)
+
+
+def test_hidden_files_in_the_place_of_a_model_do_not_stop_it(arguments, data_root, tmp_path):
+    """The Finder leaves `.DS_Store` in each folder that it showed."""
+    folder = tmp_path / f"runs/simplenet-{data_root.name}-plate"
+    folder.mkdir(parents=True)
+    (folder / ".DS_Store").write_bytes(b"junk")
+    assert train.main([*arguments, "--methods", "simplenet", "--epochs", "1"]) == 0
+    assert load(folder).category == "plate"
+
+
+def test_an_output_folder_that_cannot_be_written_is_named_at_once(arguments, tmp_path, capsys):
+    (tmp_path / "file").write_text("in the way")
+    assert train.main([*arguments, "--output", str(tmp_path / "file" / "runs")]) == 1
+    assert "nothing can be written into" in capsys.readouterr().err
+
+
+def test_features_that_outgrow_the_disk_end_with_a_message(arguments, tmp_path, monkeypatch, capsys):
+    """The process died of SIGBUS, without a word, when the mapped file outgrew the disk."""
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(batches, "memory_budget", lambda: 0)
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    assert train.main([*arguments, "--methods", "simplenet"]) == 1
+    error = capsys.readouterr().err
+    assert "the features need" in error and "are free (No space left on device): free some" in error
+    assert not list((tmp_path / "runs").rglob("features*.bin"))
+
+
 def test_settings_that_only_glass_reads_do_not_age_a_simplenet(arguments, tmp_path):
     arguments = [*arguments, "--methods", "simplenet"]
     assert train.main(arguments) == 0
@@ -417,6 +472,44 @@ def test_jobs_over_two_processes_equal_one_process(arguments, tmp_path):
     for folder in (tmp_path / "one").glob("simplenet-*"):
         assert_equal_weights(head(folder), head(tmp_path / "two" / folder.name))
     assert len(json.loads((tmp_path / "two/summary.json").read_text())) == 3  # two categories and their mean
+
+
+def launch_machines(arguments, outputs, *options):
+    """Two machines of one process each, on the loopback address, each with a disk of its own."""
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    running = []
+    for rank, output in enumerate(outputs):
+        machine = ["--num_machines", "2", "--machine_rank", str(rank), "--main_process_ip", "127.0.0.1"]
+        command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", *machine]
+        command += ["--main_process_port", port, str(ROOT / "training/train.py"), *arguments]
+        command += [*options, "--output", str(output)]
+        running.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True))
+    return [(process.communicate(timeout=300)[1], process.returncode) for process in running]
+
+
+def test_two_machines_without_a_shared_disk(arguments, tmp_path, hub):
+    """Each publishes what it made; the summary of the first contains both."""
+    several = ["--categories", "plate", "sheet", "--methods", "simplenet", "--epochs", "1", "--push-to-hub", "acme"]
+    outputs = [tmp_path / "one", tmp_path / "two"]
+    (first, status), (second, other) = launch_machines([*arguments, *several], outputs)
+    assert (status, other) == (0, 0), (first + second)[-3000:]
+    folders = [[path.name for path in output.glob("simplenet-*")] for output in outputs]
+    assert [len(names) for names in folders] == [1, 1] and folders[0] != folders[1]
+    assert all("model.safetensors" in hub.files(f"acme/{names[0]}") for names in folders)
+    rows = json.loads((outputs[0] / "summary.json").read_text())
+    assert [row["category"] for row in rows] == ["plate", "sheet", "mean (2)"]
+    assert not (outputs[1] / "summary.json").exists()
+
+
+@pytest.mark.parametrize("found", [[None, 0], [3, 0]])
+def test_a_shared_job_needs_a_shared_disk(monkeypatch, found):
+    """A machine that finds the model finished, or at another epoch, would leave the others waiting for ever."""
+    monkeypatch.setattr(train, "gather_object", lambda _: found)
+    with pytest.raises(TrainingError, match="find different states of it in their output folders"):
+        train.require_one_disk(found[0])
 
 
 def test_one_job_shared_by_two_processes(arguments, tmp_path):
