@@ -46,6 +46,14 @@ class PictureError(ValueError):
         self.fault = fault
 
 
+class PictureWarning(UserWarning):
+    """A picture that was inspected, but whose verdict is doubtful; the message names the likely cause and the remedy.
+
+    The text depends on the cause and the category alone. So Python shows it once for each line of a program, not for
+    each picture. `warnings.simplefilter("error", PictureWarning)` turns it into an error.
+    """
+
+
 def read_picture(picture: Picture) -> Image.Image:
     """Any picture -> RGB picture, 8 bit per channel, upright (EXIF orientation applied), at its own size.
 
