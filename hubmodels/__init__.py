@@ -25,6 +25,7 @@ _MODULES = {
     "METHODS": "methods",
     "ModelError": "hub.errors",
     "PictureError": "pictures",
+    "PictureWarning": "pictures",
     "PreparedPicture": "comparison",
     "SimpleNet": "simplenet",
     "check_appearance": "comparison",

@@ -6,20 +6,26 @@ The constants were chosen on part of the data of `benchmarks/appearance.py`, whi
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-DARK, BRIGHT, BLURRED, TINY, UNLIKE = "dark", "bright", "blurred", "tiny", "unlike"  # codes, for the app to word
+from hubmodels.front_end import FrontEnd
+
+# codes, for the app to word
+DARK, BRIGHT, BLURRED, TINY, SWAPPED, UNLIKE = "dark", "bright", "blurred", "tiny", "swapped", "unlike"
 
 LIMIT = 2.5  # middle of the range without an error in 30 or 100 held-out pictures of the four categories chosen on
 FEWEST = 3  # held-out pictures: two others to measure each by
 PRIOR_WEIGHT = 20  # pictures: weight of the features' mean variance, added to each feature's own
 SMALLEST_SPREAD = 1e-4  # of the mean feature: rounding, should all held-out pictures be the same
-LIGHT_SHARE = 0.5  # of the darkest held-out picture's way from black, or the brightest one's from white
+LIGHT_SHARE = 0.5  # of the darkest held-out picture's way from black, or the brightest one's from white: at the most
+LIGHT_MARGIN = 0.15  # of the same way, at the least; between both, the held-out pictures' own range is the margin
 SHARP_SHARE = 0.7  # of the least sharp held-out picture's sharpness: half misses noisy blur, 0.8 flags soft parts
+SUSPICIOUS = 1.5  # ratio from which colours are checked: most good pictures need no second backbone pass
+SWAPPED_SHARE = 0.7  # of the ratio, for the picture with red and blue exchanged: it fits much better
 MOST_ENLARGED = 4  # times the usual: a patch of the finer layer, 8 pixels of the input, is then 2 of the picture's
 FLAT = 1 / 255  # one level: below it contrast is rounding
 
@@ -50,7 +56,8 @@ class AppearanceCheck:
     Attributes:
         ratio: distance from the category's held-out normal pictures, in units of their mean distance from each other;
             higher = more unusual. None where unknown: fewer than 3 held-out pictures.
-        warnings: of "dark", "bright", "blurred", "tiny" and "unlike"; what may be the cause of "unlike" comes first.
+        warnings: of "tiny", "dark", "bright", "blurred", "swapped" (red and blue are exchanged, as in OpenCV's arrays)
+            and "unlike", in this order: what may be the cause of "unlike" comes first.
     """
 
     ratio: float | None
@@ -60,6 +67,18 @@ class AppearanceCheck:
     def matches(self) -> bool | None:
         """Whether it may be of this category, good or defective; None where unknown."""
         return None if self.ratio is None else self.ratio <= LIMIT
+
+
+MESSAGES = {  # for programmers; the app has its own words
+    TINY: "the picture has too few pixels to show a small defect; take it at a higher resolution",
+    DARK: "the picture is darker than the good parts that the model learned; check light, exposure and the scale of "
+    "the samples (12-bit values in uint16: multiply by 16)",
+    BRIGHT: "the picture is brighter than the good parts that the model learned; check light and exposure",
+    BLURRED: "the picture is more blurred than the good parts that the model learned; check the focus",
+    SWAPPED: "the picture looks as if red and blue were exchanged; arrays must be RGB, but OpenCV gives BGR: use "
+    "cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)",
+    UNLIKE: "the picture does not look like the good parts that the model learned; check that it shows such a part",
+}
 
 
 def picture_statistics(
@@ -72,6 +91,16 @@ def picture_statistics(
     sharpness = (down**2 + right**2).mean((1, 2)).sqrt() / grey.std((1, 2)).clamp_min(FLAT)
     rows = zip(features, grey.mean((1, 2)).tolist(), sharpness.tolist(), enlargements, strict=True)
     return [PictureStatistics(*row) for row in rows]
+
+
+def exchanged_statistics(
+    front_end: FrontEnd, images: Tensor, enlargement: float, own: PictureStatistics
+) -> PictureStatistics:
+    """Statistics of an image (1, 3, S, S) with red and blue exchanged: one backbone pass; its own where it is grey."""
+    exchanged = images.flip(1)
+    if torch.equal(images, exchanged):
+        return own
+    return picture_statistics(exchanged, front_end(exchanged), [enlargement])[0]
 
 
 class Appearance(nn.Module):
@@ -123,19 +152,43 @@ class Appearance(nn.Module):
         """Whether a category's appearance was learned."""
         return bool(self.spread.isfinite().all())
 
-    def check(self, picture: PictureStatistics) -> AppearanceCheck:
-        """How the picture compares with the held-out ones."""
-        deviation = (picture.features - self.center.cpu()) / self.spread.cpu()
-        ratio = deviation.square().mean().sqrt().item()
-        darkest, brightest = self.brightness.tolist()
+    def check(
+        self, picture: PictureStatistics, exchanged: Callable[[], PictureStatistics] | None = None
+    ) -> AppearanceCheck:
+        """How the picture compares with the held-out ones.
+
+        Args:
+            exchanged: returns the statistics with red and blue exchanged. It is only called for a picture that is
+                unusual, because it needs a backbone pass. Without it the colours are not checked.
+        """
+        ratio = self._ratio(picture)
+        darkest, brightest = self._light_limits()
         found = {
             TINY: picture.enlargement > MOST_ENLARGED * self.enlargement.item(),
-            DARK: picture.brightness < LIGHT_SHARE * darkest,
-            BRIGHT: 1 - picture.brightness < LIGHT_SHARE * (1 - brightest),
+            DARK: picture.brightness < darkest,
+            BRIGHT: picture.brightness > brightest,
             BLURRED: picture.sharpness < SHARP_SHARE * self.sharpness.item(),
+            SWAPPED: exchanged is not None
+            and ratio > SUSPICIOUS
+            and self._ratio(exchanged()) <= min(LIMIT, SWAPPED_SHARE * ratio),
             UNLIKE: ratio > LIMIT,
         }
         return AppearanceCheck(ratio if self.is_fitted else None, tuple(code for code in found if found[code]))
+
+    def _ratio(self, picture: PictureStatistics) -> float:
+        deviation = (picture.features - self.center.cpu()) / self.spread.cpu()
+        return deviation.square().mean().sqrt().item()
+
+    def _light_limits(self) -> tuple[float, float]:
+        """The least and the most brightness that cause no warning."""
+        darkest, brightest = self.brightness.tolist()
+        lowest, highest = LIGHT_SHARE * darkest, 1 - LIGHT_SHARE * (1 - brightest)
+        if not self.is_fitted:
+            return lowest, highest
+        own_range = brightest - darkest
+        below = max(own_range, LIGHT_MARGIN * darkest)
+        above = max(own_range, LIGHT_MARGIN * min(brightest, 1 - brightest))
+        return max(lowest, darkest - below), min(highest, brightest + above)
 
 
 def _spread(features: Tensor) -> Tensor:

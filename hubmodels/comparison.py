@@ -10,12 +10,19 @@ rank_categories(catalog.appearances(), picture)
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from hubmodels.appearance import Appearance, AppearanceCheck, PictureStatistics, picture_statistics
+from hubmodels.appearance import (
+    Appearance,
+    AppearanceCheck,
+    PictureStatistics,
+    exchanged_statistics,
+    picture_statistics,
+)
 from hubmodels.detector import AnomalyDetector
 from hubmodels.front_end import FrontEnd
 from hubmodels.pictures import Picture, read_picture
@@ -60,6 +67,15 @@ class PreparedPicture:
             self._statistics[front_end.key] = picture_statistics(images, aggregated, [enlargement])[0]
         return self._statistics[front_end.key]
 
+    @torch.inference_mode()
+    def exchanged_statistics(self, front_end: FrontEnd) -> PictureStatistics:
+        """The same with red and blue exchanged; a second backbone pass, when first needed, then kept."""
+        key = (*front_end.key, "exchanged")
+        if key not in self._statistics:
+            own, (images, *_) = self.statistics(front_end), self.features(front_end)
+            self._statistics[key] = exchanged_statistics(front_end, images, own.enlargement, own)
+        return self._statistics[key]
+
 
 @torch.inference_mode()
 def compare(
@@ -67,7 +83,8 @@ def compare(
 ) -> dict[str, AnomalyPrediction]:
     """The prediction of each detector for the picture, by the same names; equal to separate `predict` calls.
 
-    `latency_ms` of each prediction includes the shared backbone pass, as a separate call would.
+    `latency_ms` of each prediction includes the shared backbone pass, as a separate call would. Unlike `predict`, it
+    raises no `PictureWarning`: the reasons are in `warnings` of each prediction.
 
     Raises:
         PictureError: the picture cannot be inspected; the message names the cause.
@@ -79,7 +96,8 @@ def compare(
         start = time.perf_counter()
         prediction = detector.predict_from_features(aggregated, [size])[0]
         latency_ms = 1000 * (backbone_s + time.perf_counter() - start)
-        predictions[name] = replace(prediction, latency_ms=latency_ms)
+        warnings = _check(detector, prepared).warnings
+        predictions[name] = replace(prediction, latency_ms=latency_ms, warnings=warnings)
     return predictions
 
 
@@ -105,7 +123,7 @@ def rank_categories(
     """Which category the picture shows: label and check of each candidate, the most similar first.
 
     Ratios can be compared, because each is in units of its own category. Where even the first does not match, the
-    picture is of none of them. Candidates that learned no appearance are left out.
+    picture is of none of them. Candidates that learned no appearance are left out. Colours are not checked.
 
     Args:
         candidates: by label, as `Catalog.appearances` returns them; a detector will do.
@@ -114,12 +132,17 @@ def rank_categories(
         PictureError: the picture cannot be inspected; the message names the cause.
     """
     prepared = _prepared(picture)
-    checks = [(label, _check(c, prepared)) for label, c in candidates.items() if c.appearance.is_fitted]
+    fitted = {label: c for label, c in candidates.items() if c.appearance.is_fitted}
+    checks = [(label, c.appearance.check(prepared.statistics(c.front_end))) for label, c in fitted.items()]
     return sorted(checks, key=lambda pair: pair[1].ratio)
 
 
 def _check(candidate: CategoryAppearance | AnomalyDetector, prepared: PreparedPicture) -> AppearanceCheck:
-    return candidate.appearance.check(prepared.statistics(candidate.front_end))
+    """With the colours, which need a second backbone pass where the picture is unusual."""
+    front_end = candidate.front_end
+    return candidate.appearance.check(
+        prepared.statistics(front_end), partial(prepared.exchanged_statistics, front_end)
+    )
 
 
 def _prepared(picture: Picture | PreparedPicture) -> PreparedPicture:

@@ -8,8 +8,10 @@ import hashlib
 import inspect
 import json
 import time
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import ClassVar, Self
@@ -21,7 +23,7 @@ from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
 from hubmodels import LIBRARY
-from hubmodels.appearance import Appearance, PictureStatistics, picture_statistics
+from hubmodels.appearance import MESSAGES, Appearance, PictureStatistics, exchanged_statistics, picture_statistics
 from hubmodels.backbone import BackboneError
 from hubmodels.front_end import FrontEnd, to_picture_size
 from hubmodels.heads import Head
@@ -35,7 +37,7 @@ from hubmodels.hub.files import (
     read_config,
     read_weights,
 )
-from hubmodels.pictures import Picture, read_picture
+from hubmodels.pictures import Picture, PictureWarning, read_picture
 from hubmodels.prediction import AnomalyPrediction
 from hubmodels.scoring import Calibration, smooth_map
 
@@ -125,24 +127,55 @@ class AnomalyDetector(nn.Module, PyTorchModelHubMixin, library_name=LIBRARY, pip
     def predict(self, picture: Picture) -> AnomalyPrediction:
         """Inspects one picture: a path, bytes, PIL image, numpy array or tensor of any size.
 
+        Arrays and tensors are **RGB**. OpenCV gives BGR: use `cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)`.
+
+        Warns by `PictureWarning` where the picture does not fit the good parts that the model learned: its brightness,
+        sharpness, size, colours (red and blue exchanged) or content. `warnings` of the result has the same as codes.
+
         Raises:
             PictureError: the picture cannot be inspected; the message names the cause.
         """
-        return self.predict_batch([picture])[0]
+        predictions = self._inspect([picture])
+        self._warn(predictions)
+        return predictions[0]
 
-    @torch.inference_mode()
     def predict_batch(self, pictures: Sequence[Picture]) -> list[AnomalyPrediction]:
-        """Inspects several pictures in one pass; sizes may differ. The latency is the mean over the batch."""
+        """Inspects several pictures in one pass; sizes may differ. The latency is the mean over the batch.
+
+        Warns and raises as `predict` does, once for each kind of warning.
+        """
         if isinstance(pictures, str | bytes | PathLike):
             raise TypeError("predict_batch takes a list of pictures: use predict for a single one")
+        predictions = self._inspect(pictures)
+        self._warn(predictions)
+        return predictions
+
+    @torch.inference_mode()
+    def _inspect(self, pictures: Sequence[Picture]) -> list[AnomalyPrediction]:
         upright = [read_picture(picture) for picture in pictures]
         if not upright:
             return []
         start = time.perf_counter()
-        aggregated = self.front_end(self.front_end.prepare(upright))
+        images = self.front_end.prepare(upright)
+        aggregated = self.front_end(images)
         predictions = self.predict_from_features(aggregated, [(p.height, p.width) for p in upright])
         latency_ms = 1000 * (time.perf_counter() - start) / len(upright)
-        return [replace(prediction, latency_ms=latency_ms) for prediction in predictions]
+        seen = picture_statistics(images, aggregated, [self.front_end.resize / min(p.size) for p in upright])
+        reasons = [self._doubts(image[None], own) for image, own in zip(images, seen, strict=True)]
+        return [
+            replace(prediction, latency_ms=latency_ms, warnings=codes)
+            for prediction, codes in zip(predictions, reasons, strict=True)
+        ]
+
+    def _doubts(self, images: Tensor, own: PictureStatistics) -> tuple[str, ...]:
+        """The warnings for an image (1, 3, S, S) and its statistics."""
+        exchanged = partial(exchanged_statistics, self.front_end, images, own.enlargement, own)
+        return self.appearance.check(own, exchanged).warnings
+
+    def _warn(self, predictions: Sequence[AnomalyPrediction]) -> None:
+        """One Python warning for each code, at the line that called `predict`."""
+        for code in dict.fromkeys(code for prediction in predictions for code in prediction.warnings):
+            warnings.warn(f"{self.category or self.method}: {MESSAGES[code]}", PictureWarning, stacklevel=3)
 
     def predict_from_features(
         self, aggregated: list[Tensor], sizes: Sequence[tuple[int, int]]
@@ -167,7 +200,7 @@ class AnomalyDetector(nn.Module, PyTorchModelHubMixin, library_name=LIBRARY, pip
             ValueError: the rate is not in (0, 1).
         """
         decided = self.calibration.decide(prediction.image_score, prediction.anomaly_map, false_alarm_rate)
-        return replace(decided, latency_ms=prediction.latency_ms)
+        return replace(decided, latency_ms=prediction.latency_ms, warnings=prediction.warnings)
 
     def calibrate(self, pictures: Iterable[Picture], false_alarm_rate: float = 0.01) -> None:
         """Sets thresholds, and learns the category's appearance, from normal pictures not used for training.

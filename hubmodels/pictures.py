@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Union
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageChops, ImageOps, UnidentifiedImageError
+
+from hubmodels import tiff
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,6 +27,8 @@ MIN_SIDE = 8  # pixels; anything thinner contains no patch to inspect
 
 # An explicit list, because some of Pillow's readers start other programs (EPS runs Ghostscript).
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "AVIF", "JPEG2000")
+SCALED_TO_16_BITS = ("PNG", "PPM")  # whose mode "I" is always 0 to 65535
+TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 Picture = Union[str, os.PathLike, bytes, Image.Image, np.ndarray, "Tensor"]
 
@@ -42,18 +46,29 @@ class PictureError(ValueError):
         self.fault = fault
 
 
+class PictureWarning(UserWarning):
+    """A picture that was inspected, but whose verdict is doubtful; the message names the likely cause and the remedy.
+
+    The text depends on the cause and the category alone. So Python shows it once for each line of a program, not for
+    each picture. `warnings.simplefilter("error", PictureWarning)` turns it into an error.
+    """
+
+
 def read_picture(picture: Picture) -> Image.Image:
     """Any picture -> RGB picture, 8 bit per channel, upright (EXIF orientation applied), at its own size.
 
-    16-bit samples are scaled by 255/65535, floats in [0, 1] by 255. Alpha is dropped and the camera's pixels under it
-    are kept: a transparent background is not replaced by a colour that no camera took.
+    16-bit samples are scaled by 255/65535, floats in [0, 1] by 255. A file is scaled by the full scale that it states,
+    such as 4095 for a TIFF with 12 bits, or the `maxval` of a PGM. 16-bit colours are right within one level. Alpha is
+    dropped and the camera's pixels under it are kept: a transparent background is not replaced by a colour that no
+    camera took. Colour profiles are ignored.
 
     Args:
         picture: path, encoded bytes, PIL image, array (H, W) or (H, W, 1|3|4), or tensor (H, W) or (1|3|4, H, W);
-            arrays and tensors are bool, uint8, uint16, or float in [0, 1]. Left unchanged.
+            arrays and tensors are RGB, and bool, uint8, uint16 (65535 = white), or float in [0, 1]. Left unchanged.
 
     Raises:
-        PictureError: missing, empty, corrupt, animated, too large, too small, or samples of unknown meaning.
+        PictureError: missing, empty, corrupt, animated, too large, too small, or samples of unknown meaning, such as
+            integers of 32 bits.
     """
     if _is_tensor(picture):
         return _from_tensor(picture)
@@ -104,7 +119,21 @@ def _read_header(stream: BinaryIO, name: str) -> Image.Image:
         stream.seek(0)
         with warnings.catch_warnings():  # `_check_size` checks our own limit
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            return Image.open(stream, formats=FORMATS)
+            return _opened(stream, name)
+
+
+def _opened(stream: BinaryIO, name: str) -> Image.Image:
+    try:
+        return Image.open(stream, formats=FORMATS)
+    except UnidentifiedImageError as error:
+        stream.seek(0)
+        if stream.read(4) not in TIFF_STARTS:
+            raise
+        raise PictureError(
+            f"{name} is a damaged TIFF, or one of an unusual kind (for example 10 or 14 bits, 16-bit or 64-bit "
+            "floats); save it with unsigned 8 or 16 bits per sample",
+            "unknown_format",
+        ) from error
 
 
 @contextmanager
@@ -129,13 +158,24 @@ def _decoding(name: str) -> Iterator[None]:
 def _from_pillow(image: Image.Image, name: str) -> Image.Image:
     """PIL image of any mode -> upright RGB picture."""
     _check_size(image.height, image.width, name)
+    tags = getattr(image, "tag_v2", {}) if image.format == "TIFF" else {}
     with _decoding(name):
+        if tags and (refusal := tiff.refusal(tags, image.mode)):
+            raise PictureError(f"{name} {refusal}")
         # MPO is what many phones call a JPEG: the photo first, then previews or a depth map
         if getattr(image, "is_animated", False) and image.format != "MPO":
             raise PictureError(f"{name} has several frames or pages; save the one to inspect as PNG", "animated")
         upright = ImageOps.exif_transpose(image)
     if upright.mode == "F" or upright.mode.startswith("I"):  # I, I;16, I;16L, I;16B: Pillow would clip at 255
-        return _from_array(_wide_samples(upright, name), name)
+        picture = _from_array(_wide_samples(upright, image.format, tags, name), name)
+        return ImageChops.invert(picture) if tiff.white_is_zero(tags) else picture
+    return _from_8_bits(upright, tiff.narrow_palette(tags), name)
+
+
+def _from_8_bits(upright: Image.Image, palette: bytes | None, name: str) -> Image.Image:
+    """PIL image of up to 8 bits per channel -> RGB picture; a palette replaces the image's own."""
+    if palette and upright.mode in ("P", "PA"):
+        upright.putpalette(palette, "RGB;L")
     if upright.mode == "P":  # without the detour Pillow warns about a transparent palette
         upright = upright.convert("RGBA")
     try:
@@ -144,15 +184,18 @@ def _from_pillow(image: Image.Image, name: str) -> Image.Image:
         raise PictureError(f"{name} has colour mode {upright.mode}; save it as RGB or grey") from error
 
 
-def _wide_samples(image: Image.Image, name: str) -> np.ndarray:
-    """Grey picture with more than 8 bit -> samples (H, W), uint16 or float."""
+def _wide_samples(image: Image.Image, file_format: str | None, tags: tiff.Tags, name: str) -> np.ndarray:
+    """Grey picture with more than 8 bit -> samples (H, W), uint16 or float in [0, 1]."""
     samples = np.asarray(image)
-    if image.mode != "I":
-        return samples
-    if samples.min() < 0 or samples.max() > 65535:
+    if image.mode == "I" and file_format not in SCALED_TO_16_BITS:
         raise PictureError(
-            f"{name} has 32-bit values from {samples.min()} to {samples.max()}; save it with 16 bit (0 to 65535)"
+            f"{name} has 32-bit integers (mode I), for which no value is agreed to be white; convert it to 16 bits "
+            'with convert("I;16"), or values up to 255 with convert("L")'
         )
+    if image.mode == "F":
+        return samples
+    if tags and tiff.full_scale(tags) < 65535:
+        return samples / tiff.full_scale(tags)
     return samples.astype(np.uint16)
 
 
@@ -167,7 +210,7 @@ def _from_tensor(tensor: "Tensor") -> Image.Image:
     if planes.ndim != 3 or planes.shape[0] not in (1, 3, 4):
         raise PictureError(
             f"a tensor of shape {tuple(tensor.shape)} is not a picture; pass one picture at a time (images[0]) "
-            "as (H, W), (1, H, W), (3, H, W) or (4, H, W)"
+            "as (H, W), (1, H, W), (3, H, W) RGB or (4, H, W) RGBA"
         )
     planes = planes.float() if planes.is_floating_point() else planes  # numpy has no bfloat16
     return _from_array(planes.movedim(0, -1).cpu().numpy(), "the tensor")
@@ -179,7 +222,7 @@ def _from_array(array: np.ndarray, name: str = "the array") -> Image.Image:
     if samples.ndim != 3 or samples.shape[-1] not in (1, 3, 4):
         raise PictureError(
             f"an array of shape {array.shape} is not a picture; pass one picture at a time "
-            "as (H, W), (H, W, 1), (H, W, 3) or (H, W, 4)"
+            "as (H, W), (H, W, 1), (H, W, 3) RGB or (H, W, 4) RGBA"
         )
     _check_size(*samples.shape[:2], name)
     colours = _to_uint8(samples[..., :3], name)
@@ -196,7 +239,10 @@ def _to_uint8(samples: np.ndarray, name: str) -> np.ndarray:
     if kind == "u2":
         return ((samples.astype(np.uint32) + 128) // 257).astype(np.uint8)  # times 255/65535 = 1/257, rounded
     if kind[0] != "f":
-        raise PictureError(f"{name} has dtype {samples.dtype}; convert to uint8, uint16, or float in [0, 1]")
+        raise PictureError(
+            f"{name} has dtype {samples.dtype}, for which no value is agreed to be white; convert to uint8, "
+            "uint16 (65535 = white), or float in [0, 1]"
+        )
     low, high = samples.min(), samples.max()
     if not np.isfinite([low, high]).all():
         raise PictureError(f"{name} contains NaN or infinite values; replace them")

@@ -26,7 +26,9 @@ class AnomalyPrediction:
         pixel_threshold: a pixel is anomalous where `anomaly_map > pixel_threshold`.
         normal_level: median anomaly map value of held-out normal pictures: zero point of heat maps.
         normal_score: median image score of held-out normal pictures: zero point of `score_level`.
-        latency_ms: wall time of a separate `predict` call without reading the picture, milliseconds.
+        latency_ms: wall time of a separate `predict` call without reading the picture and checking its appearance,
+            milliseconds.
+        warnings: reasons to doubt the verdict, as `AppearanceCheck.warnings`; empty where nothing was checked.
 
     The fields from `p_value` to `normal_score` are None while the detector is not calibrated.
     """
@@ -39,6 +41,7 @@ class AnomalyPrediction:
     normal_level: float | None = None
     normal_score: float | None = None
     latency_ms: float | None = None
+    warnings: tuple[str, ...] = ()
 
     @property
     def is_anomalous(self) -> bool | None:

@@ -58,7 +58,10 @@ class ExportedModel:
             raise ExportError(f"{name} is damaged: its calibration does not fit its graph ({error})") from error
 
     def predict(self, picture: Picture) -> AnomalyPrediction:
-        """The prediction of the only method, as `AnomalyDetector.predict`.
+        """The prediction of the only method, as `AnomalyDetector.predict`, but without its warnings.
+
+        The file contains no appearance. So nothing is checked: brightness, colours (arrays are RGB, OpenCV gives BGR),
+        or whether the picture shows such a part. `warnings` of the result is empty.
 
         Raises:
             PictureError: the picture cannot be inspected; the message names the cause.

@@ -1,6 +1,7 @@
 """Whether a picture shows its category and is fit to be inspected: by hand, on toys, with the bundled models."""
 
 import json
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from hubmodels import (
     GLASS,
     ModelError,
     PictureError,
+    PictureWarning,
     PreparedPicture,
     SimpleNet,
     check_appearance,
@@ -159,6 +161,43 @@ def test_warnings_are_relative_to_the_held_out_pictures(change, warnings):
 )
 def test_without_held_out_pictures_the_limits_are_absolute(change, warnings):
     assert Appearance(3).check(statistics_of([1.0, 2.0, 3.0], **change)).warnings == warnings
+
+
+@pytest.mark.parametrize(
+    ("brightness", "expected"),
+    [(0.33, ("dark",)), (0.35, ()), (0.48, ()), (0.50, ("bright",))],  # 15 % of 0.4 below 0.4, of 0.42 above 0.42
+)
+def test_pictures_taken_in_the_same_light_allow_a_change_of_15_per_cent(brightness, expected):
+    seen = [statistics_of(each.features, 0.4 + 0.02 * (i % 2)) for i, each in enumerate(normals(8))]
+    assert fitted(seen).check(statistics_of([3.0] * 12, brightness)).warnings == expected
+
+
+# ------------------------------------------------------------------------------------------------- red and blue
+
+
+@pytest.mark.parametrize(
+    ("own", "exchanged", "expected"),
+    [
+        (2.0, 1.0, ("swapped",)),  # in ratios: fits much better with the colours exchanged
+        (9.0, 1.0, ("swapped", "unlike")),
+        (2.0, 1.5, ()),  # hardly better: over 0.7 of it
+        (9.0, 3.0, ("unlike",)),  # neither way a picture of this category
+        (1.4, 0.5, ()),  # not unusual
+    ],
+)
+def test_exchanged_colours_are_named_where_the_picture_fits_much_better_with_them(own, exchanged, expected):
+    appearance = fitted(normals(30))
+    start, unit = appearance.center.clone(), appearance.spread.clone()
+    found = appearance.check(statistics_of(start + own * unit), lambda: statistics_of(start + exchanged * unit))
+    assert found.ratio == pytest.approx(own, rel=1e-4) and found.warnings == expected
+
+
+def test_colours_of_usual_pictures_cost_no_second_pass():
+    def never():
+        raise AssertionError("not needed")
+
+    appearance = fitted(normals(30))
+    assert appearance.check(statistics_of(appearance.center + appearance.spread), never).warnings == ()
 
 
 # --------------------------------------------------------------------------------------------- detectors, by questions
@@ -330,3 +369,65 @@ def test_spoiled_pictures_are_told(bundled, spoil, warning):
     for label, detectors in bundled.items():
         with Image.open(EXAMPLES / label.removeprefix("parts / ") / "good.png") as picture:
             assert warning in check_appearance(detectors, spoil(picture.convert("RGB"))).warnings, label
+
+
+COLOURED = ("cloth", "connector", "pill", "washer")  # brushed metal is too grey to tell
+
+
+def exchanged(path):
+    """A picture file as OpenCV reads it: (H, W, 3) BGR."""
+    with Image.open(path) as picture:
+        return np.asarray(picture.convert("RGB"))[..., ::-1]
+
+
+@pytest.mark.parametrize("part", COLOURED)
+def test_opencv_pictures_of_good_parts_are_told_by_predict_and_by_the_check(bundled, part):
+    detectors = bundled[f"parts / {part}"]
+    picture = exchanged(EXAMPLES / part / "good.png")
+    for detector in detectors.values():
+        with pytest.warns(PictureWarning, match=rf"{part}: .*cv2.cvtColor\(picture, cv2.COLOR_BGR2RGB\)") as caught:
+            prediction = detector.predict(picture)
+        assert "swapped" in prediction.warnings and caught[0].filename == __file__
+    assert "swapped" in check_appearance(detectors, picture).warnings
+
+
+def test_no_example_good_or_defective_is_warned_about(bundled):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", PictureWarning)
+        for path in EXAMPLES.glob("*/*.png"):
+            detector = next(iter(bundled[f"parts / {path.parent.name}"].values()))
+            assert detector.predict(path).warnings == ()
+
+
+@pytest.mark.parametrize("part", ["brushed_metal", *COLOURED])
+def test_predict_warns_of_samples_at_a_wrong_scale(bundled, part):
+    """12-bit values in uint16, and an inverted picture: those whose files state nothing."""
+    detector = bundled[f"parts / {part}"]["glass"]
+    with Image.open(EXAMPLES / part / "good.png") as picture:
+        levels = np.asarray(picture.convert("RGB"))
+    with pytest.warns(PictureWarning, match="multiply by 16"):
+        assert detector.predict(levels.astype(np.uint16) * 16).warnings[0] == "dark"
+    with pytest.warns(PictureWarning):
+        assert "unlike" in detector.predict(255 - levels).warnings
+
+
+def test_a_batch_warns_once_for_each_cause_and_keeps_each_pictures_own(bundled):
+    detector = bundled["parts / washer"]["glass"]
+    good = EXAMPLES / "washer" / "good.png"
+    with Image.open(good) as picture:
+        dark = picture.convert("RGB").point(lambda level: level // 2)
+    with pytest.warns(PictureWarning) as caught:
+        first, second, third = detector.predict_batch([good, dark, dark])
+    assert first.warnings == () and second.warnings == third.warnings == ("dark", "unlike")
+    assert len(caught) == 2 and {each.filename for each in caught} == {__file__}
+    assert detector.decide(second, 0.1).warnings == second.warnings
+
+
+def test_compare_reports_what_predict_warns_of_and_leaves_the_notice_to_the_page(bundled):
+    picture = exchanged(EXAMPLES / "pill" / "good.png")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", PictureWarning)
+        together = compare(bundled["parts / pill"], picture)
+    with pytest.warns(PictureWarning):
+        alone = {name: detector.predict(picture) for name, detector in bundled["parts / pill"].items()}
+    assert {name: p.warnings for name, p in together.items()} == {name: p.warnings for name, p in alone.items()}

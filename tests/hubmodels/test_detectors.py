@@ -355,7 +355,8 @@ def test_compare_equals_predict_with_one_backbone_pass(make_detector, monkeypatc
     separate = {name: detector.predict(picture()) for name, detector in detectors.items()}
     monkeypatch.setattr(Backbone, "forward", lambda self, images: (passes.append(1), forward(self, images))[1])
     together = compare(detectors, picture())
-    assert len(passes) == 1
+    unusual = any(each.warnings for each in together.values())
+    assert len(passes) == (2 if unusual else 1)  # the second one with red and blue exchanged
     assert list(together) == list(separate)
     for one, other in zip(together.values(), separate.values(), strict=True):
         assert one.image_score == pytest.approx(other.image_score, rel=1e-6)

@@ -267,7 +267,7 @@ def test_pictures_of_something_else_are_no_defects(catalog, uploads, monkeypatch
     status, table, *_ = run(catalog, uploads("a"))[-1]
     (row,) = table["rows"]
     assert row["cells"][0]["text"] == "No reliable verdict" and row["keys"][1] == batch_tab.SOMETHING_ELSE
-    assert row["note"] == "much darker than the good parts, shows something else"
+    assert row["note"] == "darker than the good parts, shows something else"
     assert "<b>1</b> shows something else" in status and "Defective" not in status
 
 

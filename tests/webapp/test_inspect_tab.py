@@ -307,8 +307,8 @@ def test_a_dark_picture_is_warned_about(bundle, uploads):
     upload = example(uploads, "pill", "good")
     with Image.open(upload["path"]) as picture:
         picture.convert("RGB").point(lambda value: value // 8).save(upload["path"])
-    assert "much darker" in inspected(bundle, "parts / pill", upload)
-    assert "viel dunkler" in inspected(bundle, "parts / pill", upload, "de")
+    assert "darker than" in inspected(bundle, "parts / pill", upload)
+    assert "dunkler als" in inspected(bundle, "parts / pill", upload, "de")
 
 
 # ---------------------------------------------------------------- downloads
