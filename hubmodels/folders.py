@@ -15,7 +15,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from hubmodels.pictures import FORMATS
+from hubmodels.pictures import formats
 from hubmodels.samples import GOOD, Category, Sample, Unused, shorten
 
 TRAIN, TEST, MASKS = "train", "test", "ground_truth"
@@ -89,7 +89,8 @@ def _is_date(name: str) -> bool:
 def picture_suffixes() -> frozenset[str]:
     """Endings, in lower case, of all files that `predict` reads."""
     Image.init()
-    return frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in FORMATS)
+    read = formats()
+    return frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in read)
 
 
 def is_picture(path: Path) -> bool:

@@ -10,6 +10,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Union
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, BinaryIO, Union
 import numpy as np
 from PIL import Image, ImageChops, ImageOps, UnidentifiedImageError
 
-from hubmodels import tiff
+from hubmodels import install_command, tiff
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,6 +28,7 @@ MIN_SIDE = 8  # pixels; anything thinner contains no patch to inspect
 
 # An explicit list, because some of Pillow's readers start other programs (EPS runs Ghostscript).
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "AVIF", "JPEG2000")
+HEIC_BRANDS = {b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1"}  # at byte 8 of the files that phones write
 SCALED_TO_16_BITS = ("PNG", "PPM")  # whose mode "I" is always 0 to 65535
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
@@ -52,6 +54,17 @@ class PictureWarning(UserWarning):
     The text depends on the cause and the category alone. So Python shows it once for each line of a program, not for
     each picture. `warnings.simplefilter("error", PictureWarning)` turns it into an error.
     """
+
+
+@lru_cache
+def formats() -> tuple[str, ...]:
+    """Pillow's names of the formats that are read: `FORMATS`, and HEIF where the extra `heic` is installed."""
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError:
+        return FORMATS
+    register_heif_opener()
+    return (*FORMATS, "HEIF")
 
 
 def read_picture(picture: Picture) -> Image.Image:
@@ -124,10 +137,15 @@ def _read_header(stream: BinaryIO, name: str) -> Image.Image:
 
 def _opened(stream: BinaryIO, name: str) -> Image.Image:
     try:
-        return Image.open(stream, formats=FORMATS)
+        return Image.open(stream, formats=formats())
     except UnidentifiedImageError as error:
         stream.seek(0)
-        if stream.read(4) not in TIFF_STARTS:
+        start = stream.read(12)
+        if start[8:] in HEIC_BRANDS and "HEIF" not in formats():
+            raise PictureError(
+                f"{name} is HEIC: {install_command('heic')}, or save it as JPEG", "unknown_format"
+            ) from error
+        if start[:4] not in TIFF_STARTS:
             raise
         raise PictureError(
             f"{name} is a damaged TIFF, or one of an unusual kind (for example 10 or 14 bits, 16-bit or 64-bit "
@@ -162,8 +180,8 @@ def _from_pillow(image: Image.Image, name: str) -> Image.Image:
     with _decoding(name):
         if tags and (refusal := tiff.refusal(tags, image.mode)):
             raise PictureError(f"{name} {refusal}")
-        # MPO is what many phones call a JPEG: the photo first, then previews or a depth map
-        if getattr(image, "is_animated", False) and image.format != "MPO":
+        # MPO is what many phones call a JPEG: the photo first, then previews or a depth map; so may HEIC
+        if getattr(image, "is_animated", False) and image.format not in ("MPO", "HEIF"):
             raise PictureError(f"{name} has several frames or pages; save the one to inspect as PNG", "animated")
         upright = ImageOps.exif_transpose(image)
     if upright.mode == "F" or upright.mode.startswith("I"):  # I, I;16, I;16L, I;16B: Pillow would clip at 255

@@ -22,7 +22,7 @@ UNUSED_REASONS = {
     "elsewhere": "only train, test and ground_truth are read",
     "no_category": "they are in no folder with train or test in it",
     "no_picture": "no pictures by the ending of their names",
-    "heic": 'install "pillow-heif" to read HEIC',
+    "heic": "HEIC, which needs the package pillow-heif",
     "label": "label pictures by their names",
     "no_match": "no mask of a defective test picture by its name",
 }

@@ -4,9 +4,11 @@ import os
 import sys
 
 import pytest
-from small_pictures import SIZE, add_pictures, mask, names, only, save
+from small_pictures import SIZE, add_pictures, mask, names, only, picture, save
 
+from hubmodels import folders
 from hubmodels.folders import find_labelled, find_pictures, label_of, read_category, read_plain
+from hubmodels.pictures import FORMATS
 from hubmodels.samples import UNUSED_REASONS
 
 
@@ -89,7 +91,16 @@ def test_a_flat_mask_of_an_ambiguous_name_is_not_guessed(tmp_path):
     ]
 
 
-def test_whatever_is_not_used_is_said(tmp_path):
+@pytest.fixture
+def no_heic(monkeypatch):
+    """As where the extra `heic` is not installed."""
+    folders.picture_suffixes.cache_clear()
+    monkeypatch.setattr(folders, "formats", lambda: FORMATS)
+    yield
+    folders.picture_suffixes.cache_clear()
+
+
+def test_whatever_is_not_used_is_said(tmp_path, no_heic):
     train, test = tmp_path / "train", tmp_path / "test"
     add_pictures(train / "good", "0.png")
     add_pictures(train / "good" / "NG", "1.png")
@@ -239,6 +250,15 @@ def test_labelled_folders_with_other_names(tmp_path):
     add_pictures(tmp_path / "lid" / "Test" / "ok", "0.png", "1.png")
     add_pictures(tmp_path / "lid" / "Test" / "ng", "2.png")
     assert [s.label for s in only(find_labelled(tmp_path)).test] == [1, 0, 0]
+
+
+def test_training_reads_what_predict_reads(tmp_path):
+    files = [f"0.{kind}" for kind in ("png", "jfif", "pgm", "ppm", "jp2", "avif", "gif", "heic", "tif", "webp", "bmp")]
+    for name in files:
+        picture(0, (64, 64)).save(tmp_path / name)
+    category = only(list(read_plain(tmp_path).values()))
+    assert {sample.name.removeprefix("train/good/") for sample in category.train} == set(files)
+    assert {sample.read().size for sample in category.train} == {(64, 64)}
 
 
 def test_pictures_in_folders_are_found_without_junk(tmp_path):

@@ -15,7 +15,7 @@ from torchvision import transforms
 
 from hubmodels import pictures
 from hubmodels.front_end import inspected_part, to_image, to_picture_size
-from hubmodels.pictures import PictureError, read_picture
+from hubmodels.pictures import FORMATS, PictureError, formats, read_picture
 
 ORIENTATION = 0x0112
 
@@ -543,3 +543,14 @@ def test_the_inspected_part_is_what_the_crop_of_30_pixels_covers(size, resize, r
 def test_map_larger_than_resize_is_refused():
     with pytest.raises(ValueError, match="smaller than image_size"):
         to_picture_size(torch.zeros(32, 32), (10, 10), resize=30)
+
+
+def test_heic_needs_an_extra_and_says_so(tmp_path, monkeypatch):
+    formats()  # registers it with Pillow, as far as it is installed
+    smooth = Image.fromarray(np.linspace(0, 255, 64 * 64).reshape(64, 64).astype(np.uint8)).convert("RGB")
+    smooth.save(tmp_path / "photo.heic", quality=95)
+    difference = np.abs(np.asarray(read_picture(tmp_path / "photo.heic"), int) - np.asarray(smooth, int))
+    assert difference.mean() < 2
+    monkeypatch.setattr(pictures, "formats", lambda: FORMATS)
+    with pytest.raises(PictureError, match=r"'photo\.heic' is HEIC: pip install .*\[heic\].*, or save it as JPEG"):
+        read_picture(tmp_path / "photo.heic")
