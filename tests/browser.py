@@ -1,7 +1,6 @@
 """The app in a real browser: started as a user starts it, used, photographed."""
 
 import os
-import socket
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from app_process import wait_for
+from hub_environment import free_port
 
 ROOT = Path(__file__).parents[1]
 SCREENSHOTS = ROOT / "build" / "screenshots"  # artefacts of the run
@@ -28,9 +28,7 @@ CHROMIUM_FLAGS = [
 @contextmanager
 def running(folder, *arguments):
     """Address of the app, started from an empty folder, without network."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     log, environment = folder / "log.txt", os.environ | {"HF_HUB_OFFLINE": "1", "GRADIO_TEMP_DIR": str(folder / "up")}
     command = [sys.executable, str(ROOT / "app.py"), *map(str, arguments), "--port", str(port)]
     with log.open("w") as out:

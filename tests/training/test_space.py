@@ -2,7 +2,6 @@
 
 import os
 import re
-import socket
 import subprocess
 import sys
 import tomllib
@@ -14,6 +13,7 @@ import pytest
 from app_process import wait_for
 from gradio_client import Client, handle_file
 from hub_client import client
+from hub_environment import free_port
 from hub_server import LoopbackHub, is_large
 from huggingface_hub import HfApi, SpaceCard, SpaceVariable
 from packaging.requirements import Requirement
@@ -131,10 +131,7 @@ def python(tmp_path_factory):
 
 def run_as_a_space(space, python, folder) -> tuple[dict, set[Path]]:
     """The answer for one example, and all files that Python loaded code from, as it says itself."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    variables = {"SYSTEM": "spaces", "SPACE_ID": "acme/demo", "GRADIO_SERVER_PORT": str(port)}
+    variables = {"SYSTEM": "spaces", "SPACE_ID": "acme/demo", "GRADIO_SERVER_PORT": str(port := free_port())}
     variables |= {"GRADIO_TEMP_DIR": str(folder / "uploads")}
     log = folder / "log.txt"
     with log.open("w") as out:
