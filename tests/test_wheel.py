@@ -20,6 +20,7 @@ from hub_client import client_env
 from test_house import ROOT, imported, sources
 
 from hubmodels import GLASS, REPOSITORY, __version__
+from hubmodels.methods import METHODS
 
 NOT_BASE = ("gradio", "sklearn", "accelerate", "datasets", "babel", "training", "webapp", "app")
 REFUSE = """
@@ -95,17 +96,21 @@ def test_every_import_of_the_library_is_a_base_requirement():
     assert needed - extra <= base, "not declared"
 
 
-def test_it_predicts_with_a_bundled_model_and_lists_the_catalog(python, tmp_path):
+def test_all_bundled_models_load_and_predict_without_network(python, tmp_path):
+    offline = os.environ | {"HF_HUB_OFFLINE": "1", "HF_ENDPOINT": "http://127.0.0.1:9"}
     picture = ROOT / "examples/parts/pill/good.png"
     script = f"""
 import json, hubmodels
 catalog = hubmodels.Catalog.bundled()
-found = hubmodels.compare(catalog.load("parts / pill"), {str(picture)!r})
-print(json.dumps({{"where": hubmodels.__file__, "categories": catalog.categories(),
+loaded = {{label: catalog.load(label) for label in catalog.categories()}}
+found = hubmodels.compare(loaded["parts / pill"], {str(picture)!r})
+print(json.dumps({{"where": hubmodels.__file__, "loaded": {{label: list(models) for label, models in loaded.items()}},
+                   "problems": catalog.problems,
                    "verdicts": {{name: p.is_anomalous for name, p in found.items()}}}}))
 """
-    found = run(python, script, tmp_path)
-    assert str(ROOT) not in found["where"] and len(found["categories"]) == 5
+    found = run(python, script, tmp_path, env=offline)
+    assert str(ROOT) not in found["where"] and found["problems"] == {}
+    assert [*found["loaded"].values()] == [list(METHODS)] * 5
     assert found["verdicts"] == {"simplenet": False, "glass": False}
 
 
