@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -23,6 +23,7 @@ CHROMIUM_FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+_running = []  # the browser of `launched`
 
 
 @contextmanager
@@ -41,28 +42,45 @@ def running(folder, *arguments):
 
 
 @contextmanager
+def launched():
+    """A real browser; inside the block all visits use it. Its start takes longer than most visits."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if not CHROMIUM.is_file():
+        pytest.skip(f"no browser at {CHROMIUM}")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_FLAGS)
+        _running.append(browser)
+        try:
+            yield browser
+        finally:
+            _running.remove(browser)
+            browser.close()
+
+
+@contextmanager
 def visit(url, path="/", width=1280, height=900, **context):
     """A page of a real browser; ends with the check that nothing went wrong in it and nobody else was asked.
+
+    No visit shares cookies, storage or cache with another.
 
     Args:
         context: of `playwright.Browser.new_context`, such as `locale` and `color_scheme`.
     """
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if not CHROMIUM.is_file():
-        pytest.skip(f"no browser at {CHROMIUM}")
     errors, foreign = [], []
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_FLAGS)
-        page = browser.new_context(viewport={"width": width, "height": height}, **context).new_page()
+    with nullcontext(*_running) if _running else launched() as browser:
+        visitor = browser.new_context(viewport={"width": width, "height": height}, **context)
+        page = visitor.new_page()
         page.set_default_timeout(60_000)
         page.on("console", lambda message: message.type == "error" and errors.append(message.text))
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.on(
             "request", lambda request: request.url.startswith((url, "data:", "blob:")) or foreign.append(request.url)
         )
-        page.goto(url + path)
-        yield page
-        browser.close()
+        try:
+            page.goto(url + path)
+            yield page
+        finally:
+            visitor.close()
     assert (errors, foreign) == ([], [])
 
 
