@@ -6,7 +6,7 @@ import urllib.request
 
 def wait_for(url, process, log):
     """The address, when the app answers there; fails with what it wrote where it ended or stays silent."""
-    for _ in range(600):
+    for _ in range(1500):
         assert process.poll() is None, log.read_text()[-5000:]
         try:
             urllib.request.urlopen(url, timeout=5)

@@ -1,14 +1,14 @@
 """The app in a real browser: started as a user starts it, used, photographed."""
 
 import os
-import socket
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
 from app_process import wait_for
+from hub_environment import free_port
 
 ROOT = Path(__file__).parents[1]
 SCREENSHOTS = ROOT / "build" / "screenshots"  # artefacts of the run
@@ -23,14 +23,13 @@ CHROMIUM_FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+_running = []  # the browser of `launched`
 
 
 @contextmanager
 def running(folder, *arguments):
     """Address of the app, started from an empty folder, without network."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     log, environment = folder / "log.txt", os.environ | {"HF_HUB_OFFLINE": "1", "GRADIO_TEMP_DIR": str(folder / "up")}
     command = [sys.executable, str(ROOT / "app.py"), *map(str, arguments), "--port", str(port)]
     with log.open("w") as out:
@@ -43,28 +42,45 @@ def running(folder, *arguments):
 
 
 @contextmanager
+def launched():
+    """A real browser; inside the block all visits use it. Its start takes longer than most visits."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if not CHROMIUM.is_file():
+        pytest.skip(f"no browser at {CHROMIUM}")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_FLAGS)
+        _running.append(browser)
+        try:
+            yield browser
+        finally:
+            _running.remove(browser)
+            browser.close()
+
+
+@contextmanager
 def visit(url, path="/", width=1280, height=900, **context):
     """A page of a real browser; ends with the check that nothing went wrong in it and nobody else was asked.
+
+    No visit shares cookies, storage or cache with another.
 
     Args:
         context: of `playwright.Browser.new_context`, such as `locale` and `color_scheme`.
     """
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if not CHROMIUM.is_file():
-        pytest.skip(f"no browser at {CHROMIUM}")
     errors, foreign = [], []
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_FLAGS)
-        page = browser.new_context(viewport={"width": width, "height": height}, **context).new_page()
+    with nullcontext(*_running) if _running else launched() as browser:
+        visitor = browser.new_context(viewport={"width": width, "height": height}, **context)
+        page = visitor.new_page()
         page.set_default_timeout(60_000)
         page.on("console", lambda message: message.type == "error" and errors.append(message.text))
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.on(
             "request", lambda request: request.url.startswith((url, "data:", "blob:")) or foreign.append(request.url)
         )
-        page.goto(url + path)
-        yield page
-        browser.close()
+        try:
+            page.goto(url + path)
+            yield page
+        finally:
+            visitor.close()
     assert (errors, foreign) == ([], [])
 
 

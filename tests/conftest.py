@@ -2,6 +2,7 @@
 
 import hub_environment  # isort: split
 
+import os
 import shutil
 
 import numpy as np
@@ -12,11 +13,27 @@ from hub_server import LoopbackHub, bound
 from huggingface_hub import constants
 from PIL import Image
 from safetensors.torch import save_file
+from small_pictures import picture
 
 from hubmodels.backbone import load_backbone
+from hubmodels.front_end import align, flatten
 from hubmodels.methods import METHODS
 
 BACKBONE = "resnet18.tv_in1k"
+MOST_PROCESSES = 4  # each needs 1 GB; with more, the slowest file is what takes the time
+SLOWEST = ("test_train", "test_safety", "test_browser", "test_wheel", "test_publish", "test_onnx", "test_space")
+
+
+@pytest.hookimpl(optionalhook=True, tryfirst=True)
+def pytest_xdist_auto_num_workers(config):
+    """Folders run in a process for each core. Files that are named run in this process, which starts faster."""
+    named = any(".py" in argument for argument in config.args)
+    return 0 if named else min(os.cpu_count(), MOST_PROCESSES)
+
+
+def pytest_collection_modifyitems(items):
+    """The slowest files come first, so that all processes end at about the same time."""
+    items.sort(key=lambda item: item.path.stem not in SLOWEST)
 
 
 @pytest.fixture(scope="session")
@@ -46,6 +63,21 @@ def make_detector(shared_backbone):
         if calibrated:
             rng = np.random.default_rng(0)
             detector.calibrate([Image.fromarray(rng.integers(0, 256, (64, 64, 3), np.uint8)) for _ in range(5)], 0.2)
+        return detector
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_fitted(make_detector):
+    """Factory of detectors whose closed form or bank has seen some normal pictures."""
+
+    def make(kind, **settings):
+        detector = make_detector(kind, calibrated=False, **settings)
+        normals = [picture(seed, (64, 64)) for seed in range(6)]
+        images = detector.front_end.prepare(normals)
+        detector.head.fit(flatten(align(detector.front_end(images))))
+        detector.calibrate(normals, 0.2)
         return detector
 
     return make

@@ -20,6 +20,7 @@ from hub_client import client_env
 from test_house import ROOT, imported, sources
 
 from hubmodels import GLASS, REPOSITORY, __version__
+from hubmodels.methods import METHODS
 
 NOT_BASE = ("gradio", "sklearn", "accelerate", "datasets", "babel", "training", "webapp", "app")
 REFUSE = """
@@ -95,17 +96,21 @@ def test_every_import_of_the_library_is_a_base_requirement():
     assert needed - extra <= base, "not declared"
 
 
-def test_it_predicts_with_a_bundled_model_and_lists_the_catalog(python, tmp_path):
+def test_all_bundled_models_load_and_predict_without_network(python, tmp_path):
+    offline = os.environ | {"HF_HUB_OFFLINE": "1", "HF_ENDPOINT": "http://127.0.0.1:9"}
     picture = ROOT / "examples/parts/pill/good.png"
     script = f"""
 import json, hubmodels
 catalog = hubmodels.Catalog.bundled()
-found = hubmodels.compare(catalog.load("parts / pill"), {str(picture)!r})
-print(json.dumps({{"where": hubmodels.__file__, "categories": catalog.categories(),
+loaded = {{label: catalog.load(label) for label in catalog.categories()}}
+found = hubmodels.compare(loaded["parts / pill"], {str(picture)!r})
+print(json.dumps({{"where": hubmodels.__file__, "loaded": {{label: list(models) for label, models in loaded.items()}},
+                   "problems": catalog.problems,
                    "verdicts": {{name: p.is_anomalous for name, p in found.items()}}}}))
 """
-    found = run(python, script, tmp_path)
-    assert str(ROOT) not in found["where"] and len(found["categories"]) == 5
+    found = run(python, script, tmp_path, env=offline)
+    assert str(ROOT) not in found["where"] and found["problems"] == {}
+    assert [*found["loaded"].values()] == [list(METHODS)] * 5
     assert found["verdicts"] == {"simplenet": False, "glass": False}
 
 
@@ -119,23 +124,32 @@ print(json.dumps(detector.category))
     assert run(python, script, tmp_path, env=client_env(hub, tmp_path / "home")) == "widget"
 
 
-def test_it_exports_and_the_file_runs_without_torch(python, tmp_path):
-    picture = str(ROOT / "examples/parts/pill/good.png")
+def test_the_command_exports_a_bundled_model_and_the_file_runs_without_torch(python, tmp_path):
+    examples = ROOT / "examples/parts/pill"
+    picture = str(examples / "crack.png")
     script = f"""
-import json, hubmodels
-from hubmodels.onnx.export import export
-detectors = hubmodels.Catalog.bundled().load("parts / pill")
-report = export(detectors.values(), "pill.onnx", [{picture!r}])
-print(json.dumps({{name: d.predict({picture!r}).image_score for name, d in detectors.items()}}))
+import contextlib, io, json
+from pathlib import Path
+import hubmodels
+from hubmodels.onnx import export
+model = Path(hubmodels.__file__).parent / "weights/models/glass-parts-pill"
+with contextlib.redirect_stdout(io.StringIO()) as printed:
+    export.main([str(model), "--pictures", {str(examples)!r}, "--output", "pill.onnx"])
+found = hubmodels.load(model).predict({picture!r})
+print(json.dumps([printed.getvalue(), found.image_score, found.p_value, found.is_anomalous]))
 """
-    expected = run(python, script, tmp_path)
+    printed, score, *decided = run(python, script, tmp_path)
+    assert "glass: on 4 pictures scores differ by" in printed and "pill.parity.json" in printed
+    outputs = json.loads((tmp_path / "pill.parity.json").read_text())["outputs"]
+    assert outputs.keys() == {"image_score", "anomaly_map", "p_value"}  # the only method needs no prefix
     script = f"""
 import json, hubmodels
-found = hubmodels.ExportedModel("pill.onnx").compare({picture!r})
-print(json.dumps({{name: p.image_score for name, p in found.items()}}))
+model = hubmodels.ExportedModel("pill.onnx")
+found, (method,) = model.predict({picture!r}), model.compare({picture!r})
+print(json.dumps([method, found.image_score, found.p_value, found.is_anomalous]))
 """
     found = run(python, script, tmp_path, refused=(*NOT_BASE, "torch", "timm", "torchvision", "huggingface_hub"))
-    assert found == pytest.approx(expected, rel=1e-3, abs=1e-3)
+    assert found == ["glass", pytest.approx(score, rel=1e-4), *decided]
 
 
 def test_a_missing_extra_says_how_to_install_it_without_an_index(python, tmp_path):

@@ -14,10 +14,8 @@ from small_pictures import picture
 from torch import nn
 
 import hubmodels
-from hubmodels import GLASS, AnomalyDetector, Catalog, ExportedModel, ModelError, SimpleNet, compare, load
-from hubmodels.front_end import align, flatten
+from hubmodels import GLASS, AnomalyDetector, Catalog, ModelError, SimpleNet, compare, load
 from hubmodels.methods import METHODS
-from hubmodels.onnx.export import export
 from hubmodels.scoring import Calibration
 
 ROOT = Path(__file__).parents[2]
@@ -28,21 +26,6 @@ LABEL = "toy / widget"
 def four(monkeypatch):
     """The registry with four methods."""
     register(monkeypatch, Gaussian, Bank)
-
-
-@pytest.fixture
-def make_fitted(make_detector):
-    """Factory of detectors whose closed form or bank has seen some normal pictures."""
-
-    def make(kind, **settings):
-        detector = make_detector(kind, calibrated=False, **settings)
-        normals = [picture(seed, (64, 64)) for seed in range(6)]
-        images = detector.front_end.prepare(normals)
-        detector.head.fit(flatten(align(detector.front_end(images))))
-        detector.calibrate(normals, 0.2)
-        return detector
-
-    return make
 
 
 @pytest.fixture
@@ -121,16 +104,6 @@ def test_a_method_that_is_not_registered_is_a_problem_and_hides_nothing(folder):
     catalog = Catalog.from_folder(folder)
     assert list(catalog.load(LABEL)) == ["simplenet", "glass"]
     assert len(catalog.problems) == 2 and all("not one of this library" in why for why in catalog.problems.values())
-
-
-def test_three_methods_in_one_exported_file(four, folder, tmp_path):
-    detectors = Catalog.from_folder(folder).load(LABEL)
-    chosen = {name: detectors[name] for name in ("simplenet", "gaussian", "bank")}
-    export(chosen.values(), tmp_path / "three.onnx", [picture(0), picture(1)])
-    found = ExportedModel(tmp_path / "three.onnx").compare(picture(2))
-    for name, expected in compare(chosen, picture(2)).items():
-        assert found[name].image_score == pytest.approx(expected.image_score, rel=1e-4)
-        assert found[name].is_anomalous == expected.is_anomalous
 
 
 def test_the_wrong_class_and_the_base_class_refuse(make_detector, tmp_path):

@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from dummy_methods import Bank, Gaussian
 from PIL import Image
 from small_pictures import mask, picture, save
 from snippets import run_snippets
@@ -30,17 +31,29 @@ EXAMPLES = ROOT / "examples" / "parts" / "pill"
 CROP = {"resize": 75, "image_size": 64}  # odd: the crop begins at a rounded row
 SIZES = [(64, 64), (75, 75), (40, 48), (200, 131), (8, 300), (333, 97)]  # (height, width)
 CLOSE = dict(rtol=1e-4, atol=1e-5)
+METHODS = ["simplenet", "glass", "gaussian", "bank"]
 
 
 @pytest.fixture(scope="module")
-def detectors(make_detector):
-    return [make_detector(method, **CROP) for method in (SimpleNet, GLASS)]
+def make(make_detector, make_fitted):
+    """Factory of one detector of each method; the third is a closed form and the fourth a bank of vectors."""
+
+    def make_all():
+        trained = [make_detector(method, **CROP) for method in (SimpleNet, GLASS)]
+        return trained + [make_fitted(method, **CROP) for method in (Gaussian, Bank)]
+
+    return make_all
+
+
+@pytest.fixture(scope="module")
+def detectors(make):
+    return make()
 
 
 @pytest.fixture(scope="module")
 def exported(detectors, tmp_path_factory):
-    """Both methods in one file, never to be changed."""
-    path = tmp_path_factory.mktemp("export") / "both.onnx"
+    """All methods in one file, never to be changed."""
+    path = tmp_path_factory.mktemp("export") / "all.onnx"
     export.export(detectors, path, [picture(0), picture(1, SIZES[3])])
     return path
 
@@ -112,7 +125,7 @@ def test_the_file_says_what_it_takes_and_gives(exported):
         for port in (*file.graph.input, *file.graph.output)
     }
     expected = {"pictures": ["batch", "height", "width", 3]}
-    for method in ("simplenet", "glass"):
+    for method in METHODS:
         expected |= {f"{method}_image_score": ["batch"], f"{method}_p_value": ["batch"]}
         expected |= {f"{method}_anomaly_map": ["batch", "height", "width"]}
     assert shapes == expected
@@ -122,10 +135,10 @@ def test_the_file_says_what_it_takes_and_gives(exported):
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_both_methods_say_what_torch_says(detectors, model, size):
+def test_all_methods_say_what_torch_says(detectors, model, size):
     shown = picture(7, size)
     found = model.compare(shown)
-    assert list(found) == ["simplenet", "glass"]
+    assert list(found) == METHODS
     for expected, got in zip(compare({d.method: d for d in detectors}, shown).values(), found.values(), strict=True):
         np.testing.assert_allclose(got.image_score, expected.image_score, **CLOSE)
         np.testing.assert_allclose(got.anomaly_map, expected.anomaly_map, **CLOSE)
@@ -159,15 +172,14 @@ def test_p_values_count_equal_scores(detectors):
     )
 
 
-def test_tracing_leaves_the_detectors_as_they_were(exported, detectors, make_detector):
-    for detector in detectors:
-        fresh = make_detector(type(detector), **CROP)
+def test_tracing_leaves_the_detectors_as_they_were(exported, detectors, make):
+    for detector, fresh in zip(detectors, make(), strict=True):
         np.testing.assert_array_equal(detector.predict(picture(0)).anomaly_map, fresh.predict(picture(0)).anomaly_map)
 
 
 def test_the_report_lies_beside_the_file(exported):
     report = json.loads(export.report_path(exported).read_text())
-    assert sorted(p.name for p in exported.parent.iterdir()) == ["both.onnx", "both.parity.json"]
+    assert sorted(p.name for p in exported.parent.iterdir()) == ["all.onnx", "all.parity.json"]
     assert (report["pictures"], report["opset"], report["bytes"]) == (2, export.OPSET, exported.stat().st_size)
     assert set(report["versions"]) == {"torch", "onnx", "onnxruntime"}
     assert report["outputs"]["glass_anomaly_map"] == ["batch", "height", "width"]
@@ -297,7 +309,7 @@ def test_metadata_that_do_not_fit_are_refused(exported, tmp_path, change):
 
 
 def test_a_score_that_is_not_finite_is_no_verdict(model, monkeypatch):
-    outputs = [np.full((1, 8, 8), np.nan, np.float32)] * 6
+    outputs = [np.full((1, 8, 8), np.nan, np.float32)] * 3 * len(METHODS)
     monkeypatch.setattr(model, "session", SimpleNamespace(run=lambda *_: outputs))
     with pytest.raises(ExportError, match="not finite"):
         model.compare(picture(0))
@@ -310,7 +322,7 @@ def test_a_newer_format_is_refused(exported, monkeypatch):
 
 
 def test_predict_needs_a_file_of_one_method(model):
-    with pytest.raises(ExportError, match=r"simplenet and glass: use `compare`"):
+    with pytest.raises(ExportError, match=r"simplenet and glass and gaussian and bank: use `compare`"):
         model.predict(picture(0))
 
 
@@ -332,23 +344,7 @@ def _foreign_model():
     return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=10)
 
 
-# ---------------------------------------------------------------------- the command line
-
-
-def test_the_command_exports_a_bundled_model(tmp_path, capsys):
-    path = tmp_path / "pill.onnx"
-    export.main([str(BUNDLED), "--pictures", str(EXAMPLES), "--output", str(path)])
-    printed = capsys.readouterr().out
-    assert "glass: on 4 pictures scores differ by" in printed and "pill.parity.json" in printed
-    expected = GLASS.from_pretrained(BUNDLED).predict(EXAMPLES / "crack.png")
-    got = ExportedModel(path).predict(EXAMPLES / "crack.png")
-    assert got.image_score == pytest.approx(expected.image_score, rel=1e-4)
-    assert (got.p_value, got.is_anomalous) == (expected.p_value, expected.is_anomalous)
-    assert json.loads(export.report_path(path).read_text())["outputs"].keys() == {
-        "image_score",
-        "anomaly_map",
-        "p_value",
-    }
+# ---------------------------------------------------------------------- the command line, which test_wheel.py runs
 
 
 def test_the_command_names_what_is_wrong(tmp_path, already_exported, capsys):

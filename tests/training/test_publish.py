@@ -320,7 +320,7 @@ def test_a_killed_publication_goes_on(hub, run, tmp_path):
     hub.faults.append(Fault("POST", "simplenet-mvtec-bottle/commit/", 1, delay(60)))
     command = [sys.executable, "-m", "training.publishing", "models", str(run), "acme"]
     process = subprocess.Popen(command, cwd=ROOT, env=client_env(hub, tmp_path / "home"), stdout=subprocess.DEVNULL)
-    for _ in range(600):
+    for _ in range(3000):
         if not hub.faults:  # the second commit has come, and hangs
             break
         threading.Event().wait(0.1)  # nobody sleeps in these tests

@@ -1,8 +1,8 @@
 """The Space's folder: what its front matter promises is true, and its app runs from it with its requirements alone."""
 
+import json
 import os
 import re
-import socket
 import subprocess
 import sys
 import tomllib
@@ -13,8 +13,8 @@ from unittest.mock import create_autospec
 import pytest
 from app_process import wait_for
 from gradio_client import Client, handle_file
-from hub_client import client
-from hub_server import LoopbackHub, is_large
+from hub_environment import free_port
+from hub_server import is_large
 from huggingface_hub import HfApi, SpaceCard, SpaceVariable
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
@@ -23,7 +23,7 @@ from test_house import ROOT, imported, sources
 
 import app
 from hubmodels.compactnet import COMPACT_BACKBONE
-from training.publishing.space import CONTENT, NAMESPACE_VARIABLE, assemble_space, set_namespace
+from training.publishing.space import CONTENT, NAMESPACE_VARIABLE, assemble_space, push_space, set_namespace
 
 WRN = "wide_resnet50_2.tv_in1k"
 MODELS = ["acme/simplenet-mvtec-bottle", "acme/glass-mvtec-bottle"]
@@ -131,10 +131,7 @@ def python(tmp_path_factory):
 
 def run_as_a_space(space, python, folder) -> tuple[dict, set[Path]]:
     """The answer for one example, and all files that Python loaded code from, as it says itself."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    variables = {"SYSTEM": "spaces", "SPACE_ID": "acme/demo", "GRADIO_SERVER_PORT": str(port)}
+    variables = {"SYSTEM": "spaces", "SPACE_ID": "acme/demo", "GRADIO_SERVER_PORT": str(port := free_port())}
     variables |= {"GRADIO_TEMP_DIR": str(folder / "uploads")}
     log = folder / "log.txt"
     with log.open("w") as out:
@@ -180,23 +177,6 @@ def test_the_app_answers_from_its_own_folder(space, python, tmp_path):
 # ---------------------------------------------------------------- pushed
 
 SPACE = "acme/demo"
-PUBLISH = """
-import json
-from huggingface_hub import HfApi
-for name, backbone in {models!r}.items():
-    HfApi().create_repo(f"acme/{{name}}")
-    for path, content in {{"README.md": "---\\nlibrary_name: hubmodels\\n---\\n",
-                          "config.json": json.dumps({{"backbone": backbone}})}}.items():
-        HfApi().upload_file(path_or_fileobj=content.encode(), path_in_repo=path, repo_id=f"acme/{{name}}")
-print(0)
-"""
-PUSH = """
-import json
-from pathlib import Path
-import training.publishing.space
-training.publishing.space.ROOT = Path({root!r})
-print(json.dumps([training.publishing.space.push_space("acme/demo", namespace="acme") for _ in range({times})]))
-"""
 
 
 @pytest.fixture
@@ -213,26 +193,30 @@ def root(tmp_path):
 
 
 @pytest.fixture
-def hub(tmp_path):
+def hub(hub):
     """A Hub on which acme has published two models."""
-    with LoopbackHub(tmp_path / "hub") as hub:
-        models = {"glass-mvtec-bottle": WRN, "simplenet-mvtec-bottle": COMPACT_BACKBONE}
-        client(hub, PUBLISH.format(models=models), tmp_path / "home")
-        yield hub
+    for model, backbone in {"glass-mvtec-bottle": WRN, "simplenet-mvtec-bottle": COMPACT_BACKBONE}.items():
+        HfApi().create_repo(f"acme/{model}")
+        config = json.dumps({"backbone": backbone})
+        for name, content in {"README.md": "---\nlibrary_name: hubmodels\n---\n", "config.json": config}.items():
+            HfApi().upload_file(path_or_fileobj=content.encode(), path_in_repo=name, repo_id=f"acme/{model}")
+    return hub
 
 
-def push(hub, root, times=1):
-    return client(hub, PUSH.format(root=str(root), times=times), root.parent / "home", cwd=ROOT)
+@pytest.fixture
+def push(root, monkeypatch):
+    monkeypatch.setattr("training.publishing.space.ROOT", root)
+    return lambda: push_space(SPACE, namespace="acme")
 
 
-def test_a_public_space_tells_of_no_private_model(hub, root):
+def test_a_public_space_tells_of_no_private_model(hub, push):
     hub.repo("acme/glass-mvtec-bottle").visibility = "private"
-    push(hub, root)
+    push()
     assert b"glass-mvtec-bottle" not in hub.files(SPACE, repo_type="space")["README.md"]
 
 
-def test_the_space_equals_the_folder_after_each_push(hub, root):
-    addresses = push(hub, root, times=2)
+def test_the_space_equals_the_folder_after_each_push(hub, root, push):
+    addresses = [push(), push()]
     assert addresses == [f"{hub.endpoint}/spaces/{SPACE}"] * 2
     space, files = hub.repo(SPACE, "space"), hub.files(SPACE, repo_type="space")
     here = {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}
@@ -250,7 +234,7 @@ def test_the_space_equals_the_folder_after_each_push(hub, root):
     hub.edit(SPACE, "packages.txt", b"ffmpeg", repo_type="space")
     space.variables["MINE"] = {"value": "kept"}
     (root / "hubmodels" / "catalog.py").unlink()
-    push(hub, root)
+    push()
     assert set(hub.files(SPACE, repo_type="space")) == {*files, "packages.txt"} - {"hubmodels/catalog.py"}
     assert set(space.variables) == {"MINE", NAMESPACE_VARIABLE}
 

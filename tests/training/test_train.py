@@ -6,7 +6,6 @@ import os
 import platform
 import resource
 import shutil
-import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -18,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS
+from hub_environment import free_port
 from hub_server import Fault, answer
 from PIL import Image
 from safetensors import safe_open
@@ -68,14 +68,20 @@ def data_root(tmp_path_factory):
     return root
 
 
-@pytest.fixture
-def arguments(data_root, backbone_weights, tmp_path):
-    """Command line of a small run; later options win over these."""
+@pytest.fixture(scope="module")
+def command(data_root, backbone_weights):
+    """Command line of a small run, without its output."""
     return [
         *("--data-root", str(data_root), "--categories", "plate", "--backbone", "resnet18.tv_in1k"),
         *("--backbone-weights", str(backbone_weights), "--image-size", "64", "--epochs", "3"),
-        *("--batch-size", "4", "--methods", "simplenet", "glass", "--output", str(tmp_path / "runs")),
+        *("--batch-size", "4", "--methods", "simplenet", "glass"),
     ]
+
+
+@pytest.fixture
+def arguments(command, tmp_path):
+    """Command line of a small run; later options win over these."""
+    return [*command, "--output", str(tmp_path / "runs")]
 
 
 def written(run):
@@ -477,10 +483,7 @@ def test_jobs_over_two_processes_equal_one_process(arguments, tmp_path):
 def launch_machines(arguments, outputs, *options):
     """Two machines of one process each, on the loopback address, each with a disk of its own."""
     environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    running = []
+    port, running = str(free_port()), []
     for rank, output in enumerate(outputs):
         machine = ["--num_machines", "2", "--machine_rank", str(rank), "--main_process_ip", "127.0.0.1"]
         command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", *machine]
@@ -512,36 +515,71 @@ def test_a_shared_job_needs_a_shared_disk(monkeypatch, found):
         train.require_one_disk(found[0])
 
 
-def test_one_job_shared_by_two_processes(arguments, tmp_path):
-    """Data-parallel GLASS: ascent and centre inside DDP; both processes end with one good model."""
-    done = launch(2, [*arguments, "--methods", "glass", "--parallel", "data"])
+SEVERAL_RUNS = """
+import contextlib, json, os, sys
+from pathlib import Path
+from accelerate import Accelerator
+import training.train as train
+
+Accelerator.end_training = lambda self: None  # it ends the process group, which the next run needs
+folder, *commands = map(json.loads, sys.argv[1:])
+for name, arguments in commands:
+    arguments += ["--parallel", "data", "--output", folder + "/runs"]
+    with Path(folder, name + os.environ["RANK"]).open("w") as out, contextlib.redirect_stderr(out):
+        print("status", train.main(arguments), file=out)
+"""
+
+
+@pytest.fixture(scope="module")
+def shared_runs(command, data_root, tmp_path_factory):
+    """The folder of three runs by the same two processes, because their start takes longer; they share each job."""
+    folder = tmp_path_factory.mktemp("shared")
+    for name, original in (("a_refused", "plate"), ("b_torn", "sheet"), ("c_good", "plate")):
+        shutil.copytree(data_root / original, folder / "set" / name)
+    (folder / "set/b_torn/test/square/001.png").write_bytes(b"torn")
+    failing = [*command, "--data-root", str(folder / "set"), "--methods", "simplenet", "--categories", "a_refused"]
+    assert train.main([*failing, "--seed", "1", "--output", str(folder / "runs")]) == 0
+    diverging = ["--dataset-name", "noise", "--categories", "plate", "sheet", "--methods", "simplenet"]
+    runs = {
+        "glass": [*command, "--dataset-name", "toy", "--methods", "glass"],
+        "failing": [*failing, "b_torn", "c_good"],
+        "diverging": [*command, *diverging, "--noise-std", "3e38"],
+    }
+    (folder / "several.py").write_text(SEVERAL_RUNS)
+    done = launch(2, map(json.dumps, (str(folder), *runs.items())), folder / "several.py")
     assert done.returncode == 0, done.stderr[-2000:]
-    folder = next((tmp_path / "runs").glob("glass-*"))
+    return folder
+
+
+def said(folder, run, status):
+    """What the main process of a run wrote; all processes must have ended with the status."""
+    main, other = ((folder / f"{run}{rank}").read_text() for rank in range(2))
+    assert main.endswith(f"status {status}\n") and other.endswith(f"status {status}\n"), main + other
+    return main
+
+
+def test_one_job_shared_by_two_processes(shared_runs):
+    """Data-parallel GLASS: ascent and centre inside DDP; both processes end with one good model."""
+    said(shared_runs, "glass", status=0)
+    folder = shared_runs / "runs/glass-toy-plate"
     log = [json.loads(line) for line in (folder / "training_log.jsonl").read_text().splitlines()]
     assert len(log) == 3 and all(np.isfinite(record["loss"]) for record in log)
     assert json.loads((folder / "metrics.json").read_text())["settings"]["batch_size"] == 4
 
 
-def test_a_job_that_fails_in_shared_processes_does_not_stop_the_others(arguments, data_root, tmp_path):
+def test_a_job_that_fails_in_shared_processes_does_not_stop_the_others(shared_runs):
     """One is refused before its training, one fails in the evaluation of the main process, one is good."""
-    for name, original in (("a_refused", "plate"), ("b_torn", "sheet"), ("c_good", "plate")):
-        shutil.copytree(data_root / original, tmp_path / "set" / name)
-    (tmp_path / "set/b_torn/test/square/001.png").write_bytes(b"torn")
-    arguments = [*arguments, "--data-root", str(tmp_path / "set"), "--methods", "simplenet"]
-    assert train.main([*arguments, "--categories", "a_refused", "--seed", "1"]) == 0
-    done = launch(2, [*arguments, "--categories", "a_refused", "b_torn", "c_good", "--parallel", "data"])
-    assert done.returncode == 1 and "Traceback" not in done.stderr.split("FAILED")[0]
-    assert "FAILED simplenet-set-a_refused" in done.stderr and "other settings (seed)" in done.stderr
-    assert "FAILED simplenet-set-b_torn" in done.stderr and "square/001.png cannot be read" in done.stderr
-    assert (tmp_path / "runs/simplenet-set-c_good/metrics.json").is_file()
+    text = said(shared_runs, "failing", status=1)
+    assert "Traceback" not in text
+    assert "FAILED simplenet-set-a_refused" in text and "other settings (seed)" in text
+    assert "FAILED simplenet-set-b_torn" in text and "square/001.png cannot be read" in text
+    assert (shared_runs / "runs/simplenet-set-c_good/metrics.json").is_file()
 
 
-def test_shared_processes_end_a_diverging_job_together_and_go_on(arguments):
+def test_shared_processes_end_a_diverging_job_together_and_go_on(shared_runs):
     """Noise beyond float32's range: both processes give up the first job in its first epoch, then the second."""
-    sharing = ["--categories", "plate", "sheet", "--methods", "simplenet", "--parallel", "data"]
-    done = launch(2, [*arguments, *sharing, "--noise-std", "3e38"])
-    assert done.returncode == 1
-    failed = [line for line in done.stderr.splitlines() if line.startswith("FAILED")]
+    text = said(shared_runs, "diverging", status=1)
+    failed = [line for line in text.splitlines() if line.startswith("FAILED")]
     assert len(failed) == 2 and all("not finite in epoch 1" in line for line in failed)
 
 

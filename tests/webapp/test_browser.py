@@ -7,7 +7,7 @@ import json
 from contextlib import contextmanager
 
 import pytest
-from browser import ROOT, photograph, running, visit
+from browser import ROOT, launched, photograph, running, visit
 from PIL import Image
 
 expect = pytest.importorskip("playwright.sync_api", reason="playwright is not installed").expect
@@ -19,8 +19,8 @@ PHONE = {"width": 360, "height": 740, "has_touch": True, "is_mobile": True}
 
 @pytest.fixture(scope="module")
 def bundled(tmp_path_factory):
-    """The app as `make demo` starts it on a fresh machine, without network."""
-    with running(tmp_path_factory.mktemp("bundled")) as url:
+    """The app as `make demo` starts it on a fresh machine, without network, and a browser for all visits."""
+    with running(tmp_path_factory.mktemp("bundled")) as url, launched():
         yield url
 
 

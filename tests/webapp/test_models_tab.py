@@ -216,7 +216,7 @@ def test_folders_of_the_server_are_not_shown(described, tmp_path, language):
         ("~/runs/x and ../secret/runs/y", "x and y"),
         ("ask https://huggingface.co/acme/demo", "ask https://huggingface.co/acme/demo"),
         ("acme/glass-toy-lid of toy / lid", "acme/glass-toy-lid of toy / lid"),
-        (f"not in {constants.HF_HUB_CACHE}, so", "not in hub, so"),
+        pytest.param(f"not in {constants.HF_HUB_CACHE}, so", "not in hub, so", id="the cache of this process"),
     ],
 )
 def test_of_a_path_only_the_name_is_left(text, short):

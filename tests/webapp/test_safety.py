@@ -471,10 +471,10 @@ def test_absurd_rates_are_refused(app, rate):
         assert joined.status_code == 422
 
 
-def test_ten_thousand_pictures_in_one_call_are_refused(app):
-    uploads = [app.upload(PICTURE.read_bytes())] * 10_000
+def test_too_many_pictures_in_one_call_are_refused(app):
+    uploads = [app.upload(PICTURE.read_bytes())] * 501
     assert app.api("inspect_batch", uploads, PILL, None)["error"]["kind"] == "count"
-    assert "501" in app.event("run", PILL, uploads[:501], 1)["data"][0]  # Gradio alone takes 0.5 ms for each
+    assert "501" in app.event("run", PILL, uploads, 1)["data"][0]
 
 
 WISHES = [None, 7, [], {}, {"what": "../../etc/passwd"}, {"what": "mask", "method": "../GLASS"}, {"what": ["mask"]}]
