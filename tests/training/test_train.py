@@ -197,11 +197,11 @@ def test_where_there_is_no_git_no_commit_is_named(monkeypatch):
 def test_the_hypothesis_is_decided_from_whole_pictures_where_the_model_sees_a_crop(arguments, tmp_path):
     """A disc that the crop cuts off at four sides: compact as a whole, not so the crop."""
     y, x = np.mgrid[:288, :288] - 143.5
-    disc = np.repeat((255 * (y**2 + x**2 <= 120**2))[..., None], 3, axis=-1).astype(np.uint8)
     good = tmp_path / "set/wood/train/good"
     good.mkdir(parents=True)
-    for i in range(3):
-        Image.fromarray(disc).save(good / f"{i}.png")
+    for radius in (118, 120, 122):
+        disc = (255 * (y**2 + x**2 <= radius**2)).astype(np.uint8)
+        Image.fromarray(disc).convert("RGB").save(good / f"{radius}.png")
     own = ["--data-root", str(tmp_path / "set"), "--categories", "wood", "--methods", "glass", "--epochs", "1"]
     assert train.main([*arguments, *own, "--crop", "papers"]) == 0
     report = json.loads((tmp_path / "runs/glass-set-wood/metrics.json").read_text())
