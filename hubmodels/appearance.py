@@ -10,9 +10,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from hubmodels.front_end import FrontEnd
+from hubmodels.scoring import SinglePrecision
 
 # codes, for the app to word
 DARK, BRIGHT, BLURRED, TINY, SWAPPED, UNLIKE = "dark", "bright", "blurred", "tiny", "swapped", "unlike"
@@ -103,7 +104,7 @@ def exchanged_statistics(
     return picture_statistics(exchanged, front_end(exchanged), [enlargement])[0]
 
 
-class Appearance(nn.Module):
+class Appearance(SinglePrecision):
     """What a category looks like, learned from held-out normal pictures; buffers that are saved with the weights.
 
     The distance is Mahalanobis (1936) with a diagonal covariance, shrunk to its mean so that 5 pictures will do, as

@@ -108,15 +108,17 @@ class AnomalyDetector(nn.Module, PyTorchModelHubMixin, library_name=LIBRARY, pip
         return self.front_end.device
 
     def score_patches(self, aggregated: list[Tensor]) -> Tensor:
-        """Aggregated maps -> patch scores (B, h, w), without gradient.
+        """Aggregated maps -> patch scores (B, h, w), without gradient, in the type of the head's weights.
 
         Raises:
             RuntimeError: the detector is in training mode.
         """
         if self.training:  # batch statistics would make a score depend on the other pictures of the batch
             raise RuntimeError("the detector is in training mode: call .eval() before inspecting pictures")
+        weights = (tensor.dtype for tensor in self.head.state_dict().values() if tensor.is_floating_point())
+        dtype = next(weights, torch.float32)
         with torch.no_grad():
-            return self.head.scores(aggregated)
+            return self.head.scores([layer.to(dtype) for layer in aggregated])
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, 3, S, S) float in [0, 1] -> patch scores (B, h, w), without gradient."""

@@ -10,6 +10,8 @@ become one grouped convolution per layer on its own coarse grid, and only `embed
 """
 
 import math
+import os
+import warnings
 from operator import index
 from pathlib import Path
 
@@ -20,8 +22,32 @@ from PIL import Image
 from torch import Tensor, nn
 
 from hubmodels.backbone import Backbone, feature_channels, load_backbone
+from hubmodels.scoring import SinglePrecision
 
 SMALLEST_IMAGE, LARGEST_IMAGE = 32, 4096  # pixels: limits of what a backbone can use and a computer can store
+
+
+_imported_by = os.getpid()
+
+
+def survive_fork() -> None:
+    """Lets a process work that was forked from the one that imported this module; elsewhere it does nothing.
+
+    OpenMP's threads do not exist in the copy, and its next parallel loop would wait for them for ever. With one thread
+    there is no such loop. torch's own DataLoader does the same in its workers.
+    """
+    global _imported_by
+    if os.getpid() == _imported_by:
+        return
+    _imported_by = os.getpid()
+    if torch.get_num_threads() > 1:
+        torch.set_num_threads(1)
+        warnings.warn(
+            "this process was forked from one that uses torch, so it predicts with one thread; for more, start "
+            'processes with multiprocessing.get_context("spawn")',
+            RuntimeWarning,
+            stacklevel=2,
+        )
 
 
 class FrontEnd(nn.Module):
@@ -98,6 +124,7 @@ class FrontEnd(nn.Module):
 
     def load_backbone(self, weights: str | Path | None = None) -> None:
         """Loads the backbone now; a file that is given is also used later. Raises as `backbone` does."""
+        survive_fork()
         self._weights = weights or self._weights
         given = dict(weights=self._weights, sha256=self.backbone_sha256, device=self.device)
         self._backbone = (load_backbone(self.backbone_name, self.layers, **given),)
@@ -111,10 +138,12 @@ class FrontEnd(nn.Module):
 
     def prepare(self, pictures: list[Image.Image]) -> Tensor:
         """PIL RGB pictures -> images (B, 3, S, S) in [0, 1] on the front end's device."""
+        survive_fork()
         return torch.stack([to_image(p, self.image_size, self.resize) for p in pictures]).to(self.device)
 
     def feature_maps(self, images: Tensor) -> list[Tensor]:
         """Images (B, 3, S, S) in [0, 1] -> the backbone's maps (B, C, h, w) in float32, one per layer, no gradient."""
+        survive_fork()
         with torch.no_grad():
             settings = dict(device=images.device, dtype=torch.float32)
             mean, std = (torch.tensor(v, **settings)[:, None, None] for v in (self.mean, self.std))
@@ -128,8 +157,8 @@ class FrontEnd(nn.Module):
         return self.__dict__ | {"_backbone": ()}  # copies and other processes find the shared one again
 
 
-class PatchFeatures(nn.Module):
-    """Neighbourhood aggregation of the papers as one grouped convolution per layer.
+class PatchFeatures(SinglePrecision):
+    """Neighbourhood aggregation of the papers as one grouped convolution per layer, always in float32.
 
     Args:
         channels: channels of each layer's feature map, first layer = finest grid.

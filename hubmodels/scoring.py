@@ -1,8 +1,9 @@
 """Patch scores -> anomaly map; calibration with held-out normal pictures."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache, partial
+from typing import Self
 
 import numpy as np
 import torch
@@ -39,7 +40,21 @@ def _smoothing_matrix(grid: int, size: int) -> Tensor:
     return gaussian @ bilinear
 
 
-class Calibration(nn.Module, Conformal):
+class SinglePrecision(nn.Module):
+    """A module whose buffers stay float32 under `half`, `double` or `to(dtype)`; they still follow to another device.
+
+    A threshold in bfloat16 would change verdicts.
+    """
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        def moved(tensor: Tensor) -> Tensor:
+            result = fn(tensor)
+            return result if result.dtype == torch.float32 else tensor.to(result.device, torch.float32)
+
+        return super()._apply(moved, recurse)
+
+
+class Calibration(SinglePrecision, Conformal):
     """What was learned from held-out normal pictures, as buffers that are saved with the weights."""
 
     def __init__(self) -> None:

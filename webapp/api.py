@@ -12,8 +12,9 @@ import gradio as gr
 from hubmodels import BackboneError, ModelError, PictureError
 from hubmodels.hub.catalog import Catalog
 from webapp.hosting import uploaded_path
-from webapp.inspection import BATCH, MODEL, Inspection, inspect_picture
+from webapp.inspection import BATCH, MODEL, Inspection, SetupWatch, inspect_picture
 from webapp.results import OVERLAY_SIDE, overlay_png
+from webapp.texts import LANGUAGES, translate_plainly
 
 MAX_PICTURES = 32  # of one call; the page accepts more, and shows the progress
 
@@ -70,13 +71,16 @@ class _Endpoints:
             false_alarm_rate: accepted share of good parts called defective, in (0, 1); default: as calibrated.
 
         Returns:
-            `results`: the answers of `inspect` for the pictures, in their order; or an error.
+            `results`: the answers of `inspect` for the pictures, in their order; and `notice`: null, or that the
+            camera, the light or the part's position may have changed; or an error.
         """
         if not isinstance(pictures, list) or not 0 < len(pictures) <= MAX_PICTURES:
             return _error("count", f"pass a list of 1 to {MAX_PICTURES} pictures")
         if refused := self._refused(category, false_alarm_rate):
             return refused
-        return {"results": [self._result(picture, category, false_alarm_rate) for picture in pictures]}
+        watch = SetupWatch(false_alarm_rate)
+        results = [self._result(picture, category, false_alarm_rate, watch=watch) for picture in pictures]
+        return {"results": results, "notice": _notice() if watch.changed else None}
 
     def _refused(self, category: object, rate: object) -> dict | None:
         """The error of the arguments of a call, except its pictures; None if there is none."""
@@ -85,7 +89,14 @@ class _Endpoints:
         if rate is not None and not (isinstance(rate, int | float) and 0 < rate < 1):
             return _error("false_alarm_rate", "the false-alarm rate must be a number between 0 and 1, or null")
 
-    def _result(self, upload: object, category: str, rate: float | None, overlays: bool = False) -> dict:
+    def _result(
+        self,
+        upload: object,
+        category: str,
+        rate: float | None,
+        overlays: bool = False,
+        watch: SetupWatch | None = None,
+    ) -> dict:
         picture = _read_data_url(upload) if isinstance(upload, str) else uploaded_path(upload)
         if picture is None:
             return _error("not_uploaded", "upload the picture and pass the returned path, or pass a data URL")
@@ -95,6 +106,8 @@ class _Endpoints:
             return _error(error.fault, str(error))
         except (ModelError, BackboneError):  # the reason contains paths of the server
             return _error("model", f"no model of {category} can be loaded at present; the page shows the reason")
+        if watch is not None:
+            watch.add(inspection)
         return _with_overlays(inspection, inspection.record(category, rate), overlays)
 
 
@@ -115,6 +128,11 @@ def _with_overlays(inspection: Inspection, record: dict, overlays: bool) -> dict
             png = base64.b64encode(overlay_png(inspection.picture, prediction, OVERLAY_SIDE)).decode()
             record["methods"][name]["overlay"] = f"data:image/png;base64,{png}"
     return record
+
+
+def _notice() -> dict:
+    words = (translate_plainly(key, LANGUAGES[0]) for key in ("setup_changed", "setup_changed_why"))
+    return {"kind": "setup_changed", "message": " ".join(words)}
 
 
 def _error(kind: str, message: str) -> dict:

@@ -15,7 +15,7 @@ from hubmodels import BackboneError, ModelError, PictureError
 from hubmodels.appearance import UNLIKE
 from hubmodels.hub.catalog import Catalog
 from webapp.hosting import checked_path, hide_folders, uploaded_path
-from webapp.inspection import BATCH, dropdown, inspect_picture, method_titles
+from webapp.inspection import BATCH, SetupWatch, dropdown, inspect_picture, method_titles
 from webapp.inspection_report import describe_guarantee
 from webapp.results import BatchResults, models_of, printable
 from webapp.texts import (
@@ -189,6 +189,7 @@ class _Batch:
     def __init__(self, results: BatchResults, total: int, guarantees: dict[str, Markup], language: str) -> None:
         self._results, self._total, self._guarantees, self._language = results, total, guarantees, language
         self._run, self._rows = secrets.token_hex(4), []
+        self._watch = SetupWatch(results.head["false_alarm_rate"])
         self._began = self._shown_at = time.monotonic()
 
     def inspect(self, catalog: Catalog, upload: object) -> None:
@@ -203,6 +204,8 @@ class _Batch:
             self._rows.append(_unread(record, reason, self._language))
         else:
             record = self._results.add(name, inspection)
+            self._watch.add(inspection)
+            self._results.head["setup_changed"] = self._watch.changed
             self._rows.append(_row(record, _thumbnail(inspection.picture), self._language))
 
     def is_due(self) -> bool:
@@ -230,7 +233,7 @@ class _Batch:
         return _page(status, self._table(), files=(self._results.csv_path, self._results.zip_path))
 
     def _status(self, words: Markup, **values: object) -> Markup:
-        return _status(words, self._language, guarantees=self._guarantees, **values)
+        return _status(words, self._language, guarantees=self._guarantees, changed=self._watch.changed, **values)
 
     def _counts(self) -> dict[str, int]:
         ranks = [row["keys"][1] for row in self._rows]
@@ -247,7 +250,7 @@ class _Batch:
 
 
 def _status(words: Markup, language: str, **values: object) -> Markup:
-    defaults = {"refused": False, "counts": None, "done": 0, "total": 0, "guarantees": {}}
+    defaults = {"refused": False, "counts": None, "done": 0, "total": 0, "guarantees": {}, "changed": False}
     return render("batch_status.html", language, words=words, **(defaults | values))
 
 

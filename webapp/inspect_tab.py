@@ -9,11 +9,11 @@ from pathlib import Path
 
 import gradio as gr
 from markupsafe import Markup
-from PIL import Image
 
 from hubmodels import BackboneError, ModelError, PictureError, PreparedPicture
 from hubmodels.appearance import UNLIKE
 from hubmodels.hub.catalog import Catalog
+from hubmodels.pictures import read_picture
 from webapp.hosting import checked_path, fresh_path, hide_folders
 from webapp.inspection import MODEL, Inspection, dropdown, inspect_picture, method_titles, suggest_category
 from webapp.inspection_report import render_report
@@ -224,6 +224,6 @@ def _grouped(examples: Sequence[Example]) -> dict[str, list[tuple[int, Example, 
 
 
 def _thumbnail(path: Path) -> str:
-    with Image.open(path) as picture:
-        picture.thumbnail((THUMBNAIL, THUMBNAIL))
-        return data_url(picture.convert("RGB"), "JPEG", quality=80)
+    picture = read_picture(path)  # Pillow alone would show 16 bits as white
+    picture.thumbnail((THUMBNAIL, THUMBNAIL))
+    return data_url(picture, "JPEG", quality=80)

@@ -1,7 +1,7 @@
 """One picture, inspected by all methods of a category; and the choice of the category, the same in every tab."""
 
 import threading
-from collections import Counter
+from collections import Counter, defaultdict, deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -17,9 +17,11 @@ from hubmodels import (
     compare,
     rank_categories,
 )
+from hubmodels.heatmap import shrink
 from hubmodels.hub.catalog import BUNDLE, CACHE, FOLDER, HUB, Catalog
 from hubmodels.methods import METHODS
 from hubmodels.pictures import Picture
+from hubmodels.setup_change import GRID, WINDOW, setup_changed
 from webapp.texts import LANGUAGES, label, translate_plainly
 
 # Events that use a model share one place in Gradio's queue. A batch has its own place, otherwise nobody else could
@@ -73,6 +75,28 @@ class Inspection:
     def agree(self) -> bool | None:
         """Whether all verdicts are the same; None if there are fewer than two."""
         return all_agree(self.predictions)
+
+
+class SetupWatch:
+    """Notices over the pictures of a batch that camera, light or position may have changed; keeps small maps only.
+
+    Args:
+        rate: the false-alarm rate of the inspections; None = the calibrated ones.
+
+    Attributes:
+        changed: whether any row of pictures so far suggested it, for any method.
+    """
+
+    def __init__(self, rate: float | None) -> None:
+        self.changed = False
+        self._rate, self._last = rate, defaultdict(lambda: deque(maxlen=WINDOW))
+
+    def add(self, inspection: Inspection) -> None:
+        """Takes the next picture into account."""
+        for method, prediction in inspection.predictions.items():
+            last, calibration = self._last[method], inspection.detectors[method].calibration
+            last.append(shrink(prediction, GRID))
+            self.changed = self.changed or setup_changed(list(last), calibration, self._rate)
 
 
 def inspect_picture(

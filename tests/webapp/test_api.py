@@ -9,6 +9,7 @@ import sys
 import threading
 import urllib.error
 import urllib.request
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from pathlib import Path
@@ -126,6 +127,20 @@ def test_a_batch_answers_for_each_picture(client, picture, tmp_path):
     assert without_time(first) == without_time(last) == without_time(single)
     assert kind_of(broken) == "unknown_format"
     assert "broken.png" in broken["error"]["message"] and str(tmp_path) not in broken["error"]["message"]
+
+
+def test_a_batch_notices_a_changed_camera(catalog, picture, monkeypatch):
+    """24 pictures that are defective everywhere; one good or bad picture alone suggests nothing."""
+    real = inspect_picture(catalog, LABEL, picture)
+    alike = {
+        name: replace(p, threshold=p.image_score - 1, anomaly_map=np.full_like(p.anomaly_map, p.pixel_threshold))
+        for name, p in real.predictions.items()
+    }
+    monkeypatch.setattr(api, "inspect_picture", lambda *_: replace(real, predictions=alike))
+    endpoints = api._Endpoints(catalog)
+    notice = endpoints.inspect_batch([data_url(picture)] * 24, LABEL)["notice"]
+    assert notice["kind"] == "setup_changed" and "the part's position may have changed" in notice["message"]
+    assert endpoints.inspect_batch([data_url(picture)] * 7, LABEL)["notice"] is None
 
 
 def test_a_data_url_needs_no_upload(url, client, picture):

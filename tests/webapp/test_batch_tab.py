@@ -271,6 +271,24 @@ def test_pictures_of_something_else_are_no_defects(catalog, uploads, monkeypatch
     assert "<b>1</b> shows something else" in status and "Defective" not in status
 
 
+@pytest.mark.parametrize(("level", "expected"), [(2.0, True), (0.0, False)])
+def test_pictures_that_are_unusual_in_the_same_way_get_a_notice(catalog, uploads, monkeypatch, level, expected):
+    """In units of the pixel threshold, above the level of good parts; all pictures are called defective."""
+    real = inspected(catalog, SimpleNet=True, GLASS=True)
+    alike = {
+        name: replace(p, anomaly_map=np.full((48, 80), p.normal_level + level * (p.pixel_threshold - p.normal_level)))
+        for name, p in real.predictions.items()
+    }
+    monkeypatch.setattr(batch_tab, "inspect_picture", lambda *_: replace(real, predictions=alike))
+    names = [f"{number}.png" for number in range(24)]  # so many false alarms happen with 5 held-out pictures, fewer do
+    pages = {language: run(catalog, uploads(*names), request=visitor(language)) for language in ("en", "de")}
+    status = pages["en"][-1][0]
+    assert ("The camera, the light" in status and "position may have changed." in status) is expected
+    assert ("Kamera, Licht oder Lage des Teils" in pages["de"][-1][0]) is expected
+    with zipfile.ZipFile(pages["en"][-1][-1]["value"]) as archive:
+        assert json.loads(archive.read("results.json"))["setup_changed"] is expected
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
