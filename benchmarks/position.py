@@ -16,7 +16,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 
 from benchmarks.measuring import RESULTS, provenance, table
 from hubmodels import AnomalyDetector, AnomalyPrediction, PreparedPicture
@@ -26,26 +25,18 @@ from hubmodels.methods import METHODS
 from hubmodels.setup_change import FEWEST, GRID, WINDOW, setup_changed
 from training.evaluation import write_json
 from training.parts.dataset import DEFECTS, render
+from training.position import move
 
 SHIFTS, TURNS, LIGHT = (1, 2, 4, 6, 8, 12), (1, 2, 3, 5, 10), 0.8  # pixels of 256, degrees, factor
 GOOD, DEFECTIVE = 48, 24  # pictures
 FIRST_SEED = 700_000  # used nowhere else
-BORDER = 48  # pixels, more than any change moves
 ROWS = (FEWEST, WINDOW)  # pictures in a row
-
-
-def moved(picture: np.ndarray, right: int = 0, degrees: float = 0) -> np.ndarray:
-    """A picture (H, W, 3) uint8 as a camera sees it that was moved or turned."""
-    padded = np.pad(picture, ((BORDER, BORDER), (BORDER, BORDER), (0, 0)), mode="reflect")
-    turned = np.asarray(Image.fromarray(padded).rotate(degrees, Image.Resampling.BICUBIC))
-    height, width = picture.shape[:2]
-    return np.ascontiguousarray(turned[BORDER:, BORDER - right :][:height, :width])
 
 
 def changes() -> dict[str, Callable[[np.ndarray], np.ndarray]]:
     """What is done to good pictures, by name."""
-    shifted = {f"shifted {pixels} px": lambda p, x=pixels: moved(p, right=x) for pixels in SHIFTS}
-    turned = {f"turned {degrees}°": lambda p, d=degrees: moved(p, degrees=d) for degrees in TURNS}
+    shifted = {f"shifted {pixels} px": lambda p, x=pixels: move(p, right=x) for pixels in SHIFTS}
+    turned = {f"turned {degrees}°": lambda p, d=degrees: move(p, degrees=d) for degrees in TURNS}
     return {"good": lambda p: p} | shifted | turned | {"20 % darker": lambda p: (LIGHT * p).astype(np.uint8)}
 
 

@@ -109,6 +109,13 @@ class TrainConfig:
         "features, averaged weights, learning rate x0.4 at 80 and 90 %%",
         "training",
     )
+    position_tolerance: list[float] | None = option(
+        None,
+        "also train on good pictures moved by up to SHIFT %% of their sides and turned by up to TURN degrees, and "
+        "calibrate on such (default: as they are); takes four times as long",
+        "training",
+        metavar=("SHIFT", "TURN"),
+    )
     holdout: float = option(0.1, "share of good pictures held out to calibrate the verdict", "training", metavar="P")
     false_alarm_rate: float = option(0.01, "share of good parts that may be flagged", "training", metavar="P")
 
@@ -168,6 +175,9 @@ class TrainConfig:
         for name in ("holdout", "false_alarm_rate"):
             if not 0 < getattr(self, name) < 1:
                 parser.error(f"--{name.replace('_', '-')} must be between 0 and 1, not {getattr(self, name)}")
+        tolerance = self.position_tolerance or [0, 0]
+        if len(tolerance) != 2 or not all(0 <= t <= most for t, most in zip(tolerance, (25, 45), strict=True)):
+            parser.error("--position-tolerance takes a shift from 0 to 25 % and a turn from 0 to 45 degrees")
         if self.seed < 0:
             parser.error(f"--seed must not be negative: {self.seed}")
         if "none" in self.stabilise and len(self.stabilise) > 1:

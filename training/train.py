@@ -53,6 +53,7 @@ from training.fitting import ClosedFormFitting, Fitting, make_fitting
 from training.hub_data import HubColumns
 from training.jobs import Job, TrainingError, is_finished, is_whole
 from training.objectives import OBJECTIVES, PAPER_BACKBONE, PAPER_IMAGE_SIZE, GradientObjective, objective_of
+from training.position import moved_once, moved_samples
 from training.publishing.card import require_templates, write_card
 from training.publishing.latency import measure_on_devices
 from training.publishing.publish import HUB_TIMEOUT, Publication, check_login, publish
@@ -303,13 +304,18 @@ def prepare(
 
     # data: pictures to train on, pictures to calibrate with
     fit_samples, held_out = hold_out(job.category.train, config.holdout, config.seed, job.sanity.copies)
+    pictures = len(fit_samples)
+    if config.position_tolerance:
+        shift, turn = config.position_tolerance
+        fit_samples = moved_samples(fit_samples, shift / 100, turn, config.seed)
+        held_out = moved_once(held_out, shift / 100, turn, config.seed)
     images = load_images(fit_samples, front_end.image_size, front_end.resize)
     cache = build_cache(detector, images, job.workplace, config.mixed_precision)
     cache_seconds = time.perf_counter() - started
 
     # objective: everything that the method needs from the pictures
     objective = objective_of(job.method).prepare(detector, job, cache, fit_samples).to(accelerator.device)
-    record = {"fit": len(fit_samples), "held_out": len(held_out), "features_in_memory": cache.in_memory}
+    record = {"fit": pictures, "held_out": len(held_out), "features_in_memory": cache.in_memory}
     record["cache_seconds"] = cache_seconds
     names = [sample.name for sample in fit_samples]
     return make_fitting(job, objective, cache, names, accelerator, sharing), held_out, record
