@@ -1,6 +1,6 @@
 """What `--position-tolerance` changes: `python -m benchmarks.position_training --data DIR`.
 
-Trains SimpleNet on the compact backbone, as the pictures are and with a tolerance of 4 % and 4 degrees, 20 epochs each,
+Trains SimpleNet on the compact backbone, as the pictures are and with a tolerance of 4 % and 4 degrees: 20 epochs,
 half of the good pictures held out. Then the good test pictures are moved to the right, or turned, and inspected. It
 counts those that are called defective, and gives the metrics on the test pictures as they are. Three rendered parts,
 and with `--data` bottle and capsule of MVTec AD. Writes `results/position_training.json`; `--table` prints it. Takes

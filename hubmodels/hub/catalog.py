@@ -322,14 +322,16 @@ def _read_listing(
 
 
 def _folder_identity(folder: str) -> tuple[str, str, str]:
-    if missing := missing_files(Path(folder)):
-        raise ValueError(f"{' and '.join(missing)} is missing")
     try:
         config = json.loads((Path(folder) / CONFIG_FILE).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ValueError(f"{CONFIG_FILE} is missing") from error
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{CONFIG_FILE} is damaged ({error})") from error
     if not isinstance(config, dict):
         raise ValueError(f"{CONFIG_FILE} is damaged (not a JSON object)")
+    if missing := missing_files(Path(folder)):
+        raise ValueError(f"{missing[0]} is missing")
     return _checked(*(config.get(key) for key in ("method", "dataset", "category")))
 
 

@@ -25,7 +25,7 @@ from hubmodels.methods import METHODS
 from training.publishing.__main__ import main
 from training.publishing.publish import Publication, bundle, check_login, publish, stamp
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 NAMES = ("glass-mvtec-bottle", "simplenet-mvtec-bottle")
 PANELS = ("good_lowest", "good_median", "good_highest", "defective_lowest", "defective_median", "defective_highest")
 MODEL = "acme/glass-mvtec-bottle"

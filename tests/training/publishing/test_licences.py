@@ -6,8 +6,8 @@ import pytest
 
 from training.publishing.licences import LICENCES, dataset_licence, weights_licence
 
-NOTICE = (Path(__file__).parents[2] / "NOTICE.md").read_text()
-CITATIONS = (Path(__file__).parents[2] / "model_cards/citations.bib").read_text()
+NOTICE = (Path(__file__).parents[3] / "NOTICE.md").read_text()
+CITATIONS = (Path(__file__).parents[3] / "model_cards/citations.bib").read_text()
 
 
 @pytest.mark.parametrize(

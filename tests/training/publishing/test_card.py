@@ -22,7 +22,7 @@ from training.publishing.card import (
     write_card,
 )
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 CARDS = ROOT / "model_cards"
 MODELS = sorted(path.name for path in BUNDLED_MODELS.iterdir())
 CONFIG = {"resize": 64, "image_size": 64, "layers": [2, 3], "embed_dim": 32, "weights_sha256": "a" * 64}
@@ -200,7 +200,7 @@ def test_a_card_shows_a_typical_defect_and_both_failures(folder):
 
 
 def test_a_card_without_panels_says_so(folder):
-    """The publisher leaves them out where the terms of the data do not allow them: see tests/test_publish.py."""
+    """The publisher leaves them out where the terms of the data do not allow them: see test_publish.py."""
     write_card(folder, repo_id="acme/x")
     assert "No picture is shown here" in (folder / "README.md").read_text()
     save(picture(0), folder / "panels/good_highest.png")

@@ -25,7 +25,7 @@ from hubmodels.onnx import runtime as onnx_runtime
 from hubmodels.onnx.graph import ExportGraph
 from hubmodels.onnx.runtime import ExportedModel, ExportError
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 BUNDLED = ROOT / "hubmodels" / "weights" / "models" / "glass-parts-pill"
 EXAMPLES = ROOT / "examples" / "parts" / "pill"
 CROP = {"resize": 75, "image_size": 64}  # odd: the crop begins at a rounded row
