@@ -23,7 +23,7 @@ from torch import Tensor, fx, nn
 from torch.nn.utils import fuse_conv_bn_eval
 
 from hubmodels.compactnet import BUNDLED_WEIGHTS
-from hubmodels.hub.errors import CLIENT_ERRORS
+from hubmodels.hub.errors import CLIENT_ERRORS, in_words
 from hubmodels.hub.files import WEIGHTS_FILE
 
 logger = logging.getLogger(__name__)
@@ -161,7 +161,7 @@ def find_weights(name: str) -> Path:
     except CLIENT_ERRORS as error:
         raise BackboneError(
             f"the backbone weights of {name} are neither bundled nor in the local cache, and {repo_id} could not be "
-            f"downloaded ({type(error).__name__}). Connect to the Hub once, or give a file by `backbone_weights=FILE` "
+            f"downloaded: {in_words(error)}. You can also give a file by `backbone_weights=FILE` "
             "(`--backbone-weights FILE`)."
         ) from error
 

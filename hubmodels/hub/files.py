@@ -3,24 +3,26 @@
 import hashlib
 import json
 import logging
-from functools import partial
+from contextlib import suppress
+from difflib import get_close_matches
 from pathlib import Path
 
-from huggingface_hub import HfApi, scan_cache_dir
-from huggingface_hub.errors import CacheNotFound, RemoteEntryNotFoundError, RevisionResolutionError
+from huggingface_hub import HfApi, constants
+from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, RemoteEntryNotFoundError, RevisionNotFoundError
 from huggingface_hub.utils import get_session, httpx
 from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
 from hubmodels import LIBRARY
-from hubmodels.hub.errors import CLIENT_ERRORS, NO_SOURCE, ModelError, in_words
+from hubmodels.hub.errors import CLIENT_ERRORS, NO_ID, ModelError, in_words, is_unavailable
 
 logger = logging.getLogger(__name__)
 
 CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "config.json", "model.safetensors", "README.md"  # of a published model
 REPORT_FILE = "metrics.json"  # what training measured
 FORMAT_VERSION = 1
+FOUND = (EntryNotFoundError, GatedRepoError, RevisionNotFoundError)  # errors of a repository that exists
 PICKLES = (".bin", ".ckpt", ".pkl", ".pt", ".pth")
 PICKLE_STARTS = (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")  # zip of torch.save, bare pickles
 
@@ -36,6 +38,9 @@ def fetch_model(
 ) -> tuple[Path, Path]:
     """Local paths of a model's config and weights.
 
+    Without a revision, and if the newest commit cannot be loaded at present, the newest complete one in the local
+    cache is used, with a warning.
+
     Args:
         source: a folder, or else the id of a Hub repository, `user/name`.
         revision: branch, tag or commit; resolved once, so that both files are of the same commit.
@@ -44,18 +49,22 @@ def fetch_model(
     Raises:
         ModelError: a file is missing or cannot be downloaded; the message has the cause and a remedy.
     """
-    if Path(source).is_dir():
-        return tuple(_local_file(Path(source), name) for name in (CONFIG_FILE, WEIGHTS_FILE))
+    try:
+        if Path(source).is_dir():
+            return tuple(_local_file(Path(source), name) for name in (CONFIG_FILE, WEIGHTS_FILE))
+    except OSError as error:
+        raise ModelError(f"{source}: the folder cannot be read ({error.strerror})") from error
     if source.count("/") != 1:
-        raise ModelError(f"{source}: {NO_SOURCE}")
+        raise ModelError(f"{source}: {_no_folder(source)}, and {NO_ID}")
     api, place = HfApi(token=token, library_name=LIBRARY), dict(cache_dir=cache_dir, local_files_only=local_files_only)
     try:
-        commit = _resolve(api, source, revision, place)
-        download = partial(api.hf_hub_download, source, revision=commit, force_download=force_download, **place)
-        return Path(download(CONFIG_FILE)), Path(download(WEIGHTS_FILE))
-    except (*CLIENT_ERRORS, ValueError) as error:
-        pickle = _pickle_in(source, revision, api) if isinstance(error, RemoteEntryNotFoundError) else None
-        raise ModelError(f"{source}: {_refusal(pickle) if pickle else in_words(error)}") from error
+        commit = api.resolve_revision(source, revision=revision, **place)
+        return _download(api, source, commit, force_download=force_download, **place)
+    except CLIENT_ERRORS as error:
+        older = None if revision or force_download else older_commit(source, error, cache_dir)
+        if older:
+            return _download(api, source, older, cache_dir=cache_dir, local_files_only=True)
+        raise ModelError(f"{source}: {_reason(source, revision, api, error)}") from error
 
 
 def read_config(path: Path, source: str) -> dict:
@@ -100,17 +109,15 @@ def _read(path: Path, source: str) -> bytes:
 
 
 def cached_models(cache_dir: str | Path | None = None) -> dict[str, str]:
-    """Repository id -> the newest commit whose model is complete in the local cache."""
-    try:
-        repositories = scan_cache_dir(cache_dir).repos
-    except CacheNotFound:
-        return {}
-    found = {}
-    for repository in repositories:
-        whole = [r for r in repository.revisions if {CONFIG_FILE, WEIGHTS_FILE} <= {f.file_name for f in r.files}]
-        if repository.repo_type == "model" and whole:
-            found[repository.repo_id] = max(whole, key=lambda r: r.last_modified).commit_hash
-    return found
+    """Repository id -> the newest commit whose model is complete in the local cache.
+
+    The client's own `scan_cache_dir` leaves out a repository whose newest commit was not downloaded.
+    """
+    root = Path(cache_dir or constants.HF_HUB_CACHE).expanduser()
+    complete = [w.parent for w in root.glob(f"models--*/snapshots/*/{WEIGHTS_FILE}") if w.is_file()]
+    complete = [folder for folder in complete if (folder / CONFIG_FILE).is_file()]
+    newest_last = sorted(complete, key=lambda folder: (folder / WEIGHTS_FILE).lstat().st_mtime)
+    return {f.parents[1].name.removeprefix("models--").replace("--", "/"): f.name for f in newest_last}
 
 
 def limit_waiting(seconds: float) -> None:
@@ -128,19 +135,39 @@ def limit_waiting(seconds: float) -> None:
     get_session().event_hooks["request"].append(limit)
 
 
-def _resolve(api: HfApi, source: str, revision: str | None, place: dict) -> str:
-    """The commit to load; without a revision and without an answer of the Hub, the newest complete one in the cache.
+def _download(api: HfApi, source: str, commit: str, **options: object) -> tuple[Path, Path]:
+    return tuple(Path(api.hf_hub_download(source, n, revision=commit, **options)) for n in (CONFIG_FILE, WEIGHTS_FILE))
 
-    The cache contains no branches after the catalog was used, because the catalog loads commits.
+
+def older_commit(source: str, error: BaseException | None, cache_dir: str | Path | None = None) -> str | None:
+    """The newest complete commit of a repository in the local cache, if the newest one failed for another reason.
+
+    It logs a warning. The cache may contain no branch, because the catalog loads commits.
     """
-    try:
-        return api.resolve_revision(source, revision=revision, **place)
-    except RevisionResolutionError:
-        commit = None if revision else cached_models(place["cache_dir"]).get(source)
-        if commit is None:
-            raise
-        logger.warning("%s: the Hub was not used; loaded from the local cache, commit %s", source, commit[:12])
-        return commit
+    commit = cached_models(cache_dir).get(source) if is_unavailable(error) else None
+    if commit is not None:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        logger.warning("%s: commit %s of the local cache is used, because of %s", source, commit[:12], reason)
+    return commit
+
+
+def _reason(source: str, revision: str | None, api: HfApi, error: Exception) -> str:
+    """Why a repository cannot be loaded; a mistyped folder looks like the name of a repository."""
+    pickle = _pickle_in(source, revision, api) if isinstance(error, RemoteEntryNotFoundError) else None
+    words = _refusal(pickle) if pickle else in_words(error)
+    return words if isinstance(error, FOUND) else f"{_no_folder(source)}, and {words}"
+
+
+def _no_folder(source: str) -> str:
+    """That a source is no folder, and which one may be meant."""
+    with suppress(OSError, RuntimeError):  # a parent that does not exist, a home that is not known
+        path = Path(source.replace("\\", "/")).expanduser()
+        if path.is_file():
+            return f"it is a file (give its folder, {path.parent})"
+        folders = [other.name for other in path.parent.iterdir() if other.is_dir()]
+        if similar := get_close_matches(path.name, folders, 1):
+            return f"there is no such local folder (is it {path.parent / similar[0]}?)"
+    return "there is no such local folder"
 
 
 def _local_file(folder: Path, name: str) -> Path:
