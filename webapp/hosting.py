@@ -83,11 +83,6 @@ def refuse_web_addresses() -> None:
 # ---------------------------------------------------------------- files of visitors
 
 
-def use_own_folder() -> None:
-    """Gives this app its own folder inside Gradio's upload folder, so that no other program's files are deleted."""
-    os.environ["GRADIO_TEMP_DIR"] = str(Path(get_upload_folder()) / "hubmodels")
-
-
 def keep_deleting(age_s: float, every_s: float) -> None:
     """Starts a thread that deletes files of this age from the upload folder, whoever wrote them.
 
