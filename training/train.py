@@ -23,6 +23,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the clone, from which this script runs
 
+from training.interruption import end_interrupted
+
+if __name__ == "__main__":
+    sys.excepthook = end_interrupted  # before the imports, which take seconds
+
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
 from accelerate.utils import gather_object
@@ -332,7 +337,7 @@ def write_summary(jobs: list[Job], failures: dict[str, str], config: TrainConfig
         rows = summarise(folders)
         output = Path(config.output)
         write_json(output / "summary.json", rows)
-        (output / "summary.md").write_text(summary_table(rows) + "\n")
+        (output / "summary.md").write_text(summary_table(rows) + "\n", encoding="utf-8")
         logger.info("\n%s\n\nmodels in %s", summary_table(rows), output)
     for name, reason in failures.items():
         logger.error("FAILED %s: %s", name, reason)

@@ -30,11 +30,11 @@ LOG_IN = "log in by `hf auth login`, or set HF_TOKEN"
 HUB_ERRORS = (
     *(HfHubHTTPError, httpx.HTTPError, EntryNotFoundError, RevisionResolutionError, HFValidationError),
     *(OfflineModeIsEnabled, LocalTokenNotFoundError, XetDownloadError),
+    *(httpx.InvalidURL, ImportError),  # a proxy in the environment that the client cannot use
 )
-PROXY_ERRORS = (ImportError, ValueError, httpx.InvalidURL)  # a proxy in the environment that the client cannot use
-# What a single call of the Hub's client can fail with besides: the disk, and hf_xet, whose errors are RuntimeErrors.
+# What a single call of the Hub's client can fail with besides: the disk, a proxy, and hf_xet with RuntimeErrors.
 # Catch these around such a call alone, never around code of our own.
-CLIENT_ERRORS = (*HUB_ERRORS, *PROXY_ERRORS, OSError, RuntimeError)
+CLIENT_ERRORS = (*HUB_ERRORS, OSError, RuntimeError, ValueError)
 
 
 class ModelError(RuntimeError):
@@ -105,7 +105,7 @@ def _os_in_words(error: OSError) -> str:
 
 
 def _proxy_in_words(error: Exception) -> str:
-    if isinstance(error, ValueError) and "proxy" not in str(error).lower():
+    if "proxy" not in str(error).lower() and not isinstance(error, httpx.InvalidURL):
         return str(error)
     return (
         f"the proxy in the environment (HTTPS_PROXY, ALL_PROXY) cannot be used ({_first_line(error)}): correct it, or "
@@ -141,5 +141,5 @@ EXPLANATIONS = (
         lambda e: f"the transfer failed ({_first_line(e)}): try again, or set HF_HUB_DISABLE_XET=1",
     ),
     (ValueError, lambda e: in_words(e.__cause__) if e.__cause__ else _proxy_in_words(e)),  # force_download, no Hub
-    (PROXY_ERRORS, _proxy_in_words),
+    ((ImportError, httpx.InvalidURL), _proxy_in_words),
 )

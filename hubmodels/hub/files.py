@@ -131,8 +131,10 @@ def limit_waiting(seconds: float) -> None:
             kind: min(limit or seconds, seconds) for kind, limit in request.extensions["timeout"].items()
         }
 
-    # a hook, because some of the client's functions have no timeout argument
-    get_session().event_hooks["request"].append(limit)
+    try:  # a hook, because some of the client's functions have no timeout argument
+        get_session().event_hooks["request"].append(limit)
+    except CLIENT_ERRORS as error:  # only a problem for those who need the Hub
+        logger.warning("the Hub cannot be used: %s", in_words(error))
 
 
 def _download(api: HfApi, source: str, commit: str, **options: object) -> tuple[Path, Path]:

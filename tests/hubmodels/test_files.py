@@ -412,6 +412,14 @@ def test_a_proxy_that_the_client_cannot_use_is_named(hub, published, monkeypatch
         Catalog.from_namespace("acme")
 
 
+def test_a_proxy_that_the_client_cannot_use_is_no_matter_without_the_hub(monkeypatch, caplog):
+    """Training with local pictures ended with an ImportError."""
+    monkeypatch.setenv("ALL_PROXY", PROXIES["ALL_PROXY"])
+    monkeypatch.setattr("huggingface_hub.utils._http._GLOBAL_CLIENT", None)
+    limit_waiting(10)
+    assert "the Hub cannot be used: the proxy in the environment" in caplog.text
+
+
 def test_a_hub_that_never_answers_is_given_up_where_a_program_says_so(hub, published, impatient):
     hooks = get_session().event_hooks["request"]
     before = len(hooks)
