@@ -46,6 +46,9 @@ class Sample:
     label: int
     mask: Source | None = None
 
+    def __post_init__(self) -> None:
+        _storable(self, "name", "defect_type")
+
     def read(self) -> Image.Image:
         """The picture, RGB, upright, 8 bits. Raises PictureError, naming it, where it cannot be read."""
         try:
@@ -99,6 +102,9 @@ class Category:
     test: tuple[Sample, ...] = ()
     revision: str | None = None
 
+    def __post_init__(self) -> None:
+        _storable(self, "name", "dataset")
+
     @property
     def has_masks(self) -> bool:
         """Whether there are anomalous test samples and each has a mask: what pixel metrics need."""
@@ -108,6 +114,23 @@ class Category:
     def missing_masks(self) -> list[str]:
         """Names of the anomalous test samples that have no mask."""
         return [sample.name for sample in self.test if sample.label == 1 and sample.mask is None]
+
+
+def as_text(name: str) -> str:
+    """A name of the file system as text that can be stored: bytes that are not UTF-8 become escapes such as `\\xfc`.
+
+    Old servers and ZIP files have such names. Python stores these bytes as single surrogates, which no file takes.
+    """
+    try:
+        return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # other single surrogates, on Windows
+        return name.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _storable(item: object, *fields: str) -> None:
+    for field in fields:
+        if (value := getattr(item, field)) is not None:
+            object.__setattr__(item, field, as_text(value))  # of a frozen dataclass
 
 
 def find_labelled(folder: str | Path) -> list[Category]:

@@ -38,7 +38,7 @@ from hubmodels.backbone import Backbone, find_weights, load_backbone, normalisat
 from hubmodels.compactnet import COMPACT_BACKBONE, COMPACT_IMAGE_SIZE
 from hubmodels.hub.files import REPORT_FILE, limit_waiting
 from hubmodels.methods import METHODS
-from hubmodels.samples import Sample
+from hubmodels.samples import Sample, as_text
 from training.batches import AUTOCAST, build_cache, load_images, seed_of
 from training.config import TrainConfig
 from training.data import hold_out, open_categories
@@ -321,7 +321,7 @@ def finish(job: Job, detector: AnomalyDetector, record: dict) -> None:
     content |= {"latency": measure_on_devices(shipped, category.train[0].read())}  # test pictures may be unreadable
     content |= {"backbone": {"name": shipped.front_end.backbone_name, "sha256": shipped.front_end.backbone_sha256}}
     content |= {"data": job.sanity.as_dict() | {"revision": category.revision}}
-    command = shlex.join(["python", "training/train.py", *sys.argv[1:]])
+    command = as_text(shlex.join(["python", "training/train.py", *sys.argv[1:]]))
     content |= {"command": command, "commit": git_commit(), "machine": machine(), "versions": versions()}
     write_json(folder / REPORT_FILE, content)
     write_card(folder)
