@@ -24,7 +24,7 @@ from torch.nn.utils import fuse_conv_bn_eval
 
 from hubmodels.compactnet import BUNDLED_WEIGHTS
 from hubmodels.hub.errors import CLIENT_ERRORS, in_words
-from hubmodels.hub.files import WEIGHTS_FILE
+from hubmodels.hub.files import LFS_START, WEIGHTS_FILE
 
 logger = logging.getLogger(__name__)
 
@@ -233,6 +233,9 @@ def _read_tensors(network: nn.Module, name: str, weights: Path) -> dict[str, Ten
             stored = {key.replace(".", "_"): key for key in file.keys()}
             tensors = {key: file.get_tensor(stored[plain]) for key, plain in names.items() if plain in stored}
     except (SafetensorError, OSError) as error:
+        with weights.open("rb") as file:
+            if file.read(len(LFS_START)) == LFS_START:
+                raise BackboneError(f"{weights} is a pointer of Git LFS: run `git lfs pull` there.") from error
         raise BackboneError(f"{weights.name} is not a readable safetensors file: {error}") from error
     for key in names:
         if key.endswith("num_batches_tracked"):  # a counter that some files lack and inference never reads

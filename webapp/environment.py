@@ -10,6 +10,7 @@ import shutil
 import socket
 import sys
 import tempfile
+import urllib.request
 from contextlib import suppress
 from pathlib import Path
 
@@ -32,6 +33,7 @@ def prepare() -> None:
     for stream in filter(None, (sys.stdout, sys.stderr)):  # Gradio prints symbols that a terminal may not have
         stream.reconfigure(errors="replace")
     follow_few_variables()
+    show_system_proxies()
     use_own_folder()
     drop_unusable_settings()
     bypass_proxies(*LOCAL, os.environ.get("GRADIO_SERVER_NAME", ""))
@@ -52,6 +54,15 @@ def follow_few_variables() -> None:
     for name in NUMBERS:
         if not os.environ.get(name, "1").isdecimal():
             sys.exit(f"app.py: the environment variable {name} is {os.environ[name]!r}: give a number, or remove it")
+    if root := os.environ.get("GRADIO_ROOT_PATH", "").rstrip("/"):  # with a slash at its end no path matches
+        os.environ["GRADIO_ROOT_PATH"] = root if root.startswith(("/", "http")) else f"/{root}"
+
+
+def show_system_proxies() -> None:
+    """Copies the proxies of Windows and macOS into the environment: NO_PROXY alone would hide them."""
+    for scheme, address in urllib.request.getproxies().items():
+        if scheme in ("http", "https") and address:
+            os.environ.setdefault(f"{scheme}_proxy", address)
 
 
 def use_own_folder() -> None:

@@ -337,7 +337,7 @@ def _read_listing(
 
 def _folder_identity(folder: str) -> tuple[str, str, str]:
     try:
-        config = json.loads((Path(folder) / CONFIG_FILE).read_text(encoding="utf-8"))
+        config = json.loads((Path(folder) / CONFIG_FILE).read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
         raise ValueError(f"{CONFIG_FILE} is missing") from error
     except (ValueError, RecursionError) as error:

@@ -24,6 +24,7 @@ REPORT_FILE = "metrics.json"  # what training measured
 FORMAT_VERSION = 1
 FOUND = (EntryNotFoundError, GatedRepoError, RevisionNotFoundError)  # errors of a repository that exists
 PICKLES = (".bin", ".ckpt", ".pkl", ".pt", ".pth")
+LFS_START = b"version https://git-lfs"  # of the text that a clone without Git LFS contains instead of a file
 PICKLE_STARTS = (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")  # zip of torch.save, bare pickles
 
 
@@ -70,7 +71,7 @@ def fetch_model(
 def read_config(path: Path, source: str) -> dict:
     """The config of a model; `source` names the model in messages. Raises ModelError."""
     try:
-        config = json.loads(_read(path, source).decode("utf-8"))
+        config = json.loads(_read(path, source).decode("utf-8-sig"))
         version = config["format_version"]
         if type(version) is not int or version < 1:
             raise ValueError(f"format_version is {version!r}")
@@ -92,6 +93,10 @@ def read_weights(path: Path, sha256: str | None, source: str) -> dict[str, Tenso
     except SafetensorError as error:
         if content[:2] in PICKLE_STARTS:  # only now: the length of a header may begin with the same bytes
             raise ModelError(f"{source}: {WEIGHTS_FILE} is a pickle in disguise, which can run any code") from error
+        if content.startswith(LFS_START):
+            raise ModelError(
+                f"{source}: {WEIGHTS_FILE} is a pointer of Git LFS, not the weights: run `git lfs pull` there"
+            ) from error
         raise ModelError(f"{source}: {WEIGHTS_FILE} is truncated or not a safetensors file ({error})") from error
     if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
         raise ModelError(
@@ -162,6 +167,8 @@ def _reason(source: str, revision: str | None, api: HfApi, error: Exception) -> 
 
 def _no_folder(source: str) -> str:
     """That a source is no folder, and which one may be meant."""
+    if "://" in source:
+        return "it is a web address (give the last two parts alone)"
     with suppress(OSError, RuntimeError):  # a parent that does not exist, a home that is not known
         path = Path(source.replace("\\", "/")).expanduser()
         if path.is_file():

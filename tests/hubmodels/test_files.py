@@ -19,10 +19,12 @@ from huggingface_hub.errors import XetDownloadError
 from huggingface_hub.utils import get_session, httpx
 from read_only import obeyed
 
-from hubmodels import GLASS, ModelError, SimpleNet, load
+from hubmodels import GLASS, BackboneError, ModelError, SimpleNet, load
+from hubmodels.backbone import load_backbone
 from hubmodels.hub.catalog import Catalog
 from hubmodels.hub.files import limit_waiting
 
+BACKBONE = "resnet18.tv_in1k"
 REPOSITORY = "acme/glass-toy-widget"
 PICTURE = np.random.default_rng(1).integers(0, 256, (50, 70, 3), np.uint8)
 
@@ -195,6 +197,7 @@ TYPED_WRONG = {
     "runs/glass-own-washer/": None,
     "~/glass-own-washer": r"no such local folder \(is it .*/runs/glass-own-washer\?\)",
     "C:\\models\\glass": "there is no such local folder, and it is not the id",
+    "https://huggingface.co/acme/x": r"it is a web address \(give the last two parts alone\)",
     "runs/notes.txt": r"it is a file \(give its folder, runs\), and the Hub has no such repository",
     "x" * 300: r"the folder cannot be read \(File name too long\)",
     "a\0b": "there is no such local folder, and it is not the id",
@@ -259,6 +262,24 @@ def test_a_pickle_in_disguise_is_refused_unread(hub, published, tmp_path):
         hub.edit(REPOSITORY, "model.safetensors", content)
         with pytest.raises(ModelError, match="pickle in disguise"):
             GLASS.from_pretrained(REPOSITORY)
+
+
+def test_a_clone_without_git_lfs_is_named(model_folder):
+    folder = next(model_folder.iterdir())
+    (folder / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    with pytest.raises(ModelError, match=r"is a pointer of Git LFS, not the weights: run `git lfs pull`"):
+        load(folder)
+    with pytest.raises(BackboneError, match="is a pointer of Git LFS"):
+        load_backbone(BACKBONE, weights=folder / "model.safetensors")
+
+
+def test_a_config_that_an_editor_of_windows_wrote_is_read(model_folder):
+    """With the mark that Windows puts at the start of UTF-8 files."""
+    folder = next(model_folder.iterdir())
+    config = (folder / "config.json").read_bytes()
+    (folder / "config.json").write_bytes(b"\xef\xbb\xbf" + config)
+    assert load(folder).category == "widget"
+    assert len(Catalog.from_folder(model_folder).entries) == 2
 
 
 def test_tampered_weights_are_found_by_their_hash(hub, published):

@@ -154,6 +154,28 @@ def test_other_variables_of_gradio_are_not_followed(own_environment):
     assert (settings["share"], settings["num_workers"], settings["enable_monitoring"]) == (False, 0, False)
 
 
+@pytest.mark.parametrize(
+    ("given", "used"),
+    [("/inspect/", "/inspect"), ("inspect", "/inspect"), ("https://a.de/inspect/", "https://a.de/inspect"), ("", "")],
+)
+def test_a_root_path_may_have_any_slashes(own_environment, given, used):
+    """With a slash at its end, no path of the page matched."""
+    own_environment.setenv("GRADIO_ROOT_PATH", given)
+    environment.follow_few_variables()
+    assert os.environ["GRADIO_ROOT_PATH"] == used
+
+
+def test_a_proxy_of_the_system_remains_in_use(own_environment):
+    """Python takes Windows' own proxy only if no variable names one, and NO_PROXY counts as one."""
+    for name in environment.PROXIES:
+        own_environment.delenv(name, raising=False)
+    system = {"http": DEAD, "https": "http://proxy:8080", "ftp": "http://proxy:21"}
+    own_environment.setattr(urllib.request, "getproxies", lambda: system)
+    environment.show_system_proxies()
+    assert (os.environ["http_proxy"], os.environ["https_proxy"]) == (DEAD, "http://proxy:8080")
+    assert "ftp_proxy" not in os.environ
+
+
 def test_a_given_folder_that_cannot_be_written_is_named(own_environment, tmp_path):
     own_environment.setenv("GRADIO_TEMP_DIR", str(tmp_path / "uploads"))
     with obeyed(tmp_path), pytest.raises(SystemExit, match=r"GRADIO_TEMP_DIR=.*uploads cannot be written: give a"):
