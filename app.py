@@ -14,10 +14,17 @@ import sys
 from functools import partial
 from pathlib import Path
 
+from webapp.environment import bypass_proxies, listening_address, prepare
+
+if __name__ == "__main__":
+    prepare()  # Gradio reads the environment when it is imported
+
+import httpx
+
 from hubmodels.folders import find_labelled
 from hubmodels.hub.catalog import Catalog, list_bundle, list_folder, list_namespace
 from hubmodels.hub.files import CONFIG_FILE, limit_waiting
-from webapp.hosting import keep_deleting, refuse_web_addresses, return_freed_memory, use_own_folder
+from webapp.hosting import keep_deleting, refuse_web_addresses, return_freed_memory
 from webapp.page import CHECKED_EVERY, KEPT_FOR, build_page, launch_settings
 
 OWN_MODELS = Path("runs")  # default output folder of training
@@ -41,7 +48,7 @@ def read_arguments() -> argparse.Namespace:
         "--normal-folder", metavar="NAME", help="its folders of good parts (default: good, ok, normal and the like)"
     )
     parser.add_argument("--host", help="default: 127.0.0.1, which only this computer can reach")
-    parser.add_argument("--port", type=int, help="default: the first free port from 7860")
+    parser.add_argument("--port", type=_port, help="default: the first free port from 7860")
     args = parser.parse_args()
     if not (args.models or args.namespace):
         args.models, args.namespace = (os.environ.get(f"HUBMODELS_{name}") for name in ("MODELS", "NAMESPACE"))
@@ -62,6 +69,12 @@ def read_arguments() -> argparse.Namespace:
     return args
 
 
+def _port(text: str) -> int:
+    if not (text.isdecimal() and 0 < int(text) < 2**16):
+        raise argparse.ArgumentTypeError(f"{text} is not a port: give a number from 1 to 65535")
+    return int(text)
+
+
 def open_catalog(args: argparse.Namespace) -> Catalog:
     """The models of the arguments, or else those in `runs`; then the bundled ones. The page shows what failed."""
     places = []
@@ -77,20 +90,25 @@ def open_catalog(args: argparse.Namespace) -> Catalog:
 def main() -> None:
     """Opens the catalog and serves the page."""
     args = read_arguments()
+    host = listening_address(args.host, args.port)
+    bypass_proxies(host or "")
     limit_waiting(HUB_TIMEOUT)
     return_freed_memory()
     refuse_web_addresses()
-    use_own_folder()
     keep_deleting(KEPT_FOR, CHECKED_EVERY)
     catalog = open_catalog(args)
     for notice in catalog.notices:
         print(f"app.py: {notice}", file=sys.stderr)
     page = build_page(catalog, args.examples, args.test_folder, args.normal_folder)
     try:
-        page.launch(server_name=args.host, server_port=args.port, **launch_settings())
+        page.launch(server_name=host, server_port=args.port, **launch_settings())
     except OSError as error:  # Gradio found no free port
+        port = f"port {args.port}" if args.port else "any port from 7860"
+        sys.exit(f"app.py: the demo cannot start on {port}: stop the other program, or give --port ({error})")
+    except (httpx.HTTPError, ValueError) as error:  # Gradio visits its own page first
         sys.exit(
-            f"app.py: the demo cannot start on port {args.port}: stop the other program, or give --port ({error})"
+            f"app.py: the demo started at {page.local_url}, but this computer cannot reach it: check firewall, proxy "
+            f"and the hosts file, or give --host 127.0.0.1 ({error})"
         )
 
 

@@ -23,8 +23,8 @@ from torch import Tensor, fx, nn
 from torch.nn.utils import fuse_conv_bn_eval
 
 from hubmodels.compactnet import BUNDLED_WEIGHTS
-from hubmodels.hub.errors import CLIENT_ERRORS
-from hubmodels.hub.files import WEIGHTS_FILE
+from hubmodels.hub.errors import CLIENT_ERRORS, in_words
+from hubmodels.hub.files import LFS_START, WEIGHTS_FILE
 
 logger = logging.getLogger(__name__)
 
@@ -161,7 +161,7 @@ def find_weights(name: str) -> Path:
     except CLIENT_ERRORS as error:
         raise BackboneError(
             f"the backbone weights of {name} are neither bundled nor in the local cache, and {repo_id} could not be "
-            f"downloaded ({type(error).__name__}). Connect to the Hub once, or give a file by `backbone_weights=FILE` "
+            f"downloaded: {in_words(error)}. You can also give a file by `backbone_weights=FILE` "
             "(`--backbone-weights FILE`)."
         ) from error
 
@@ -233,6 +233,9 @@ def _read_tensors(network: nn.Module, name: str, weights: Path) -> dict[str, Ten
             stored = {key.replace(".", "_"): key for key in file.keys()}
             tensors = {key: file.get_tensor(stored[plain]) for key, plain in names.items() if plain in stored}
     except (SafetensorError, OSError) as error:
+        with weights.open("rb") as file:
+            if file.read(len(LFS_START)) == LFS_START:
+                raise BackboneError(f"{weights} is a pointer of Git LFS: run `git lfs pull` there.") from error
         raise BackboneError(f"{weights.name} is not a readable safetensors file: {error}") from error
     for key in names:
         if key.endswith("num_batches_tracked"):  # a counter that some files lack and inference never reads

@@ -367,14 +367,9 @@ def _count(place: Path) -> int:
 
 
 def _listed(unused: Counter) -> tuple[Unused, ...]:
-    return tuple(Unused(_writable(where), count, reason) for (where, reason), count in unused.items() if count)
+    return tuple(Unused(where, count, reason) for (where, reason), count in unused.items() if count)
 
 
 def _sample(split: str, shown: str, folder: Path, path: Path, kind: str, mask: Path | None = None) -> Sample:
-    name = _writable(f"{split}/{shown}/{path.relative_to(folder).as_posix()}")
+    name = f"{split}/{shown}/{path.relative_to(folder).as_posix()}"
     return Sample(name, path, kind, int(kind != GOOD), mask)
-
-
-def _writable(name: str) -> str:
-    """A name as reports and tables can contain it: bytes of a file name that are no UTF-8 become \\x escapes."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")

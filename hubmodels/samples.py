@@ -54,6 +54,9 @@ class Sample:
     label: int
     mask: Source | None = None
 
+    def __post_init__(self) -> None:
+        _storable(self, "name", "defect_type")
+
     def read(self) -> Image.Image:
         """The picture, RGB, upright, 8 bits. Raises PictureError, naming it, where it cannot be read."""
         try:
@@ -105,6 +108,9 @@ class Unused:
     files: int
     reason: str
 
+    def __post_init__(self) -> None:
+        _storable(self, "folder")
+
     def __str__(self) -> str:
         """One line, such as "not used: 3 files in train/Bad (defective parts are not trained on)"."""
         files = "1 file" if self.files == 1 else f"{self.files} files"
@@ -128,6 +134,9 @@ class Category:
     revision: str | None = None
     unused: tuple[Unused, ...] = ()
 
+    def __post_init__(self) -> None:
+        _storable(self, "name", "dataset")
+
     @property
     def has_masks(self) -> bool:
         """Whether there are anomalous test samples and each has a mask: what pixel metrics need."""
@@ -137,6 +146,23 @@ class Category:
     def missing_masks(self) -> list[str]:
         """Names of the anomalous test samples that have no mask."""
         return [sample.name for sample in self.test if sample.label == 1 and sample.mask is None]
+
+
+def as_text(name: str) -> str:
+    """A name of the file system as text that can be stored: bytes that are not UTF-8 become escapes such as `\\xfc`.
+
+    Old servers and ZIP files have such names. Python stores these bytes as single surrogates, which no file takes.
+    """
+    try:
+        return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # other single surrogates, on Windows
+        return name.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _storable(item: object, *fields: str) -> None:
+    for field in fields:
+        if (value := getattr(item, field)) is not None:
+            object.__setattr__(item, field, as_text(value))  # of a frozen dataclass
 
 
 def read_source(source: Source) -> Image.Image:

@@ -133,9 +133,7 @@ def test_the_public_address_is_that_of_the_library():
 # --------------------------------------------------------------------------------------------------- code that runs
 
 
-@each(
-    [page for page in PAGES if snippets(page) and page.stem != "onnx"]
-)  # see test_onnx.py
+@each([page for page in PAGES if snippets(page) and page.stem != "onnx"])  # see test_onnx.py
 def test_snippets_run(page, tmp_path, monkeypatch):
     run_snippets(page, tmp_path, monkeypatch)
 

@@ -228,7 +228,7 @@ def main(arguments: list[str] | None = None) -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = Distillation(args.data / "weights", normalise(sample).to(device))
     log = train(model, pictures, args.steps, args.seed, args.output)
-    (args.output / "distill.json").write_text(json.dumps(log, indent=1) + "\n")
+    (args.output / "distill.json").write_text(json.dumps(log, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -183,7 +183,7 @@ def _chosen(rows: list[dict]) -> dict[str, dict]:
 def write_json(path: Path, content) -> None:
     """Writes readable JSON; the file is replaced in one step."""
     partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(content, indent=2) + "\n")
+    partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     os.replace(partial, path)
 
 
@@ -244,7 +244,7 @@ def machine() -> str:
 def processor() -> str:
     """The CPU's model, or the best description that the system gives."""
     cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.is_file() else []
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return models[0] if models else platform.processor() or platform.machine()
 

@@ -119,8 +119,8 @@ class JobLog:
 
     def __init__(self, job: Job, first_epoch: int, writes: bool = True) -> None:
         path, name = job.workplace / LOG_FILE, job.config.tracker
-        kept = path.read_text().splitlines()[:first_epoch] if path.is_file() else []
-        self._file = path.open("w") if writes else None
+        kept = path.read_text(encoding="utf-8").splitlines()[:first_epoch] if path.is_file() else []
+        self._file = path.open("w", encoding="utf-8") if writes else None
         self._tracker = make_tracker(name, job.name, Path(job.config.output)) if name and writes else None
         if self._file:
             self._file.writelines(line + "\n" for line in kept)

@@ -24,6 +24,11 @@ from tempfile import TemporaryFile
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the clone, from which this script runs
 
+from training.interruption import end_interrupted
+
+if __name__ == "__main__":
+    sys.excepthook = end_interrupted  # before the imports, which take seconds
+
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
 from accelerate.utils import gather_object
@@ -34,7 +39,7 @@ from hubmodels.backbone import Backbone, find_weights, load_backbone, normalisat
 from hubmodels.compactnet import COMPACT_BACKBONE, COMPACT_IMAGE_SIZE
 from hubmodels.hub.files import REPORT_FILE, limit_waiting
 from hubmodels.methods import METHODS
-from hubmodels.samples import Sample
+from hubmodels.samples import Sample, as_text
 from training.batches import AUTOCAST, build_cache, load_images, seed_of
 from training.config import TrainConfig
 from training.data import hold_out, open_categories
@@ -374,7 +379,7 @@ def finish(job: Job, detector: AnomalyDetector, record: dict) -> None:
     content |= {"latency": measure_on_devices(shipped, category.train[0].read())}  # test pictures may be unreadable
     content |= {"backbone": {"name": shipped.front_end.backbone_name, "sha256": shipped.front_end.backbone_sha256}}
     content |= {"data": job.sanity.as_dict() | {"revision": category.revision}}
-    command = shlex.join(["python", "training/train.py", *sys.argv[1:]])
+    command = as_text(shlex.join(["python", "training/train.py", *sys.argv[1:]]))
     content |= {"command": command, "commit": git_commit(), "machine": machine(), "versions": versions()}
     write_json(folder / REPORT_FILE, content)
     write_card(folder)
@@ -390,7 +395,7 @@ def write_summary(reports: list[dict], failures: dict[str, str], config: TrainCo
         rows = summarise(sorted(reports, key=lambda r: (list(METHODS).index(r["method"]), r["category"])))
         output = Path(config.output)
         write_json(output / "summary.json", rows)
-        (output / "summary.md").write_text(summary_table(rows) + "\n")
+        (output / "summary.md").write_text(summary_table(rows) + "\n", encoding="utf-8")
         logger.info("\n%s\n\nmodels in %s", summary_table(rows), output)
     for name, reason in failures.items():
         logger.error("FAILED %s: %s", name, reason)

@@ -14,6 +14,7 @@ import gradio as gr
 from gradio import processing_utils
 from gradio.utils import get_upload_folder
 from huggingface_hub import constants
+from starlette._utils import get_route_path
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -22,7 +23,7 @@ from hubmodels.hub.catalog import BUNDLE, FOLDER, Catalog
 
 # Paths that the page does not need. The first two would fetch any web address for anybody and return it as ours. The
 # next ones store what visitors send in folders that are never emptied. The last ones report how the app is used.
-FETCHING = ("file=http", "proxy=")
+FETCHING = ("file=http", "file/http", "proxy=")
 WRITING = ("process_recording", "deep_link", "component_server", "vibe-", "undo-vibe")
 CLOSED = (*FETCHING, *WRITING, "monitoring", "profiling", "run-history", "dev/")
 MAX_UPLOAD = 1_100_000_000  # bytes of one upload request: a whole batch
@@ -47,7 +48,8 @@ class RequestFilter:
 
 
 def _refusal(scope: Scope) -> PlainTextResponse | None:
-    path = scope["path"].lower().lstrip("/").removeprefix("gradio_api/").lstrip("/")
+    # the router's own function: a text comparison of ours would differ from it when the page has a root path
+    path = get_route_path(scope).lower().lstrip("/").removeprefix("gradio_api/").lstrip("/")
     if path.startswith(CLOSED):
         return PlainTextResponse("Not found", 404)
     headers = dict(scope["headers"])
@@ -79,11 +81,6 @@ def refuse_web_addresses() -> None:
 
 
 # ---------------------------------------------------------------- files of visitors
-
-
-def use_own_folder() -> None:
-    """Gives this app its own folder inside Gradio's upload folder, so that no other program's files are deleted."""
-    os.environ["GRADIO_TEMP_DIR"] = str(Path(get_upload_folder()) / "hubmodels")
 
 
 def keep_deleting(age_s: float, every_s: float) -> None:

@@ -47,6 +47,8 @@ def launch_settings() -> dict:
         "enable_monitoring": False,  # by default everybody can read how often each event ran
         "state_session_capacity": SESSIONS,
         "ssr_mode": False,
+        "share": False,  # also in notebooks, where Gradio would publish the page
+        "num_workers": 0,  # they serve uploads on further ports, without the filter of requests
         "mcp_server": api.mcp_available(),
         "app_kwargs": {"middleware": [Middleware(RequestFilter)]},
     }

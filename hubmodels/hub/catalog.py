@@ -28,7 +28,7 @@ from hubmodels.compactnet import BUNDLED_WEIGHTS
 from hubmodels.comparison import CategoryAppearance
 from hubmodels.detector import AnomalyDetector
 from hubmodels.hub.errors import CLIENT_ERRORS, ModelError, in_words
-from hubmodels.hub.files import CONFIG_FILE, WEIGHTS_FILE, cached_models, missing_files
+from hubmodels.hub.files import CONFIG_FILE, WEIGHTS_FILE, cached_models, missing_files, older_commit
 from hubmodels.methods import METHODS
 
 BUNDLED_MODELS = BUNDLED_WEIGHTS / "models"  # all methods for the sample parts
@@ -230,9 +230,16 @@ class Catalog:
 
 
 def _read(entry: ModelEntry) -> AnomalyDetector:
-    detector = METHODS[entry.method].detector.from_pretrained(
-        entry.source, revision=entry.revision, backbone_weights=entry.backbone_weights
+    from_pretrained = partial(
+        METHODS[entry.method].detector.from_pretrained, entry.source, backbone_weights=entry.backbone_weights
     )
+    try:
+        detector = from_pretrained(revision=entry.revision)
+    except ModelError as error:
+        older = older_commit(entry.source, error.__cause__) if entry.origin == HUB else None
+        if older is None:
+            raise
+        detector = from_pretrained(revision=older)
     if (detector.dataset, detector.category) != (entry.dataset, entry.category):
         raise ModelError(
             f"{entry.source} is named after {entry.label}, but contains a model of {detector.dataset} / "
@@ -253,9 +260,13 @@ def list_folder(path: str | Path, backbone_weights: str | Path | None = None) ->
         ModelError: no such folder, or no usable model in it; the message has a remedy.
     """
     root = Path(path)
-    if not root.is_dir():
-        raise ModelError(f"{root} is not a folder: give the folder that training wrote to, such as runs")
-    listing = _read_listing(_model_folders(root), _folder_identity, backbone_weights=backbone_weights)
+    try:
+        if not root.is_dir():
+            raise ModelError(f"{root} is not a folder: give the folder that training wrote to, such as runs")
+        folders = _model_folders(root)
+    except OSError as error:
+        raise ModelError(f"{root} cannot be read ({error.strerror}): give a folder that you may read") from error
+    listing = _read_listing(folders, _folder_identity, backbone_weights=backbone_weights)
     if not listing.entries:
         reasons = "".join(f"\n  {source}: {reason}" for source, reason in listing.problems.items())
         raise ModelError(f"{root} contains no usable model folder: train one, or give another folder{reasons}")
@@ -300,7 +311,10 @@ def _model_folders(root: Path) -> list[str]:
 
 def _is_model(path: Path) -> bool:
     """Either file makes a model folder: a folder without the other one is damaged and must be reported."""
-    return (path / CONFIG_FILE).is_file() or (path / WEIGHTS_FILE).is_file()
+    try:
+        return (path / CONFIG_FILE).is_file() or (path / WEIGHTS_FILE).is_file()
+    except PermissionError:  # must be reported, too
+        return True
 
 
 def _read_listing(
@@ -323,7 +337,7 @@ def _read_listing(
 
 def _folder_identity(folder: str) -> tuple[str, str, str]:
     try:
-        config = json.loads((Path(folder) / CONFIG_FILE).read_text(encoding="utf-8"))
+        config = json.loads((Path(folder) / CONFIG_FILE).read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
         raise ValueError(f"{CONFIG_FILE} is missing") from error
     except (ValueError, RecursionError) as error:

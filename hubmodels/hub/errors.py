@@ -22,17 +22,19 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import httpx
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-NO_SOURCE = "neither a local folder nor the id of a Hub repository (user/name)"
+READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
+NO_ID = "it is not the id of a Hub repository (user/name)"
 LOG_IN = "log in by `hf auth login`, or set HF_TOKEN"
 
 # What a request to the Hub can fail with.
 HUB_ERRORS = (
     *(HfHubHTTPError, httpx.HTTPError, EntryNotFoundError, RevisionResolutionError, HFValidationError),
     *(OfflineModeIsEnabled, LocalTokenNotFoundError, XetDownloadError),
+    *(httpx.InvalidURL, ImportError),  # a proxy in the environment that the client cannot use
 )
-# What a single call of the Hub's client can fail with besides: the disk, and hf_xet, whose errors are RuntimeErrors.
+# What a single call of the Hub's client can fail with besides: the disk, a proxy, and hf_xet with RuntimeErrors.
 # Catch these around such a call alone, never around code of our own.
-CLIENT_ERRORS = (*HUB_ERRORS, OSError, RuntimeError)
+CLIENT_ERRORS = (*HUB_ERRORS, OSError, RuntimeError, ValueError)
 
 
 class ModelError(RuntimeError):
@@ -45,6 +47,21 @@ def in_words(error: Exception) -> str:
         if isinstance(error, kinds):
             return explain(error)
     return f"{type(error).__name__}: {_first_line(error)}"
+
+
+def is_unavailable(error: BaseException | None) -> bool:
+    """Whether the Hub or the cache failed, so that an older commit may serve; False if the model is at fault."""
+    if isinstance(error, HfHubHTTPError):
+        return error.response.status_code == 429 or error.response.status_code >= 500
+    kinds = (
+        OSError,
+        ImportError,
+        httpx.TransportError,
+        httpx.InvalidURL,
+        RevisionResolutionError,
+        OfflineModeIsEnabled,
+    )
+    return isinstance(error, kinds)
 
 
 def _http_in_words(error: HfHubHTTPError) -> str:
@@ -79,9 +96,21 @@ def _not_cached_in_words(error: Exception) -> str:
 def _os_in_words(error: OSError) -> str:
     if error.errno in NO_ROOM:
         return f"there is no room on the disk for it ({error.strerror}): free some, or give another `cache_dir`"
+    if error.errno in READ_ONLY:
+        folder = error.filename or constants.HF_HUB_CACHE
+        return f"{folder} cannot be written ({error.strerror}): set HF_HOME, or give `cache_dir`, a folder of your own"
     if "Consistency check failed" in str(error):
         return "the file arrived incomplete, and was not kept: try again"
     return f"{type(error).__name__}: {_first_line(error)}"
+
+
+def _proxy_in_words(error: Exception) -> str:
+    if "proxy" not in str(error).lower() and not isinstance(error, httpx.InvalidURL):
+        return str(error)
+    return (
+        f"the proxy in the environment (HTTPS_PROXY, ALL_PROXY) cannot be used ({_first_line(error)}): correct it, or "
+        "for a SOCKS proxy run `pip install socksio`"
+    )
 
 
 def _first_line(error: Exception) -> str:
@@ -102,7 +131,7 @@ EXPLANATIONS = (
     ((LocalEntryNotFoundError, RevisionResolutionError), _not_cached_in_words),
     (LocalTokenNotFoundError, lambda e: f"nobody is logged in at the Hub: {LOG_IN}"),
     (EntryNotFoundError, lambda e: f"the repository lacks a file of a model ({_first_line(e)})"),
-    (HFValidationError, lambda e: NO_SOURCE),
+    (HFValidationError, lambda e: NO_ID),
     (OfflineModeIsEnabled, lambda e: "the Hub is not used, because HF_HUB_OFFLINE is set"),
     (HfHubHTTPError, _http_in_words),
     (httpx.HTTPError, lambda e: f"the connection to the Hub failed ({type(e).__name__}): check it, and try again"),
@@ -111,5 +140,6 @@ EXPLANATIONS = (
         (XetDownloadError, RuntimeError),
         lambda e: f"the transfer failed ({_first_line(e)}): try again, or set HF_HUB_DISABLE_XET=1",
     ),
-    (ValueError, lambda e: in_words(e.__cause__) if e.__cause__ else str(e)),  # force_download without a Hub
+    (ValueError, lambda e: in_words(e.__cause__) if e.__cause__ else _proxy_in_words(e)),  # force_download, no Hub
+    ((ImportError, httpx.InvalidURL), _proxy_in_words),
 )

@@ -4,18 +4,19 @@ import hashlib
 import json
 import logging
 from collections.abc import Sequence
-from functools import partial
+from contextlib import suppress
+from difflib import get_close_matches
 from pathlib import Path
 
-from huggingface_hub import HfApi, scan_cache_dir
-from huggingface_hub.errors import CacheNotFound, RemoteEntryNotFoundError, RevisionResolutionError
+from huggingface_hub import HfApi, constants
+from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, RemoteEntryNotFoundError, RevisionNotFoundError
 from huggingface_hub.utils import get_session, httpx
 from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
 from hubmodels import LIBRARY
-from hubmodels.hub.errors import CLIENT_ERRORS, NO_SOURCE, ModelError, in_words
+from hubmodels.hub.errors import CLIENT_ERRORS, NO_ID, ModelError, in_words, is_unavailable
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +24,9 @@ CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "config.json", "model.safetensors", "READ
 REPORT_FILE = "metrics.json"  # what training measured
 FINISHED_FILES = (CONFIG_FILE, WEIGHTS_FILE, CARD_FILE, REPORT_FILE)  # of a model that training has finished
 FORMAT_VERSION = 1
+FOUND = (EntryNotFoundError, GatedRepoError, RevisionNotFoundError)  # errors of a repository that exists
 PICKLES = (".bin", ".ckpt", ".pkl", ".pt", ".pth")
+LFS_START = b"version https://git-lfs"  # of the text that a clone without Git LFS contains instead of a file
 PICKLE_STARTS = (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")  # zip of torch.save, bare pickles
 
 
@@ -43,6 +46,9 @@ def fetch_model(
 ) -> tuple[Path, Path]:
     """Local paths of a model's config and weights.
 
+    Without a revision, and if the newest commit cannot be loaded at present, the newest complete one in the local
+    cache is used, with a warning.
+
     Args:
         source: a folder, or else the id of a Hub repository, `user/name`.
         revision: branch, tag or commit; resolved once, so that both files are of the same commit.
@@ -51,24 +57,28 @@ def fetch_model(
     Raises:
         ModelError: a file is missing or cannot be downloaded; the message has the cause and a remedy.
     """
-    if Path(source).is_dir():
-        return tuple(_local_file(Path(source), name) for name in (CONFIG_FILE, WEIGHTS_FILE))
+    try:
+        if Path(source).is_dir():
+            return tuple(_local_file(Path(source), name) for name in (CONFIG_FILE, WEIGHTS_FILE))
+    except OSError as error:
+        raise ModelError(f"{source}: the folder cannot be read ({error.strerror})") from error
     if source.count("/") != 1:
-        raise ModelError(f"{source}: {NO_SOURCE}")
+        raise ModelError(f"{source}: {_no_folder(source)}, and {NO_ID}")
     api, place = HfApi(token=token, library_name=LIBRARY), dict(cache_dir=cache_dir, local_files_only=local_files_only)
     try:
-        commit = _resolve(api, source, revision, place)
-        download = partial(api.hf_hub_download, source, revision=commit, force_download=force_download, **place)
-        return Path(download(CONFIG_FILE)), Path(download(WEIGHTS_FILE))
-    except (*CLIENT_ERRORS, ValueError) as error:
-        pickle = _pickle_in(source, revision, api) if isinstance(error, RemoteEntryNotFoundError) else None
-        raise ModelError(f"{source}: {_refusal(pickle) if pickle else in_words(error)}") from error
+        commit = api.resolve_revision(source, revision=revision, **place)
+        return _download(api, source, commit, force_download=force_download, **place)
+    except CLIENT_ERRORS as error:
+        older = None if revision or force_download else older_commit(source, error, cache_dir)
+        if older:
+            return _download(api, source, older, cache_dir=cache_dir, local_files_only=True)
+        raise ModelError(f"{source}: {_reason(source, revision, api, error)}") from error
 
 
 def read_config(path: Path, source: str) -> dict:
     """The config of a model; `source` names the model in messages. Raises ModelError."""
     try:
-        config = json.loads(_read(path, source).decode("utf-8"))
+        config = json.loads(_read(path, source).decode("utf-8-sig"))
         version = config["format_version"]
         if type(version) is not int or version < 1:
             raise ValueError(f"format_version is {version!r}")
@@ -90,6 +100,10 @@ def read_weights(path: Path, sha256: str | None, source: str) -> dict[str, Tenso
     except SafetensorError as error:
         if content[:2] in PICKLE_STARTS:  # only now: the length of a header may begin with the same bytes
             raise ModelError(f"{source}: {WEIGHTS_FILE} is a pickle in disguise, which can run any code") from error
+        if content.startswith(LFS_START):
+            raise ModelError(
+                f"{source}: {WEIGHTS_FILE} is a pointer of Git LFS, not the weights: run `git lfs pull` there"
+            ) from error
         raise ModelError(f"{source}: {WEIGHTS_FILE} is truncated or not a safetensors file ({error})") from error
     if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
         raise ModelError(
@@ -107,17 +121,15 @@ def _read(path: Path, source: str) -> bytes:
 
 
 def cached_models(cache_dir: str | Path | None = None) -> dict[str, str]:
-    """Repository id -> the newest commit whose model is complete in the local cache."""
-    try:
-        repositories = scan_cache_dir(cache_dir).repos
-    except CacheNotFound:
-        return {}
-    found = {}
-    for repository in repositories:
-        whole = [r for r in repository.revisions if {CONFIG_FILE, WEIGHTS_FILE} <= {f.file_name for f in r.files}]
-        if repository.repo_type == "model" and whole:
-            found[repository.repo_id] = max(whole, key=lambda r: r.last_modified).commit_hash
-    return found
+    """Repository id -> the newest commit whose model is complete in the local cache.
+
+    The client's own `scan_cache_dir` leaves out a repository whose newest commit was not downloaded.
+    """
+    root = Path(cache_dir or constants.HF_HUB_CACHE).expanduser()
+    complete = [w.parent for w in root.glob(f"models--*/snapshots/*/{WEIGHTS_FILE}") if w.is_file()]
+    complete = [folder for folder in complete if (folder / CONFIG_FILE).is_file()]
+    newest_last = sorted(complete, key=lambda folder: (folder / WEIGHTS_FILE).lstat().st_mtime)
+    return {f.parents[1].name.removeprefix("models--").replace("--", "/"): f.name for f in newest_last}
 
 
 def limit_waiting(seconds: float) -> None:
@@ -131,23 +143,47 @@ def limit_waiting(seconds: float) -> None:
             kind: min(limit or seconds, seconds) for kind, limit in request.extensions["timeout"].items()
         }
 
-    # a hook, because some of the client's functions have no timeout argument
-    get_session().event_hooks["request"].append(limit)
+    try:  # a hook, because some of the client's functions have no timeout argument
+        get_session().event_hooks["request"].append(limit)
+    except CLIENT_ERRORS as error:  # only a problem for those who need the Hub
+        logger.warning("the Hub cannot be used: %s", in_words(error))
 
 
-def _resolve(api: HfApi, source: str, revision: str | None, place: dict) -> str:
-    """The commit to load; without a revision and without an answer of the Hub, the newest complete one in the cache.
+def _download(api: HfApi, source: str, commit: str, **options: object) -> tuple[Path, Path]:
+    return tuple(Path(api.hf_hub_download(source, n, revision=commit, **options)) for n in (CONFIG_FILE, WEIGHTS_FILE))
 
-    The cache contains no branches after the catalog was used, because the catalog loads commits.
+
+def older_commit(source: str, error: BaseException | None, cache_dir: str | Path | None = None) -> str | None:
+    """The newest complete commit of a repository in the local cache, if the newest one failed for another reason.
+
+    It logs a warning. The cache may contain no branch, because the catalog loads commits.
     """
-    try:
-        return api.resolve_revision(source, revision=revision, **place)
-    except RevisionResolutionError:
-        commit = None if revision else cached_models(place["cache_dir"]).get(source)
-        if commit is None:
-            raise
-        logger.warning("%s: the Hub was not used; loaded from the local cache, commit %s", source, commit[:12])
-        return commit
+    commit = cached_models(cache_dir).get(source) if is_unavailable(error) else None
+    if commit is not None:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        logger.warning("%s: commit %s of the local cache is used, because of %s", source, commit[:12], reason)
+    return commit
+
+
+def _reason(source: str, revision: str | None, api: HfApi, error: Exception) -> str:
+    """Why a repository cannot be loaded; a mistyped folder looks like the name of a repository."""
+    pickle = _pickle_in(source, revision, api) if isinstance(error, RemoteEntryNotFoundError) else None
+    words = _refusal(pickle) if pickle else in_words(error)
+    return words if isinstance(error, FOUND) else f"{_no_folder(source)}, and {words}"
+
+
+def _no_folder(source: str) -> str:
+    """That a source is no folder, and which one may be meant."""
+    if "://" in source:
+        return "it is a web address (give the last two parts alone)"
+    with suppress(OSError, RuntimeError):  # a parent that does not exist, a home that is not known
+        path = Path(source.replace("\\", "/")).expanduser()
+        if path.is_file():
+            return f"it is a file (give its folder, {path.parent})"
+        folders = [other.name for other in path.parent.iterdir() if other.is_dir()]
+        if similar := get_close_matches(path.name, folders, 1):
+            return f"there is no such local folder (is it {path.parent / similar[0]}?)"
+    return "there is no such local folder"
 
 
 def _local_file(folder: Path, name: str) -> Path:

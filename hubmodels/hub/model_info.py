@@ -20,7 +20,7 @@ from hubmodels import LIBRARY
 from hubmodels.compactnet import COMPACT_LICENCE
 from hubmodels.hub.catalog import BUNDLE, CACHE, HUB, PATIENCE, ModelEntry
 from hubmodels.hub.errors import CLIENT_ERRORS, in_words
-from hubmodels.hub.files import CARD_FILE, REPORT_FILE, WEIGHTS_FILE
+from hubmodels.hub.files import CARD_FILE, REPORT_FILE, WEIGHTS_FILE, older_commit
 from hubmodels.metric_names import METRICS
 
 logger = logging.getLogger(__name__)
@@ -68,6 +68,8 @@ def read_model_info(entry: ModelEntry) -> ModelInfo:
             size_bytes = _download(entry)
         except CLIENT_ERRORS as error:
             logger.info("%s: %s", entry.source, in_words(error))
+            if _in_cache(entry, WEIGHTS_FILE) is None:  # then the catalog loads this one
+                entry = replace(entry, revision=older_commit(entry.source, error) or entry.revision)
     info = _stored(entry)
     return info if info.size_bytes else replace(info, size_bytes=size_bytes)
 

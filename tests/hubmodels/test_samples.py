@@ -1,11 +1,15 @@
 """Reading pictures and masks of samples, on small generated pictures."""
 
+import os
+
 import numpy as np
 import pytest
 from PIL import Image
-from small_pictures import SIZE, add_category, find, mask, only, save
+from small_pictures import SIZE, add_category, find, mask, only, picture, save
 
+from hubmodels.folders import find_labelled
 from hubmodels.pictures import PictureError
+from hubmodels.samples import as_text
 from training.data import open_categories
 
 
@@ -79,3 +83,27 @@ def test_a_mask_without_defect_is_an_error(category_folder):
     save(mask(grey=1), sample.mask)
     with pytest.raises(ValueError, match=r"test/crack/000\.png: the mask is empty"):
         sample.read_mask(SIZE)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        (b"pr\xfcf.png", r"pr\xfcf.png"),  # Latin-1
+        (b"\x81.png", r"\x81.png"),  # of a ZIP file of an old Windows
+        ("prüf 部品.png".encode(), "prüf 部品.png"),
+        (b"plain.png", "plain.png"),
+    ],
+)
+def test_names_that_are_not_utf8_can_be_stored(tmp_path, name, text):
+    """A run ended with "surrogates not allowed", and a terminal without UTF-8 made it one with any umlaut."""
+    folder = tmp_path / "part" / "test" / "good"
+    save(picture(0), folder / "000.png")
+    os.rename(folder / "000.png", os.fsencode(folder) + b"/" + name)
+    (sample,) = find_labelled(tmp_path)[0].test
+    assert sample.name == f"test/good/{text}" and sample.read().size == (48, 40)
+    assert as_text(name.decode("ascii", "surrogateescape")) == text  # as Python reads it in such a terminal
+    sample.name.encode()
+
+
+def test_single_surrogates_of_windows_can_be_stored():
+    assert as_text("a\ud800b") == r"a\ud800b"

@@ -95,13 +95,7 @@ def test_a_test_folder_with_other_names(monkeypatch, tmp_path, capsys):
 
 
 def test_a_port_in_use_is_named(monkeypatch):
-    for process_wide in (
-        "limit_waiting",
-        "return_freed_memory",
-        "refuse_web_addresses",
-        "use_own_folder",
-        "keep_deleting",
-    ):
+    for process_wide in ("limit_waiting", "return_freed_memory", "refuse_web_addresses", "keep_deleting"):
         monkeypatch.setattr(app, process_wide, lambda *_: None)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

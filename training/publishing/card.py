@@ -46,7 +46,7 @@ def write_card(folder: Path, repo_id: str | None = None) -> None:
     (folder / CARD_FILE).write_text(card, encoding="utf-8")
     licence = _licence_of(read_report(folder))
     if licence.name:
-        (folder / LICENCE_FILE).write_text(f"# {licence.name}\n\nThe weights: {licence.words}.\n")
+        (folder / LICENCE_FILE).write_text(f"# {licence.name}\n\nThe weights: {licence.words}.\n", encoding="utf-8")
 
 
 def write_bundled_cards(run: Path, target: Path = TEMPLATES) -> list[Path]:
@@ -255,6 +255,6 @@ def _counts(splits: dict[str, dict[str, int]]) -> dict[str, int]:
 
 
 def _citations(keys: Iterable[str]) -> str:
-    entries = (require_templates() / "citations.bib").read_text().strip().split("\n\n")
+    entries = (require_templates() / "citations.bib").read_text(encoding="utf-8").strip().split("\n\n")
     by_key = {entry.partition("{")[2].partition(",")[0]: entry for entry in entries}
     return "\n\n".join(by_key[key] for key in keys)

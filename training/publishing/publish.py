@@ -289,7 +289,7 @@ def find_update(api: HfApi, staged: Path, repo_id: str, publication: Publication
     ours = {f"{PANELS}/{stem}.png" for stem in SHOWN_PANELS}  # a person may have added others
     update.deleted = [name for name in remote if name in ours and not (staged / name).is_file()]
     if update.has_model and WEIGHTS_FILE in update.added and REPORT_FILE in remote:
-        before = json.loads(_download(api, repo_id, REPORT_FILE, parent).read_text())
+        before = json.loads(_download(api, repo_id, REPORT_FILE, parent).read_text(encoding="utf-8"))
         update.replaces = f"{_summary(before)} by {_summary(read_report(staged))}"
     return update
 

@@ -95,7 +95,9 @@ def published(namespace: str, api: HfApi, private: bool = False) -> dict[str, li
     models = [entry.source for entry in Catalog.from_namespace(namespace).entries]
     if not private:
         models = [model for model in models if not api.model_info(model, expand=["private"]).private]
-    configs = (json.loads(Path(api.hf_hub_download(model, CONFIG_FILE)).read_text()) for model in models)
+    configs = (
+        json.loads(Path(api.hf_hub_download(model, CONFIG_FILE)).read_text(encoding="utf-8")) for model in models
+    )
     return {"models": models, "backbones": sorted({config["backbone"] for config in configs})}
 
 

@@ -4,16 +4,19 @@ import shutil
 import threading
 import time
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from hub_server import Fault, answer, delay
 from huggingface_hub import HfApi, constants
+from read_only import obeyed
 from small_models import change_config, push
 
 from hubmodels import GLASS, AnomalyDetector, ModelError, SimpleNet
 from hubmodels.hub.catalog import KEPT_CATEGORIES, Catalog, Listing, ModelEntry, list_namespace
+from hubmodels.hub.model_info import read_model_info
 from hubmodels.methods import METHODS, Method
 
 LABEL = "toy / widget"
@@ -393,3 +396,27 @@ def test_offline_the_cache_is_listed(hub, make_detector, monkeypatch):
     assert hub.requests == []
     with pytest.raises(ModelError, match="HF_HUB_OFFLINE is set"):
         Catalog.from_namespace("nobody")
+
+
+def test_a_read_only_cache_uses_the_older_commit_for_the_model_and_its_information(hub, make_detector, caplog):
+    make_detector(GLASS).push_to_hub("acme/glass-toy-widget")
+    Catalog.from_namespace("acme").load("toy / widget")
+    newest = hub.edit("acme/glass-toy-widget", "notes.txt", b"newer").oid
+    catalog = Catalog.from_namespace("acme")
+    assert [entry.revision for entry in catalog.entries] == [newest]
+    with obeyed(Path(constants.HF_HUB_CACHE)):
+        assert list(catalog.load("toy / widget")) == ["glass"]
+        info = read_model_info(catalog.entries[0])
+    assert "of the local cache is used, because of PermissionError" in caplog.text
+    assert catalog.problems == {} and info.size_bytes
+
+
+def test_folders_that_may_not_be_read_are_named(model_folder):
+    """They ended the demo's start with a bare PermissionError."""
+    (model_folder / "private").mkdir(mode=0)
+    with obeyed():
+        catalog = Catalog.from_folder(model_folder)
+        assert len(catalog.entries) == 2
+        assert "Permission denied" in catalog.problems[str(model_folder / "private")]
+        with pytest.raises(ModelError, match=r"private/below cannot be read \(Permission denied\)"):
+            Catalog.from_folder(model_folder / "private" / "below")

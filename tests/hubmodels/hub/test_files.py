@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -15,12 +16,15 @@ from hub_client import client_env
 from hub_server import Fault, answer, cut_download, delay, tamper, truncate
 from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import XetDownloadError
-from huggingface_hub.utils import get_session
+from huggingface_hub.utils import get_session, httpx
+from read_only import obeyed
 
-from hubmodels import GLASS, ModelError, SimpleNet, load
+from hubmodels import GLASS, BackboneError, ModelError, SimpleNet, load
+from hubmodels.backbone import load_backbone
 from hubmodels.hub.catalog import Catalog
 from hubmodels.hub.files import limit_waiting
 
+BACKBONE = "resnet18.tv_in1k"
 REPOSITORY = "acme/glass-toy-widget"
 PICTURE = np.random.default_rng(1).integers(0, 256, (50, 70, 3), np.uint8)
 
@@ -41,6 +45,23 @@ def published(hub, make_detector):
 
 def downloads(hub):
     return [r.path.rsplit("/", 1)[-1] for r in hub.requests if r.method == "GET" and "/resolve/" in r.path]
+
+
+def raising(error):
+    def fail(*_, **__):
+        raise error
+
+    return fail
+
+
+def unless_cached(download, commit):
+    """The client's download on a full disk."""
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    return lambda *args, revision, **kwargs: (
+        raising(full)()
+        if getattr(revision, "resolved", revision) == commit
+        else download(*args, revision=revision, **kwargs)
+    )
 
 
 def kept():
@@ -165,10 +186,47 @@ def test_a_token_that_the_hub_does_not_know_is_named(hub, published):
     assert "hf_expired" not in str(refused.value)
 
 
-@pytest.mark.parametrize("name", ["acme/nothing", "nothing", "a/b/c", "white space/x"])
-def test_what_is_no_model_says_so(hub, name):
-    with pytest.raises(ModelError, match=r"no such repository|neither a local folder nor the id"):
-        GLASS.from_pretrained(name)
+TYPED_WRONG = {
+    "acme/nothing": "there is no such local folder, and the Hub has no such repository",
+    "nothing": "there is no such local folder, and it is not the id of a Hub repository",
+    "a/b/c": "there is no such local folder, and it is not the id",
+    "white space/x": "there is no such local folder, and it is not the id",
+    "./x": "there is no such local folder, and it is not the id",
+    "runs/glas-own-washer": r"folder \(is it runs/glass-own-washer\?\), and the Hub has no such repository",
+    "runs\\glass-own-washer": r"no such local folder \(is it runs/glass-own-washer\?\), and it is not the id",
+    "runs/glass-own-washer/": None,
+    "~/glass-own-washer": r"no such local folder \(is it .*/runs/glass-own-washer\?\)",
+    "C:\\models\\glass": "there is no such local folder, and it is not the id",
+    "https://huggingface.co/acme/x": r"it is a web address \(give the last two parts alone\)",
+    "runs/notes.txt": r"it is a file \(give its folder, runs\), and the Hub has no such repository",
+    "x" * 300: r"the folder cannot be read \(File name too long\)",
+    "a\0b": "there is no such local folder, and it is not the id",
+}
+
+
+@pytest.mark.parametrize("name", TYPED_WRONG)
+@pytest.mark.parametrize("loader", [GLASS.from_pretrained, load])
+def test_a_typing_error_in_a_folder_is_named_and_so_is_the_hub(hub, tmp_path, monkeypatch, loader, name):
+    """Only the Hub was named, as if nobody could mean a folder."""
+    (tmp_path / "runs" / "glass-own-washer").mkdir(parents=True)
+    (tmp_path / "runs" / "notes.txt").touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "runs"))
+    with pytest.raises(ModelError, match=TYPED_WRONG[name] or "glass-own-washer contains no config.json"):
+        loader(name)
+
+
+def test_a_repository_that_exists_is_not_taken_for_a_folder(hub, published):
+    with pytest.raises(ModelError, match="has no such revision") as refused:
+        GLASS.from_pretrained(REPOSITORY, revision="v9")
+    assert "folder" not in str(refused.value)
+
+
+def test_a_folder_that_may_not_be_read_says_so(tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model").chmod(0)
+    with obeyed(), pytest.raises(ModelError, match=r"model: the folder cannot be read \(Permission denied\)"):
+        GLASS.from_pretrained(tmp_path / "model")
 
 
 # ---------------------------------------------------------------- wrong files
@@ -204,6 +262,24 @@ def test_a_pickle_in_disguise_is_refused_unread(hub, published, tmp_path):
         hub.edit(REPOSITORY, "model.safetensors", content)
         with pytest.raises(ModelError, match="pickle in disguise"):
             GLASS.from_pretrained(REPOSITORY)
+
+
+def test_a_clone_without_git_lfs_is_named(model_folder):
+    folder = next(model_folder.iterdir())
+    (folder / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    with pytest.raises(ModelError, match=r"is a pointer of Git LFS, not the weights: run `git lfs pull`"):
+        load(folder)
+    with pytest.raises(BackboneError, match="is a pointer of Git LFS"):
+        load_backbone(BACKBONE, weights=folder / "model.safetensors")
+
+
+def test_a_config_that_an_editor_of_windows_wrote_is_read(model_folder):
+    """With the mark that Windows puts at the start of UTF-8 files."""
+    folder = next(model_folder.iterdir())
+    config = (folder / "config.json").read_bytes()
+    (folder / "config.json").write_bytes(b"\xef\xbb\xbf" + config)
+    assert load(folder).category == "widget"
+    assert len(Catalog.from_folder(model_folder).entries) == 2
 
 
 def test_tampered_weights_are_found_by_their_hash(hub, published):
@@ -301,10 +377,68 @@ def test_what_the_catalog_fetched_loads_by_its_name_without_a_hub(hub, published
     Catalog.from_namespace("acme").load("toy / widget")
     hub.stop()
     assert GLASS.from_pretrained(REPOSITORY).category == "widget"
-    assert "the Hub was not used; loaded from the local cache, commit" in caplog.text
+    assert "of the local cache is used, because of RevisionResolutionError" in caplog.text
     assert GLASS.from_pretrained(REPOSITORY, local_files_only=True).category == "widget"
     with pytest.raises(ModelError, match="not in the local cache"):
         GLASS.from_pretrained(REPOSITORY, revision="v1")
+
+
+@pytest.mark.parametrize("line", ["read-only cache", "full disk", "cut", "proxy"])
+def test_an_older_commit_serves_where_the_newest_cannot_be_loaded(
+    hub, published, impatient, monkeypatch, caplog, line
+):
+    """A read-only cache, for example of a container, once raised a bare PermissionError when the author pushed."""
+    GLASS.from_pretrained(REPOSITORY)
+    first, newest = hub.commits(REPOSITORY)[0].oid, hub.edit(REPOSITORY, "README.md", b"newer").oid
+    if line == "cut":
+        hub.faults.append(Fault("GET|HEAD", "/resolve/", 99, answer(503)))
+    if line == "proxy":
+        monkeypatch.setattr(HfApi, "resolve_revision", raising(httpx.ProxyError("proxy down")))
+    if line == "full disk":
+        monkeypatch.setattr(HfApi, "hf_hub_download", unless_cached(HfApi.hf_hub_download, newest))
+    with obeyed(*([Path(constants.HF_HUB_CACHE)] if line == "read-only cache" else [])):
+        assert GLASS.from_pretrained(REPOSITORY).category == "widget"
+        assert re.search(rf"commit {first[:12]} of the local cache is used, because of \w+Err", caplog.text)
+        with pytest.raises(ModelError):
+            GLASS.from_pretrained(REPOSITORY, revision=newest)  # a named revision is never replaced
+        with pytest.raises(ModelError):
+            GLASS.from_pretrained(REPOSITORY, force_download=True)
+
+
+def test_a_newer_commit_without_weights_is_not_replaced(hub, published):
+    GLASS.from_pretrained(REPOSITORY)
+    commit = hub.repo(REPOSITORY).resolve("main")
+    files = {name: blob for name, blob in commit.files.items() if name != "model.safetensors"}
+    hub.repo(REPOSITORY).commit("main", files, "lost the weights")
+    with pytest.raises(ModelError, match="lacks a file of a model"):
+        GLASS.from_pretrained(REPOSITORY)
+
+
+def test_a_cache_that_cannot_be_written_says_what_to_set(hub, published, tmp_path):
+    with obeyed(tmp_path), pytest.raises(ModelError, match=r"cannot be written \(Permission denied\): set HF_HOME"):
+        GLASS.from_pretrained(REPOSITORY, cache_dir=tmp_path / "cache")
+
+
+PROXIES = {"HTTP_PROXY": "ftp://proxy.company:21", "ALL_PROXY": "socks5://127.0.0.1:9", "HTTPS_PROXY": "http://[::1"}
+
+
+@pytest.mark.parametrize("variable", PROXIES)
+def test_a_proxy_that_the_client_cannot_use_is_named(hub, published, monkeypatch, variable):
+    """httpx raises a ValueError, an ImportError or an InvalidURL for these."""
+    monkeypatch.setenv(variable, PROXIES[variable])
+    monkeypatch.setattr("huggingface_hub.utils._http._GLOBAL_CLIENT", None)
+    with pytest.raises(ModelError, match=r"the proxy in the environment .* cannot be used \("):
+        GLASS.from_pretrained(REPOSITORY)
+    with pytest.raises(ModelError, match=r"the proxy in the environment .* cannot be used \("):
+        Catalog.from_namespace("acme")
+
+
+def test_a_proxy_that_the_client_cannot_use_is_no_matter_without_the_hub(monkeypatch, caplog):
+    """Training with local pictures ended with an ImportError."""
+    monkeypatch.setenv("ALL_PROXY", PROXIES["ALL_PROXY"])
+    monkeypatch.setattr("huggingface_hub.utils._http._GLOBAL_CLIENT", None)
+    limit_waiting(10)
+    assert "the Hub cannot be used: the proxy in the environment" in caplog.text
 
 
 def test_a_hub_that_never_answers_is_given_up_where_a_program_says_so(hub, published, impatient):

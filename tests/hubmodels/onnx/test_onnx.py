@@ -349,7 +349,7 @@ def _foreign_model():
 
 def test_the_command_names_what_is_wrong(tmp_path, already_exported, capsys):
     for model, pictures, says in (
-        ("nowhere", EXAMPLES, "nowhere: neither a local folder"),
+        ("nowhere", EXAMPLES, "nowhere: there is no such local folder, and it is not the id"),
         (BUNDLED, tmp_path / "none", "'none' does not exist"),
         (BUNDLED, ROOT / "hubmodels", "there are no pictures"),
     ):
