@@ -368,3 +368,13 @@ def test_folders_are_searched_and_files_taken_as_they_are(tmp_path):
     (tmp_path / "test" / "notes.txt").write_text("no picture")
     alone = save(picture(1), tmp_path / "a.png")
     assert export.find_pictures([alone, tmp_path / "test"]) == [alone, inside]
+
+
+def test_ctrl_c_ends_the_command_with_one_line(monkeypatch, tmp_path, capsys):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(export, "load", interrupted)
+    with pytest.raises(SystemExit) as stopped:
+        export.main(["x", "--pictures", str(tmp_path), "--output", str(tmp_path / "a.onnx")])
+    assert stopped.value.code == 130 and capsys.readouterr().err == "stopped: nothing was written\n"
