@@ -3,6 +3,7 @@
 import copy
 import errno
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -54,6 +55,14 @@ def model(exported):
 def already_exported(exported, monkeypatch):
     """Tracing takes seconds: what is tested here comes before or after it."""
     monkeypatch.setattr(export, "_write_graph", lambda detectors, path: shutil.copy(exported, path))
+
+
+def test_a_folder_whose_name_is_not_utf8_is_read(exported, tmp_path):
+    """It was called a damaged file."""
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/pr\xfcf"))
+    folder.mkdir()
+    shutil.copy(exported, folder / "both.onnx")
+    assert ExportedModel(folder / "both.onnx", threads=1).compare(picture(0))
 
 
 @pytest.fixture
