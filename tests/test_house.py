@@ -111,6 +111,25 @@ def test_no_file_is_named_after_nothing():
     assert nameless == []
 
 
+def unencoded(source: str) -> list[int]:
+    """Lines that read or write a text file in the encoding of the computer."""
+    calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+    named = {call: getattr(call.func, "attr", getattr(call.func, "id", "")) for call in calls}
+    words = {call: [arg.value for arg in call.args if isinstance(arg, ast.Constant)] for call in calls}
+    keys = {call: {keyword.arg for keyword in call.keywords} for call in calls}
+    text = [call for call, name in named.items() if name in ("read_text", "write_text")]
+    text += [call for call, name in named.items() if name == "open" and set(words[call]) & set("rwax")]
+    return sorted(call.lineno for call in text if "encoding" not in keys[call])
+
+
+def test_text_files_are_utf8_on_every_computer():
+    assert unencoded("p.read_text()\np.open('w')\nopen(f, 'a')\np.write_text('x', encoding='utf-8')") == [1, 2, 3]
+    assert unencoded("p.open('rb')\nImage.open(p)\np.open('w', encoding='utf-8')") == []
+    files = [file for room in ("hubmodels", "webapp", "training", "app.py") for file in sources(room)]
+    found = {file.name: unencoded(file.read_text(encoding="utf-8")) for file in files}
+    assert {name: lines for name, lines in found.items() if lines} == {}
+
+
 def test_no_training_module_shadows_an_installed_package():
     assert shadowed(["datasets", "accelerate", "evaluate", "json", "data"]) == {
         "datasets",

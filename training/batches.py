@@ -8,6 +8,7 @@ The pictures of each step, and their defects, are a function of (seed, epoch, pi
 running stream. So a resumed run, another number of loader workers or another order of jobs gives the same batches.
 """
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator
@@ -128,15 +129,17 @@ def _reserve(path: Path, size: int) -> None:
     Raises:
         OSError: there is no room for so many bytes.
     """
+    free = shutil.disk_usage(path.parent).free
     try:
+        if size > free:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         with path.open("wb") as file:
             if hasattr(os, "posix_fallocate"):
                 os.posix_fallocate(file.fileno(), 0, size)
-            else:  # Windows takes the room of a file when it is made longer
+            else:  # macOS and Windows
                 file.truncate(size)
     except OSError as error:
         path.unlink(missing_ok=True)
-        free = shutil.disk_usage(path.parent).free
         raise OSError(
             f"the features need {size / 1e9:.2g} GB in {path.parent}, where {free / 1e9:.2g} GB are free "
             f"({error.strerror}): free some, give an --output on another disk, or use fewer or smaller pictures"

@@ -22,8 +22,9 @@ from hubmodels.folders import (
     picture_suffixes,
     read_category,
     read_plain,
+    require_folder,
 )
-from hubmodels.samples import Category, Sample, shorten
+from hubmodels.samples import Category, Sample, Unused, shorten
 from training.hub_data import HubColumns, category_from_dataset, category_names, load_splits, resolve_revision
 from training.parts import dataset as parts
 
@@ -56,6 +57,8 @@ def open_categories(
     Raises:
         ValueError: nothing usable is there; the message says what to do.
     """
+    if normal_folder and not Path(data_root).expanduser().is_dir():
+        raise ValueError("--normal-folder is for folders; for a data set on the Hub say --hub-columns normal=NAME")
     if str(data_root) == SAMPLE_PARTS:
         return parts.parts_categories(categories)
     root = Path(os.path.abspath(Path(data_root).expanduser()))  # not resolve(): a link's own name counts
@@ -99,7 +102,8 @@ def hold_out(
     if len(groups) < 2:
         raise ValueError(f"holding out needs at least 2 training pictures that are no copies; got {len(groups)}.")
     count = min(max(round(share * len(groups)), 1), len(groups) - 1)
-    order = list(groups)
+    largest = max(groups, key=lambda first: len(groups[first]))  # fitted, so that enough is left to fit
+    order = [first for first in groups if first != largest or len(groups[largest]) == 1]
     chosen = {order[i] for i in np.random.default_rng(seed).permutation(len(order))[:count]}
     fit = [sample for first, group in groups.items() if first not in chosen for sample in group]
     return sorted(fit, key=lambda sample: sample.name), [groups[first][0] for first in order if first in chosen]
@@ -154,11 +158,11 @@ def _open_hub(
 def _open_folder(
     root: Path, wanted: Sequence[str] | None, dataset_name: str | None, normal: str | None
 ) -> list[Category]:
+    require_folder(root, normal)
     folders = {name: place for name, place in category_folders(root).items() if TRAIN in parts_of(place)}
     if not folders:
         return _open_plain(root, wanted, dataset_slug(dataset_name or OWN_PICTURES), normal)
-    if unused := count_beside(root, folders.values()):
-        logger.warning("%s", unused)
+    _warn_of_unused(count_beside(root, folders.values()))
     around = root.parent if root in folders.values() else root
     dataset = dataset_slug(dataset_name or around.name)
     return [read_category(dataset, name, folders[name], normal) for name in _select(folders, wanted, root)]
@@ -166,13 +170,22 @@ def _open_folder(
 
 def _open_plain(root: Path, wanted: Sequence[str] | None, dataset: str, normal: str | None) -> list[Category]:
     """A folder of good pictures, with or without a `good` folder around them, or a folder of such folders."""
-    inside = {place.name for place in folders_in(root)}
-    found = read_plain(root, normal, several=bool(wanted) and inside.issuperset(wanted))
-    if not any(category.train for category in found.values()):
+    inside = {place.name: place for place in folders_in(root)}
+    found = read_plain(root, normal, several=bool(wanted) and inside.keys() >= set(wanted))
+    empty = [category for category in found.values() if not category.train]
+    if len(empty) == len(found):
+        unused = "".join(f"\n  {each}" for category in empty for each in category.unused)
         raise ValueError(
             f"{root} contains no pictures. Expected CATEGORY/train/good/*.png (MVTec AD layout), or good pictures "
-            f"directly in the folder; types: {', '.join(sorted(picture_suffixes()))}."
+            f"directly in the folder; types: {', '.join(sorted(picture_suffixes()))}.{unused}"
         )
-    if len(found) == 1 and root.name in found:
+    if found.keys() == {root.name} and root.name not in inside:
         found = {wanted[0] if wanted and len(wanted) == 1 else _slug(root.name): found[root.name]}
+    else:
+        _warn_of_unused(count_beside(root, [inside[name] for name in found if name in inside]))
     return [replace(found[name], dataset=dataset, name=name) for name in _select(found, wanted, root)]
+
+
+def _warn_of_unused(unused: Iterable[Unused]) -> None:
+    for each in unused:
+        logger.warning("%s", each)

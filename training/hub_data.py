@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from huggingface_hub import HfApi
 from huggingface_hub.utils import httpx
 
-from hubmodels.folders import defect_type_of, label_of
+from hubmodels.folders import NORMAL_NAMES, defect_type_of, label_of, seems
 from hubmodels.pictures import PictureError
 from hubmodels.samples import GOOD, Category, Sample, shorten
 
@@ -147,7 +147,8 @@ def _normal_label(splits: datasets.DatasetDict, hub: HubColumns, where: str) -> 
         raise ValueError(f"{where} has no label {hub.normal!r}: choose normal=NAME from {shorten(sorted(known))}.")
     normal = hub.normal or next((None for text in known if label_of(text) == 0), "0" if "0" in known else "")
     in_train = labels[hub.train]
-    if known and (normal == "" or (in_train and not any(is_normal(text, normal) for text in in_train))):
+    doubtful = hub.normal is None and any(seems(text, NORMAL_NAMES) for text in known)
+    if known and (normal == "" or doubtful or (in_train and not any(is_normal(text, normal) for text in in_train))):
         raise ValueError(
             f"{where} can be read in two ways: the labels are {shorten(sorted(known))}, in the training split "
             f"{shorten(sorted(in_train)) or 'none'}. If one of them means normal, name it by --hub-columns "
@@ -159,8 +160,8 @@ def _normal_label(splits: datasets.DatasetDict, hub: HubColumns, where: str) -> 
 
 
 def is_normal(label: str, normal: str | None) -> bool:
-    """Whether a label means normal."""
-    return label_of(label, normal) == 0
+    """Whether a label means normal: the one that is named, else one of the usual names."""
+    return label_of(label) == 0 if normal is None else label.casefold() == normal.casefold()
 
 
 def _hub_samples(splits: datasets.DatasetDict, kind: str, split: str, name: str, hub: HubColumns) -> list[Sample]:
@@ -207,4 +208,4 @@ def _defect_type(label: str | None, kind: str, row: int, normal: str | None) -> 
             f"row {row} of the test split has no label: testing needs one for every picture. Name their column by "
             "--hub-columns label=NAME, or leave the test out by test="
         )
-    return GOOD if label is None else defect_type_of(label, normal)
+    return GOOD if label is None else defect_type_of(label, is_normal(label, normal))

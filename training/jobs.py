@@ -1,9 +1,9 @@
 """The jobs of a run, one per (category, method): their folders, their settings, and whether they are finished."""
 
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from hubmodels.folders import files_in
 from hubmodels.hub.catalog import model_name
 from hubmodels.hub.files import FINISHED_FILES, missing_files
 from hubmodels.samples import Category
@@ -17,6 +17,7 @@ FREE_SETTINGS = (
     *("output", "parallel", "tracker", "categories", "methods"),
     *("data_root", "backbone_weights", "skip_bad", "push_to_hub", "private"),
 )
+LEFT_BY_SYSTEMS = {".ds_store", "thumbs.db", "desktop.ini"}
 NAMES = {"train_sha256": "training pictures", "backbone_sha256": "backbone weights"}
 
 
@@ -72,12 +73,20 @@ def is_whole(job: Job) -> bool:
         ValueError: something else is in its place, which a finished job could not replace.
     """
     missing = missing_files(job.folder, FINISHED_FILES)
-    if missing and (job.folder.is_file() or (job.folder.is_dir() and any(files_in(job.folder)))):
+    if missing and os.path.lexists(job.folder) and not _is_empty(job.folder):
         raise ValueError(
             f"{job.folder} is in the way: it is not empty, but no finished model ({', '.join(missing)} missing). "
             "Move it away or delete it, or use another --output."
         )
     return not missing
+
+
+def _is_empty(folder: Path) -> bool:
+    """Whether it is a folder with nothing in it but files that operating systems leave, such as `.DS_Store`."""
+    if folder.is_symlink() or not folder.is_dir():
+        return False
+    left = (path.name.startswith("._") or path.name.lower() in LEFT_BY_SYSTEMS for path in folder.iterdir())
+    return all(left)
 
 
 def is_finished(job: Job, backbone_sha256: str) -> bool:

@@ -35,6 +35,9 @@ THUMBNAIL = 48  # pixels
 # picture saved anew (JPEG 90), scaled to 3/4, 3 % brighter, or with noise of 3 levels mostly by less than 1.25.
 COPY_DISTANCE = 1.25
 CHUNK = 512  # rows of the table of distances
+ROUNDING = 0.05  # grey levels: distances of equal pictures, in float32
+NEAR_SHARE = 0.3  # of the median distance of all pairs: where all parts are much alike, copies are still nearer
+TWO_VALUED_PARTS = 0.9  # share of the pictures from which on the parts themselves have two grey values
 TWO_VALUED, GREY_WIDTH = 0.99, 2  # share of the pixels; grey levels
 
 
@@ -122,6 +125,12 @@ def inspect_category(category: Category, skip_bad: bool = False) -> tuple[Catego
     test_digests, without_bytes = _digests(category.test, skip_bad)
     category = replace(category, test=tuple(sample for sample in category.test if sample.name in test_digests))
     names_by_digest = {digest: name for name, digest in reversed(digests.items())}
+    copies = find_copies(thumbnails)
+    if sum(len(group) - 1 for group in copies) == len(category.train) - 1:
+        raise ValueError(
+            f"{category.name}: all training pictures are copies of one. At least 2 different ones are needed, one to "
+            "train on and one to hold out."
+        )
     splits = {"train": category.train, "test": category.test}
     report = SanityReport(
         dataset=category.dataset,
@@ -129,7 +138,7 @@ def inspect_category(category: Category, skip_bad: bool = False) -> tuple[Catego
         counts={split: dict(Counter(sample.defect_type for sample in samples)) for split, samples in splits.items()},
         sizes=sizes,
         unreadable=unreadable | without_bytes,
-        copies=find_copies(thumbnails),
+        copies=copies,
         leaks=[(names_by_digest[d], name) for name, d in test_digests.items() if d in names_by_digest],
         missing_masks=category.missing_masks,
         bad_masks={s.name: fault for s in category.test if s.mask is not None and (fault := _mask_fault(s))},
@@ -147,13 +156,15 @@ def _decode_all(
     for sample in tqdm(samples, desc="checking pictures", leave=False, disable=None):
         try:
             picture = read_source(sample.source)
+            if sample.mask is not None and decode_mask(sample.mask).any():
+                raise ValueError("its label marks a defect")
         except (OSError, ValueError) as error:
             unreadable[sample.name] = str(error)
             continue
         sizes[picture.height, picture.width] += 1
         thumbnails[sample.name] = _thumbnail(picture)
         flat += [sample.name] if _is_two_valued(picture) else []
-    if 2 * len(flat) < len(samples):  # otherwise the parts look like that
+    if len(flat) < TWO_VALUED_PARTS * len(samples):  # otherwise the parts look like that
         unreadable |= dict.fromkeys(flat, "it has only two grey values, so it looks like a mask or an empty picture")
     kept = {name: thumbnail for name, thumbnail in thumbnails.items() if name not in unreadable}
     return dict(sizes), kept, unreadable
@@ -176,18 +187,31 @@ def _thumbnail(picture: Image.Image) -> NDArray[np.float32]:
 
 
 def find_copies(thumbnails: dict[str, NDArray[np.float32]]) -> list[list[str]]:
-    """Groups of names whose thumbnails differ by at most COPY_DISTANCE (root mean square), also by way of others."""
+    """Groups of names whose thumbnails are near each other, also by way of others.
+
+    Near is a distance (root mean square) of at most COPY_DISTANCE, and of at most NEAR_SHARE of the median distance.
+    """
     names = sorted(thumbnails)
-    values = np.stack([thumbnails[name] for name in names])
-    squares, near = (values**2).sum(1), []
+    values = np.stack([thumbnails[name] for name in names]) / THUMBNAIL
+    limit, near = min(COPY_DISTANCE, NEAR_SHARE * _typical_distance(values)), []
     for start in range(0, len(names), CHUNK):
-        block = slice(start, start + CHUNK)
-        distances = squares[block, None] + squares - 2 * values[block] @ values.T
-        near.append(coo_array(distances <= COPY_DISTANCE**2 * values.shape[1]))
+        near.append(coo_array(_distances(values[start : start + CHUNK], values) <= max(limit, ROUNDING)))
     groups = defaultdict(list)
     for name, group in zip(names, connected_components(vstack(near), directed=False)[1], strict=True):
         groups[group].append(name)
     return [group for group in groups.values() if len(group) > 1]
+
+
+def _typical_distance(values: NDArray[np.float32]) -> float:
+    """The median distance of pairs, of the first CHUNK pictures."""
+    some = values[:CHUNK]
+    pairs = _distances(some, some)[np.triu_indices(len(some), 1)]
+    return float(np.median(pairs)) if len(pairs) else 0.0
+
+
+def _distances(some: NDArray[np.float32], all_: NDArray[np.float32]) -> NDArray[np.float32]:
+    squares = (some**2).sum(1)[:, None] + (all_**2).sum(1) - 2 * some @ all_.T
+    return np.sqrt(squares.clip(0))
 
 
 def _equations(groups: Iterable[Sequence[str]]) -> list[str]:

@@ -75,14 +75,17 @@ def main(arguments: list[str] | None = None) -> int:
     config = TrainConfig.from_command_line(arguments)
     accelerator = start(config)
     try:
-        limit_waiting(HUB_TIMEOUT)
-        config = fill_defaults(config, accelerator)
-        check_early(config)
-        jobs, failures = plan_jobs(config)
-        jobs, blocked = check_places(jobs, config)
+        with agreed(accelerator.num_processes > 1):
+            limit_waiting(HUB_TIMEOUT)
+            config = fill_defaults(config, accelerator)
+            check_early(config)
+            jobs, failures = plan_jobs(config)
+            blocked = check_places(jobs, config)
+        blocked = agree_on_jobs(jobs, blocked)
     except EXPECTED as error:
         logger.error("%s", error)
         return 1
+    jobs = [job for job in jobs if job.name not in blocked]
     done, failed = run_jobs(jobs, accelerator, config.parallel)
     failures |= blocked | failed
     if config.push_to_hub:  # each process what it made, which may be on a disk of its own; if it fails, repeat
@@ -214,8 +217,20 @@ def plan_jobs(config: TrainConfig) -> tuple[list[Job], dict[str, str]]:
     return [Job(category, method, config, sanity) for method in methods for category, sanity in healthy], failures
 
 
-def check_places(jobs: list[Job], config: TrainConfig) -> tuple[list[Job], dict[str, str]]:
-    """The jobs whose models can be written where they belong, and why the others cannot.
+def agree_on_jobs(jobs: list[Job], blocked: dict[str, str]) -> dict[str, str]:
+    """What blocks jobs on any of the processes, which may be on machines with different disks.
+
+    Raises:
+        ValueError: the processes would train on different pictures.
+    """
+    plans = gather_object([({job.name: job.sanity.train_sha256 for job in jobs}, blocked)])
+    if any(plan != plans[0][0] for plan, _ in plans):
+        raise ValueError("the machines find different training pictures: give the same data to all of them")
+    return {name: reason for _, reasons in plans for name, reason in reasons.items()}
+
+
+def check_places(jobs: list[Job], config: TrainConfig) -> dict[str, str]:
+    """Why models cannot be written where they belong, by the jobs' names; empty if all can.
 
     Raises:
         ValueError: nothing can be written into the output folder, or the Hub takes no repository of a model's name.
@@ -227,17 +242,16 @@ def check_places(jobs: list[Job], config: TrainConfig) -> tuple[list[Job], dict[
             pass
     except OSError as error:
         raise ValueError(f"nothing can be written into {output} ({error.strerror}): give another --output") from error
-    free, blocked = [], {}
+    blocked = {}
     for job in jobs:
         if config.push_to_hub:
             validate_repo_id(f"{config.push_to_hub}/{job.name}")
         try:
             is_whole(job)
-            free.append(job)
         except ValueError as error:
             logger.error("%s", error)
             blocked[job.name] = str(error)
-    return free, blocked
+    return blocked
 
 
 def hub_columns(pairs: Sequence[str]) -> HubColumns:

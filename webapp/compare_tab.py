@@ -10,7 +10,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from hubmodels import BackboneError, ModelError, PictureError
-from hubmodels.folders import find_labelled
+from hubmodels.folders import find_labelled, find_shown
 from hubmodels.heatmap import PANEL_WORDS, panel
 from hubmodels.hub.catalog import Catalog
 from hubmodels.samples import Sample
@@ -75,8 +75,8 @@ class Comparing:
 
     def __init__(self, catalog: Catalog, folders: dict[str, Path | None], normal_folder: str | None = None) -> None:
         self.catalog = catalog
-        names = {TEST: normal_folder}
-        self.pictures = {s: find_labelled(folder, names.get(s)) for s, folder in folders.items() if folder}
+        readers = {TEST: lambda folder: find_labelled(folder, normal_folder), EXAMPLES: find_shown}
+        self.pictures = {source: readers[source](folder) for source, folder in folders.items() if folder}
 
     def arrive(self, request: gr.Request) -> list:
         """The tab is opened: the recorded table, the introduction, and the choices of pictures."""

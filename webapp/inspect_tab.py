@@ -1,6 +1,7 @@
 """The tab Inspect: one picture in, the report of all methods out."""
 
 import json
+import logging
 import shutil
 from collections import defaultdict
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from markupsafe import Markup
 
 from hubmodels import BackboneError, ModelError, PictureError, PreparedPicture
 from hubmodels.appearance import UNLIKE
+from hubmodels.folders import find_shown
 from hubmodels.hub.catalog import Catalog
 from hubmodels.pictures import read_picture
 from webapp.hosting import checked_path, fresh_path, hide_folders
@@ -29,6 +31,10 @@ from webapp.texts import (
     translate,
     translate_plainly,
 )
+
+logger = logging.getLogger(__name__)
+
+SHOWN_BY_BROWSERS = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 
 THUMBNAIL = 144  # pixels
 EXAMPLES_JS = """element.addEventListener("click", ({ target }) => {
@@ -198,12 +204,19 @@ def no_response() -> str:
 
 
 def find_examples(folder: Path, catalog: Catalog) -> list[Example]:
-    """The pictures `folder/DATASET/CATEGORY/SHOWN.png` of categories with a model."""
-    suffixes = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}  # formats that browsers can show
-    pictures = sorted(path for path in folder.glob("*/*/*") if path.suffix.lower() in suffixes)
+    """The pictures `folder/DATASET/CATEGORY/SHOWN.png` of categories with a model; those that can be read."""
     labels = {(entry.dataset, entry.category): entry.label for entry in catalog.entries}
-    known = [(path, labels[path.parts[-3:-1]]) for path in pictures if path.parts[-3:-1] in labels]
-    return [Example(path, category, path.stem.replace("_", " ")) for path, category in known]
+    found = []
+    for category in find_shown(folder):
+        label = labels.get((category.dataset, category.name))
+        for sample in (s for s in category.test if label and s.source.suffix.lower() in SHOWN_BY_BROWSERS):
+            try:
+                sample.read()
+            except PictureError as error:
+                logger.warning("an example is left out: %s", error)
+            else:
+                found.append(Example(sample.source, label, sample.defect_type.replace("_", " ")))
+    return found
 
 
 def _card(words: Markup, language: str, title: str = "", tone: str = "") -> Markup:

@@ -206,6 +206,8 @@ def main(arguments: list[str] | None = None) -> None:
         report = export(detectors, args.output, find_pictures(args.pictures))
     except (ModelError, BackboneError, ExportError, PictureError) as error:
         parser.error(str(error))
+    except KeyboardInterrupt:
+        parser.exit(130, "stopped: nothing was written\n")
     print(describe(args.output, report))
 
 

@@ -125,7 +125,9 @@ def _open(path: Path, threads: int | None):
     options.intra_op_num_threads, options.log_severity_level = threads or 0, ONLY_ERRORS
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads would keep cores busy
     try:
-        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        # onnxruntime takes no path with bytes that are not UTF-8, which Python stores as surrogates
+        model = path if str(path).isprintable() else path.read_bytes()
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its exceptions have no common base class
         raise ExportError(f"{path.name} is damaged or not an ONNX file: {error}") from error
 

@@ -7,12 +7,37 @@ import pytest
 from small_pictures import SIZE, add_pictures, mask, names, only, picture, save
 
 from hubmodels import folders
-from hubmodels.folders import find_labelled, find_pictures, label_of, read_category, read_plain
+from hubmodels.folders import (
+    category_folders,
+    find_labelled,
+    find_pictures,
+    find_shown,
+    label_of,
+    read_category,
+    read_plain,
+)
 from hubmodels.pictures import FORMATS
 from hubmodels.samples import UNUSED_REASONS
 
+NORMAL = [
+    *(
+        "good",
+        "Good",
+        "OK",
+        "ok_2",
+        "Normal",
+        "i.O.",
+        "Good parts",
+        "GUT",
+        "no defects",
+        "non-defective",
+        "In Ordnung",
+    ),
+    *("Gutteile", "defect-free", "buenas", "良品", "合格", "OK品", "intact"),
+]
 
-@pytest.mark.parametrize("name", ["good", "Good", "OK", "ok_2", "Normal", "i.O.", "Good parts", "GUT", "no defects"])
+
+@pytest.mark.parametrize("name", NORMAL)
 def test_names_that_mean_normal(name):
     assert label_of(name) == 0
 
@@ -22,20 +47,22 @@ def test_names_that_mean_normal(name):
     [
         *("bad", "NG", "NOK", "not ok", "not_good", "n.i.O.", "Defect", "defective", "defects", "abnormal", "anomaly"),
         *("Anomalous", "faulty", "reject", "rejected", "Scrap", "bad_parts", "NG 3", "Ausschuss"),
+        *("KO", "def", "Fehler", "nicht in Ordnung", "not normal", "no good", "不良品", "NG品", "不合格", "malas"),
     ],
 )
 def test_names_that_mean_defective(name):
     assert label_of(name) == 1
 
 
-@pytest.mark.parametrize("name", ["scratch", "washer", "0", "1", "2026-01-31", "goods", "look", "angle", "book", ""])
+@pytest.mark.parametrize(
+    "name", ["scratch", "washer", "0", "1", "2026-01-31", "goods", "look", "book", "", "no", "ok_front"]
+)
 def test_names_that_do_not_say(name):
     assert label_of(name) is None
 
 
-def test_a_name_given_replaces_the_usual_ones():
-    assert label_of("Fine", "fine") == 0
-    assert label_of("good", "fine") is None
+def test_a_name_given_is_added_to_the_usual_ones():
+    assert label_of("Fine", "fine") == label_of("good", "fine") == 0
     assert label_of("bad", "fine") == 1
     assert label_of("NG", "ng") == 0  # whoever says so knows
 
@@ -119,7 +146,7 @@ def test_whatever_is_not_used_is_said(tmp_path, no_heic):
     category = read_category("set", "part", tmp_path)
     assert names(category.train) == ["train/good/0.png"]
     assert {(each.folder, each.files, each.reason) for each in category.unused} == {
-        ("train/good/NG", 1, "defective"),
+        ("train/good/NG", 1, "contradiction"),
         ("train/scratch", 2, "unnamed"),
         ("train", 1, "beside"),
         ("train/good", 1, "no_picture"),
@@ -158,7 +185,7 @@ def test_pictures_straight_in_the_train_folder_are_good(tmp_path):
 def test_unclear_folders_are_refused_with_both_readings(tmp_path):
     add_pictures(tmp_path / "one" / "train" / "fine", "0.png")
     add_pictures(tmp_path / "one" / "train" / "other", "0.png")
-    with pytest.raises(ValueError, match=r"two ways.*fine, other.*--normal-folder fine.*called good"):
+    with pytest.raises(ValueError, match=r"two ways.*fine, other.*--normal-folder NAME.*called good"):
         read_category("set", "one", tmp_path / "one")
     assert names(read_category("set", "one", tmp_path / "one", "Fine").train) == ["train/fine/0.png"]
     add_pictures(tmp_path / "two" / "train" / "good", "0.png")
@@ -167,6 +194,101 @@ def test_unclear_folders_are_refused_with_both_readings(tmp_path):
     with pytest.raises(ValueError, match=r"two ways.*fine, scratch.*--normal-folder NAME.*--normal-folder good"):
         read_category("set", "two", tmp_path / "two")
     assert [s.label for s in read_category("set", "two", tmp_path / "two", "good").test] == [1, 1]
+    assert [s.label for s in read_category("set", "two", tmp_path / "two", "fine").test] == [0, 1]
+
+
+def test_where_the_name_given_is_beside_the_usual_one_it_alone_counts(tmp_path):
+    for name in ("fine", "good", "crack"):
+        add_pictures(tmp_path / "test" / name, "0.png")
+    found = {s.name: (s.label, s.defect_type) for s in read_category("set", "part", tmp_path, "fine").test}
+    assert found == {
+        "test/fine/0.png": (0, "good"),
+        "test/good/0.png": (1, "good (defective)"),
+        "test/crack/0.png": (1, "crack"),
+    }
+
+
+def test_a_name_given_that_is_nowhere_is_refused(tmp_path):
+    add_pictures(tmp_path / "part" / "test" / "ok", "0.png")
+    with pytest.raises(ValueError, match=r"no folder in .* is called okk: check --normal-folder"):
+        find_labelled(tmp_path, "okk")
+
+
+@pytest.mark.parametrize("name", ["good_rotated", "ok_front", "test_ok"])
+def test_a_test_folder_that_may_contain_good_parts_is_refused(tmp_path, name):
+    for folder in ("good", name):
+        add_pictures(tmp_path / "test" / folder, "0.png")
+    with pytest.raises(ValueError, match=f"two ways.*among {name}.*--normal-folder good"):
+        read_category("set", "part", tmp_path)
+    assert {s.label for s in read_category("set", "part", tmp_path, name).test} == {0, 1}
+
+
+def test_days_around_good_and_bad(tmp_path):
+    for day in ("2026-01-31", "2026-02-01"):
+        for split in ("train", "test"):
+            add_pictures(tmp_path / split / day / "good", "0.png")
+            add_pictures(tmp_path / split / day / "scratch", "0.png")
+    category = read_category("set", "part", tmp_path)
+    assert names(category.train) == ["train/2026-01-31/good/0.png", "train/2026-02-01/good/0.png"]
+    assert [(s.name, s.label) for s in category.test] == [
+        ("test/2026-01-31/good/0.png", 0),
+        ("test/2026-01-31/scratch/0.png", 1),
+        ("test/2026-02-01/good/0.png", 0),
+        ("test/2026-02-01/scratch/0.png", 1),
+    ]
+    assert [each.reason for each in category.unused] == ["unnamed", "unnamed"]
+
+
+def test_folders_of_labels_are_no_parts(tmp_path):
+    for folder in ("train/good/images", "train/good/masks", "test/crack/labels", "test/masks", "test/good"):
+        add_pictures(tmp_path / folder, "0.png")
+    add_pictures(tmp_path / "test" / "crack", "0.png")
+    category = read_category("set", "part", tmp_path)
+    assert names(category.train) == ["train/good/images/0.png"]
+    assert names(category.test) == ["test/crack/0.png", "test/good/0.png"]
+    assert sorted((each.folder, each.reason) for each in category.unused) == [
+        ("test/crack/labels", "label"),
+        ("test/masks", "label"),
+        ("train/good/masks", "label"),
+    ]
+
+
+def test_names_that_contradict_each_other_in_the_test(tmp_path):
+    for folder in ("good", "good/ng", "crack", "crack/ok"):
+        add_pictures(tmp_path / "test" / folder, "0.png")
+    category = read_category("set", "part", tmp_path)
+    assert names(category.test) == ["test/crack/0.png", "test/good/0.png"]
+    assert {(each.folder, each.reason) for each in category.unused} == {
+        ("test/good/ng", "contradiction"),
+        ("test/crack/ok", "contradiction"),
+    }
+
+
+def test_masks_by_other_names_and_no_mask_for_two_pictures(tmp_path):
+    add_pictures(tmp_path / "test" / "good", "0.png")
+    add_pictures(tmp_path / "test" / "crack", "a.png", "b.png", "c.png", "c.jpg")
+    truth = tmp_path / "ground_truth" / "crack"
+    for name in ("A_GT.png", "b_MASK.png", "c_mask.png"):
+        save(mask(), truth / name)
+    found = {s.name: s.mask and s.mask.name for s in read_category("set", "part", tmp_path).test if s.label}
+    assert found == {
+        "test/crack/a.png": "A_GT.png",
+        "test/crack/b.png": "b_MASK.png",
+        "test/crack/c.jpg": None,
+        "test/crack/c.png": None,
+    }
+
+
+def test_a_category_may_be_called_test(tmp_path):
+    for name in ("screw", "test"):
+        add_pictures(tmp_path / name / "train" / "good", "0.png")
+    assert sorted(category_folders(tmp_path)) == ["screw", "test"]
+
+
+def test_files_that_were_unpacked_wrongly_are_named(tmp_path):
+    add_pictures(tmp_path, "screw\\test\\crack\\0.png")
+    with pytest.raises(ValueError, match="unpacked wrongly"):
+        read_plain(tmp_path)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
@@ -218,7 +340,19 @@ def test_days_are_not_categories(tmp_path):
     )
 
 
-@pytest.mark.parametrize("folders", [("washer", "bad"), ("0", "1"), ("cam", "bad", "lid")])
+@pytest.mark.parametrize(
+    "folders",
+    [
+        *(
+            ("washer", "bad"),
+            ("0", "1"),
+            ("cam", "bad", "lid"),
+            ("screw_good", "screw_bad"),
+            ("ok_front", "def_front"),
+        ),
+        *(("Class1", "Class1_def"), ("nut", "nut_anomaly")),
+    ],
+)
 def test_plain_folders_that_can_be_read_in_two_ways(tmp_path, folders):
     for name in folders:
         add_pictures(tmp_path / name, "0.png")
@@ -227,6 +361,33 @@ def test_plain_folders_that_can_be_read_in_two_ways(tmp_path, folders):
     category = only(list(read_plain(tmp_path, folders[0]).values()))
     assert names(category.train) == [f"train/{folders[0]}/0.png"]
     assert sum(each.files for each in category.unused) == len(folders) - 1
+
+
+def test_a_folder_called_bad_is_not_trained_on(tmp_path):
+    add_pictures(tmp_path / "NG", "0.png")
+    with pytest.raises(ValueError, match="by its name a folder of defective parts"):
+        read_plain(tmp_path / "NG")
+
+
+def test_a_data_set_one_level_below_is_named(tmp_path):
+    add_pictures(tmp_path / "mvtec" / "screw" / "train" / "good", "0.png")
+    with pytest.raises(ValueError, match=r"contains the data set mvtec: give --data-root .*mvtec"):
+        read_plain(tmp_path)
+
+
+def test_images_and_masks_side_by_side(tmp_path):
+    for name in ("images", "masks"):
+        add_pictures(tmp_path / name, "0.png")
+    category = only(list(read_plain(tmp_path).values()))
+    assert names(category.train) == ["train/good/images/0.png"] and category.unused[0].reason == "label"
+
+
+def test_good_parts_in_heic_alone_are_not_replaced_by_others(tmp_path, no_heic):
+    (tmp_path / "good").mkdir()
+    (tmp_path / "good" / "0.heic").write_bytes(b"heic")
+    add_pictures(tmp_path / "scratch", "0.png")
+    category = only(list(read_plain(tmp_path).values()))
+    assert category.train == () and {each.reason for each in category.unused} == {"heic", "unnamed"}
 
 
 def test_pictures_beside_a_folder_without_a_meaning(tmp_path):
@@ -242,7 +403,7 @@ def test_pictures_beside_a_folder_without_a_meaning(tmp_path):
 
 def test_examples_are_labelled_by_their_names(tmp_path):
     add_pictures(tmp_path / "set" / "part", "good.png", "OK_2.png", "scratch.png", "ng.png")
-    category = only(find_labelled(tmp_path))
+    category = only(find_shown(tmp_path))
     assert {s.name: s.label for s in category.test} == {"good.png": 0, "OK_2.png": 0, "scratch.png": 1, "ng.png": 1}
 
 

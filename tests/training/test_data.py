@@ -170,13 +170,13 @@ def test_useless_data_roots_say_what_is_expected(tmp_path):
 def test_files_beside_the_categories_are_named(category_folder, caplog):
     add_pictures(category_folder.parent / "bolts", "a.png", "b.png")
     assert only(open_categories(category_folder.parent)).name == "metal_nut"
-    assert "not used: 2 files in mvtec_ad (they are in no folder with train or test in it)" in caplog.text
+    assert "not used: 2 files in mvtec_ad (they belong to no category)" in caplog.text
 
 
 def test_good_parts_in_a_folder_with_another_name(tmp_path):
     for name in ("fine", "bad"):
         add_pictures(tmp_path / "gears" / name, "a.png")
-    with pytest.raises(ValueError, match="--normal-folder fine"):
+    with pytest.raises(ValueError, match="--normal-folder NAME"):
         open_categories(tmp_path / "gears")
     assert names(only(open_categories(tmp_path / "gears", normal_folder="Fine")).train) == ["train/fine/a.png"]
 
@@ -264,6 +264,14 @@ def test_copies_stay_on_one_side_and_count_once():
 def test_without_copies_the_split_is_as_before():
     assert hold_out(normals(40), 0.25, 3, [["elsewhere", "nowhere"]]) == hold_out(normals(40), 0.25, 3)
     assert names(hold_out(normals(10), 0.3)[1]) == [f"train/good/{i:03d}.png" for i in (2, 4, 6)]
+
+
+def test_the_largest_group_of_copies_is_trained_on():
+    """A long video of one part, and two other pictures: else nearly nothing would be left to train on."""
+    train = normals(12)
+    for seed in range(5):
+        fit, held_out = hold_out(train, 0.5, seed, [names(train[:10])])
+        assert names(train[:10]) == names(fit)[:10] and names(held_out)[0] in names(train[10:])
 
 
 def test_copies_of_one_picture_cannot_be_split():

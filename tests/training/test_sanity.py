@@ -143,6 +143,47 @@ def test_copies_are_found_in_large_sets_too(monkeypatch):
     assert find_copies({f"{i}": row for i, row in enumerate(values)}) == [["1", "7", "9"]]
 
 
+def test_parts_that_are_much_alike_are_no_copies(category_folder):
+    """Low contrast and noise: each is as far from the others as all are."""
+    good = category_folder / "train" / "good"
+    for path in good.iterdir():
+        path.unlink()
+    plain = Image.new("RGB", (256, 256), (120, 120, 120))
+    for seed in range(8):
+        save(noisy(plain, 12, seed), good / f"{seed}.png")
+    save(noisy(plain, 12, 0), good / "again.png")
+    _, report = inspect_category(only(open_categories(category_folder)))
+    assert report.copies == [["train/good/0.png", "train/good/again.png"]]
+
+
+def test_copies_of_one_picture_are_refused_before_training(category_folder):
+    good = category_folder / "train" / "good"
+    for path in good.iterdir():
+        save(smooth(1), path)
+    with pytest.raises(ValueError, match="all training pictures are copies of one"):
+        inspect_category(only(open_categories(category_folder)))
+
+
+def test_a_label_that_marks_a_defect_in_a_training_picture(category_folder):
+    good = category_folder / "train" / "good"
+    save(Image.new("L", SIZE[::-1]), good / "000_label.png")
+    save(mask(), good / "001_label.png")
+    category = only(open_categories(category_folder))
+    assert len(category.train) == 3
+    with pytest.raises(ValueError, match=r"001\.png: its label marks a defect"):
+        inspect_category(category)
+    inspected, _ = inspect_category(category, skip_bad=True)
+    assert names(inspected.train) == ["train/good/000.png", "train/good/002.png"]
+
+
+def test_as_many_masks_as_parts_are_noticed(category_folder):
+    good = category_folder / "train" / "good"
+    for index in range(3):
+        save(mask(), good / f"1{index}.png")
+    with pytest.raises(ValueError, match="3 training pictures cannot be read"):
+        inspect_category(only(open_categories(category_folder)))
+
+
 @pytest.mark.parametrize("values", [(0, 255), (0, 1), (80, 80)])
 def test_a_mask_or_an_empty_picture_among_parts_is_refused(category_folder, values):
     pixels = np.full((40, 48), values[0], np.uint8)

@@ -289,7 +289,7 @@ def finished(arguments, tmp_path):
     return next((tmp_path / "runs").glob("simplenet-*")), arguments
 
 
-@pytest.mark.parametrize("missing", ["model.safetensors", "metrics.json", "config.json", "README.md"])
+@pytest.mark.parametrize("missing", ["model.safetensors", "metrics.json", "config.json"])
 def test_a_model_folder_that_lacks_a_file_is_named_before_training(finished, missing, monkeypatch, capsys):
     """With the weights gone it was "finished: kept"; without metrics.json every rerun failed after the training."""
     folder, arguments = finished
@@ -302,6 +302,21 @@ def test_a_model_folder_that_lacks_a_file_is_named_before_training(finished, mis
     if missing in ("model.safetensors", "config.json"):  # what makes a model usable
         with pytest.raises(ModelError, match=f"{missing} is missing"):
             Catalog.from_folder(folder)
+
+
+@pytest.mark.parametrize("kind", ["link", "repository", "file"])
+def test_what_a_model_cannot_replace_is_named_before_training(arguments, tmp_path, monkeypatch, capsys, kind):
+    place = tmp_path / "runs/simplenet-toy-plate"
+    place.parent.mkdir()
+    if kind == "link":
+        place.symlink_to(tmp_path / "nowhere")
+    elif kind == "file":
+        place.write_text("mine")
+    else:
+        (place / ".git").mkdir(parents=True)
+    monkeypatch.setattr(Fitting, "run_epoch", lambda *_: pytest.fail("trained"))
+    assert train.main([*arguments, "--methods", "simplenet", "--dataset-name", "toy"]) == 1
+    assert f"{place} is in the way" in capsys.readouterr().err and os.path.lexists(place)
 
 
 def test_hidden_files_in_the_place_of_a_model_do_not_stop_it(arguments, data_root, tmp_path):
@@ -505,6 +520,18 @@ def test_two_machines_without_a_shared_disk(arguments, tmp_path, hub):
     rows = json.loads((outputs[0] / "summary.json").read_text())
     assert [row["category"] for row in rows] == ["plate", "sheet", "mean (2)"]
     assert not (outputs[1] / "summary.json").exists()
+
+
+def test_machines_agree_on_their_jobs(monkeypatch):
+    """What is in the way on one machine blocks the job on all; else they would share the jobs out differently."""
+    sanity = SimpleNamespace(train_sha256="a")
+    jobs = [SimpleNamespace(name=name, sanity=sanity) for name in ("one", "two")]
+    other = {"one": "a", "two": "a"}, {"two": "in the way"}
+    monkeypatch.setattr(train, "gather_object", lambda mine: [*mine, other])
+    assert train.agree_on_jobs(jobs, {"one": "full"}) == {"one": "full", "two": "in the way"}
+    monkeypatch.setattr(train, "gather_object", lambda mine: [*mine, ({"one": "a", "two": "b"}, {})])
+    with pytest.raises(ValueError, match="the machines find different training pictures"):
+        train.agree_on_jobs(jobs, {})
 
 
 @pytest.mark.parametrize("found", [[None, 0], [3, 0]])

@@ -160,7 +160,7 @@ def test_the_page_says_what_of_the_test_folder_is_not_used(catalog, labelled_fol
     add_pictures(labelled_folder / "widget" / "validation" / "<b>", "000.png", "001.png")
     request = SimpleNamespace(headers={"accept-language": "de"})
     _, introduction, _ = on_test(catalog, labelled_folder).arrive(request)
-    assert "widget: nicht verwendet: 2 Dateien in validation (nur train, test und ground_truth" in introduction
+    assert "widget: nicht verwendet in validation: 2 (nur train, test und ground_truth" in introduction
 
 
 def test_a_test_folder_with_other_names(catalog, labelled_folder):

@@ -391,6 +391,8 @@ def test_the_page_offers_examples_of_categories_that_have_models(catalog, pictur
         folder = tmp_path / "examples" / "toy" / category
         folder.mkdir(parents=True)
         shutil.copy(picture["path"], folder / "small_crack.png")
+    for name in ("._small_crack.png", "torn.png", "crack.tif"):  # the page did not start with the first two
+        (tmp_path / "examples/toy/widget" / name).write_bytes(b"no picture")
     (found,) = find_examples(tmp_path / "examples", catalog)  # there is no model for a lid
     assert (found.category, found.shows) == (LABEL, "small crack")
     category, copied = InspectTab(catalog, [found]).pick(gr.EventData(None, {"index": 0}))

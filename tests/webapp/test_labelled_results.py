@@ -6,7 +6,7 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score, roc_curve
 from small_pictures import add_category, add_pictures, mask, save
 
-from hubmodels.folders import find_labelled
+from hubmodels.folders import find_labelled, find_shown
 from hubmodels.hub.catalog import ModelEntry
 from hubmodels.prediction import AnomalyPrediction
 from hubmodels.samples import Category, Sample
@@ -68,7 +68,7 @@ def test_a_single_category_folder(tmp_path, monkeypatch):
 def test_examples_are_named_after_what_they_show(tmp_path):
     add_pictures(tmp_path / "parts" / "cloth", "good.png", "good_2.png", "knot.png")
     (tmp_path / "parts" / "cloth" / "notes.txt").write_text("no picture")
-    (found,) = find_labelled(tmp_path)
+    (found,) = find_shown(tmp_path)
     assert (found.dataset, found.name) == ("parts", "cloth")
     assert [(s.name, s.defect_type, s.label) for s in found.test] == [
         ("good.png", "good", 0),
@@ -78,7 +78,7 @@ def test_examples_are_named_after_what_they_show(tmp_path):
 
 
 def test_nothing_is_found_where_nothing_is(tmp_path):
-    assert find_labelled(tmp_path) == [] == find_labelled(tmp_path / "missing")
+    assert find_labelled(tmp_path) == find_shown(tmp_path) == find_labelled(tmp_path / "missing") == []
 
 
 def test_pictures_meet_the_models_of_their_category(tmp_path):

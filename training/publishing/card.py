@@ -17,10 +17,10 @@ from hubmodels import LIBRARY, REPOSITORY, install_command
 from hubmodels.compactnet import COMPACT_BACKBONE
 from hubmodels.detector import PIPELINE_TAG
 from hubmodels.hub.catalog import model_name
-from hubmodels.hub.files import CARD_FILE, CONFIG_FILE, REPORT_FILE
+from hubmodels.hub.files import CARD_FILE, CONFIG_FILE, FINISHED_FILES, missing_files
 from hubmodels.methods import METHODS
 from hubmodels.metric_names import METRICS, PROTOCOLS
-from hubmodels.samples import GOOD
+from hubmodels.samples import GOOD, shorten
 from training.evaluation import PANELS, read_report
 from training.parts.dataset import DATASET as SAMPLE_PARTS
 from training.parts.dataset import DEFECTS
@@ -73,8 +73,12 @@ def write_bundled_card(folder: Path, place: Path) -> None:
 
 
 def finished_models(run: Path) -> list[Path]:
-    """The model folders of a run, by name; raises ValueError if there is none."""
-    folders = sorted(path.parent for path in run.glob(f"*/{REPORT_FILE}"))
+    """The model folders of a run, by name; raises ValueError if there is none, or one that lacks a file."""
+    started = sorted({path.parent for name in FINISHED_FILES for path in run.glob(f"*/{name}")})
+    lacking = {folder: missing_files(folder, FINISHED_FILES) for folder in started}
+    if broken := [f"{folder} ({', '.join(missing)} missing)" for folder, missing in lacking.items() if missing]:
+        raise ValueError(f"not a finished model: {shorten(broken)}. Train it again, or move it away.")
+    folders = list(lacking)
     if not folders:
         raise ValueError(f"{run} contains no finished model: train one with --output {run}")
     return folders

@@ -3,6 +3,7 @@
 import copy
 import errno
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -67,6 +68,14 @@ def model(exported):
 def already_exported(exported, monkeypatch):
     """Tracing takes seconds: what is tested here comes before or after it."""
     monkeypatch.setattr(export, "_write_graph", lambda detectors, path: shutil.copy(exported, path))
+
+
+def test_a_folder_whose_name_is_not_utf8_is_read(exported, tmp_path):
+    """It was called a damaged file."""
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/pr\xfcf"))
+    folder.mkdir()
+    shutil.copy(exported, folder / "both.onnx")
+    assert ExportedModel(folder / "both.onnx", threads=1).compare(picture(0))
 
 
 @pytest.fixture
@@ -364,3 +373,13 @@ def test_folders_are_searched_and_files_taken_as_they_are(tmp_path):
     (tmp_path / "test" / "notes.txt").write_text("no picture")
     alone = save(picture(1), tmp_path / "a.png")
     assert export.find_pictures([alone, tmp_path / "test"]) == [alone, inside]
+
+
+def test_ctrl_c_ends_the_command_with_one_line(monkeypatch, tmp_path, capsys):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(export, "load", interrupted)
+    with pytest.raises(SystemExit) as stopped:
+        export.main(["x", "--pictures", str(tmp_path), "--output", str(tmp_path / "a.onnx")])
+    assert stopped.value.code == 130 and capsys.readouterr().err == "stopped: nothing was written\n"
