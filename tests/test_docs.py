@@ -8,7 +8,7 @@ import pytest
 from readability import reading_ease, sentences, syllables, words
 from snippets import run_snippets, snippets
 
-from benchmarks import colours, inference, peers, position, real_data
+from benchmarks import colours, inference, peers, position, position_training, real_data
 from hubmodels import REPOSITORY
 from hubmodels.samples import Sample
 from training.data import hold_out
@@ -41,6 +41,7 @@ TABLES = {
     "python -m benchmarks.peers --table": peers.results_table,
     "python -m benchmarks.colours --table": colours.results_table,
     "python -m benchmarks.position --table tolerance": lambda: position.tolerance_table(position.results()),
+    "python -m benchmarks.position_training --table": position_training.results_table,
     "python -m benchmarks.position --table rule": lambda: position.rule_table(position.results()),
 }
 

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from hubmodels.hub.catalog import model_name
-from hubmodels.hub.files import FINISHED_FILES, missing_files
+from hubmodels.hub.files import missing_files
 from hubmodels.samples import Category
 from training.config import TrainConfig
 from training.evaluation import read_report
@@ -72,7 +72,7 @@ def is_whole(job: Job) -> bool:
     Raises:
         ValueError: something else is in its place, which a finished job could not replace.
     """
-    missing = missing_files(job.folder, FINISHED_FILES)
+    missing = missing_files(job.folder)
     if missing and os.path.lexists(job.folder) and not _is_empty(job.folder):
         raise ValueError(
             f"{job.folder} is in the way: it is not empty, but no finished model ({', '.join(missing)} missing). "

@@ -28,7 +28,7 @@ from hubmodels.compactnet import BUNDLED_WEIGHTS
 from hubmodels.comparison import CategoryAppearance
 from hubmodels.detector import AnomalyDetector
 from hubmodels.hub.errors import CLIENT_ERRORS, ModelError, in_words
-from hubmodels.hub.files import CONFIG_FILE, WEIGHTS_FILE, cached_models, missing_files, older_commit
+from hubmodels.hub.files import CONFIG_FILE, WEIGHTS_FILE, cached_models, model_files, older_commit
 from hubmodels.methods import METHODS
 
 BUNDLED_MODELS = BUNDLED_WEIGHTS / "models"  # all methods for the sample parts
@@ -344,9 +344,12 @@ def _folder_identity(folder: str) -> tuple[str, str, str]:
         raise ValueError(f"{CONFIG_FILE} is damaged ({error})") from error
     if not isinstance(config, dict):
         raise ValueError(f"{CONFIG_FILE} is damaged (not a JSON object)")
-    if missing := missing_files(Path(folder)):
-        raise ValueError(f"{missing[0]} is missing")
-    return _checked(*(config.get(key) for key in ("method", "dataset", "category")))
+    identity = _checked(*(config.get(key) for key in ("method", "dataset", "category")))
+    try:
+        model_files(Path(folder))
+    except ModelError as error:
+        raise ValueError(str(error)) from error
+    return identity
 
 
 def _repository_identity(repository: str) -> tuple[str, str, str]:

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
 from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
@@ -30,9 +29,9 @@ LFS_START = b"version https://git-lfs"  # of the text that a clone without Git L
 PICKLE_STARTS = (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")  # zip of torch.save, bare pickles
 
 
-def missing_files(folder: Path, names: Sequence[str] = (CONFIG_FILE, WEIGHTS_FILE)) -> list[str]:
-    """Which of these files a model folder lacks; by default of those that make a model usable."""
-    return [name for name in names if not (folder / name).is_file()]
+def missing_files(folder: Path) -> list[str]:
+    """Which files of a finished model a folder lacks."""
+    return [name for name in FINISHED_FILES if not (folder / name).is_file()]
 
 
 def fetch_model(
@@ -59,7 +58,7 @@ def fetch_model(
     """
     try:
         if Path(source).is_dir():
-            return tuple(_local_file(Path(source), name) for name in (CONFIG_FILE, WEIGHTS_FILE))
+            return model_files(Path(source))
     except OSError as error:
         raise ModelError(f"{source}: the folder cannot be read ({error.strerror})") from error
     if source.count("/") != 1:
@@ -184,6 +183,11 @@ def _no_folder(source: str) -> str:
         if similar := get_close_matches(path.name, folders, 1):
             return f"there is no such local folder (is it {path.parent / similar[0]}?)"
     return "there is no such local folder"
+
+
+def model_files(folder: Path) -> tuple[Path, Path]:
+    """The config and the weights in a model folder. Raises ModelError, with the reason, if one is missing."""
+    return _local_file(folder, CONFIG_FILE), _local_file(folder, WEIGHTS_FILE)
 
 
 def _local_file(folder: Path, name: str) -> Path:

@@ -4,6 +4,7 @@ Every value on a card comes from these two files. Nothing is measured here; miss
 """
 
 import json
+import logging
 import shlex
 import shutil
 from collections.abc import Iterable, Sequence
@@ -20,11 +21,13 @@ from hubmodels.hub.catalog import model_name
 from hubmodels.hub.files import CARD_FILE, CONFIG_FILE, FINISHED_FILES, missing_files
 from hubmodels.methods import METHODS
 from hubmodels.metric_names import METRICS, PROTOCOLS
-from hubmodels.samples import GOOD, shorten
+from hubmodels.samples import GOOD
 from training.evaluation import PANELS, read_report
 from training.parts.dataset import DATASET as SAMPLE_PARTS
 from training.parts.dataset import DEFECTS
 from training.publishing.licences import DatasetLicence, WeightsLicence, dataset_licence, weights_licence
+
+logger = logging.getLogger("training")
 
 TEMPLATES = Path(__file__).parents[2] / "model_cards"
 LICENCE_FILE = "LICENSE.md"  # the Hub links to it if it has no id for the licence
@@ -73,12 +76,13 @@ def write_bundled_card(folder: Path, place: Path) -> None:
 
 
 def finished_models(run: Path) -> list[Path]:
-    """The model folders of a run, by name; raises ValueError if there is none, or one that lacks a file."""
+    """The finished model folders of a run, by name; the others are named. Raises ValueError if there is none."""
     started = sorted({path.parent for name in FINISHED_FILES for path in run.glob(f"*/{name}")})
-    lacking = {folder: missing_files(folder, FINISHED_FILES) for folder in started}
-    if broken := [f"{folder} ({', '.join(missing)} missing)" for folder, missing in lacking.items() if missing]:
-        raise ValueError(f"not a finished model: {shorten(broken)}. Train it again, or move it away.")
-    folders = list(lacking)
+    lacking = {folder: missing_files(folder) for folder in started}
+    for folder, missing in lacking.items():
+        if missing:
+            logger.warning("%s is left out, it is no finished model: %s missing", folder, ", ".join(missing))
+    folders = [folder for folder, missing in lacking.items() if not missing]
     if not folders:
         raise ValueError(f"{run} contains no finished model: train one with --output {run}")
     return folders
