@@ -36,14 +36,8 @@ from webapp.texts import (
 MAX_PICTURES, MAX_BYTES = 500, 1_000_000_000  # the text `batch_limits` repeats them
 MAX_WAITING = 100  # remembered sessions; the queue has far fewer places
 SHOWN_EVERY = 1.0  # seconds between updates of the page
-FILE_TYPES = [
-    "image",
-    ".pgm",
-    ".ppm",
-    ".pnm",
-    ".jp2",
-    ".heic",
-]  # some browsers do not recognise the latter as pictures
+# some browsers do not know the last ones as pictures
+FILE_TYPES = ["image", ".pgm", ".ppm", ".pnm", ".jp2", ".heic"]
 THUMBNAIL_SIDE = 64  # pixels
 VERDICT_ORDER = {True: 0, False: 1, None: 2}
 COLUMNS = ("batch_verdict", "batch_p_value", "batch_level", "batch_defects")  # of each method
