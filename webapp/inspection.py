@@ -17,6 +17,7 @@ from hubmodels import (
     compare,
     rank_categories,
 )
+from hubmodels.appearance import BRIGHT, DARK
 from hubmodels.heatmap import shrink
 from hubmodels.hub.catalog import BUNDLE, CACHE, FOLDER, HUB, Catalog
 from hubmodels.methods import METHODS
@@ -92,7 +93,9 @@ class SetupWatch:
         self._rate, self._last = rate, defaultdict(lambda: deque(maxlen=WINDOW))
 
     def add(self, inspection: Inspection) -> None:
-        """Takes the next picture into account."""
+        """Takes the next picture into account, unless it shows something else in the usual light."""
+        if inspection.appearance.matches is False and not {DARK, BRIGHT} & set(inspection.appearance.warnings):
+            return
         for method, prediction in inspection.predictions.items():
             last, calibration = self._last[method], inspection.detectors[method].calibration
             last.append(shrink(prediction, GRID))

@@ -20,6 +20,7 @@ import pytest
 from gradio_client import Client, handle_file
 from PIL import Image
 
+from hubmodels.appearance import AppearanceCheck
 from hubmodels.hub.catalog import Catalog
 from webapp import api
 from webapp.inspection import inspect_picture
@@ -136,7 +137,8 @@ def test_a_batch_notices_a_changed_camera(catalog, picture, monkeypatch):
         name: replace(p, threshold=p.image_score - 1, anomaly_map=np.full_like(p.anomaly_map, p.pixel_threshold))
         for name, p in real.predictions.items()
     }
-    monkeypatch.setattr(api, "inspect_picture", lambda *_: replace(real, predictions=alike))
+    fitting = replace(real, predictions=alike, appearance=AppearanceCheck(1.0, ()))
+    monkeypatch.setattr(api, "inspect_picture", lambda *_: fitting)
     endpoints = api._Endpoints(catalog)
     notice = endpoints.inspect_batch([data_url(picture)] * 24, LABEL)["notice"]
     assert notice["kind"] == "setup_changed" and "the part's position may have changed" in notice["message"]

@@ -287,6 +287,9 @@ def test_pictures_that_are_unusual_in_the_same_way_get_a_notice(catalog, uploads
     assert ("Kamera, Licht oder Lage des Teils" in pages["de"][-1][0]) is expected
     with zipfile.ZipFile(pages["en"][-1][-1]["value"]) as archive:
         assert json.loads(archive.read("results.json"))["setup_changed"] is expected
+    strange = replace(real, predictions=alike, appearance=AppearanceCheck(9.0, ("unlike",)))
+    monkeypatch.setattr(batch_tab, "inspect_picture", lambda *_: strange)  # of another category: no camera moved
+    assert "The camera, the light" not in run(catalog, uploads(*names))[-1][0]
 
 
 @pytest.mark.parametrize(
