@@ -4,6 +4,7 @@ import hub_environment  # isort: split
 
 import os
 import shutil
+import signal
 
 import numpy as np
 import pytest
@@ -20,6 +21,9 @@ from hubmodels.front_end import align, flatten
 from hubmodels.methods import METHODS
 
 BACKBONE = "resnet18.tv_in1k"
+signal.signal(
+    signal.SIGINT, signal.default_int_handler
+)  # a shell's background jobs ignore it, and so do their children
 MOST_PROCESSES = 4  # each needs 1 GB; with more, the slowest file is what takes the time
 SLOWEST = ("test_train", "test_safety", "test_browser", "test_wheel", "test_publish", "test_onnx", "test_space")
 

@@ -24,7 +24,18 @@ def start(place, *arguments, **variables):
     own = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "PYTEST_"))}
     command = [sys.executable, str(ROOT / "training" / "train.py"), *arguments]
     streams = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
-    return subprocess.Popen(command, cwd=place, env=own | variables, preexec_fn=obey, **streams)
+    started.append(subprocess.Popen(command, cwd=place, env=own | variables, preexec_fn=obey, **streams))
+    return started[-1]
+
+
+started = []
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left_running():
+    yield
+    while started:
+        started.pop().kill()
 
 
 @pytest.fixture
