@@ -152,6 +152,8 @@ def _open_hub(
     splits = load_splits(repo_id, revision)
     dataset = dataset_slug(dataset_name or repo_id.split("/")[1])
     names = _select(category_names(splits, repo_id, hub), wanted, repo_id)
+    for split in (split for split in splits if split not in (hub.train, hub.test)):
+        logger.warning("not used: %d rows in the split %s of %s (--hub-columns)", len(splits[split]), split, repo_id)
     return [replace(category_from_dataset(splits, dataset, name, hub), revision=revision) for name in names]
 
 

@@ -112,6 +112,13 @@ def test_open_hub_data_set(splits, monkeypatch, caplog):
         open_categories("somebody/Own_Parts", ["bolt"], hub=HUB)
 
 
+def test_splits_that_are_not_used_are_named(splits, monkeypatch, caplog):
+    splits["validation"] = splits["test"].select([0, 1])
+    load_from(splits, monkeypatch)
+    open_categories("somebody/Own_Parts", hub=HUB)
+    assert "not used: 2 rows in the split validation of somebody/Own_Parts (--hub-columns)" in caplog.text
+
+
 def test_where_the_hub_cannot_be_asked_the_revision_stays_as_given(splits, monkeypatch):
     """A data set in the local cache still opens."""
     calls = load_from(splits, monkeypatch)
