@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
+from hubmodels.folders import files_in
+
 logger = logging.getLogger(__name__)
 
 MAX_SCALE_EXPONENT = 6  # cells per axis of a Perlin field: 2**0 .. 2**5
@@ -278,7 +280,8 @@ def _load_texture(path: Path, short_side: int) -> np.ndarray:
 
 def _texture_paths(folder: Path) -> list[Path]:
     """All pictures below the folder, sorted, after making sure that one of them can be read."""
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in TEXTURE_SUFFIXES)
+    files = files_in(folder) if folder.is_dir() else ()
+    paths = sorted(path for path in files if path.suffix.lower() in TEXTURE_SUFFIXES)
     for path in paths:
         try:
             _load_texture(path, short_side=1)

@@ -18,16 +18,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from datetime import timedelta
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from tempfile import TemporaryFile
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the clone, from which this script runs
 
-from training.interruption import end_interrupted
+from hubmodels.interruption import end_interrupted
 
-if __name__ == "__main__":
-    sys.excepthook = end_interrupted  # before the imports, which take seconds
+if __name__ == "__main__":  # before the imports, which take seconds
+    sys.excepthook = partial(end_interrupted, "stopped: the same command continues")
 
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs

@@ -12,9 +12,12 @@ import sys
 import tempfile
 import urllib.request
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import httpx
+
+from hubmodels.interruption import end_interrupted
 
 # Gradio's variables that the demo follows. Others could publish it, or serve further folders and ports.
 FOLLOWED = {f"GRADIO_{name}" for name in ("SERVER_NAME", "SERVER_PORT", "NUM_PORTS", "ROOT_PATH", "TEMP_DIR")}
@@ -29,7 +32,7 @@ def prepare() -> None:
 
     It ends the program with one line where it cannot.
     """
-    sys.excepthook = end_interrupted
+    sys.excepthook = partial(end_interrupted, "app.py: stopped")
     for stream in filter(None, (sys.stdout, sys.stderr)):  # Gradio prints symbols that a terminal may not have
         stream.reconfigure(errors="replace")
     follow_few_variables()
@@ -37,14 +40,6 @@ def prepare() -> None:
     use_own_folder()
     drop_unusable_settings()
     bypass_proxies(*LOCAL, os.environ.get("GRADIO_SERVER_NAME", ""))
-
-
-def end_interrupted(kind: type[BaseException], error: BaseException, trace: object) -> None:
-    """`sys.excepthook`: one line for Ctrl-C in place of a traceback. The exit status remains 130."""
-    if issubclass(kind, KeyboardInterrupt):
-        print("app.py: stopped", file=sys.stderr)
-    else:
-        sys.__excepthook__(kind, error, trace)
 
 
 def follow_few_variables() -> None:

@@ -20,6 +20,7 @@ from app_process import wait_for
 from browser import ROOT
 from read_only import obey, obeyed
 
+from hubmodels.interruption import end_interrupted
 from webapp import environment, page
 
 PRIVATE = ("HF_", "HUGGING_FACE_", "GRADIO_", "PYTEST_", "SPACE", "HOME", "TMPDIR")
@@ -253,6 +254,6 @@ def test_own_addresses_bypass_the_proxy(own_environment, name):
 
 
 def test_only_ctrl_c_is_shortened(capsys):
-    environment.end_interrupted(ValueError, ValueError("a fault"), None)
-    environment.end_interrupted(KeyboardInterrupt, KeyboardInterrupt(), None)
+    end_interrupted("app.py: stopped", ValueError, ValueError("a fault"), None)
+    end_interrupted("app.py: stopped", KeyboardInterrupt, KeyboardInterrupt(), None)
     assert capsys.readouterr().err == "ValueError: a fault\napp.py: stopped\n"
