@@ -14,7 +14,6 @@ import weakref
 from functools import lru_cache
 from pathlib import Path
 
-import timm
 import torch
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import LocalEntryNotFoundError
@@ -22,9 +21,11 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, fx, nn
 from torch.nn.utils import fuse_conv_bn_eval
 
-from hubmodels.compactnet import BUNDLED_WEIGHTS
+from hubmodels.compactnet import BUNDLED_WEIGHTS, COMPACT_BACKBONE, CompactNet
 from hubmodels.hub.errors import CLIENT_ERRORS, in_words
 from hubmodels.hub.files import LFS_START, WEIGHTS_FILE
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +56,7 @@ class Backbone(nn.Module):
         super().__init__()
         self.name, self.layers = name, layers
         network = _read_network(name, layers, weights).float().eval().requires_grad_(False)
-        self.channels = tuple(network.feature_info.channels())
+        self.channels = feature_channels(name, layers)
         self.fingerprint = fingerprint(network)
         self.channels_last = getattr(network, "output_fmt", "NCHW") == "NHWC"  # of its maps: Swin and similar networks
         self.network = fold_batch_norm(network).to(memory_format=torch.channels_last)  # CPUs convolve faster in it
@@ -175,12 +176,16 @@ def hub_repository(name: str) -> str:
 @lru_cache
 def feature_channels(name: str, layers: tuple[int, ...]) -> tuple[int, ...]:
     """Channels of each layer's feature map, known without any weights."""
+    if name == COMPACT_BACKBONE:
+        return tuple(CompactNet.CHANNELS[layer] for layer in layers)
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
         return tuple(_build(name, layers).feature_info.channels())
 
 
 def normalisation(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation per RGB channel (pictures in [0, 1]) that the network was trained with."""
+    if name == COMPACT_BACKBONE:
+        return IMAGENET_MEAN, IMAGENET_STD
     cfg = _pretrained_cfg(name)
     return tuple(cfg.mean), tuple(cfg.std)
 
@@ -196,6 +201,8 @@ def fingerprint(network: nn.Module) -> str:
 
 
 def _pretrained_cfg(name: str):
+    import timm  # takes seconds, and the compact backbone does not need it
+
     # timm gives an untagged name its own favourite weights, which for wide_resnet50_2 are not the papers'.
     tags = timm.list_pretrained(f"{name.split('.')[0]}.*")
     if name not in tags:
@@ -205,6 +212,10 @@ def _pretrained_cfg(name: str):
 
 
 def _build(name: str, layers: tuple[int, ...]) -> nn.Module:
+    if name == COMPACT_BACKBONE:
+        return CompactNet(layers)
+    import timm
+
     _pretrained_cfg(name)
     return timm.create_model(name, pretrained=False, features_only=True, out_indices=layers)
 
@@ -220,6 +231,8 @@ def _read_network(name: str, layers: tuple[int, ...], weights: Path) -> nn.Modul
         raise BackboneError(f"{name} has no feature maps of the layers {layers}: {error}") from error
     tensors = _read_tensors(network, name, weights)
     if not _has_all(tensors, network):
+        if isinstance(network, CompactNet):
+            raise BackboneError(f"{weights.name} does not contain the weights of {name}: their shapes differ.")
         return _read_by_timm(name, layers, weights)
     network.to_empty(device="cpu").load_state_dict(tensors)
     return network
@@ -258,6 +271,8 @@ def _has_all(tensors: dict[str, Tensor], network: nn.Module) -> bool:
 
 def _read_by_timm(name: str, layers: tuple[int, ...], weights: Path) -> nn.Module:
     """As timm does it: builds and reads the whole network, and converts the names in the file."""
+    import timm
+
     overlay = dict(file=str(weights), custom_load=False)  # safetensors, also where the authors' own file is not
     with torch.random.fork_rng(devices=[]):  # a seeded run must not depend on whether a backbone is built or shared
         try:

@@ -2,34 +2,17 @@
 
 A ResNet-18 cut after layer3 with one block instead of two in layer1 and layer2 and no BatchNorm: 2.4 M parameters,
 strides and channels of ResNet-18 (layers 2+3: 128 at stride 8, 256 at stride 16), a tenth of the papers' time.
-`training/distill.py` makes its weights from the features of ResNet-18 and ResNet-50. Importing this module registers
-the network with timm, so it is built, loaded and fingerprinted like any other.
+`training/distill.py` makes its weights from the features of ResNet-18 and ResNet-50. It needs no timm, whose import
+takes seconds.
 """
 
 from pathlib import Path
 
-from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import Tensor, nn
 
 COMPACT_BACKBONE, COMPACT_IMAGE_SIZE = "compactnet.distilled_in1k", 256
 COMPACT_LICENCE = "compact-backbone-non-commercial"  # of heads that need it, where their pictures ask for no other
 BUNDLED_WEIGHTS = Path(__file__).parent / "weights"
-
-default_cfgs = generate_default_cfgs(
-    {
-        COMPACT_BACKBONE: {
-            "file": str(BUNDLED_WEIGHTS / f"{COMPACT_BACKBONE}.safetensors"),
-            "mean": IMAGENET_DEFAULT_MEAN,
-            "std": IMAGENET_DEFAULT_STD,
-            "input_size": (3, COMPACT_IMAGE_SIZE, COMPACT_IMAGE_SIZE),
-            "num_classes": 0,
-            "first_conv": "stem.0",
-            "classifier": None,
-            "license": "other",  # see NOTICE.md
-        }
-    }
-)
 
 
 class Block(nn.Module):
@@ -45,27 +28,32 @@ class Block(nn.Module):
         return (self.conv2(self.conv1(x).relu_()) + self.downsample(x)).relu_()
 
 
-class CompactNet(nn.Module):
-    """Normalised images (B, 3, S, S) -> map of the last stage (B, 256, S/16, S/16)."""
+class CompactNet(nn.ModuleDict):
+    """Normalised images (B, 3, S, S) -> the maps (B, C, h, w) of some layers; cut after the last of them.
 
-    def __init__(self, **_timm_arguments) -> None:
-        super().__init__()
-        self.stem = nn.Sequential(
+    Args:
+        layers: indices of `CHANNELS`: the stem, then layer1 to layer3.
+    """
+
+    CHANNELS = (64, 64, 128, 256)
+
+    def __init__(self, layers: tuple[int, ...] = (2, 3)) -> None:
+        stem = nn.Sequential(
             nn.Conv2d(3, 64, 7, 2, 3),
             nn.ReLU(inplace=True),
             nn.MaxPool2d(3, 2, 1),
         )
-        self.layer1 = nn.Sequential(Block(64, 64, 1))
-        self.layer2 = nn.Sequential(Block(64, 128, 2))
-        self.layer3 = nn.Sequential(Block(128, 256, 2), Block(256, 256, 1))
-        stages = (("stem", 64, 4), ("layer1", 64, 4), ("layer2", 128, 8), ("layer3", 256, 16))
-        self.feature_info = [dict(module=m, num_chs=c, reduction=r) for m, c, r in stages]
+        stages = {
+            "stem": stem,
+            "layer1": nn.Sequential(Block(64, 64, 1)),
+            "layer2": nn.Sequential(Block(64, 128, 2)),
+            "layer3": nn.Sequential(Block(128, 256, 2), Block(256, 256, 1)),
+        }
+        super().__init__([*stages.items()][: max(layers) + 1])
+        self.layers = layers
 
-    def forward(self, images: Tensor) -> Tensor:
-        return self.layer3(self.layer2(self.layer1(self.stem(images))))
-
-
-@register_model
-def compactnet(pretrained: bool = False, **timm_arguments) -> CompactNet:
-    """timm's entry point, `timm.create_model("compactnet.distilled_in1k")`; weights are given by file."""
-    return build_model_with_cfg(CompactNet, "compactnet", pretrained, **timm_arguments)
+    def forward(self, images: Tensor) -> list[Tensor]:
+        maps = [images]
+        for stage in self.values():
+            maps.append(stage(maps[-1]))
+        return [maps[1 + layer] for layer in self.layers]

@@ -19,12 +19,11 @@ from typing import ClassVar, Self
 import torch
 from huggingface_hub import HfApi, ModelCard, ModelCardData, PyTorchModelHubMixin
 from safetensors.torch import save
-from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
 from hubmodels import LIBRARY
 from hubmodels.appearance import MESSAGES, Appearance, PictureStatistics, exchanged_statistics, picture_statistics
-from hubmodels.backbone import BackboneError
+from hubmodels.backbone import IMAGENET_MEAN, IMAGENET_STD, BackboneError
 from hubmodels.front_end import FrontEnd, to_picture_size
 from hubmodels.heads import Head
 from hubmodels.hub.errors import ModelError
@@ -73,8 +72,8 @@ class AnomalyDetector(nn.Module, PyTorchModelHubMixin, library_name=LIBRARY, pip
         backbone: str = "wide_resnet50_2.tv_in1k",
         layers: tuple[int, ...] = (2, 3),
         backbone_sha256: str | None = None,
-        mean: tuple[float, ...] = IMAGENET_DEFAULT_MEAN,
-        std: tuple[float, ...] = IMAGENET_DEFAULT_STD,
+        mean: tuple[float, ...] = IMAGENET_MEAN,
+        std: tuple[float, ...] = IMAGENET_STD,
         image_size: int = 288,
         resize: int | None = None,
         patch_size: int = 3,

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
-from scipy.stats import betabinom
 
 from hubmodels.prediction import AnomalyPrediction, Conformal
 
@@ -53,6 +52,8 @@ def _chance(flagged: int, pictures: int, calibration: Conformal, false_alarm_rat
 
     With the k-th smallest of n scores as threshold, the share of good parts above it is Beta(n + 1 - k, k).
     """
+    from scipy.stats import betabinom  # takes a second, and most visitors do not need it
+
     ranks = calibration.size + 1
     above = round(calibration.guaranteed_rate(false_alarm_rate) * ranks)  # n + 1 - k
     return float(betabinom.sf(flagged - 1, pictures, above, ranks - above))

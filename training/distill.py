@@ -26,7 +26,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import timm
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -34,7 +33,7 @@ from torchvision.transforms import v2
 from tqdm import tqdm
 
 from hubmodels.backbone import load_backbone, normalisation
-from hubmodels.compactnet import COMPACT_BACKBONE
+from hubmodels.compactnet import COMPACT_BACKBONE, CompactNet
 from hubmodels.folders import find_pictures
 from hubmodels.pictures import read_picture
 
@@ -94,8 +93,7 @@ class Distillation(nn.Module):
         resnet50 = weights / "resnet50_msra_in1k_layer3.safetensors"
         self.first = Teacher("resnet18.tv_in1k", resnet18, images)
         self.second = Teacher("resnet50.tv_in1k", resnet50, images)
-        self.student = timm.create_model(COMPACT_BACKBONE, features_only=True, out_indices=LAYERS)
-        self.student.to(memory_format=torch.channels_last)
+        self.student = CompactNet(LAYERS).to(memory_format=torch.channels_last)
         copy_blocks(self.first.backbone.network, self.student)
         channels = zip(self.first.backbone.channels, self.second.backbone.channels, strict=True)
         self.readers = nn.ModuleList(nn.Conv2d(own, other, 1) for own, other in channels)

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import roc_auc_score, roc_curve
 
 from hubmodels import AnomalyPrediction
 from hubmodels.hub.catalog import ModelEntry
@@ -87,11 +86,15 @@ class MethodResults:
 
     def auroc(self) -> float | None:
         """Image AUROC, exact: ties count one half."""
+        from sklearn.metrics import roc_auc_score  # takes a second, and most visitors do not need it
+
         labels, scores = self._labels_and_scores()
         return float(roc_auc_score(labels, scores)) if len(set(labels)) == 2 else None
 
     def roc(self) -> list[tuple[float, float]]:
         """(false-alarm rate, recall) at every threshold, from (0, 0) to (1, 1); empty if a class is missing."""
+        from sklearn.metrics import roc_curve
+
         labels, scores = self._labels_and_scores()
         if len(set(labels)) < 2:
             return []

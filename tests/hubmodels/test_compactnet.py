@@ -19,7 +19,7 @@ from hubmodels.backbone import (
     load_backbone,
     normalisation,
 )
-from hubmodels.compactnet import COMPACT_BACKBONE
+from hubmodels.compactnet import COMPACT_BACKBONE, CompactNet
 from hubmodels.hub.catalog import BUNDLED_MODELS
 from training import distill
 
@@ -64,6 +64,13 @@ def test_a_tampered_backbone_is_refused(tmp_path, monkeypatch):
     assert load_backbone(COMPACT_BACKBONE, weights=tmp_path / "tampered.safetensors").fingerprint != sha256
 
 
+def test_weights_of_another_shape_are_refused(tmp_path):
+    tensors = load_file(WEIGHTS)
+    save_file(tensors | {"stem.0.bias": tensors["stem.0.bias"][:32].clone()}, tmp_path / "narrow.safetensors")
+    with pytest.raises(BackboneError, match=r"narrow.safetensors does not contain the weights of .* shapes differ"):
+        load_backbone(COMPACT_BACKBONE, weights=tmp_path / "narrow.safetensors")
+
+
 def test_a_bundled_model_whose_backbone_was_exchanged_is_refused(tmp_path):
     model = shutil.copytree(next(BUNDLED_MODELS.glob("simplenet-*")), tmp_path / "model")
     config = json.loads((model / "config.json").read_text())
@@ -86,7 +93,7 @@ def test_a_bundled_model_that_was_cut_short_is_refused(tmp_path):
 def test_the_blocks_copied_from_the_teacher_compute_the_same():
     """BatchNorm is folded into the convolutions, so the student starts as the teacher without two of its blocks."""
     teacher = random_network("resnet18.tv_in1k")
-    student = timm.create_model(COMPACT_BACKBONE, features_only=True, out_indices=(2, 3)).eval()
+    student = CompactNet()
     distill.copy_blocks(fold_batch_norm(teacher), student)
     images = torch.randn(2, 3, 64, 64)
     with torch.no_grad():

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from scipy import ndimage
 from torch import Tensor, nn
 
+from hubmodels.compactnet import COMPACT_BACKBONE, CompactNet
 from hubmodels.detector import AnomalyDetector
 from hubmodels.scoring import SMOOTHING_SIGMA
 
@@ -39,9 +40,9 @@ class WholeNetwork(nn.Module):
 def whole_backbone(name: str, weights: Path | None = None) -> nn.Module:
     """The network with its classifier, from a file that may lack the last layers; random weights without a file.
 
-    `compactnet` has no layers after layer3.
+    CompactNet has no layers after layer3.
     """
-    network = timm.create_model(name, pretrained=False)
+    network = CompactNet() if name == COMPACT_BACKBONE else timm.create_model(name, pretrained=False)
     if weights is not None:
         network.load_state_dict({k: v.float() for k, v in load_file(weights).items()}, strict=False)
     return WholeNetwork(network)
