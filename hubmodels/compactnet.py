@@ -1,9 +1,8 @@
 """CompactNet: our own small backbone, bundled with this package, so that everything runs offline and in real time.
 
-A ResNet-18 cut after layer3 with one block instead of two in layer1 and layer2 and no BatchNorm: 2.4 M parameters,
-strides and channels of ResNet-18 (layers 2+3: 128 at stride 8, 256 at stride 16), a tenth of the papers' time.
-`training/distill.py` makes its weights from the features of ResNet-18 and ResNet-50. It needs no timm, whose import
-takes seconds.
+A ResNet-18 cut after layer3, with fewer channels inside its blocks, one block in layer1 and no BatchNorm: 2.0 M
+parameters, strides and channels of ResNet-18 (layers 2+3: 128 at stride 8, 256 at stride 16). `training/distill.py`
+makes its weights from the features of ResNet-18. It needs no timm, whose import takes seconds.
 """
 
 from pathlib import Path
@@ -16,12 +15,16 @@ BUNDLED_WEIGHTS = Path(__file__).parent / "weights"
 
 
 class Block(nn.Module):
-    """Residual block of two 3x3 convolutions (He et al., CVPR 2016, section 3.3); (B, C, H, W) -> (B, D, h, w)."""
+    """Residual block of two 3x3 convolutions (He et al., CVPR 2016, section 3.3); (B, C, H, W) -> (B, D, h, w).
 
-    def __init__(self, channels: int, width: int, stride: int) -> None:
+    Args:
+        inner: channels between the convolutions; in a ResNet-18 as many as at the end.
+    """
+
+    def __init__(self, channels: int, inner: int, width: int, stride: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(channels, width, 3, stride, 1)
-        self.conv2 = nn.Conv2d(width, width, 3, 1, 1)
+        self.conv1 = nn.Conv2d(channels, inner, 3, stride, 1)
+        self.conv2 = nn.Conv2d(inner, width, 3, 1, 1)
         self.downsample = nn.Conv2d(channels, width, 1, stride) if stride > 1 else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -45,9 +48,9 @@ class CompactNet(nn.ModuleDict):
         )
         stages = {
             "stem": stem,
-            "layer1": nn.Sequential(Block(64, 64, 1)),
-            "layer2": nn.Sequential(Block(64, 128, 2)),
-            "layer3": nn.Sequential(Block(128, 256, 2), Block(256, 256, 1)),
+            "layer1": nn.Sequential(Block(64, 48, 64, 1)),
+            "layer2": nn.Sequential(Block(64, 96, 128, 2), Block(128, 96, 128, 1)),
+            "layer3": nn.Sequential(Block(128, 192, 256, 2), Block(256, 192, 256, 1)),
         }
         super().__init__([*stages.items()][: max(layers) + 1])
         self.layers = layers

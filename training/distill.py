@@ -1,17 +1,17 @@
-"""Makes the weights of the compact backbone: a CompactNet learns to give the feature maps of ResNet-18 and ResNet-50.
+"""Makes the weights of the compact backbone: a CompactNet learns to give the feature maps of ResNet-18.
 
-    python -m training.distill --data DIR --output runs/distill
+    python -m training.free_pictures DIR                                   # once: the pictures
+    python -m training.distill --pictures DIR --teacher FILE --output runs/distill
     cp runs/distill/*.safetensors hubmodels/weights/     # then `make bundle`, because heads need their own backbone
 
-DIR is a folder of real pictures and weights, see `docs/data.md`.
+FILE has ResNet-18's weights (`resnet18.tv_in1k`). A run that was stopped goes on where it last saved.
 
+The student starts as its teacher with fewer channels inside the blocks (`prune`), and without layer1's second block.
 The loss is that of EfficientAD's patch description network (Batzner et al., WACV 2024, section 3.1, arXiv 2303.14535):
-squared error of the teacher's features, normalised per channel, so that every channel counts. Differences:
+squared error of the teacher's features, in units of each channel's deviation. Differences:
 
-- The student starts from those blocks of the teacher that it has kept.
-- It learns the teacher's maps themselves, not the normalised ones. So both backbones have the same geometry.
-- ResNet-50 has other channels. The student follows it through one linear map for each layer, which is not saved, and
-  only in every fourth step, because such a step takes twice the time.
+- The student learns the teacher's maps themselves, not the normalised ones. So both backbones have the same geometry.
+- The error of a picture counts in relation to how much its own features vary. So plain surfaces count, too.
 - EfficientAD's hard-feature mining and its penalty on natural pictures are left out. They stop a student from
   imitating its teacher on anomalies. A backbone must describe anomalies like everything else.
 """
@@ -22,40 +22,45 @@ import logging
 import math
 import sys
 import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchvision.transforms import v2
 from tqdm import tqdm
 
 from hubmodels.backbone import load_backbone, normalisation
-from hubmodels.compactnet import COMPACT_BACKBONE, CompactNet
-from hubmodels.folders import find_pictures
-from hubmodels.pictures import read_picture
+from hubmodels.compactnet import COMPACT_BACKBONE, Block, CompactNet
+from training.parts.dataset import DEFECTS, render
 
 logger = logging.getLogger("training.distill")
 
-SHARES = {"natural": 0.5, "textures": 0.3, "parts": 0.2}  # of the crops: what parts in general need, not these ones
-LAYERS = (2, 3)
-CROP, BATCH = 160, 16  # pixels, crops
-STUDENT_LR, READER_LR = 3e-4, 1e-3  # peaks; the student starts from the teacher's blocks, the readers from noise
-WARM_UP = 0.05  # share of the steps
-SECOND_TEACHER_EVERY = 4  # steps
-MOMENTS_BATCHES = 16  # from which the channels' means and deviations are taken
-VALIDATION = 64  # pictures per kind, never trained on
+TEACHER, LAYERS = "resnet18.tv_in1k", (2, 3)
+SHARES = {"photographs": 0.3, "objects": 0.25, "surfaces": 0.35, "parts": 0.1}  # of the crops
+SHORT_SIDE = 448  # pixels of the pictures in memory, at most
+CROP, BATCH = 128, 8  # pixels, crops
+PEAK_LR, WARM_UP = 1e-3, 0.05  # share of the steps
+PLAIN = 0.25  # of a channel's variance: pictures that vary less count as if they varied that much more
+MOMENTS_BATCHES = 32  # from which the channels' means and deviations are taken
+VALIDATION = 32  # pictures of each kind, never trained on
+SAVED_EVERY = 250  # steps
+PARTS, PARTS_SEED = 40, 700_000  # pictures for each kind of part and of defect; seeds used nowhere else
 
 augment = v2.Compose(
     [
-        v2.RandomApply([v2.RandomRotation(30, v2.InterpolationMode.BILINEAR)], 0.3),
-        v2.RandomResizedCrop(CROP, scale=(0.15, 1.0), ratio=(0.8, 1.25), antialias=True),
+        v2.RandomApply([v2.RandomRotation(30, v2.InterpolationMode.BILINEAR)], 0.25),
+        v2.RandomResizedCrop(CROP, scale=(0.08, 1.0), ratio=(0.75, 1.33), antialias=True),
         v2.RandomHorizontalFlip(),
-        v2.RandomVerticalFlip(0.2),
-        v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.4, 0.05)], 0.8),
-        v2.RandomGrayscale(0.2),
+        v2.RandomVerticalFlip(),
+        v2.RandomApply([v2.ColorJitter(0.4, (0.2, 1.4), 0.4, 0.05)], 0.7),
+        v2.RandomApply([v2.ColorJitter(hue=0.5)], 0.15),
+        v2.RandomGrayscale(0.25),
         v2.RandomApply([v2.GaussianBlur(5, (0.3, 1.5))], 0.15),
     ]
 )
@@ -68,73 +73,72 @@ class Teacher(nn.Module):
         images: normalised images (B, 3, S, S) from which mean and deviation of each channel are taken.
     """
 
-    def __init__(self, name: str, weights: Path, images: Tensor) -> None:
+    def __init__(self, weights: Path, images: Tensor) -> None:
         super().__init__()
-        self.backbone = load_backbone(name, LAYERS, weights=weights, device=images.device)
+        self.backbone = load_backbone(TEACHER, LAYERS, weights=weights, device=images.device)
         with torch.no_grad():
             maps = [torch.cat(m) for m in zip(*(self.backbone(part) for part in images.split(BATCH)), strict=True)]
         self.moments = [(m.mean((0, 2, 3))[:, None, None], m.std((0, 2, 3))[:, None, None]) for m in maps]
 
-    def error(self, maps: list[Tensor], images: Tensor) -> Tensor:
-        """Share of the teacher's variance that `maps` miss, per layer: (L,), 0 = imitated, 1 = the mean alone."""
+    def forward(self, maps: list[Tensor], images: Tensor) -> tuple[Tensor, Tensor]:
+        """For each layer and picture, both (L, B), averaged over the channels, in units of the channels' variance.
+
+        Returns:
+            The squared error of `maps`, and the variance of the teacher's own features within the picture.
+        """
         with torch.no_grad():
-            targets = self.backbone(images)
-        pairs = zip(maps, targets, self.moments, strict=True)
-        return torch.stack([((m - t) / std.clamp(min=1e-3)).square().mean() for m, t, (_, std) in pairs])
+            targets = [t.contiguous() for t in self.backbone(images)]
+        units = [std.clamp(min=1e-3) for _, std in self.moments]
+        errors = [((m - t) / unit).square().mean((1, 2, 3)) for m, t, unit in zip(maps, targets, units, strict=True)]
+        variances = [(t / unit).var((2, 3)).mean(1) for t, unit in zip(targets, units, strict=True)]
+        return torch.stack(errors), torch.stack(variances)
 
 
-class Distillation(nn.Module):
-    """Student, teachers, and the linear maps that read ResNet-50's channels from the student's; where `images` are."""
+@torch.no_grad()
+def prune(teacher: nn.Module, student: CompactNet, images: Tensor) -> None:
+    """Makes the student the teacher without some inner channels of its blocks, and without blocks that it lacks.
 
-    def __init__(self, weights: Path, images: Tensor) -> None:
-        super().__init__()
-        self.device = images.device
-        resnet18 = weights / "resnet18_tv_in1k_layer3.safetensors"
-        resnet50 = weights / "resnet50_msra_in1k_layer3.safetensors"
-        self.first = Teacher("resnet18.tv_in1k", resnet18, images)
-        self.second = Teacher("resnet50.tv_in1k", resnet50, images)
-        self.student = CompactNet(LAYERS).to(memory_format=torch.channels_last)
-        copy_blocks(self.first.backbone.network, self.student)
-        channels = zip(self.first.backbone.channels, self.second.backbone.channels, strict=True)
-        self.readers = nn.ModuleList(nn.Conv2d(own, other, 1) for own, other in channels)
-        self.to(self.device)
-
-    def forward(self, images: Tensor, second: bool) -> Tensor:
-        """Errors of layers 2 and 3 against ResNet-18, then, where asked for, against ResNet-50: (2,) or (4,)."""
-        images = images.to(self.device, memory_format=torch.channels_last)
-        maps = self.student(images)
-        errors = self.first.error(maps, images)
-        if not second:
-            return errors
-        readers = zip(self.readers, maps, self.second.moments, strict=True)
-        read = [reader(m) * std + mean for reader, m, (mean, std) in readers]  # in ResNet-50's channels
-        return torch.cat([errors, self.second.error(read, images)])
-
-    def optimizer(self) -> torch.optim.Optimizer:
-        """AdamW over the student and the readers."""
-        groups = [(self.student, STUDENT_LR), (self.readers, READER_LR)]
-        return torch.optim.AdamW([{"params": m.parameters(), "lr": lr} for m, lr in groups], weight_decay=1e-4)
+    The channels stay that contribute most to a block's output on `images` (variance times the squared weights that
+    read them). What the others give on average goes into the bias.
+    """
+    tensors = teacher.state_dict()
+    student["stem"][0].load_state_dict({name: tensors[f"conv1.{name}"] for name in ("weight", "bias")})
+    features = student["stem"](images)
+    for layer in ("layer1", "layer2", "layer3"):
+        for number in range(2):
+            source = {n.removeprefix(f"{layer}.{number}."): t for n, t in tensors.items() if f"{layer}.{number}." in n}
+            block = full_block(source)
+            if number < len(student[layer]):
+                _prune_block(block, student[layer][number], features)
+            features = block(features)
 
 
-def copy_blocks(teacher: nn.Module, student: nn.Module) -> None:
-    """A folded ResNet-18's stem and blocks into the student's of the same name."""
-    source, target = teacher.state_dict(), student.state_dict()
-    for name in target:
-        target[name] = source[name.replace("stem.0", "conv1").replace("downsample", "downsample.0")]
-    student.load_state_dict(target)
+def full_block(tensors: dict[str, Tensor]) -> Block:
+    """A block of a ResNet-18 without BatchNorm, from its tensors."""
+    width, channels = tensors["conv1.weight"].shape[:2]
+    block = Block(channels, width, width, 2 if width > channels else 1)
+    block.load_state_dict({name.replace("downsample.0", "downsample"): tensor for name, tensor in tensors.items()})
+    return block.eval()
+
+
+def _prune_block(block: Block, smaller: Block, features: Tensor) -> None:
+    inner = block.conv1(features).relu()
+    contribution = inner.var((0, 2, 3)) * block.conv2.weight.square().sum((0, 2, 3))
+    order = contribution.argsort(descending=True)
+    kept, others = order.tensor_split([smaller.conv1.out_channels])
+    smaller.conv1.load_state_dict({"weight": block.conv1.weight[kept], "bias": block.conv1.bias[kept]})
+    lost = block.conv2.weight[:, others].sum((2, 3)) @ inner.mean((0, 2, 3))[others]
+    smaller.conv2.load_state_dict({"weight": block.conv2.weight[:, kept], "bias": block.conv2.bias + lost})
+    smaller.downsample.load_state_dict(block.downsample.state_dict())
 
 
 class Pictures:
-    """Crops of three kinds of pictures, held in memory as (3, h, w) uint8 with a short side of 256 pixels."""
+    """Pictures of all kinds in memory, (3, h, w) uint8."""
 
-    def __init__(self, data: Path, seed: int) -> None:
-        folders = {
-            "natural": [data / "natural"],
-            "textures": [data / "dtd"],
-            "parts": sorted(data.glob("*/*/train/good")),
-        }
+    def __init__(self, folder: Path, seed: int) -> None:
+        held = {kind: read_all(folder / kind) for kind in SHARES if kind != "parts"} | {"parts": render_parts()}
         order = np.random.default_rng(seed)
-        held = {kind: order.permutation(read_all(places)) for kind, places in folders.items()}
+        held = {kind: order.permutation(pictures) for kind, pictures in held.items()}
         validation = [picture for kind in held.values() for picture in kind[:VALIDATION]]
         self.validation = torch.stack([v2.functional.center_crop(picture, 256) for picture in validation])
         self.training = {kind: pictures[VALIDATION:] for kind, pictures in held.items()}
@@ -148,20 +152,45 @@ class Pictures:
         return torch.stack([augment(picture) for picture in chosen])
 
 
-def read_all(folders: list[Path]) -> np.ndarray:
-    """All pictures below the folders, an object array of (3, h, w) uint8 tensors."""
-    paths = find_pictures(folders)
+def read_all(folder: Path) -> np.ndarray:
+    """All pictures below the folder, an object array of (3, h, w) uint8 tensors."""
+    paths = sorted(folder.rglob("*.jpg"))
     if len(paths) <= VALIDATION:
-        raise SystemExit(f"{len(paths)} pictures below {', '.join(map(str, folders))}: more than {VALIDATION} needed")
-    pictures = np.empty(len(paths), dtype=object)
-    for i, path in enumerate(tqdm(paths, desc="reading pictures", leave=False, disable=None)):
-        pictures[i] = v2.functional.resize(v2.functional.pil_to_tensor(read_picture(path)), 256, antialias=True)
-    return pictures
+        raise SystemExit(
+            f"{folder} has {len(paths)} pictures, not more than {VALIDATION}: run python -m training.free_pictures DIR"
+        )
+    with ThreadPoolExecutor() as pool:
+        read = tqdm(pool.map(_read, paths), folder.name, len(paths), leave=False, disable=None)
+        return as_objects(list(read))
+
+
+def _read(path: Path) -> Tensor:
+    with Image.open(path) as picture:
+        scale = SHORT_SIDE / min(picture.size)
+        size = [max(1, round(side * min(1.0, scale))) for side in picture.size]
+        return v2.functional.pil_to_tensor(picture.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0))
+
+
+def render_parts() -> np.ndarray:
+    """The sample parts, good and with each defect, of seeds that are used nowhere else."""
+    kinds = [(category, defect) for category, defects in DEFECTS.items() for defect in (None, *defects)]
+    seeds = range(PARTS_SEED, PARTS_SEED + PARTS)
+    wanted = [(category, seed, defect) for category, defect in kinds for seed in seeds]
+    rendered = (render(*each)[0] for each in tqdm(wanted, "parts", leave=False, disable=None))
+    return as_objects([torch.from_numpy(picture).permute(2, 0, 1) for picture in rendered])
+
+
+def as_objects(pictures: Sequence[Tensor]) -> np.ndarray:
+    """Tensors of different shapes as an array that numpy can shuffle."""
+    array = np.empty(len(pictures), dtype=object)
+    array[:] = pictures
+    return array
 
 
 def normalise(images: Tensor) -> Tensor:
-    """uint8 images (B, 3, S, S) -> float32, normalised as all three networks expect."""
-    return v2.functional.normalize(images.float() / 255, *normalisation(COMPACT_BACKBONE))
+    """uint8 images (B, 3, S, S) -> float32, normalised as both networks expect, in the memory order CPUs like."""
+    images = v2.functional.normalize(images.float() / 255, *normalisation(COMPACT_BACKBONE))
+    return images.contiguous(memory_format=torch.channels_last)
 
 
 def rate(step: int, steps: int) -> float:
@@ -173,60 +202,93 @@ def rate(step: int, steps: int) -> float:
 
 
 @torch.no_grad()
-def validate(model: Distillation, images: Tensor) -> dict[str, list[float]]:
-    """Errors on pictures never trained on, per kind: layers 2, 3 of ResNet-18, then of ResNet-50."""
-    kinds = dict(zip(SHARES, images.split(VALIDATION), strict=True))
+def validate(student: CompactNet, teacher: Teacher, images: Tensor) -> dict[str, list[float]]:
+    """Share of the teacher's variance that the student misses in layers 2 and 3, for each kind of picture.
+
+    0 is imitated, 1 is as good as the mean. The pictures were never trained on.
+    """
     results = {}
-    for kind, part in kinds.items():
-        errors = torch.stack([model(normalise(chunk), second=True) for chunk in part.split(BATCH)]).mean(0)
-        results[kind] = [round(e, 4) for e in errors.tolist()]
+    for kind, part in zip(SHARES, images.split(VALIDATION), strict=True):
+        pairs = [teacher(student(chunk), chunk) for chunk in map(normalise, part.split(BATCH))]
+        errors, variances = (torch.cat(values, 1).mean(1) for values in zip(*pairs, strict=True))
+        results[kind] = [round(share, 4) for share in (errors / variances).tolist()]
     return results
 
 
-def save(model: Distillation, folder: Path) -> None:
-    """The student alone, as fp16."""
-    folder.mkdir(parents=True, exist_ok=True)
-    tensors = {name: tensor.half().cpu().contiguous() for name, tensor in model.student.state_dict().items()}
-    save_file(tensors, folder / f"{COMPACT_BACKBONE}.safetensors")
+class Run:
+    """A distillation that can be stopped and continued: student, optimizer, schedule, log, in one folder."""
 
+    def __init__(self, student: CompactNet, steps: int, seed: int, folder: Path) -> None:
+        self.student, self.steps, self.seed, self.folder = student, steps, seed, folder
+        self.optimizer = torch.optim.AdamW(student.parameters(), lr=PEAK_LR, weight_decay=1e-4)
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, partial(rate, steps=steps))
+        self.step, self.seconds, self.log = 0, 0.0, []
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if (folder / "state.pt").is_file():
+            self._resume(torch.load(folder / "state.pt", weights_only=True))
 
-def train(model: Distillation, pictures: Pictures, steps: int, seed: int, folder: Path) -> list[dict]:
-    """Runs all steps; returns the log. A loss that is not finite ends the run; the weights saved last remain."""
-    optimizer, log, started = model.optimizer(), [], time.perf_counter()
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(rate, steps=steps))
-    for step in tqdm(range(steps), desc="distilling", disable=None):
-        loss = model(normalise(pictures.batch(step, seed)), second=step % SECOND_TEACHER_EVERY == 0).sum()
-        if not loss.isfinite():
-            raise SystemExit(f"the loss of step {step} is {loss.item()}: the last saved weights are in {folder}")
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        if (step + 1) % 500 == 0 or step + 1 == steps:
-            seconds = round(time.perf_counter() - started)
-            log.append({"step": step + 1, "seconds": seconds, **validate(model, pictures.validation)})
-            logger.info("%s", json.dumps(log[-1]))
-            save(model, folder)
-    return log
+    def _resume(self, state: dict) -> None:
+        if (found := state["settings"]) != [self.steps, self.seed]:
+            raise SystemExit(
+                f"{self.folder} has a run of {found[0]} steps with seed {found[1]}: choose another folder"
+            )
+        for name in ("student", "optimizer", "schedule"):
+            getattr(self, name).load_state_dict(state[name])
+        self.step, self.seconds, self.log = state["step"], state["seconds"], state["log"]
+        logger.info("goes on after step %d", self.step)
+
+    def save(self) -> None:
+        """The state, the log, and the student alone as fp16."""
+        parts = {name: getattr(self, name).state_dict() for name in ("student", "optimizer", "schedule")}
+        rest = {name: getattr(self, name) for name in ("step", "seconds", "log")}
+        torch.save({"settings": [self.steps, self.seed], **parts, **rest}, self.folder / "state.partial")
+        (self.folder / "state.partial").replace(self.folder / "state.pt")
+        tensors = {name: tensor.half().cpu().contiguous() for name, tensor in self.student.state_dict().items()}
+        save_file(tensors, self.folder / f"{COMPACT_BACKBONE}.safetensors")
+        (self.folder / "distill.json").write_text(json.dumps(self.log, indent=1) + "\n", encoding="utf-8")
+
+    def train(self, teacher: Teacher, pictures: Pictures) -> None:
+        """All steps that are left. A loss that is not finite ends the run; what was saved last remains."""
+        device, started = next(self.student.parameters()).device, time.perf_counter() - self.seconds
+        for step in tqdm(range(self.step, self.steps), "distilling", self.steps, initial=self.step, disable=None):
+            images = normalise(pictures.batch(step, self.seed).to(device))
+            errors, variances = teacher(self.student(images), images)
+            loss = (errors / (variances + PLAIN)).mean(1).sum()
+            if not loss.isfinite():
+                raise SystemExit(
+                    f"the loss of step {step} is {loss.item()}: the last saved weights are in {self.folder}"
+                )
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.optimizer.step()
+            self.schedule.step()
+            self.step, self.seconds = step + 1, time.perf_counter() - started
+            if self.step % SAVED_EVERY == 0 or self.step == self.steps:
+                missed = validate(self.student, teacher, pictures.validation.to(device))
+                self.log.append({"step": self.step, "seconds": round(self.seconds), **missed})
+                logger.info("%s", json.dumps(self.log[-1]))
+                self.save()
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Reads the pictures, distils, and writes the weights and the log of the run."""
-    parser = argparse.ArgumentParser(description="Distil the compact backbone from ResNet-18 and ResNet-50.")
-    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder with data/ and weights/")
-    parser.add_argument("--steps", type=int, default=3000, help=f"of {BATCH} crops of {CROP} px")
+    parser = argparse.ArgumentParser(description="Distil the compact backbone from ResNet-18.")
+    parser.add_argument(
+        "--pictures", type=Path, required=True, metavar="DIR", help="as training.free_pictures made it"
+    )
+    parser.add_argument("--teacher", type=Path, required=True, metavar="FILE", help=f"weights of {TEACHER}")
+    parser.add_argument("--steps", type=int, default=8000, help=f"of {BATCH} crops of {CROP} px")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output", type=Path, default=Path("runs/distill"), help="folder for weights and log")
+    parser.add_argument("--output", type=Path, default=Path("runs/distill"), help="folder for weights, state and log")
     args = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("timm").setLevel(logging.ERROR)  # it lists the layers that we cut off
-    torch.manual_seed(args.seed)
-    pictures = Pictures(args.data / "data", args.seed)
-    sample = torch.cat([pictures.batch(i, args.seed + 1) for i in range(MOMENTS_BATCHES)])
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = Distillation(args.data / "weights", normalise(sample).to(device))
-    log = train(model, pictures, args.steps, args.seed, args.output)
-    (args.output / "distill.json").write_text(json.dumps(log, indent=1) + "\n", encoding="utf-8")
+    pictures = Pictures(args.pictures, args.seed)
+    sample = normalise(torch.cat([pictures.batch(i, args.seed + 1) for i in range(MOMENTS_BATCHES)]).to(device))
+    teacher, student = Teacher(args.teacher, sample), CompactNet(LAYERS).to(device, memory_format=torch.channels_last)
+    prune(teacher.backbone.network, student, sample)
+    Run(student, args.steps, args.seed, args.output).train(teacher, pictures)
 
 
 if __name__ == "__main__":
