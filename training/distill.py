@@ -43,7 +43,7 @@ logger = logging.getLogger("training.distill")
 
 TEACHER, LAYERS = "resnet18.tv_in1k", (2, 3)
 SHARES = {"photographs": 0.3, "objects": 0.25, "surfaces": 0.35, "parts": 0.1}  # of the crops
-SHORT_SIDE = 448  # pixels of the pictures in memory, at most
+SIDE = 400  # of a square with as many pixels as a picture in memory has, at most
 CROP, BATCH = 128, 8  # pixels, crops
 PEAK_LR, WARM_UP = 1e-3, 0.05  # share of the steps
 PLAIN = 0.25  # of a channel's variance: pictures that vary less count as if they varied that much more
@@ -166,7 +166,7 @@ def read_all(folder: Path) -> np.ndarray:
 
 def _read(path: Path) -> Tensor:
     with Image.open(path) as picture:
-        scale = SHORT_SIDE / min(picture.size)
+        scale = SIDE / math.sqrt(picture.width * picture.height)
         size = [max(1, round(side * min(1.0, scale))) for side in picture.size]
         return v2.functional.pil_to_tensor(picture.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0))
 
