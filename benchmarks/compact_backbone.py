@@ -1,0 +1,180 @@
+"""The compact backbone beside its teacher and its predecessor, on real parts that it never saw.
+
+    python -m benchmarks.compact_backbone measure NAME --backbone ID [--weights FILE] --data DIR
+    python -m benchmarks.compact_backbone collect NAME RUNS      # SimpleNet, trained on all sets
+    python -m benchmarks.compact_backbone diversity PICTURES --weights FILE --data DIR
+    python -m benchmarks.compact_backbone table                  # all that is in results/compact_backbone.json
+
+`measure` writes, for each set, the image AUROC of a nearest-neighbour search with three random banks, and, beside
+ResNet-18, the share of its features' variance that the backbone misses. NAME is what the table calls the backbone.
+`diversity` compares the free pictures with those that the predecessor saw: how near is the nearest picture to each of
+the test pictures, in the teacher's features. DIR is a folder of real pictures, see `docs/data.md`.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torchvision.transforms.v2.functional import normalize
+from tqdm import tqdm
+
+from benchmarks.measuring import RESULTS, provenance, table
+from hubmodels.backbone import Backbone, load_backbone, normalisation
+from hubmodels.folders import read_category
+from hubmodels.front_end import to_image
+from hubmodels.samples import Sample
+from training.evaluation import write_json
+from training.metrics import image_metrics
+
+SETS = {
+    "screw": "mvtec_ad/screw",
+    "bottle": "mvtec_ad/bottle",
+    "capsule": "mvtec_ad/capsule",
+    "tile": "magnetic_tile/magnetic_tile",
+    "commutator": "kolektor_sdd/commutator",
+    "elpv": "elpv/solar_cell_mono",
+}
+SIZE, BATCH, LAYERS = 256, 8, (2, 3)
+SEEDS, TRAINED, BANK = 3, 150, 6000  # random banks, good pictures they come from, patches in each
+COMPARED = 32  # test pictures of each set whose features are compared with the teacher's
+TEACHER, RESULT = "resnet18.tv_in1k", RESULTS / "compact_backbone.json"
+OLD_PICTURES = ("dtd/images", "mvtec_ad/screw/train", "magnetic_tile/*/train", "elpv/*/train")  # and 1,000 of ImageNet
+NEW_SETS = ("bottle", "capsule", "commutator")  # neither backbone saw pictures of these
+
+
+def images_of(samples: Iterable[Sample], backbone: str) -> Tensor:
+    """The pictures as the network expects them (N, 3, S, S)."""
+    images = torch.stack([to_image(sample.read(), SIZE) for sample in samples])
+    return normalize(images, *normalisation(backbone))
+
+
+@torch.inference_mode()
+def patches(backbone: Backbone, samples: Sequence[Sample]) -> Tensor:
+    """Features (N, P, C) of each patch: 3 x 3 averages of both layers, side by side at the finer layer's size."""
+    found = []
+    for start in tqdm(range(0, len(samples), BATCH), leave=False, disable=None):
+        maps = backbone(images_of(samples[start : start + BATCH], backbone.name))
+        maps = [F.avg_pool2d(m, 3, 1, 1) for m in maps]
+        maps[1:] = [F.interpolate(m, maps[0].shape[2:], mode="bilinear") for m in maps[1:]]
+        found.append(torch.cat(maps, 1).flatten(2).transpose(1, 2))
+    return torch.cat(found)
+
+
+def neighbour_auroc(train: Tensor, test: Tensor, labels: Sequence[int], seed: int) -> float:
+    """Image AUROC in per cent of the largest distance of a patch to the nearest of a random bank."""
+    rng = np.random.default_rng(seed)
+    pool = train.flatten(0, 1)
+    bank = pool[torch.from_numpy(rng.permutation(len(pool))[:BANK])]
+    scores = [float(torch.cdist(picture, bank).amin(1).amax()) for picture in test]
+    return 100 * image_metrics(scores, labels)["image_auroc"]
+
+
+def measure(name: str, backbone: Backbone, teacher: Backbone, data: Path, command: str) -> Iterable[dict]:
+    """A row for each set that is in DIR."""
+    for short, place in SETS.items():
+        if not (data / "data" / place).is_dir():
+            print(f"{short} is not in {data}")
+            continue
+        category = read_category(None, short, data / "data" / place)
+        rng = np.random.default_rng(0)
+        train = [category.train[i] for i in rng.permutation(len(category.train))[:TRAINED]]
+        labels = [sample.label for sample in category.test]
+        pair = patches(backbone, train), patches(backbone, category.test)
+        aurocs = [round(neighbour_auroc(*pair, labels, seed), 2) for seed in range(SEEDS)]
+        some = [category.test[i] for i in rng.permutation(len(category.test))[:COMPARED]]
+        yield {
+            **{"backbone": name, "category": short, "method": "nearest neighbour", "image_auroc": aurocs},
+            **{"missed_variance": missed(backbone, teacher, some), "sha256": backbone.fingerprint},
+            **provenance(command),
+        }
+
+
+@torch.inference_mode()
+def missed(backbone: Backbone, teacher: Backbone, samples: Sequence[Sample]) -> list[float]:
+    """Share of the variance of the teacher's features on these pictures that the backbone misses, for each layer."""
+    images = images_of(samples, TEACHER)
+    shares = []
+    for got, wanted in zip(backbone(images), teacher(images), strict=True):
+        deviation = wanted.std((0, 2, 3), keepdim=True).clamp(min=1e-2)
+        shares.append(round(float(((got - wanted) / deviation).square().mean()), 3))
+    return shares
+
+
+def collect(name: str, runs: Path) -> Iterable[dict]:
+    """A row for each category that SimpleNet was trained on, over all seeds."""
+    reports = [json.loads(path.read_text()) for path in sorted(runs.rglob("metrics.json"))]
+    by_set = {place.split("/")[1]: short for short, place in SETS.items()}
+    for category in sorted({report["category"] for report in reports}):
+        same = [report for report in reports if report["category"] == category]
+        values = {
+            metric: [round(100 * r["metrics"][metric], 2) for r in same]
+            for metric in ("image_auroc", "pixel_auroc", "aupro")
+            if metric in same[0]["metrics"]
+        }
+        kept = {key: same[0][key] for key in ("machine", "versions", "command", "epochs")}
+        short = by_set[category.split("/")[-1]]
+        yield {"backbone": name, "category": short, "method": f"SimpleNet, {same[0]['method']}", **values, **kept}
+
+
+def save(rows: Iterable[dict]) -> None:
+    """Adds rows; those of the same backbone, category and method are replaced."""
+    key = ("backbone", "category", "method")
+    kept = json.loads(RESULT.read_text()) if RESULT.exists() else []
+    for row in rows:
+        kept = [*(r for r in kept if any(r[k] != row[k] for k in key)), row]
+        write_json(RESULT, kept)
+
+
+def print_table(rows: list[dict]) -> None:
+    """One line for each method and backbone: image AUROC of each set, and the mean."""
+    lines = []
+    for method in dict.fromkeys(row["method"] for row in rows):
+        for backbone in dict.fromkeys(row["backbone"] for row in rows):
+            found = {
+                r["category"]: r["image_auroc"] for r in rows if (r["method"], r["backbone"]) == (method, backbone)
+            }
+            if found:
+                cells = {short: cell(found[short]) for short in SETS if short in found}
+                mean = np.mean([np.mean(values) for values in found.values()])
+                lines.append({"method": method, "backbone": backbone, **cells, "mean": f"{mean:.1f}"})
+    print(table(lines, ("method", "backbone", *SETS, "mean")))
+
+
+def cell(values: list[float]) -> str:
+    """Mean and standard deviation over seeds."""
+    return f"{np.mean(values):.1f} ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else f"{values[0]:.1f}"
+
+
+def main() -> None:
+    """Runs one of the four parts."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parts = parser.add_subparsers(dest="part", required=True)
+    measured = parts.add_parser("measure")
+    measured.add_argument("name")
+    measured.add_argument("--backbone", required=True)
+    measured.add_argument("--weights", type=Path)
+    measured.add_argument("--teacher", type=Path, required=True, metavar="FILE")
+    measured.add_argument("--data", type=Path, required=True)
+    collected = parts.add_parser("collect")
+    collected.add_argument("name")
+    collected.add_argument("runs", type=Path)
+    parts.add_parser("table")
+    args = parser.parse_args()
+    if args.part == "measure":
+        backbone = load_backbone(args.backbone, LAYERS, weights=args.weights)
+        teacher = load_backbone(TEACHER, LAYERS, weights=args.teacher)
+        command = f"python -m benchmarks.compact_backbone {' '.join(sys.argv[1:])}"
+        save(measure(args.name, backbone, teacher, args.data, command))
+    if args.part == "collect":
+        save(collect(args.name, args.runs))
+    print_table(json.loads(RESULT.read_text()))
+
+
+if __name__ == "__main__":
+    main()
