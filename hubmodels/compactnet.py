@@ -2,8 +2,8 @@
 
 A ResNet-18 cut after layer3 with one block instead of two in layer1 and layer2 and no BatchNorm: 2.4 M parameters,
 strides and channels of ResNet-18 (layers 2+3: 128 at stride 8, 256 at stride 16), a tenth of the papers' time.
-`training/distill.py` makes its weights from the features of ResNet-18 and ResNet-50. Importing this module registers
-the network with timm, so it is built, loaded and fingerprinted like any other.
+`training/distill.py` makes its weights from the features of ResNet-18. Importing this module registers the network
+with timm, so it is built, loaded and fingerprinted like any other.
 """
 
 from pathlib import Path
@@ -13,7 +13,6 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from torch import Tensor, nn
 
 COMPACT_BACKBONE, COMPACT_IMAGE_SIZE = "compactnet.distilled_in1k", 256
-COMPACT_LICENCE = "compact-backbone-non-commercial"  # of heads that need it, where their pictures ask for no other
 BUNDLED_WEIGHTS = Path(__file__).parent / "weights"
 
 default_cfgs = generate_default_cfgs(
@@ -26,7 +25,7 @@ default_cfgs = generate_default_cfgs(
             "num_classes": 0,
             "first_conv": "stem.0",
             "classifier": None,
-            "license": "other",  # see NOTICE.md
+            "license": "apache-2.0",
         }
     }
 )
