@@ -10,7 +10,6 @@ from pathlib import Path
 from torch import Tensor, nn
 
 COMPACT_BACKBONE, COMPACT_IMAGE_SIZE = "compactnet.distilled_in1k", 256
-COMPACT_LICENCE = "compact-backbone-non-commercial"  # of heads that need it, where their pictures ask for no other
 BUNDLED_WEIGHTS = Path(__file__).parent / "weights"
 
 

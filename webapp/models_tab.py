@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import gradio as gr
 from markupsafe import Markup
 
-from hubmodels.compactnet import COMPACT_LICENCE
+from hubmodels.compactnet import COMPACT_BACKBONE
 from hubmodels.hub.catalog import BUNDLE, CACHE, FOLDER, HUB, Catalog, ModelEntry
 from hubmodels.hub.files import CARD_FILE
 from hubmodels.hub.model_info import LARGEST_TEXT, ModelInfo, read_model_info
@@ -90,7 +90,7 @@ def render_models(catalog: Catalog, language: str) -> Markup:
         groups=[_group(list(members), infos) for _, members in by_place],
         count=len(infos),
         categories=len({entry.label for entry in infos}),
-        compact=any(info.licence == COMPACT_LICENCE for info in infos.values()),
+        compact=any(info.backbone == COMPACT_BACKBONE for info in infos.values()),
         late=late,
         metrics={key: METRICS[key].short for key in OVERVIEW},
         protocols={name: f"models_protocol_{name.replace('-', '_')}" for name in PROTOCOLS},

@@ -17,7 +17,6 @@ from huggingface_hub.errors import EntryNotFoundError, HFValidationError
 from yaml import YAMLError
 
 from hubmodels import LIBRARY
-from hubmodels.compactnet import COMPACT_LICENCE
 from hubmodels.hub.catalog import BUNDLE, CACHE, HUB, PATIENCE, ModelEntry
 from hubmodels.hub.errors import CLIENT_ERRORS, in_words
 from hubmodels.hub.files import CARD_FILE, REPORT_FILE, WEIGHTS_FILE, older_commit
@@ -102,7 +101,7 @@ def _stored(entry: ModelEntry) -> ModelInfo:
     on_hub = entry.origin in (HUB, CACHE)
     find = partial(_in_cache if on_hub else _in_folder, entry)
     info = replace(_read_files(find), card=f"{constants.ENDPOINT}/{quote(entry.source)}" if on_hub else None)
-    return replace(info, licence=COMPACT_LICENCE) if entry.origin == BUNDLE else info  # its cards are elsewhere
+    return replace(info, licence="apache-2.0") if entry.origin == BUNDLE else info  # its cards are elsewhere
 
 
 def _in_cache(entry: ModelEntry, name: str) -> Path | None:

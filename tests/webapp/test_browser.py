@@ -237,7 +237,7 @@ def test_a_batch_with_a_bad_file_goes_on_and_the_models_are_listed(bundled, tmp_
         assert download.value.path().read_text("utf-8-sig").count("\n") == 6
         photograph(page, "batch_page")
         page.get_by_role("tab", name="Models").click()
-        page.get_by_text("compact-backbone-non-commercial").first.wait_for()
+        page.get_by_role("cell", name="apache-2.0").first.wait_for()
         photograph(page, "models")
 
 

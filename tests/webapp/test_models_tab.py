@@ -118,6 +118,13 @@ def test_the_bundle_needs_no_column_of_sources():
     assert page.rows[0][-1] == "Licence"
     assert {len(row) for row in page.rows} == {9, 8} and len(page.rows) == 11
     assert "glass-parts-cloth" not in page.text
+    assert {row[-1] for row in page.rows[1:]} == {"apache-2.0"}
+
+
+def test_the_note_on_the_compact_backbone_is_shown_with_models_that_need_it(described):
+    note = words.TEXTS["models_compact"]
+    assert note["en"] in shown(Catalog.bundled()).text and note["de"] in shown(Catalog.bundled(), "de").text
+    assert note["en"] not in shown(Catalog.from_folder(described)).text  # it is on ResNet-18
 
 
 def test_a_published_model_is_linked_to_its_card_and_named_with_its_commit(hub, make_detector):

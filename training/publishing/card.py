@@ -31,7 +31,6 @@ logger = logging.getLogger("training")
 
 TEMPLATES = Path(__file__).parents[2] / "model_cards"
 LICENCE_FILE = "LICENSE.md"  # the Hub links to it if it has no id for the licence
-NOTICE = "../../NOTICE.md"  # the same, seen from a card in this repository
 SHOWN_PANELS = ("defective_median", "good_highest", "defective_lowest")  # of those that evaluation draws
 JPEG_QUALITY = 85
 
@@ -116,7 +115,7 @@ def render_card(
     licence, compact = dataset_licence(report["dataset"]), report["backbone"]["name"] == COMPACT_BACKBONE
     paper = METHODS[report["method"]].paper
     return _template().render(
-        metadata=_metadata(report, NOTICE if bundled else LICENCE_FILE).to_yaml(),
+        metadata=_metadata(report).to_yaml(),
         report=report,
         config=config,
         repo_id=repo_id,
@@ -127,6 +126,7 @@ def render_card(
         paper=paper,
         pictures=licence,
         licence=_licence_of(report),
+        textures=_foreign_textures(report),
         compact_backbone=compact,
         metrics={key: metric.name for key, metric in METRICS.items()},
         checkpoint=PROTOCOLS[report["protocol"]],
@@ -210,10 +210,17 @@ def name_of(identity: dict) -> str:
 
 
 def _licence_of(report: dict) -> WeightsLicence:
-    return weights_licence(report["dataset"], report["backbone"]["name"] == COMPACT_BACKBONE)
+    compact = report["backbone"]["name"] == COMPACT_BACKBONE
+    return weights_licence(report["dataset"], compact, bool(_foreign_textures(report)))
 
 
-def _metadata(report: dict, licence_link: str) -> ModelCardData:
+def _foreign_textures(report: dict) -> str | None:
+    """What training pasted into the pictures; None if nothing, or only what this project renders."""
+    textures = report["training"].get("textures")
+    return None if textures == "procedural" else textures
+
+
+def _metadata(report: dict) -> ModelCardData:
     """What the Hub reads; `model-index` contains every measured metric as a fraction."""
     licence, data, backbone = _licence_of(report), dataset_licence(report["dataset"]), report["backbone"]["name"]
     measured = [key for key in METRICS if key in report["metrics"]]
@@ -223,7 +230,7 @@ def _metadata(report: dict, licence_link: str) -> ModelCardData:
     return ModelCardData(
         license=licence.id,
         license_name=licence.name,
-        license_link=licence_link if licence.name else None,
+        license_link=LICENCE_FILE if licence.name else None,
         library_name=LIBRARY,
         pipeline_tag=PIPELINE_TAG,
         tags=[*filter(None, tags), *([f"arxiv:{paper.arxiv}"] if paper else [])],

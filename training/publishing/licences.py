@@ -2,9 +2,11 @@
 
 from dataclasses import dataclass
 
-from hubmodels.compactnet import COMPACT_LICENCE
-
 CC_BY_NC_SA = "CC BY-NC-SA 4.0"
+IMAGENET = (
+    "The compact backbone imitates a network trained on ImageNet, whose pictures are for non-commercial research: "
+    "decide yourself whether this matters for weights"
+)
 
 
 @dataclass(frozen=True)
@@ -74,19 +76,12 @@ def dataset_licence(dataset: str) -> DatasetLicence:
     return LICENCES.get(dataset) or DatasetLicence(dataset, "unknown to this library: ask who made the pictures")
 
 
-def weights_licence(dataset: str, compact_backbone: bool) -> WeightsLicence:
-    """The licence that follows from the training pictures, and from the compact backbone, which is non-commercial."""
-    data = dataset_licence(dataset)
-    non_commercial = data.licence == CC_BY_NC_SA
-    if data.licence_id and (non_commercial or not compact_backbone):
-        words = f"{data.licence}, as the training pictures"
-        if non_commercial:
-            words += ": non-commercial use only"
-        if compact_backbone:
-            words += "; the compact backbone that they need is for research and non-commercial use"
+def weights_licence(dataset: str, compact_backbone: bool, foreign_textures: bool = False) -> WeightsLicence:
+    """The licence that follows from the training pictures, and from textures that were pasted into free ones."""
+    data, note = dataset_licence(dataset), f". {IMAGENET}" if compact_backbone else ""
+    if data.licence == CC_BY_NC_SA:
+        words = f"{data.licence}, as the training pictures: non-commercial use only{note}"
         return WeightsLicence(data.licence_id, None, words)
-    pictures = "the terms of the training pictures apply"
-    if compact_backbone:
-        words = "research and non-commercial use only, as the compact backbone that they need"
-        return WeightsLicence("other", COMPACT_LICENCE, f"{words}; and {pictures}")
-    return WeightsLicence("other", "terms-of-the-training-pictures", pictures)
+    if data.licence_id and not foreign_textures:
+        return WeightsLicence(data.licence_id, None, f"{data.licence}, as the training pictures{note}")
+    return WeightsLicence("other", "terms-of-the-training-pictures", f"the terms of the training pictures apply{note}")

@@ -19,6 +19,7 @@ from hubmodels.hub.catalog import Catalog
 from hubmodels.hub.files import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE
 from hubmodels.methods import METHODS
 from training.publishing.card import require_templates
+from training.publishing.licences import IMAGENET
 from training.publishing.publish import client_call
 
 ROOT = Path(__file__).parents[2]
@@ -52,7 +53,7 @@ def assemble_space(
             shutil.copy(source, target)
     settings = _settings(models, backbones)
     values = {"namespace": namespace, "variable": NAMESPACE_VARIABLE, "repository": REPOSITORY}
-    values["methods"] = list(METHODS.values())
+    values |= {"methods": list(METHODS.values()), "imagenet": IMAGENET}
     SpaceCard.from_template(settings, require_templates() / "space.md", **values).save(target / CARD_FILE)
     return target
 
@@ -125,9 +126,7 @@ def _settings(models: Sequence[str], backbones: Sequence[str]) -> SpaceCardData:
         python_version=PYTHON,
         app_file="app.py",
         pinned=False,
-        license="other",  # the code's licence alone would be wrong for the bundled weights
-        license_name="apache-2.0-with-non-commercial-weights",
-        license_link="NOTICE.md",
+        license="apache-2.0",  # of what the Space contains; models of the Hub have their licences on their cards
         short_description="Is this part good? Anomaly detectors compared",  # 60 characters at most
         suggested_hardware="cpu-basic",
         tags=["anomaly-detection", "industrial-inspection", LIBRARY],

@@ -58,7 +58,7 @@ def in_folder(folder):
 @pytest.mark.parametrize("entry", Catalog.bundled().entries, ids=lambda entry: entry.name)
 def test_a_bundled_model_has_the_licence_of_its_card_and_the_numbers_of_its_report(entry):
     card, known = metadata_load(TEMPLATES / entry.name / "README.md"), read_model_info(entry)
-    assert known.licence == card["license_name"]
+    assert known.licence == card["license"] == "apache-2.0"
     shown = {m["name"]: m["value"] for m in card["model-index"][0]["results"][0]["metrics"]}
     assert {model_info.METRICS[key].name: value for key, value in known.metrics.items()} == shown
     assert (known.protocol, known.seed, known.held_out, known.card) == ("last", 0, 100, None)

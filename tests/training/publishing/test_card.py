@@ -21,6 +21,7 @@ from training.publishing.card import (
     write_bundled_cards,
     write_card,
 )
+from training.publishing.licences import IMAGENET
 
 ROOT = Path(__file__).parents[3]
 CARDS = ROOT / "model_cards"
@@ -93,7 +94,8 @@ def test_the_compact_backbone_is_no_base_model_since_the_hub_has_none_such():
     [
         ("mvtec", REPORT["backbone"], "cc-by-nc-sa-4.0", None),
         ("mvtec", COMPACT, "cc-by-nc-sa-4.0", None),
-        ("parts", COMPACT, "other", "compact-backbone-non-commercial"),
+        ("parts", COMPACT, "apache-2.0", None),
+        ("own", COMPACT, "other", "terms-of-the-training-pictures"),
         ("own", REPORT["backbone"], "other", "terms-of-the-training-pictures"),
     ],
 )
@@ -102,6 +104,20 @@ def test_licence(dataset, backbone, licence, name, folder):
     assert (data.license, data.license_name, data.license_link) == (licence, name, "LICENSE.md" if name else None)
     write_card(describe(folder, dataset=dataset, backbone=backbone))
     assert (folder / "LICENSE.md").is_file() == (name is not None)  # what the Hub's link needs
+
+
+def test_textures_that_others_made_keep_their_terms():
+    training = REPORT["training"] | {"textures": "dtd-like folder dtd (3 pictures)"}
+    text = card(dataset="parts", backbone=COMPACT, training=training)
+    assert "pasted textures of dtd-like folder dtd (3 pictures) into them. Their licence applies" in text
+    assert ModelCard(text).data.license == "other"
+    own = card(dataset="parts", backbone=COMPACT, training=REPORT["training"] | {"textures": "procedural"})
+    assert "pasted textures" not in own and ModelCard(own).data.license == "apache-2.0"
+
+
+def test_the_note_on_imagenet_is_on_cards_of_the_compact_backbone_alone():
+    assert f"- Weights: Apache-2.0, as the training pictures. {IMAGENET}.\n" in card(dataset="parts", backbone=COMPACT)
+    assert IMAGENET not in card(dataset="parts")
 
 
 # --------------------------------------------------------------------------------------------------- what can be run
@@ -284,7 +300,7 @@ def test_a_committed_card_is_what_its_model_gives_today(name):
     text = card_of(BUNDLED_MODELS / name, panels=find_panels(place), bundled=True)
     assert (place / "README.md").read_text() == text
     assert sorted(find_panels(place)) == sorted(path.relative_to(place).as_posix() for path in place.glob("panels/*"))
-    assert len(find_panels(place)) == 3 and (place / ModelCard(text).data.license_link).is_file()
+    assert len(find_panels(place)) == 3
 
 
 def test_there_is_a_card_for_every_shipped_model_and_for_no_other():

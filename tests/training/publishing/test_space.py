@@ -15,7 +15,7 @@ from app_process import wait_for
 from gradio_client import Client, handle_file
 from hub_environment import free_port
 from hub_server import is_large
-from huggingface_hub import HfApi, SpaceCard, SpaceVariable
+from huggingface_hub import HfApi, ModelCard, SpaceCard, SpaceVariable
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
@@ -23,6 +23,8 @@ from test_house import ROOT, imported, sources
 
 import app
 from hubmodels.compactnet import COMPACT_BACKBONE
+from hubmodels.hub.catalog import Catalog
+from training.publishing.licences import IMAGENET
 from training.publishing.space import CONTENT, NAMESPACE_VARIABLE, assemble_space, push_space, set_namespace
 
 WRN = "wide_resnet50_2.tv_in1k"
@@ -81,9 +83,19 @@ def test_the_versions_of_the_front_matter_suit_the_package(front_matter):
     assert front_matter["python_version"] in SpecifierSet(project["requires-python"])
 
 
-def test_the_licence_is_not_that_of_the_code_alone(space, front_matter):
-    assert front_matter["license"] == "other" and (space / front_matter["license_link"]).is_file()
-    assert "non-commercial" in front_matter["license_name"]
+def test_the_licence_is_that_of_all_the_space_contains(space, front_matter):
+    models = Catalog.from_folder(space / "hubmodels" / "weights" / "models").entries
+    cards = [ModelCard.load(ROOT / "model_cards" / entry.name / "README.md").data for entry in models]
+    assert {front_matter["license"], *(card.license for card in cards)} == {"apache-2.0"} and len(cards) == 10
+    assert IMAGENET in (space / "README.md").read_text()
+
+
+def test_models_of_the_hub_have_their_own_licences(tmp_path):
+    """The folder contains none of them, so its licence is the same; the text refers to their cards."""
+    assemble_space(tmp_path, namespace="acme", models=MODELS)
+    card = SpaceCard.load(tmp_path / "README.md")
+    assert card.data.license == "apache-2.0" and not list(tmp_path.rglob("*mvtec*"))
+    assert "It is on the model's card, and it can forbid commercial use." in card.text
 
 
 def test_models_of_the_hub_and_their_backbone_are_fetched_at_build_time(tmp_path):
