@@ -183,7 +183,8 @@ def render_parts() -> np.ndarray:
 def as_objects(pictures: Sequence[Tensor]) -> np.ndarray:
     """Tensors of different shapes as an array that numpy can shuffle."""
     array = np.empty(len(pictures), dtype=object)
-    array[:] = pictures
+    for i, picture in enumerate(pictures):  # at once, numpy would look into them
+        array[i] = picture
     return array
 
 
