@@ -59,7 +59,9 @@ def test_the_channels_that_contribute_most_stay(teacher):
         block.conv2.weight[:, 10:] *= 1e-6
     smaller = Block(64, 10, 64, 1)
     distill._prune_block(block, smaller, images)
-    assert torch.equal(smaller.conv1.weight.sum((1, 2, 3)).sort().values, block.conv1.weight[:10].sum((1, 2, 3)).sort().values)
+    assert torch.equal(
+        smaller.conv1.weight.sum((1, 2, 3)).sort().values, block.conv1.weight[:10].sum((1, 2, 3)).sort().values
+    )
     assert torch.allclose(smaller(images), block(images), atol=1e-4)
 
 
@@ -102,7 +104,9 @@ def pictures(tmp_path, monkeypatch):
     for kind in ("photographs", "objects", "surfaces"):
         (tmp_path / kind / "package").mkdir(parents=True)
         for i in range(3):
-            Image.fromarray(rng.integers(0, 256, (300, 280, 3), np.uint8)).save(tmp_path / kind / "package" / f"{i}.jpg")
+            Image.fromarray(rng.integers(0, 256, (300, 280, 3), np.uint8)).save(
+                tmp_path / kind / "package" / f"{i}.jpg"
+            )
     return tmp_path
 
 
