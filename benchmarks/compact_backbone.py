@@ -1,17 +1,19 @@
 """The compact backbone beside its teacher and its predecessor, on real parts that it never saw.
 
-    python -m benchmarks.compact_backbone measure NAME --backbone ID [--weights FILE] --data DIR
+    python -m benchmarks.compact_backbone measure NAME --backbone ID [--weights FILE] --teacher FILE --data DIR
     python -m benchmarks.compact_backbone collect NAME RUNS      # SimpleNet, trained on all sets
-    python -m benchmarks.compact_backbone diversity PICTURES --weights FILE --data DIR
+    python -m benchmarks.compact_backbone diversity PICTURES --teacher FILE --data DIR
     python -m benchmarks.compact_backbone table                  # all that is in results/compact_backbone.json
 
 `measure` writes, for each set, the image AUROC of a nearest-neighbour search with three random banks, and, beside
 ResNet-18, the share of its features' variance that the backbone misses. NAME is what the table calls the backbone.
-`diversity` compares the free pictures with those that the predecessor saw: how near is the nearest picture to each of
-the test pictures, in the teacher's features. DIR is a folder of real pictures, see `docs/data.md`.
+`diversity` writes results/free_pictures.json: how many pictures come from each package, and how they compare with
+those that the predecessor saw, in the teacher's features. DIR is a folder of real pictures, see `docs/data.md`.
 """
 
 import argparse
+import csv
+import hashlib
 import json
 import sys
 from collections.abc import Iterable, Sequence
@@ -45,6 +47,7 @@ SEEDS, TRAINED, BANK = 3, 150, 6000  # random banks, good pictures they come fro
 COMPARED = 32  # test pictures of each set whose features are compared with the teacher's
 TEACHER, RESULT = "resnet18.tv_in1k", RESULTS / "compact_backbone.json"
 OLD_PICTURES = ("dtd/images", "mvtec_ad/screw/train", "magnetic_tile/*/train", "elpv/*/train")  # and 1,000 of ImageNet
+DESCRIBED = 2000  # pictures of each set, at most
 NEW_SETS = ("bottle", "capsule", "commutator")  # neither backbone saw pictures of these
 
 
@@ -122,6 +125,72 @@ def collect(name: str, runs: Path) -> Iterable[dict]:
         yield {"backbone": name, "category": short, "method": f"SimpleNet, {same[0]['method']}", **values, **kept}
 
 
+@torch.inference_mode()
+def descriptions(teacher: Backbone, pictures: Sequence[Path]) -> Tensor:
+    """The teacher's features of each picture, averaged over the picture (N, C)."""
+    found = []
+    for start in tqdm(range(0, len(pictures), BATCH), leave=False, disable=None):
+        samples = [Sample(str(path), path, "good", 0) for path in pictures[start : start + BATCH]]
+        found.append(torch.cat([m.mean((2, 3)) for m in teacher(images_of(samples, TEACHER))], 1))
+    return torch.cat(found)
+
+
+def spread_of(features: Tensor) -> dict[str, float]:
+    """How different pictures are from each other.
+
+    The effective number of directions is (sum of the covariance's eigenvalues)^2 / sum of their squares.
+    """
+    values = torch.linalg.eigvalsh(features.T.cov())
+    nearest = torch.cdist(features, features).fill_diagonal_(torch.inf).amin(1)
+    directions = float(values.sum() ** 2 / values.square().sum())
+    return {"directions": round(directions, 1), "nearest_median": round(float(nearest.median()), 2)}
+
+
+def diversity(folder: Path, teacher: Backbone, data: Path, command: str) -> list[dict]:
+    """Rows for the free pictures and for the predecessor's: spread, and distances of new test pictures to them."""
+    rng, sets = np.random.default_rng(0), {}
+    for name, found in {"free pictures": folder.glob("*/*/*.jpg"), "before": old_pictures(data)}.items():
+        paths = sorted(found)
+        sets[name] = len(paths), [paths[i] for i in rng.permutation(len(paths))[:DESCRIBED]]
+    features = {name: descriptions(teacher, some) for name, (_, some) in sets.items()}
+    scale = torch.cat([*features.values()]).std(0)
+    tests = {
+        short: descriptions(teacher, sorted((data / "data" / SETS[short]).glob("test/*/*"))) for short in NEW_SETS
+    }
+    rows = []
+    for name, (count, some) in sets.items():
+        known = features[name] / scale
+        nearest = {s: round(float(torch.cdist(f / scale, known).amin(1).median()), 2) for s, f in tests.items()}
+        row = {
+            "pictures": name,
+            "count": count,
+            "described": len(some),
+            **spread_of(known),
+            "nearest_to_test": nearest,
+        }
+        rows.append(row | provenance(command))
+    return rows
+
+
+def old_pictures(data: Path) -> Iterable[Path]:
+    """What is left of the pictures that the predecessor saw; 1,000 pictures of ImageNet are gone."""
+    for pattern in OLD_PICTURES:
+        yield from (path for path in (data / "data").glob(f"{pattern}/**/*") if path.is_file())
+
+
+def packages(folder: Path) -> list[dict]:
+    """How many pictures come from each package, and the hash of their rows in the manifest."""
+    with (folder / "manifest.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    places = list(dict.fromkeys((row["kind"], row["package"]) for row in rows))
+    found = []
+    for kind, package in places:
+        hashes = [row["sha256"] for row in rows if (row["kind"], row["package"]) == (kind, package)]
+        digest = hashlib.sha256("\n".join(sorted(hashes)).encode()).hexdigest()
+        found.append({"kind": kind, "package": package, "pictures": len(hashes), "sha256_of_hashes": digest})
+    return found
+
+
 def save(rows: Iterable[dict]) -> None:
     """Adds rows; those of the same backbone, category and method are replaced."""
     key = ("backbone", "category", "method")
@@ -164,15 +233,25 @@ def main() -> None:
     collected = parts.add_parser("collect")
     collected.add_argument("name")
     collected.add_argument("runs", type=Path)
+    described = parts.add_parser("diversity")
+    described.add_argument("pictures", type=Path)
+    described.add_argument("--teacher", type=Path, required=True, metavar="FILE")
+    described.add_argument("--data", type=Path, required=True)
     parts.add_parser("table")
     args = parser.parse_args()
+    command = f"python -m benchmarks.compact_backbone {' '.join(sys.argv[1:])}"
     if args.part == "measure":
         backbone = load_backbone(args.backbone, LAYERS, weights=args.weights)
         teacher = load_backbone(TEACHER, LAYERS, weights=args.teacher)
-        command = f"python -m benchmarks.compact_backbone {' '.join(sys.argv[1:])}"
         save(measure(args.name, backbone, teacher, args.data, command))
     if args.part == "collect":
         save(collect(args.name, args.runs))
+    if args.part == "diversity":
+        teacher = load_backbone(TEACHER, LAYERS, weights=args.teacher)
+        rows = diversity(args.pictures, teacher, args.data, command)
+        write_json(RESULTS / "free_pictures.json", [*packages(args.pictures), *rows])
+        print(table(rows, ("pictures", "count", "directions", "nearest_median", "nearest_to_test")))
+        return
     print_table(json.loads(RESULT.read_text()))
 
 

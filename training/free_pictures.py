@@ -1,6 +1,7 @@
 """Fetches the pictures that the compact backbone learns from: files of Debian packages with free licences.
 
     python -m training.free_pictures DIR
+    python -m training.free_pictures DIR --sheet     # DIR/sheet.png: forty of them, of all kinds
 
 `free_pictures.toml` names the packages, their licences, and their hashes. Each picture becomes a JPEG file below
 DIR/KIND/PACKAGE. DIR/manifest.csv lists them all with the hash of the original file. A package that is in DIR/packages
@@ -24,7 +25,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 logger = logging.getLogger("training.free_pictures")
 
@@ -36,6 +37,7 @@ MIN_SIDE, MAX_SIDE = 128, 1024  # pixels of the short side; larger pictures are 
 MIN_DEVIATION = 8  # grey levels; less is a plain area
 MIN_OPAQUE = 0.25  # share of the pixels
 BACKGROUND = 128  # grey, behind transparent pixels
+SHOWN, SHOWN_COLUMNS, SHOWN_SIDE = 40, 10, 128  # pictures of the sheet, pixels
 COLUMNS = ("kind", "package", "file", "width", "height", "sha256")
 
 
@@ -168,12 +170,33 @@ def thumbnail(picture: Image.Image) -> bytes:
     return (np.asarray(picture.convert("L").resize((8, 8), Image.Resampling.BOX)) // 8).tobytes()
 
 
+def sheet(folder: Path) -> Path:
+    """Forty pictures, as many of each kind, in one."""
+    with (folder / "manifest.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    kinds = {kind: [row for row in rows if row["kind"] == kind] for kind in dict.fromkeys(row["kind"] for row in rows)}
+    order = np.random.default_rng(0)
+    shown = [own[i] for own in kinds.values() for i in order.permutation(len(own))[: SHOWN // len(kinds) + 1]]
+    whole = Image.new("RGB", (SHOWN_SIDE * SHOWN_COLUMNS, SHOWN_SIDE * SHOWN // SHOWN_COLUMNS))
+    for i, row in enumerate(shown[:SHOWN]):
+        with Image.open(picture_file(folder, row)) as picture:
+            place = SHOWN_SIDE * (i % SHOWN_COLUMNS), SHOWN_SIDE * (i // SHOWN_COLUMNS)
+            whole.paste(ImageOps.fit(picture, (SHOWN_SIDE, SHOWN_SIDE)), place)
+    whole.save(folder / "sheet.png")
+    return folder / "sheet.png"
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Fetches all sources and writes the manifest."""
     parser = argparse.ArgumentParser(description="Fetch the free pictures that the compact backbone learns from.")
     parser.add_argument("folder", type=Path, metavar="DIR", help="folder for packages, pictures and manifest")
-    folder = parser.parse_args(arguments).folder
+    parser.add_argument("--sheet", action="store_true", help="only show some of those that are there")
+    args = parser.parse_args(arguments)
+    folder = args.folder
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    if args.sheet:
+        logger.info("%s", sheet(folder))
+        return
     with ThreadPoolExecutor() as pool:
         found = list(pool.map(partial(fetch, folder=folder), sources()))
     first: dict[bytes, dict] = {}
