@@ -119,7 +119,7 @@ def test_in_a_plain_terminal_with_variables_of_gradio_and_without_a_home(tmp_pat
 
 def test_ctrl_c_at_the_start_is_one_line(tmp_path):
     with started(tmp_path, {"GRADIO_TEMP_DIR": str(tmp_path)}, "--port", free_port()) as (process, log):
-        while process.poll() is None and not (tmp_path / "hubmodels").exists():  # `prepare` makes it, before the imports
+        while process.poll() is None and not (tmp_path / "hubmodels").exists():  # made before the slow imports
             time.sleep(0.02)
         process.send_signal(signal.SIGINT)
         assert process.wait(60) in (-signal.SIGINT, 130)
