@@ -21,13 +21,14 @@ install_torch() {
     if [ "$(cat $record 2>/dev/null)" = "$TORCH_INDEX" ] && [ ! pyproject.toml -nt $record ]; then
         return
     fi
-    if ! pip index versions torch --index-url "$TORCH_INDEX" --retries 0 --timeout 10 >/dev/null 2>&1; then
+    export PIP_INDEX_URL="$TORCH_INDEX" PIP_EXTRA_INDEX_URL="$TORCH_INDEX" # and no index of pip's settings
+    if ! pip index versions torch --retries 0 --timeout 10 >/dev/null 2>&1; then
         echo "$TORCH_INDEX cannot be reached, or has no torch for this computer: the ordinary torch is used." >&2
         return
     fi
     echo "Installing torch from $TORCH_INDEX into .venv: the CPU build has 0.2 GB. Needed once."
     # The pair comes from one index, because torchvision of another build fails. An ordinary torch is replaced.
-    install --force-reinstall --index-url "$TORCH_INDEX" -c requirements.txt torch torchvision
+    install --force-reinstall -c requirements.txt torch torchvision
     echo "$TORCH_INDEX" >$record
 }
 

@@ -96,12 +96,13 @@ def test_without_a_network_it_says_what_to_do_and_goes_on_later(make, tmp_path):
 
 @pytest.mark.parametrize("ordinary_first", [False, True])
 def test_torch_and_torchvision_come_from_the_named_index(make, server, tmp_path, ordinary_first):
-    """Also in place of a newer ordinary build that is there already."""
+    """Also in place of a newer ordinary build that is there already, or on an index in the settings of pip."""
+    (tmp_path / "pip.conf").write_text(f"[global]\nextra-index-url = {server}/ordinary\n")
     if ordinary_first:
         make()
         assert installed(tmp_path) == ORDINARY
     option = f"TORCH_INDEX={server}/cpu"
-    status, printed = make(option)
+    status, printed = make(option, PIP_CONFIG_FILE=str(tmp_path / "pip.conf"))
     assert status == 0 and installed(tmp_path) == CPU
     assert printed.startswith(f"Installing torch from {server}/cpu into .venv")
     assert make(option, PIP_INDEX_URL=DEAD) == make(PIP_INDEX_URL=DEAD) == (0, "the page\n")
