@@ -6,13 +6,13 @@ FULL := .venv/.full-installed
 option = $(if $($(2)),--$(1) "$($(2))")
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test style quality bundle
+.PHONY: help demo test style quality bundle torch
 
 help:  ## show this list
 	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
 
-demo: $(RUNTIME)  ## serve the app; options: MODELS=folder NAMESPACE=name BACKBONE_WEIGHTS=file EXAMPLES=folder TEST_FOLDER=folder PORT=7860
-	$(BIN)/python app.py $(call option,models,MODELS) $(call option,namespace,NAMESPACE) \
+demo: $(RUNTIME)  ## serve the app; options: MODELS=folder NAMESPACE=name BACKBONE_WEIGHTS=file EXAMPLES=folder TEST_FOLDER=folder PORT=7860 TORCH_INDEX=url
+	@$(BIN)/python app.py $(call option,models,MODELS) $(call option,namespace,NAMESPACE) \
 	    $(call option,backbone-weights,BACKBONE_WEIGHTS) $(call option,examples,EXAMPLES) \
 	    $(call option,test-folder,TEST_FOLDER) $(call option,port,PORT)
 
@@ -37,13 +37,17 @@ bundle: $(FULL)  ## train the bundled models again into runs/bundle, then copy t
 
 # pip comes last when an environment is made, so its presence means that the environment is whole.
 $(BIN)/pip:
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'
-	$(PYTHON) -m venv .venv
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'
+	@$(PYTHON) -m venv .venv
 
-$(RUNTIME): pyproject.toml | $(BIN)/pip
-	$(BIN)/python -m pip install -q -e '.[app]'
+# A torch that is already there is replaced, if it came from another index.
+torch: | $(BIN)/pip
+	@$(if $(TORCH_INDEX),sh install.sh torch)
+
+$(RUNTIME): pyproject.toml | torch
+	@sh install.sh app
 	@touch $@
 
-$(FULL): pyproject.toml | $(BIN)/pip
-	$(BIN)/python -m pip install -q -e '.[dev]'
+$(FULL): pyproject.toml | torch
+	@sh install.sh dev
 	@touch $@ $(RUNTIME)

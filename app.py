@@ -101,7 +101,7 @@ def main() -> None:
         print(f"app.py: {notice}", file=sys.stderr)
     page = build_page(catalog, args.examples, args.test_folder, args.normal_folder)
     try:
-        page.launch(server_name=host, server_port=args.port, **launch_settings())
+        page.launch(server_name=host, server_port=args.port, **launch_settings(), quiet=True, prevent_thread_lock=True)
     except OSError as error:  # Gradio found no free port
         port = f"port {args.port}" if args.port else "any port from 7860"
         sys.exit(f"app.py: the demo cannot start on {port}: stop the other program, or give --port ({error})")
@@ -110,6 +110,8 @@ def main() -> None:
             f"app.py: the demo started at {page.local_url}, but this computer cannot reach it: check firewall, proxy "
             f"and the hosts file, or give --host 127.0.0.1 ({error})"
         )
+    print(f"The demo runs at {page.local_url} (Ctrl-C stops it)", flush=True)
+    page.block_thread()
 
 
 if __name__ == "__main__":

@@ -234,7 +234,8 @@ def _read_network(name: str, layers: tuple[int, ...], weights: Path) -> nn.Modul
         if isinstance(network, CompactNet):
             raise BackboneError(f"{weights.name} does not contain the weights of {name}: their shapes differ.")
         return _read_by_timm(name, layers, weights)
-    network.to_empty(device="cpu").load_state_dict(tensors)
+    copies = {key: tensor.clone() for key, tensor in tensors.items()}  # the file is mapped, and may change later
+    network.load_state_dict(copies, assign=True)  # `to_empty` imports sympy, which takes a second
     return network
 
 

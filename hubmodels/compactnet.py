@@ -55,7 +55,8 @@ class CompactNet(nn.ModuleDict):
         self.layers = layers
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        maps = [images]
+        maps = []
         for stage in self.values():
-            maps.append(stage(maps[-1]))
-        return [maps[1 + layer] for layer in self.layers]
+            images = stage(images)
+            maps.append(images)
+        return [maps[layer] for layer in self.layers]

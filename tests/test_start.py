@@ -6,7 +6,7 @@ import sys
 import pytest
 from test_house import ROOT
 
-SLOW = ("timm", "torchvision", "torch._dynamo", "sklearn", "scipy.stats", "onnx", "onnxruntime")
+SLOW = ("timm", "torchvision", "torch._dynamo", "sympy", "sklearn", "scipy.stats", "onnx", "onnxruntime")
 PAGE = "import app; app.build_page(app.Catalog.bundled(), app.EXAMPLES)"
 PREDICT = """
 import hubmodels
@@ -22,7 +22,7 @@ ANOTHER = 'import hubmodels; hubmodels.SimpleNet(backbone="resnet18.tv_in1k")'
         ("import hubmodels", []),
         (PAGE, ["torch"]),
         (PREDICT, ["torch"]),
-        (ANOTHER, ["torch", "timm", "torchvision", "torch._dynamo"]),
+        (ANOTHER, ["torch", "timm", "torchvision", "torch._dynamo", "sympy"]),
     ],
     ids=["library", "page", "prediction", "another backbone"],
 )

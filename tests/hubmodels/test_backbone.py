@@ -189,6 +189,15 @@ def test_of_a_whole_networks_file_only_what_is_used_is_read(name, directly, tmp_
     assert len(calls) == (0 if directly else 1)
 
 
+def test_a_file_that_changes_later_does_not_change_the_network(tmp_path):
+    file = whole_weights(NAME, tmp_path)
+    network = module._read_network(NAME, (2, 3), file)
+    before = {key: tensor.clone() for key, tensor in network.state_dict().items()}
+    with file.open("r+b") as opened:
+        opened.write(bytes(file.stat().st_size))
+    assert all(torch.equal(tensor, before[key]) for key, tensor in network.state_dict().items())
+
+
 @pytest.mark.parametrize(
     ("name", "layers", "grid"),
     [
