@@ -30,7 +30,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torchvision.transforms import v2
 from tqdm import tqdm
@@ -45,7 +45,7 @@ TEACHER, LAYERS = "resnet18.tv_in1k", (2, 3)
 SHARES = {"photographs": 0.3, "objects": 0.25, "surfaces": 0.35, "parts": 0.1}  # of the crops
 SIDE = 400  # of a square with as many pixels as a picture in memory has, at most
 CROP, BATCH = 128, 8  # pixels, crops
-PEAK_LR, WARM_UP = 1e-3, 0.05  # share of the steps
+PEAK_LR, WARM_UP = 5e-4, 0.05  # share of the steps
 PLAIN = 0.25  # of a channel's variance: pictures that vary less count as if they varied that much more
 MOMENTS_BATCHES = 32  # from which the channels' means and deviations are taken
 VALIDATION = 32  # pictures of each kind, never trained on
@@ -279,7 +279,8 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--teacher", type=Path, required=True, metavar="FILE", help=f"weights of {TEACHER}")
     parser.add_argument("--steps", type=int, default=8000, help=f"of {BATCH} crops of {CROP} px")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--start", type=Path, metavar="FILE", help="begin with these weights of the student")
+    parser.add_argument("--seed", type=int, default=0, help="of the crops")
     parser.add_argument("--output", type=Path, default=Path("runs/distill"), help="folder for weights, state and log")
     args = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
@@ -288,7 +289,10 @@ def main(arguments: list[str] | None = None) -> None:
     pictures = Pictures(args.pictures, args.seed)
     sample = normalise(torch.cat([pictures.batch(i, args.seed + 1) for i in range(MOMENTS_BATCHES)]).to(device))
     teacher, student = Teacher(args.teacher, sample), CompactNet(LAYERS).to(device, memory_format=torch.channels_last)
-    prune(teacher.backbone.network, student, sample)
+    if args.start:
+        student.load_state_dict(load_file(args.start))
+    else:
+        prune(teacher.backbone.network, student, sample)
     Run(student, args.steps, args.seed, args.output).train(teacher, pictures)
 
 
