@@ -25,6 +25,7 @@ from hubmodels.compactnet import BUNDLED_WEIGHTS, COMPACT_BACKBONE, CompactNet
 from hubmodels.hub.errors import CLIENT_ERRORS, in_words
 from hubmodels.hub.files import LFS_START, WEIGHTS_FILE
 
+# of RGB in [0, 1]; timm has the same constants, but its import takes seconds
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 logger = logging.getLogger(__name__)

@@ -34,10 +34,10 @@ def server(tmp_path_factory):
             name, version = wheel.split("-")
             (root / index / name).mkdir(parents=True)
             write_wheel(root / index / name, name, version, *requires)
-    served = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=root))
-    threading.Thread(target=served.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{served.server_port}"
-    served.shutdown()
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=root)) as served:
+        threading.Thread(target=served.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{served.server_port}"
+        served.shutdown()
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ SLOW = ("timm", "torchvision", "torch._dynamo", "sympy", "sklearn", "scipy.stats
 PAGE = "import app; app.build_page(app.Catalog.bundled(), app.EXAMPLES)"
 PREDICT = """
 import hubmodels
-label, picture = "parts / pill", "examples/parts/pill/crack.png"
-assert len(hubmodels.compare(hubmodels.Catalog.bundled().load(label), picture)) == 2
+detectors = hubmodels.Catalog.bundled().load("parts / pill")
+assert detectors and hubmodels.compare(detectors, "examples/parts/pill/crack.png").keys() == detectors.keys()
 """
 ANOTHER = 'import hubmodels; hubmodels.SimpleNet(backbone="resnet18.tv_in1k")'
 
