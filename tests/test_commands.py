@@ -98,7 +98,9 @@ def programs(command):
 def printed_by_make(words):
     done = subprocess.run([*words, "-n"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    return [line for line in done.stdout.replace("\\\n", " ").splitlines() if line.startswith(".venv/bin/")]
+    lines = [line for line in done.stdout.replace("\\\n", " ").splitlines() if line.startswith(".venv/bin/")]
+    assert lines, words
+    return lines
 
 
 def reason_to_shorten(program):
