@@ -73,7 +73,7 @@ def results_table() -> str:
     wanted = [r for r in rows if r["case"] in SHOWN_CASES and (main_setup <= r.items() or r["method"] == "both")]
     shown = [row | {"backbone": row["backbone"].split(".")[0]} for row in wanted]
     versions = ", ".join(f"{name} {number}" for name, number in rows[0]["versions"].items())
-    return f"{table(shown, COLUMNS)}\n\n{rows[0]['machine']}; {versions}; `{rows[0]['command']}`."
+    return f"{table(shown, COLUMNS)}\n\n{rows[0]['machine']}; {versions}; `.venv/bin/{rows[0]['command']}`."
 
 
 # ------------------------------------------------------------------ the cases

@@ -25,7 +25,16 @@ signal.signal(
     signal.SIGINT, signal.default_int_handler
 )  # a shell's background jobs ignore it, and so do their children
 MOST_PROCESSES = 4  # each needs 1 GB; with more, the slowest file is what takes the time
-SLOWEST = ("test_train", "test_safety", "test_browser", "test_wheel", "test_publish", "test_onnx", "test_space")
+SLOWEST = (
+    "test_train",
+    "test_safety",
+    "test_browser",
+    "test_wheel",
+    "test_publish",
+    "test_onnx",
+    "test_space",
+    "test_commands",
+)
 
 
 @pytest.hookimpl(optionalhook=True, tryfirst=True)

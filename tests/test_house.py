@@ -25,6 +25,14 @@ FORBIDDEN = {
     "hubmodels/onnx/runtime.py": {"torch", "timm", "torchvision", "hubmodels.detector", "hubmodels.scoring"},
     "training": {"app", "webapp", "tests", "gradio"},
 }
+POSIX_MODULES = {"fcntl", "grp", "pty", "pwd", "resource", "syslog", "termios", "tty"}
+POSIX_NAMES = {
+    *(f"os.{name}" for name in ("chown", "fork", "forkpty", "getloadavg", "getpgid", "getuid", "geteuid", "killpg")),
+    *(f"os.{name}" for name in ("mkfifo", "nice", "posix_fadvise", "posix_fallocate", "pread", "pwrite", "setsid")),
+    *(f"os.{name}" for name in ("sched_getaffinity", "statvfs", "sync", "uname", "wait", "O_DIRECT", "O_NOFOLLOW")),
+    *(f"signal.{name}" for name in ("SIGALRM", "SIGHUP", "SIGKILL", "SIGUSR1", "alarm", "pause", "setitimer")),
+    *("socket.AF_UNIX", "asyncio.loop.add_signal_handler", "time.tzset"),
+}
 
 
 def imported(source: str, package: str = "") -> set[str]:
@@ -128,6 +136,25 @@ def test_text_files_are_utf8_on_every_computer():
     files = [file for room in ("hubmodels", "webapp", "training", "app.py") for file in sources(room)]
     found = {file.name: unencoded(file.read_text(encoding="utf-8")) for file in files}
     assert {name: lines for name, lines in found.items() if lines} == {}
+
+
+def posix_only(source: str) -> list[str]:
+    """What a source uses that Windows lacks, unless it asks by `hasattr` before."""
+    tree, found = ast.parse(source), imported(source) & POSIX_MODULES
+    asked = {c.args[1].value for c in ast.walk(tree) if isinstance(c, ast.Call) and ast.unparse(c.func) == "hasattr"}
+    names = {ast.unparse(node): node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    found |= {name for name, last in names.items() if name in POSIX_NAMES and last not in asked}
+    texts = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    return sorted(found | {text for text in texts if re.match(r"/(tmp|dev|etc|usr|var)/", text)})
+
+
+def test_what_users_start_needs_nothing_that_windows_lacks():
+    code = "import os, fcntl\nfrom resource import getrusage\nos.fork()\nopen('/tmp/x')\nsignal.SIGKILL\n"
+    assert posix_only(code) == ["/tmp/x", "fcntl", "os.fork", "resource", "signal.SIGKILL"]
+    assert posix_only("if hasattr(os, 'nice'):\n    os.nice(1)") == []
+    files = [file for room in ("hubmodels", "webapp", "training", "app.py") for file in sources(room)]
+    found = {file.name: posix_only(file.read_text(encoding="utf-8")) for file in files}
+    assert {name: uses for name, uses in found.items() if uses} == {}
 
 
 def test_no_training_module_shadows_an_installed_package():

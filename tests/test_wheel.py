@@ -17,6 +17,7 @@ from importlib.metadata import packages_distributions
 
 import pytest
 from hub_client import client_env
+from PIL import Image
 from test_house import ROOT, imported, sources
 
 from hubmodels import GLASS, REPOSITORY, __version__
@@ -150,6 +151,12 @@ print(json.dumps([method, found.image_score, found.p_value, found.is_anomalous])
 """
     found = run(python, script, tmp_path, refused=(*NOT_BASE, "torch", "timm", "torchvision", "huggingface_hub"))
     assert found == ["glass", pytest.approx(score, rel=1e-4), *decided]
+    (tmp_path / "pill.onnx").rename(tmp_path / "glass.onnx")
+    shutil.copy(picture, tmp_path / "photo.png")
+    (lines,) = re.findall(r"<!-- not run: .* -->\n```python\n([^`]*)```", (ROOT / "docs/onnx.md").read_text())
+    script = f"import json\n{lines}\nprint(json.dumps([image_score.item(), p_value.item(), anomaly_map.shape]))"
+    found = run(python, script, tmp_path, refused=(*NOT_BASE, "torch", "timm", "hubmodels"))
+    assert found == [pytest.approx(score, rel=1e-4), pytest.approx(decided[0]), [1, *Image.open(picture).size[::-1]]]
 
 
 def test_a_missing_extra_says_how_to_install_it_without_an_index(python, tmp_path):

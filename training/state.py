@@ -80,7 +80,7 @@ class TrainingState:
             return
         with safe_open(path, "pt") as file:
             progress = json.loads(file.metadata()["json"])
-            tensors = {key: file.get_tensor(key) for key in file.keys()}
+            tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # Windows replaces no mapped file
         if changed := differences(progress["settings"], self.settings):
             raise ValueError(
                 f"{path.parent} contains an unfinished job with other settings ({changed}): continue it with the same "

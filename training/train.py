@@ -281,6 +281,7 @@ def run_job(job: Job, accelerator: Accelerator, sharing: bool) -> None:
     with agreed(sharing):
         if fitting.saves:
             calibrate(fitting, held_out)
+            fitting.cache.layers.clear()  # Windows deletes no mapped file
             finish(job, fitting.objective.detector, fitting.objective.decisions | record)
 
 

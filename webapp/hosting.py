@@ -7,7 +7,7 @@ import threading
 import time
 import uuid
 from contextlib import suppress
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import NoReturn
 
 import gradio as gr
@@ -30,7 +30,8 @@ MAX_UPLOAD = 1_100_000_000  # bytes of one upload request: a whole batch
 MAX_BODY = 32_000_000  # bytes of all other requests, kept in memory: a picture of 24 MB in a data URL
 FETCH = "async_ssrf_protected_get"  # Gradio's function that fetches web addresses
 M_MMAP_THRESHOLD, M_ARENA_MAX = -3, -8  # malloc.h of glibc
-PATH = re.compile(r"(?<![\w/:.~<-])(?:~|\.{1,2})?(?:/[^\s/'\":;,()<>]+)+/?")  # but not the path of a web address
+# of Linux, macOS or Windows, also with doubled backslashes; but not the path of a web address
+PATH = re.compile(r"(?<![\w/\\:.~<-])(?:~|\.{1,2}|[A-Za-z]:)?(?:[/\\]+[^\s/\\'\":;,()<>]+)+[/\\]?")
 
 
 # ---------------------------------------------------------------- requests
@@ -168,8 +169,8 @@ def hide_folders(text: str, catalog: Catalog) -> str:
     paths = map(Path, [*_folders(catalog), *weights, constants.HF_HUB_CACHE])
     parents = {str(parent) for path in paths for parent in path.parents[:2] if len(parent.parts) > 1}
     for parent in sorted(parents, key=len, reverse=True):  # known folders first: their names may contain spaces
-        text = text.replace(f"{parent}/", "")
-    return PATH.sub(lambda match: Path(match[0]).name, text)
+        text = text.replace(f"{parent}{os.sep}", "")
+    return PATH.sub(lambda match: PureWindowsPath(match[0]).name, text)  # which supports both kinds of slashes
 
 
 def _folders(catalog: Catalog) -> list[str]:

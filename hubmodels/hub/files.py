@@ -5,6 +5,7 @@ import json
 import logging
 from contextlib import suppress
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 
 from huggingface_hub import HfApi, constants
@@ -148,8 +149,16 @@ def limit_waiting(seconds: float) -> None:
         logger.warning("the Hub cannot be used: %s", in_words(error))
 
 
-def _download(api: HfApi, source: str, commit: str, **options: object) -> tuple[Path, Path]:
-    return tuple(Path(api.hf_hub_download(source, n, revision=commit, **options)) for n in (CONFIG_FILE, WEIGHTS_FILE))
+def _download(
+    api: HfApi, source: str, commit: str, force_download: bool = False, **place: object
+) -> tuple[Path, Path]:
+    get = partial(api.hf_hub_download, source, revision=commit, **place)
+    paths = tuple(Path(get(name, force_download=force_download)) for name in (CONFIG_FILE, WEIGHTS_FILE))
+    for path in paths:
+        if force_download and not path.is_symlink():  # on Windows: the client keeps the old copy of a new download
+            path.unlink()
+            get(path.name)
+    return paths
 
 
 def older_commit(source: str, error: BaseException | None, cache_dir: str | Path | None = None) -> str | None:

@@ -19,6 +19,7 @@ import torch
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 from hub_environment import free_port
 from hub_server import Fault, answer
+from open_files import refuse_open_files
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -261,6 +262,16 @@ def test_a_killed_run_continues_bit_equal(method, arguments, tmp_path, monkeypat
     assert epochs == [2]
     whole, continued = (next((tmp_path / name).glob(f"{method}-*")) for name in ("whole", "killed"))
     assert_equal_weights(head(whole), head(continued))
+
+
+def test_a_continued_run_moves_and_deletes_no_open_file(arguments, monkeypatch):
+    """On Windows it failed at its first save: the state was mapped. The features on the disk were, too, to the end."""
+    monkeypatch.setattr(batches, "available_memory", lambda: 1)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        kill_after(2, patch)
+        train.main([*arguments, "--methods", "simplenet"])
+    refuse_open_files(monkeypatch)
+    assert train.main([*arguments, "--methods", "simplenet"]) == 0
 
 
 def test_who_stops_a_run_by_hand_is_told_how_to_go_on(arguments, monkeypatch):

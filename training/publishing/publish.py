@@ -220,7 +220,8 @@ def _stage_evaluation(folder: Path, place: Path, pictures_may_be_shown: bool) ->
 def stamp(card: Path) -> None:
     """Ends a card with the hash of its text, which shows later whether a person edited it."""
     text = card.read_text(encoding="utf-8").rstrip("\n") + "\n\n"
-    card.write_text(text + STAMP.format(hashlib.sha256(text.encode()).hexdigest()), encoding="utf-8")
+    end = STAMP.format(hashlib.sha256(text.encode()).hexdigest())
+    card.write_text(text + end, encoding="utf-8", newline="\n")  # the hash is of these bytes, on Windows, too
 
 
 def is_edited(card: bytes) -> bool:

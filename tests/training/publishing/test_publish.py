@@ -23,7 +23,7 @@ from hubmodels import GLASS, SimpleNet
 from hubmodels.hub.catalog import Catalog
 from hubmodels.methods import METHODS
 from training.publishing.__main__ import main
-from training.publishing.publish import Publication, bundle, check_login, publish, stamp
+from training.publishing.publish import Publication, bundle, check_login, is_edited, publish, stamp
 
 ROOT = Path(__file__).parents[3]
 NAMES = ("glass-mvtec-bottle", "simplenet-mvtec-bottle")
@@ -473,6 +473,18 @@ def test_a_bundle_holds_what_loading_needs_and_the_numbers(run, tmp_path):
 def test_an_empty_run_is_no_bundle(tmp_path):
     with pytest.raises(ValueError, match="contains no finished model"):
         bundle(tmp_path)
+
+
+def test_a_card_that_was_written_on_windows_is_not_an_edited_one(tmp_path, monkeypatch):
+    """The stamp did not fit, so each later card was held back."""
+    write = Path.write_text
+    monkeypatch.setattr(
+        Path, "write_text", lambda path, text, encoding, newline="\r\n": write(path, text, encoding, newline=newline)
+    )
+    card = tmp_path / "README.md"
+    card.write_text("# Card\n\nText.\n", encoding="utf-8")
+    stamp(card)
+    assert not is_edited(card.read_bytes())
 
 
 def test_the_stamp_is_what_tells_an_edited_card(tmp_path):
