@@ -26,7 +26,7 @@ from torch.nn import functional as F
 from torchvision.transforms.v2.functional import normalize
 from tqdm import tqdm
 
-from benchmarks.measuring import RESULTS, provenance, table
+from benchmarks.measuring import RESULTS, provenance, report, table
 from hubmodels.backbone import Backbone, load_backbone, normalisation
 from hubmodels.folders import read_category
 from hubmodels.front_end import to_image
@@ -48,6 +48,7 @@ COMPARED = 32  # test pictures of each set whose features are compared with the 
 TEACHER, RESULT = "resnet18.tv_in1k", RESULTS / "compact_backbone.json"
 OLD_PICTURES = ("dtd/images", "mvtec_ad/screw/train", "magnetic_tile/*/train", "elpv/*/train")  # and 1,000 of ImageNet
 DESCRIBED = 2000  # pictures of each set, at most
+DIVERSITY = ("pictures", "package", "described", "directions", "nearest_median", "nearest_to_test")
 NEW_SETS = ("bottle", "capsule", "commutator")  # neither backbone saw pictures of these
 
 
@@ -113,8 +114,8 @@ def collect(name: str, runs: Path) -> Iterable[dict]:
     """A row for each category that SimpleNet was trained on, over all seeds."""
     reports = [json.loads(path.read_text()) for path in sorted(runs.rglob("metrics.json"))]
     by_set = {place.split("/")[1]: short for short, place in SETS.items()}
-    for category in sorted({report["category"] for report in reports}):
-        same = [report for report in reports if report["category"] == category]
+    for category in sorted({r["category"] for r in reports}):
+        same = [r for r in reports if r["category"] == category]
         values = {
             metric: [round(100 * r["metrics"][metric], 2) for r in same]
             for metric in ("image_auroc", "pixel_auroc", "aupro")
@@ -162,11 +163,8 @@ def diversity(folder: Path, teacher: Backbone, data: Path, command: str) -> list
         known = features[name] / scale
         nearest = {s: round(float(torch.cdist(f / scale, known).amin(1).median()), 2) for s, f in tests.items()}
         row = {
-            "pictures": name,
-            "count": count,
-            "described": len(some),
-            **spread_of(known),
-            "nearest_to_test": nearest,
+            **{"package": name, "pictures": count, "described": len(some)},
+            **{**spread_of(known), "nearest_to_test": nearest},
         }
         rows.append(row | provenance(command))
     return rows
@@ -178,17 +176,21 @@ def old_pictures(data: Path) -> Iterable[Path]:
         yield from (path for path in (data / "data").glob(f"{pattern}/**/*") if path.is_file())
 
 
-def packages(folder: Path) -> list[dict]:
-    """How many pictures come from each package, and the hash of their rows in the manifest."""
+def packages(folder: Path, command: str) -> list[dict]:
+    """How many pictures come from each package, and the hash of their hashes in the manifest."""
     with (folder / "manifest.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    places = list(dict.fromkeys((row["kind"], row["package"]) for row in rows))
-    found = []
-    for kind, package in places:
-        hashes = [row["sha256"] for row in rows if (row["kind"], row["package"]) == (kind, package)]
-        digest = hashlib.sha256("\n".join(sorted(hashes)).encode()).hexdigest()
-        found.append({"kind": kind, "package": package, "pictures": len(hashes), "sha256_of_hashes": digest})
-    return found
+    hashes = {}
+    for row in rows:
+        hashes.setdefault((row["kind"], row["package"]), []).append(row["sha256"])
+    return [
+        {
+            **{"kind": kind, "package": package, "pictures": len(found)},
+            **{"sha256_of_hashes": hashlib.sha256("\n".join(sorted(found)).encode()).hexdigest()},
+            **provenance(command),
+        }
+        for (kind, package), found in hashes.items()
+    ]
 
 
 def save(rows: Iterable[dict]) -> None:
@@ -200,19 +202,28 @@ def save(rows: Iterable[dict]) -> None:
         write_json(RESULT, kept)
 
 
-def print_table(rows: list[dict]) -> None:
+def results_table() -> str:
     """One line for each method and backbone: image AUROC of each set, and the mean."""
-    lines = []
+    lines, rows = [], json.loads(RESULT.read_text())
     for method in dict.fromkeys(row["method"] for row in rows):
         for backbone in dict.fromkeys(row["backbone"] for row in rows):
-            found = {
-                r["category"]: r["image_auroc"] for r in rows if (r["method"], r["backbone"]) == (method, backbone)
-            }
-            if found:
-                cells = {short: cell(found[short]) for short in SETS if short in found}
+            same = [row for row in rows if (row["method"], row["backbone"]) == (method, backbone)]
+            found = {row["category"]: row["image_auroc"] for row in same}
+            if found.keys() == SETS.keys():
                 mean = np.mean([np.mean(values) for values in found.values()])
+                cells = {short: cell(found[short]) for short in SETS}
                 lines.append({"method": method, "backbone": backbone, **cells, "mean": f"{mean:.1f}"})
-    print(table(lines, ("method", "backbone", *SETS, "mean")))
+    return table(lines, ("method", "backbone", *SETS, "mean"))
+
+
+def missed_table() -> str:
+    """One line for each backbone: share of ResNet-18's variance that it misses in layer 2 / layer 3."""
+    rows = [row for row in json.loads(RESULT.read_text()) if any(row.get("missed_variance", ()))]
+    lines = {}
+    for row in rows:
+        shares = " / ".join(f"{share:.2f}" for share in row["missed_variance"])
+        lines.setdefault(row["backbone"], {"backbone": row["backbone"]})[row["category"]] = shares
+    return table(list(lines.values()), ("backbone", *SETS))
 
 
 def cell(values: list[float]) -> str:
@@ -244,15 +255,14 @@ def main() -> None:
         backbone = load_backbone(args.backbone, LAYERS, weights=args.weights)
         teacher = load_backbone(TEACHER, LAYERS, weights=args.teacher)
         save(measure(args.name, backbone, teacher, args.data, command))
-    if args.part == "collect":
+    elif args.part == "collect":
         save(collect(args.name, args.runs))
-    if args.part == "diversity":
+    elif args.part == "diversity":
         teacher = load_backbone(TEACHER, LAYERS, weights=args.teacher)
         rows = diversity(args.pictures, teacher, args.data, command)
-        write_json(RESULTS / "free_pictures.json", [*packages(args.pictures), *rows])
-        print(table(rows, ("pictures", "count", "directions", "nearest_median", "nearest_to_test")))
+        report("free_pictures", rows + packages(args.pictures, command), DIVERSITY)
         return
-    print_table(json.loads(RESULT.read_text()))
+    print(f"{results_table()}\n\n{missed_table()}")
 
 
 if __name__ == "__main__":

@@ -40,16 +40,12 @@ class CompactNet(nn.ModuleDict):
     CHANNELS = (64, 64, 128, 256)
 
     def __init__(self, layers: tuple[int, ...] = (2, 3)) -> None:
-        stem = nn.Sequential(
-            nn.Conv2d(3, 64, 7, 2, 3),
-            nn.ReLU(inplace=True),
-            nn.MaxPool2d(3, 2, 1),
-        )
+        c0, c1, c2, c3 = self.CHANNELS
         stages = {
-            "stem": stem,
-            "layer1": nn.Sequential(Block(64, 48, 64, 1)),
-            "layer2": nn.Sequential(Block(64, 96, 128, 2), Block(128, 96, 128, 1)),
-            "layer3": nn.Sequential(Block(128, 192, 256, 2), Block(256, 192, 256, 1)),
+            "stem": nn.Sequential(nn.Conv2d(3, c0, 7, 2, 3), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, 1)),
+            "layer1": nn.Sequential(Block(c0, 48, c1, 1)),
+            "layer2": nn.Sequential(Block(c1, 96, c2, 2), Block(c2, 96, c2, 1)),
+            "layer3": nn.Sequential(Block(c2, 192, c3, 2), Block(c3, 192, c3, 1)),
         }
         super().__init__([*stages.items()][: max(layers) + 1])
         self.layers = layers
