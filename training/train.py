@@ -30,6 +30,7 @@ if __name__ == "__main__":  # before the imports, which take seconds
     sys.excepthook = partial(end_interrupted, "stopped: the same command continues")
 
 import torch
+import torch.distributed.nn.functional  # imported after `start`, it would keep the group and its threads
 from accelerate import Accelerator, InitProcessGroupKwargs
 from accelerate.utils import gather_object
 from huggingface_hub.utils import validate_repo_id
