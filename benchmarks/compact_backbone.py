@@ -1,12 +1,12 @@
-"""The compact backbone beside its teacher and its predecessor, on real parts that it never saw.
+"""The compact backbone compared with its teacher and its predecessor, on real parts.
 
     python -m benchmarks.compact_backbone measure NAME --backbone ID [--weights FILE] --teacher FILE --data DIR
     python -m benchmarks.compact_backbone collect NAME RUNS      # SimpleNet, trained on all sets
     python -m benchmarks.compact_backbone diversity PICTURES --teacher FILE --data DIR
-    python -m benchmarks.compact_backbone table                  # all that is in results/compact_backbone.json
+    python -m benchmarks.compact_backbone table auroc            # or missed, pictures
 
-`measure` writes, for each set, the image AUROC of a nearest-neighbour search with three random banks, and, beside
-ResNet-18, the share of its features' variance that the backbone misses. NAME is what the table calls the backbone.
+`measure` writes, for each set, the image AUROC of a nearest-neighbour search with three random banks, and the share
+of the variance of ResNet-18's features that the backbone misses. NAME is what the table calls the backbone.
 `diversity` writes results/free_pictures.json: how many pictures come from each package, and how they compare with
 those that the predecessor saw, in the teacher's features. DIR is a folder of real pictures, see `docs/data.md`.
 """
@@ -48,8 +48,8 @@ COMPARED = 32  # test pictures of each set whose features are compared with the 
 TEACHER, RESULT = "resnet18.tv_in1k", RESULTS / "compact_backbone.json"
 OLD_PICTURES = ("dtd/images", "mvtec_ad/screw/train", "magnetic_tile/*/train", "elpv/*/train")  # and 1,000 of ImageNet
 DESCRIBED = 2000  # pictures of each set, at most
-DIVERSITY = ("pictures", "package", "described", "directions", "nearest_median", "nearest_to_test")
 NEW_SETS = ("bottle", "capsule", "commutator")  # neither backbone saw pictures of these
+DIVERSITY = ("package", "kind", "pictures", "described", "directions", "nearest_median", *NEW_SETS)
 
 
 def images_of(samples: Iterable[Sample], backbone: str) -> Tensor:
@@ -162,10 +162,7 @@ def diversity(folder: Path, teacher: Backbone, data: Path, command: str) -> list
     for name, (count, some) in sets.items():
         known = features[name] / scale
         nearest = {s: round(float(torch.cdist(f / scale, known).amin(1).median()), 2) for s, f in tests.items()}
-        row = {
-            **{"package": name, "pictures": count, "described": len(some)},
-            **{**spread_of(known), "nearest_to_test": nearest},
-        }
+        row = {"package": name, "pictures": count, "described": len(some), **spread_of(known), **nearest}
         rows.append(row | provenance(command))
     return rows
 
@@ -226,6 +223,14 @@ def missed_table() -> str:
     return table(list(lines.values()), ("backbone", *SETS))
 
 
+def pictures_table() -> str:
+    """The free pictures and those of the predecessor, then the packages."""
+    return table(json.loads((RESULTS / "free_pictures.json").read_text()), DIVERSITY)
+
+
+TABLES = {"auroc": results_table, "missed": missed_table, "pictures": pictures_table}
+
+
 def cell(values: list[float]) -> str:
     """Mean and standard deviation over seeds."""
     return f"{np.mean(values):.1f} ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else f"{values[0]:.1f}"
@@ -248,21 +253,22 @@ def main() -> None:
     described.add_argument("pictures", type=Path)
     described.add_argument("--teacher", type=Path, required=True, metavar="FILE")
     described.add_argument("--data", type=Path, required=True)
-    parts.add_parser("table")
+    parts.add_parser("table").add_argument("which", choices=TABLES)
     args = parser.parse_args()
     command = f"python -m benchmarks.compact_backbone {' '.join(sys.argv[1:])}"
-    if args.part == "measure":
-        backbone = load_backbone(args.backbone, LAYERS, weights=args.weights)
-        teacher = load_backbone(TEACHER, LAYERS, weights=args.teacher)
-        save(measure(args.name, backbone, teacher, args.data, command))
-    elif args.part == "collect":
+    if args.part == "table":
+        print(TABLES[args.which]())
+        return
+    if args.part == "collect":
         save(collect(args.name, args.runs))
-    elif args.part == "diversity":
-        teacher = load_backbone(TEACHER, LAYERS, weights=args.teacher)
+        return
+    teacher = load_backbone(TEACHER, LAYERS, weights=args.teacher)
+    if args.part == "diversity":
         rows = diversity(args.pictures, teacher, args.data, command)
         report("free_pictures", rows + packages(args.pictures, command), DIVERSITY)
         return
-    print(f"{results_table()}\n\n{missed_table()}")
+    backbone = load_backbone(args.backbone, LAYERS, weights=args.weights)
+    save(measure(args.name, backbone, teacher, args.data, command))
 
 
 if __name__ == "__main__":

@@ -4,11 +4,26 @@ import importlib
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from benchmarks import gpu, inference, measuring, peers_ours, peers_timing, real_data, timing, training_step
+from benchmarks import (
+    compact_backbone,
+    gpu,
+    inference,
+    measuring,
+    peers_ours,
+    peers_timing,
+    real_data,
+    timing,
+    training_step,
+)
+from hubmodels.backbone import load_backbone
+from hubmodels.compactnet import COMPACT_BACKBONE
 from hubmodels.methods import METHODS
+from hubmodels.samples import Sample
 from training.objectives import PAPER_BACKBONE, PAPER_IMAGE_SIZE
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -33,7 +48,7 @@ def test_the_list_of_benchmarks_is_complete():
     assert {name for name in NAMES if f"| `{name}` |" in text} == {*NAMES} - SHARED - WORKERS
 
 
-@pytest.mark.parametrize("name", sorted({path.stem for path in BENCHMARKS.glob("results/*.json")} - {"distill"}))
+@pytest.mark.parametrize("name", sorted({path.stem for path in BENCHMARKS.glob("results/*.json")}))
 def test_results_contain_their_command_and_machine(name):
     content = json.loads((BENCHMARKS / f"results/{name}.json").read_text())
     for row in content if isinstance(content, list) else [content]:
@@ -78,6 +93,59 @@ def test_seeds_become_a_mean_and_a_standard_deviation():
 def test_the_bundled_models_are_listed_in_the_order_of_the_registry():
     lines = [line.split(" | ")[:2] for line in real_data.bundled_table().splitlines()[2:]]
     assert [line[1] for line in lines[: len(METHODS)]] == list(METHODS)
+
+
+# --------------------------------------------------------------------------------------------------- compact backbone
+
+
+class Given(torch.nn.Module):
+    """A backbone with given maps of layers 2 and 3."""
+
+    def __init__(self, *maps):
+        super().__init__()
+        self.maps = maps
+
+    def forward(self, images):
+        return [m[: len(images)] for m in self.maps]
+
+
+def test_the_share_of_the_variance_that_is_missed(tmp_path):
+    noise = torch.Generator().manual_seed(0)
+    teacher = Given(*(10 * torch.randn(3, c, 16, 16, generator=noise) + 5 for c in (4, 8)))
+    same, mean, half = (
+        Given(*(f(m) for m in teacher.maps)) for f in (torch.clone, lambda m: 0 * m + 5, lambda m: (m + 5) / 2)
+    )
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    samples = [Sample("a", tmp_path / "a.png", "good", 0)] * 3
+    shares = [compact_backbone.missed(backbone, teacher, samples) for backbone in (same, mean, half)]
+    assert np.allclose(shares, [[0, 0], [1, 1], [0.25, 0.25]], atol=0.01)
+
+
+def test_a_picture_counts_by_its_patch_that_is_farthest_from_the_bank():
+    train = torch.randn(6, 20, 4)
+    near, far = torch.zeros(20, 4), torch.zeros(20, 4)
+    far[7] = 50
+    test = torch.stack([near, far, near, far])
+    assert compact_backbone.neighbour_auroc(train, test, [0, 1, 0, 1], seed=0) == 100
+    assert compact_backbone.neighbour_auroc(train, test, [1, 0, 1, 0], seed=0) == 0
+
+
+def test_how_different_pictures_are():
+    noise = torch.randn(4000, 12, generator=torch.Generator().manual_seed(0))
+    noise[:, 3:] = 0
+    assert compact_backbone.spread_of(noise)["directions"] == pytest.approx(3, abs=0.1)
+    twins = torch.cat([noise, noise])
+    assert (
+        compact_backbone.spread_of(twins)["nearest_median"] == 0 < compact_backbone.spread_of(noise)["nearest_median"]
+    )
+
+
+def test_the_bundled_compact_backbone_is_the_one_that_was_measured():
+    rows = json.loads(compact_backbone.RESULT.read_text())
+    measured = {
+        row.get("sha256") for row in rows if (row["backbone"], row["method"]) == ("compactnet", "nearest neighbour")
+    }
+    assert measured == {load_backbone(COMPACT_BACKBONE).fingerprint}
 
 
 # --------------------------------------------------------------------------------------------------- speed

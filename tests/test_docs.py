@@ -7,7 +7,7 @@ import pytest
 from readability import reading_ease, sentences, syllables, words
 from snippets import run_snippets, snippets
 
-from benchmarks import colours, inference, peers, position, position_training, real_data
+from benchmarks import colours, compact_backbone, inference, peers, position, position_training, real_data
 from hubmodels import REPOSITORY
 from hubmodels.samples import Sample
 from training.data import hold_out
@@ -36,6 +36,9 @@ TABLES = {  # without the folder of the environment
     "python -m benchmarks.real_data table": lambda: real_data.full_table(real_data.read("real_data")),
     "python -m benchmarks.real_data table ablation": lambda: real_data.full_table(real_data.read("ablation")),
     "python -m benchmarks.real_data bundled": real_data.bundled_table,
+    "python -m benchmarks.compact_backbone table auroc": compact_backbone.results_table,
+    "python -m benchmarks.compact_backbone table missed": compact_backbone.missed_table,
+    "python -m benchmarks.compact_backbone table pictures": compact_backbone.pictures_table,
     "python -m benchmarks.inference --table": inference.results_table,
     "python -m benchmarks.peers --table": peers.results_table,
     "python -m benchmarks.colours --table": colours.results_table,
