@@ -139,7 +139,8 @@ def run(program, folder):
 
 def require_extras(arguments):
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    wanted = [extra for argument in arguments for extra in re.findall(r"^\.\[(.*)\]$", argument)]
+    found = [names for argument in arguments for names in re.findall(r"^\.\[(.*)\]$", argument)]
+    wanted = [extra for names in found for extra in names.split(",")]
     assert [extra for extra in wanted if extra not in extras] == []
 
 

@@ -83,7 +83,7 @@ def test_a_newcomer_clicks_an_example_and_both_methods_see_the_defect(bundled):
 def test_uploads_good_and_defective(bundled, tmp_path):
     with visit(bundled, "/?category=parts/connector") as page:
         page.locator("input[type=file]").first.wait_for(state="attached")
-        for shows, verdict in (("good", "Good"), ("missing_pin", "Defective")):
+        for shows, verdict in (("good", "Good"), ("solder_ball", "Defective")):
             page.set_input_files("input[type=file] >> nth=0", EXAMPLES / "connector" / f"{shows}.png")
             headline(page, f"Both methods agree: {verdict}")
             assert verdicts(page) == [verdict, verdict]
@@ -118,15 +118,15 @@ def test_the_views_sliders_work_without_the_server(bundled):
 
 
 def test_the_false_alarm_slider_decides_again_without_the_server(bundled):
-    """GLASS misses this crack at 1 %, and its p-value of 3 % is enough at 5 %."""
+    """GLASS misses this pin at 1 %, and its p-value of 6 % is enough at 10 %."""
     with visit(bundled) as page:
-        pick(page, "pill", "crack")
+        pick(page, "connector", "missing pin")
         assert verdicts(page) == ["Defective", "Good"]
         headline(page, "The methods disagree")
         photograph(page, "disagreement")
         with no_requests(page):
             rates = page.locator(".report [data-control=rate]").get_attribute("data-rates").split("|")
-            slide(page, "rate", rates.index("0.05"))
+            slide(page, "rate", rates.index("0.1"))
             assert verdicts(page) == ["Defective", "Defective"]
             assert page.locator(".report .headline:visible").text_content() == "Both methods agree: Defective"
             slide(page, "rate", rates.index("0.01"))
@@ -191,7 +191,7 @@ def test_a_link_to_an_unknown_category_says_so_and_leads_nowhere_else(bundled):
 def test_a_german_visitor_on_a_dark_phone(bundled):
     with visit(bundled, locale="de-DE", color_scheme="dark", **PHONE) as page:
         told(page, "Kategorie wählen")
-        pick(page, "pill", "crack")
+        pick(page, "connector", "missing pin")
         assert verdicts(page) == ["Fehlerhaft", "Gut"]
         headline(page, "Die Verfahren widersprechen sich")
         assert page.locator(".report .headline:visible").evaluate(

@@ -219,11 +219,11 @@ def test_the_examples_are_an_anecdote_and_paired(inspected_examples):
     assert "20 pictures, 5 good and 15 defective. These are too few" in found
     assert "SimpleNet, GLASS" in found and "Both right" in found
     assert "parts / cloth" in found and '<tbody class="all">' in found
-    assert "98.7%" in found and "12 of 15 (80%)" in found
+    assert "96%" in found and "12 of 15 (80%)" in found
 
 
 def test_without_mistakes_the_closest_calls_are_shown(bundled):
-    *_, outputs = bundled.run(f"{EXAMPLES}:parts / washer", ENGLISH)
+    *_, outputs = bundled.run(f"{EXAMPLES}:parts / brushed_metal", ENGLISH)
     assert shown(outputs).count("no mistakes. These decisions were the closest") == 2
     assert shown(outputs).count("correct verdict of SimpleNet") == 4
 
