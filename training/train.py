@@ -30,7 +30,10 @@ if __name__ == "__main__":  # before the imports, which take seconds
     sys.excepthook = partial(end_interrupted, "stopped: the same command continues")
 
 import torch
-import torch.distributed.nn.functional  # imported after `start`, it would keep the group and its threads
+
+if torch.distributed.is_available():  # some builds of torch have one process only
+    import torch.distributed.nn.functional  # imported after `start`, its defaults would keep the group and its threads
+
 from accelerate import Accelerator, InitProcessGroupKwargs
 from accelerate.utils import gather_object
 from huggingface_hub.utils import validate_repo_id

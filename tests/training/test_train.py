@@ -502,7 +502,8 @@ raise SystemExit(status or ", ".join(name for name in names if "gloo" in name) o
 def test_jobs_over_two_processes_equal_one_process(arguments, tmp_path):
     """Two real processes, a job each, through `accelerate launch`; weights bit-equal to one process.
 
-    At the end they are no longer connected: threads of a connection can abort the process while Python ends.
+    At the end they are no longer connected: threads of a connection can abort the process while Python ends. Only
+    Linux lists the threads' names, so elsewhere this is not tested.
     """
     arguments = [*arguments, "--categories", "plate", "sheet", "--methods", "simplenet"]
     script = tmp_path / "script.py"
