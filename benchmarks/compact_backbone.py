@@ -1,7 +1,7 @@
 """The compact backbone compared with its teacher and its predecessor, on real parts.
 
     python -m benchmarks.compact_backbone measure NAME --backbone ID [--weights FILE] --teacher FILE --data DIR
-    python -m benchmarks.compact_backbone collect NAME RUNS      # SimpleNet, trained on all sets
+    python -m benchmarks.compact_backbone collect NAME RUNS      # models that were trained on all sets
     python -m benchmarks.compact_backbone diversity PICTURES --teacher FILE --data DIR
     python -m benchmarks.compact_backbone table auroc            # or missed, pictures
 
@@ -30,6 +30,7 @@ from benchmarks.measuring import RESULTS, provenance, report, table
 from hubmodels.backbone import Backbone, load_backbone, normalisation
 from hubmodels.folders import read_category
 from hubmodels.front_end import to_image
+from hubmodels.methods import METHODS
 from hubmodels.samples import Sample
 from training.evaluation import write_json
 from training.metrics import image_metrics
@@ -111,7 +112,7 @@ def missed(backbone: Backbone, teacher: Backbone, samples: Sequence[Sample]) -> 
 
 
 def collect(name: str, runs: Path) -> Iterable[dict]:
-    """A row for each category that SimpleNet was trained on, over all seeds."""
+    """A row for each category that a method was trained on, over all seeds."""
     reports = [json.loads(path.read_text()) for path in sorted(runs.rglob("metrics.json"))]
     by_set = {place.split("/")[1]: short for short, place in SETS.items()}
     for category in sorted({r["category"] for r in reports}):
@@ -123,7 +124,7 @@ def collect(name: str, runs: Path) -> Iterable[dict]:
         }
         kept = {key: same[0][key] for key in ("machine", "versions", "command", "epochs")}
         short = by_set[category.split("/")[-1]]
-        yield {"backbone": name, "category": short, "method": f"SimpleNet, {same[0]['method']}", **values, **kept}
+        yield {"backbone": name, "category": short, "method": METHODS[same[0]["method"]].title, **values, **kept}
 
 
 @torch.inference_mode()

@@ -20,11 +20,13 @@ import argparse
 import json
 import logging
 import math
+import os
 import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +34,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 from tqdm import tqdm
 
@@ -44,10 +47,10 @@ logger = logging.getLogger("training.distill")
 TEACHER, LAYERS = "resnet18.tv_in1k", (2, 3)
 SHARES = {"photographs": 0.3, "objects": 0.25, "surfaces": 0.35, "parts": 0.1}  # of the crops
 SIDE = 400  # of a square with as many pixels as a picture in memory has, at most
-CROP, BATCH = 128, 8  # pixels, crops
-PEAK_LR, WARM_UP = 5e-4, 0.05  # share of the steps
+CROP, CHUNK = 128, 16  # pixels; pictures that a network sees at once where nothing is learned
+PEAK_LR, WARM_UP = 1e-3, 0.05  # share of the steps
 PLAIN = 0.25  # of a channel's variance: pictures that vary less count as if they varied that much more
-MOMENTS_BATCHES = 32  # from which the channels' means and deviations are taken
+MOMENTS_BATCHES = 8  # of crops, from which the channels' means and deviations are taken
 VALIDATION = 32  # pictures of each kind, never trained on
 SAVED_EVERY = 250  # steps
 PARTS, PARTS_SEED = 40, 700_000  # pictures for each kind of part and of defect; seeds used nowhere else
@@ -77,7 +80,7 @@ class Teacher(nn.Module):
         super().__init__()
         self.backbone = load_backbone(TEACHER, LAYERS, weights=weights, device=images.device)
         with torch.no_grad():
-            maps = [torch.cat(m) for m in zip(*(self.backbone(part) for part in images.split(BATCH)), strict=True)]
+            maps = [torch.cat(m) for m in zip(*(self.backbone(part) for part in images.split(CHUNK)), strict=True)]
         self.moments = [(m.mean((0, 2, 3))[:, None, None], m.std((0, 2, 3))[:, None, None]) for m in maps]
 
     def forward(self, maps: list[Tensor], images: Tensor) -> tuple[Tensor, Tensor]:
@@ -118,7 +121,7 @@ def full_block(tensors: dict[str, Tensor]) -> Block:
     width, channels = tensors["conv1.weight"].shape[:2]
     block = Block(channels, width, width, 2 if width > channels else 1)
     block.load_state_dict({name.replace("downsample.0", "downsample"): tensor for name, tensor in tensors.items()})
-    return block.eval()
+    return block.eval().to(tensors["conv1.weight"].device)
 
 
 def _prune_block(block: Block, smaller: Block, features: Tensor) -> None:
@@ -132,22 +135,24 @@ def _prune_block(block: Block, smaller: Block, features: Tensor) -> None:
     smaller.downsample.load_state_dict(block.downsample.state_dict())
 
 
-class Pictures:
-    """Pictures of all kinds in memory, (3, h, w) uint8."""
+class Crops(Dataset):
+    """Batches of augmented crops (B, 3, S, S) uint8 of all kinds of pictures; seed and step decide about a batch."""
 
-    def __init__(self, folder: Path, seed: int) -> None:
+    def __init__(self, folder: Path, size: int, seed: int) -> None:
+        self.size, self.seed = size, seed
         held = {kind: read_all(folder / kind) for kind in SHARES if kind != "parts"} | {"parts": render_parts()}
-        order = np.random.default_rng(seed)
+        order = np.random.default_rng(
+            0
+        )  # for all seeds the same, so that --start never brings a student that saw them
         held = {kind: order.permutation(pictures) for kind, pictures in held.items()}
         validation = [picture for kind in held.values() for picture in kind[:VALIDATION]]
         self.validation = torch.stack([v2.functional.center_crop(picture, 256) for picture in validation])
         self.training = {kind: pictures[VALIDATION:] for kind, pictures in held.items()}
 
-    def batch(self, step: int, seed: int) -> Tensor:
-        """Augmented crops (B, 3, S, S) uint8, a function of the seed and the step."""
-        rng = np.random.default_rng([seed, step])
+    def __getitem__(self, step: int) -> Tensor:
+        rng = np.random.default_rng([self.seed, step])
         torch.manual_seed(int(rng.integers(2**31)))
-        kinds = rng.choice(list(SHARES), BATCH, p=list(SHARES.values()))
+        kinds = rng.choice(list(SHARES), self.size, p=list(SHARES.values()))
         chosen = [self.training[kind][rng.integers(len(self.training[kind]))] for kind in kinds]
         return torch.stack([augment(picture) for picture in chosen])
 
@@ -210,7 +215,7 @@ def validate(student: CompactNet, teacher: Teacher, images: Tensor) -> dict[str,
     """
     results = {}
     for kind, part in zip(SHARES, images.split(VALIDATION), strict=True):
-        pairs = [teacher(student(chunk), chunk) for chunk in map(normalise, part.split(BATCH))]
+        pairs = [teacher(student(chunk), chunk) for chunk in map(normalise, part.split(CHUNK))]
         errors, variances = (torch.cat(values, 1).mean(1) for values in zip(*pairs, strict=True))
         results[kind] = [round(share, 4) for share in (errors / variances).tolist()]
     return results
@@ -219,8 +224,9 @@ def validate(student: CompactNet, teacher: Teacher, images: Tensor) -> dict[str,
 class Run:
     """A distillation that can be stopped and continued: student, optimizer, schedule, log, in one folder."""
 
-    def __init__(self, student: CompactNet, steps: int, seed: int, folder: Path) -> None:
-        self.student, self.steps, self.seed, self.folder = student, steps, seed, folder
+    def __init__(self, student: CompactNet, steps: int, crops: Crops, folder: Path) -> None:
+        self.student, self.steps, self.crops, self.folder = student, steps, crops, folder
+        self.settings = [steps, crops.size, crops.seed]
         self.optimizer = torch.optim.AdamW(student.parameters(), lr=PEAK_LR, weight_decay=1e-4)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, partial(rate, steps=steps))
         self.step, self.seconds, self.log = 0, 0.0, []
@@ -229,9 +235,10 @@ class Run:
             self._resume(torch.load(folder / "state.pt", weights_only=True))
 
     def _resume(self, state: dict) -> None:
-        if (found := state["settings"]) != [self.steps, self.seed]:
+        if (found := state["settings"]) != self.settings:
+            steps, size, seed = found
             raise SystemExit(
-                f"{self.folder} has a run of {found[0]} steps with seed {found[1]}: choose another folder"
+                f"{self.folder} has a run of {steps} steps of {size} crops with seed {seed}: choose another folder"
             )
         for name in ("student", "optimizer", "schedule"):
             getattr(self, name).load_state_dict(state[name])
@@ -242,17 +249,25 @@ class Run:
         """The state, the log, and the student alone as fp16."""
         parts = {name: getattr(self, name).state_dict() for name in ("student", "optimizer", "schedule")}
         rest = {name: getattr(self, name) for name in ("step", "seconds", "log")}
-        torch.save({"settings": [self.steps, self.seed], **parts, **rest}, self.folder / "state.partial")
+        torch.save({"settings": self.settings, **parts, **rest}, self.folder / "state.partial")
         (self.folder / "state.partial").replace(self.folder / "state.pt")
         tensors = {name: tensor.half().cpu().contiguous() for name, tensor in self.student.state_dict().items()}
         save_file(tensors, self.folder / f"{COMPACT_BACKBONE}.safetensors")
         (self.folder / "distill.json").write_text(json.dumps(self.log, indent=1) + "\n", encoding="utf-8")
 
-    def train(self, teacher: Teacher, pictures: Pictures) -> None:
+    def batches(self, steps: range, device: torch.device) -> DataLoader:
+        """The batches of these steps. Beside a GPU, the other cores make them ahead; on a CPU the work is the same."""
+        workers = max(1, (os.cpu_count() or 1) - 1) if device.type == "cuda" else 0
+        fork = get_context("fork") if workers else None  # the pictures in memory are shared
+        return DataLoader(self.crops, None, sampler=steps, num_workers=workers, multiprocessing_context=fork)
+
+    def train(self, teacher: Teacher) -> None:
         """All steps that are left. A loss that is not finite ends the run; what was saved last remains."""
         device, started = next(self.student.parameters()).device, time.perf_counter() - self.seconds
-        for step in tqdm(range(self.step, self.steps), "distilling", self.steps, initial=self.step, disable=None):
-            images = normalise(pictures.batch(step, self.seed).to(device))
+        steps = range(self.step, self.steps)
+        batches = tqdm(self.batches(steps, device), "distilling", self.steps, initial=self.step, disable=None)
+        for step, batch in zip(steps, batches, strict=True):
+            images = normalise(batch.to(device))
             errors, variances = teacher(self.student(images), images)
             loss = (errors / (variances + PLAIN)).mean(1).sum()
             if not loss.isfinite():
@@ -265,7 +280,7 @@ class Run:
             self.schedule.step()
             self.step, self.seconds = step + 1, time.perf_counter() - started
             if self.step % SAVED_EVERY == 0 or self.step == self.steps:
-                missed = validate(self.student, teacher, pictures.validation.to(device))
+                missed = validate(self.student, teacher, self.crops.validation.to(device))
                 self.log.append({"step": self.step, "seconds": round(self.seconds), **missed})
                 logger.info("%s", json.dumps(self.log[-1]))
                 self.save()
@@ -278,7 +293,8 @@ def main(arguments: list[str] | None = None) -> None:
         "--pictures", type=Path, required=True, metavar="DIR", help="as training.free_pictures made it"
     )
     parser.add_argument("--teacher", type=Path, required=True, metavar="FILE", help=f"weights of {TEACHER}")
-    parser.add_argument("--steps", type=int, default=8000, help=f"of {BATCH} crops of {CROP} px")
+    parser.add_argument("--steps", type=int, default=5500, help="of --batch crops each")
+    parser.add_argument("--batch", type=int, default=64, help=f"crops of {CROP} px in a step")
     parser.add_argument("--start", type=Path, metavar="FILE", help="begin with these weights of the student")
     parser.add_argument("--seed", type=int, default=0, help="of the crops")
     parser.add_argument("--output", type=Path, default=Path("runs/distill"), help="folder for weights, state and log")
@@ -286,14 +302,14 @@ def main(arguments: list[str] | None = None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("timm").setLevel(logging.ERROR)  # it lists the layers that we cut off
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    pictures = Pictures(args.pictures, args.seed)
-    sample = normalise(torch.cat([pictures.batch(i, args.seed + 1) for i in range(MOMENTS_BATCHES)]).to(device))
+    crops = Crops(args.pictures, args.batch, args.seed)
+    sample = normalise(torch.cat([crops[args.steps + i] for i in range(MOMENTS_BATCHES)]).to(device))
     teacher, student = Teacher(args.teacher, sample), CompactNet(LAYERS).to(device, memory_format=torch.channels_last)
     if args.start:
         student.load_state_dict(load_file(args.start))
     else:
         prune(teacher.backbone.network, student, sample)
-    Run(student, args.steps, args.seed, args.output).train(teacher, pictures)
+    Run(student, args.steps, crops, args.output).train(teacher)
 
 
 if __name__ == "__main__":

@@ -97,7 +97,7 @@ def test_the_learning_rate_warms_up_and_ends_near_nothing():
 @pytest.fixture
 def pictures(tmp_path, monkeypatch):
     """A folder as `training.free_pictures` leaves it, with three noise pictures of each kind."""
-    for name, value in {"VALIDATION": 1, "BATCH": 2, "MOMENTS_BATCHES": 1, "SAVED_EVERY": 2, "PARTS": 1}.items():
+    for name, value in {"VALIDATION": 1, "CHUNK": 2, "MOMENTS_BATCHES": 1, "SAVED_EVERY": 2, "PARTS": 1}.items():
         monkeypatch.setattr(distill, name, value)
     monkeypatch.setattr(distill, "DEFECTS", {"washer": ("scratch",)})
     rng = np.random.default_rng(0)
@@ -111,9 +111,8 @@ def pictures(tmp_path, monkeypatch):
 
 
 def run(pictures, weights, output, steps=4, *more):
-    distill.main(
-        ["--pictures", str(pictures), "--teacher", str(weights), "--steps", str(steps), "--output", str(output), *more]
-    )
+    places = ["--pictures", str(pictures), "--teacher", str(weights), "--output", str(output)]
+    distill.main([*places, "--steps", str(steps), "--batch", "2", *more])
     return load_file(output / f"{COMPACT_BACKBONE}.safetensors"), json.loads((output / "distill.json").read_text())
 
 
@@ -141,7 +140,7 @@ def test_a_stopped_distillation_goes_on_and_ends_as_one_that_ran_through(picture
     continued, same_log = run(pictures, weights, tmp_path / "stopped")
     assert [r["step"] for r in same_log] == [r["step"] for r in log]
     assert all(torch.equal(through[name], continued[name]) for name in through)
-    with pytest.raises(SystemExit, match="has a run of 4 steps with seed 0"):
+    with pytest.raises(SystemExit, match="has a run of 4 steps of 2 crops with seed 0"):
         run(pictures, weights, tmp_path / "stopped", 4, "--seed", "1")
 
 
@@ -155,3 +154,15 @@ def test_a_loss_that_is_not_finite_ends_the_run(pictures, weights, tmp_path, mon
     monkeypatch.setattr(distill, "PEAK_LR", 1e30)
     with pytest.raises(SystemExit, match="the loss of step"):
         run(pictures, weights, tmp_path / "out")
+
+
+def test_another_seed_draws_other_crops_but_holds_out_the_same_pictures(pictures):
+    first, second = (distill.Crops(pictures, 2, seed) for seed in (0, 1))
+    assert torch.equal(first.validation, second.validation)
+    assert not torch.equal(first[0], second[0])
+
+
+def test_other_processes_make_the_same_crops(pictures):
+    crops = distill.Crops(pictures, 2, 0)
+    loader = torch.utils.data.DataLoader(crops, None, sampler=range(3), num_workers=2, multiprocessing_context="fork")
+    assert all(torch.equal(crops[step], batch) for step, batch in enumerate(loader))

@@ -68,6 +68,15 @@ LICENCES = {  # by the data set's part of a model's name
         may_be_shown=True,
         citations=("buerhop2018elpv", "deitsch2019elpv"),
     ),
+    "kolektor_sdd": DatasetLicence(
+        "KolektorSDD",
+        CC_BY_NC_SA,
+        "cc-by-nc-sa-4.0",
+        "https://www.vicos.si/resources/kolektorsdd/",
+        "kolektor-sdd",
+        may_be_shown=True,
+        citations=("tabernik2020kolektor",),
+    ),
 }
 
 

@@ -20,6 +20,7 @@ CITATIONS = (ROOT / "model_cards/citations.bib").read_text()
         ("mvtec", False, "cc-by-nc-sa-4.0", "non-commercial use only"),
         ("mvtec", True, "cc-by-nc-sa-4.0", "non-commercial use only"),
         ("elpv", False, "cc-by-nc-sa-4.0", "non-commercial use only"),
+        ("kolektor_sdd", False, "cc-by-nc-sa-4.0", "non-commercial use only"),
         ("parts", False, "apache-2.0", "Apache-2.0"),
         ("parts", True, "other", "terms of the training pictures"),
         ("magnetic_tile", False, "other", "terms of the training pictures"),
