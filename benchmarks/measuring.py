@@ -6,16 +6,16 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from training.evaluation import machine, versions, write_json
+from training.evaluation import git_commit, machine, versions, write_json
 
 RESULTS = Path(__file__).parent / "results"
 NUMBER = re.compile(r"-|[\d.]+( ± [\d.]+)?( px)?")
 
 
 def provenance(command: str, *packages: str) -> dict[str, Any]:
-    """Recorded in every row: machine, versions (also of the given packages), and the command that measured it."""
+    """Recorded in every row: machine, versions (also of the given packages), command and commit."""
     further = {name: version(name) for name in packages}
-    return {"machine": machine(), "versions": versions() | further, "command": command}
+    return {"machine": machine(), "versions": versions() | further, "command": command, "commit": git_commit()}
 
 
 def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:

@@ -190,7 +190,8 @@ def in_shell(command, folder, **options):
 def clone(tmp_path_factory):
     """A copy of the repository, with the pictures of a reader and what the README trains from them in a real shell."""
     folder = tmp_path_factory.mktemp("clone") / "Prüfung der Teile"
-    shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(".*", "build", "runs", "*.egg-info", "__pycache__"))
+    made = ("build", "runs", "real", "free_pictures", "onnx-env", "*.egg-info", "__pycache__")
+    shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(".*", *made))
     add_pictures(folder, *(f"my_good_pictures/{i}.png" for i in range(6)))
     add_pictures(folder, *(f"mvtec_ad/screw/{place}/{i}.png" for place in ("train/good", "test/good") for i in "123"))
     python = folder / ".venv/bin/python"

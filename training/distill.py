@@ -141,9 +141,7 @@ class Crops(Dataset):
     def __init__(self, folder: Path, size: int, seed: int) -> None:
         self.size, self.seed = size, seed
         held = {kind: read_all(folder / kind) for kind in SHARES if kind != "parts"} | {"parts": render_parts()}
-        order = np.random.default_rng(
-            0
-        )  # for all seeds the same, so that --start never brings a student that saw them
+        order = np.random.default_rng(0)  # the same for all seeds: a student of --start never saw the validation
         held = {kind: order.permutation(pictures) for kind, pictures in held.items()}
         validation = [picture for kind in held.values() for picture in kind[:VALIDATION]]
         self.validation = torch.stack([v2.functional.center_crop(picture, 256) for picture in validation])

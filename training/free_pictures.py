@@ -197,7 +197,9 @@ def main(arguments: list[str] | None = None) -> None:
     if args.sheet:
         logger.info("%s", sheet(folder))
         return
+    packages = {source.path: source for source in sources()}.values()  # some have pictures of two kinds
     with ThreadPoolExecutor() as pool:
+        list(pool.map(partial(download, folder=folder / "packages"), packages))
         found = list(pool.map(partial(fetch, folder=folder), sources()))
     first: dict[bytes, dict] = {}
     for look, row in (item for rows in found for item in rows.items()):

@@ -5,6 +5,7 @@ import hashlib
 import io
 import tarfile
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -108,6 +109,17 @@ def test_the_same_picture_in_two_packages_counts_once(offered, monkeypatch, tmp_
     rows = fetched(monkeypatch, tmp_path / "out", first, second)
     assert [row["kind"] for row in rows] == ["photographs"]
     assert not list((tmp_path / "out" / "surfaces").rglob("*.jpg"))
+
+
+def test_a_package_with_pictures_of_two_kinds_is_downloaded_once(offered, monkeypatch, tmp_path):
+    files = {"usr/share/photos/a.png": png(GOOD), "usr/share/walls/b.png": png(OTHER)}
+    photographs = offered(files)
+    surfaces = replace(photographs, kind="surfaces", files=["usr/share/walls/*"])
+    asked, retrieve = [], free_pictures.urllib.request.urlretrieve
+    monkeypatch.setattr(free_pictures.urllib.request, "urlretrieve", lambda *a: asked.append(a) or retrieve(*a))
+    rows = fetched(monkeypatch, tmp_path / "out", photographs, surfaces)
+    assert [row["kind"] for row in rows] == ["photographs", "surfaces"]
+    assert len(asked) == 1
 
 
 def test_files_inside_a_zip_are_found(offered, monkeypatch, tmp_path):
