@@ -254,7 +254,7 @@ class Run:
         (self.folder / "distill.json").write_text(json.dumps(self.log, indent=1) + "\n", encoding="utf-8")
 
     def batches(self, steps: range, device: torch.device) -> DataLoader:
-        """The batches of these steps. Beside a GPU, the other cores make them ahead; on a CPU the work is the same."""
+        """The batches of these steps, made ahead by other processes while a GPU learns; a CPU has no core to spare."""
         workers = max(1, (os.cpu_count() or 1) - 1) if device.type == "cuda" else 0
         fork = get_context("fork") if workers else None  # the pictures in memory are shared
         return DataLoader(self.crops, None, sampler=steps, num_workers=workers, multiprocessing_context=fork)
