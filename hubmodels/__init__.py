@@ -22,6 +22,7 @@ _MODULES = {
     "ExportError": "onnx.runtime",
     "ExportedModel": "onnx.runtime",
     "GLASS": "glass",
+    "Hybrid": "hybrid",
     "METHODS": "methods",
     "ModelError": "hub.errors",
     "PictureError": "pictures",

@@ -10,6 +10,7 @@ from hubmodels.detector import AnomalyDetector
 from hubmodels.glass import GLASS
 from hubmodels.hub.errors import ModelError
 from hubmodels.hub.files import CONFIG_FILE, fetch_model, read_config
+from hubmodels.hybrid import Hybrid
 from hubmodels.simplenet import SimpleNet
 
 
@@ -82,6 +83,7 @@ METHODS: dict[str, Method] = {  # in the order of all listings
         dash="6 4",
         marker="■",
     ),
+    Hybrid.method: Method(Hybrid, colour=(150, 40, 140), dash="2 3", marker="▲"),
 }
 
 

@@ -56,6 +56,16 @@ class FeatureCache:
         for chunk in torch.arange(len(self)).split(batch_size):
             yield self.features(chunk, device)
 
+    def sample(self, count: int) -> Tensor:
+        """At most `count` patch features (N, D), equally many of each picture at random places; on the CPU."""
+        each = min(self.layers[0][0, 0].numel(), -(-count // len(self)))
+        rows = []
+        for features in self.batches(16, torch.device("cpu")):
+            places = torch.stack([torch.randperm(features[0, 0].numel())[:each] for _ in features])
+            patches = features.flatten(2).transpose(1, 2)
+            rows.append(patches.gather(1, places[..., None].expand(-1, -1, patches.shape[-1])).flatten(0, 1))
+        return torch.cat(rows)
+
     def mean(self, device: torch.device) -> Tensor:
         """Mean patch feature per grid position, (D, h, w)."""
         return align([layer.mean(0, keepdim=True).to(device) for layer in self.layers])[0]
@@ -226,6 +236,13 @@ class TrainingItems(Dataset):
     def __getitem__(self, key: tuple[int, int]) -> dict:
         epoch, index = key
         return {"index": index} | (self.synthesis(epoch, index) if self.synthesis else {})
+
+
+def loader_workers(device: torch.device) -> int:
+    """Processes that synthesise defects while a GPU works; on a CPU they would only take its cores."""
+    if device.type == "cpu":
+        return 0
+    return max(1, min(8, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
 
 
 def make_loader(items: TrainingItems, plan: BatchPlan, workers: int) -> DataLoader:

@@ -1,6 +1,5 @@
 """The training loop: epochs over cached features, stabilised and resumable, with the losses checked and logged."""
 
-import os
 import sys
 import time
 from dataclasses import replace
@@ -13,9 +12,9 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from training.batches import BatchPlan, FeatureCache, TrainingItems, make_loader, seed_of
+from training.batches import BatchPlan, FeatureCache, TrainingItems, loader_workers, make_loader, seed_of
 from training.jobs import Job, TrainingError
-from training.objectives import ClosedForm, GradientObjective, Objective
+from training.objectives import DirectFit, GradientObjective, Objective
 from training.state import JobLog, TrainingState
 
 DECAY_AT, DECAY_FACTOR = (0.8, 0.9), 0.4  # SuperSimpleNet's schedule
@@ -23,7 +22,7 @@ AVERAGED_SHARE = 0.1  # of all steps: over the last of them the weights are aver
 SAVE_EVERY_S = 20.0
 
 
-class ClosedFormFitting:
+class DirectFitting:
     """One job's training without steps; every process that shares the job computes the same.
 
     Attributes:
@@ -32,7 +31,7 @@ class ClosedFormFitting:
 
     first_epoch = 0
 
-    def __init__(self, job: Job, objective: ClosedForm, cache: FeatureCache, saves: bool) -> None:
+    def __init__(self, job: Job, objective: DirectFit, cache: FeatureCache, saves: bool) -> None:
         self.job, self.objective, self.cache, self.saves = job, objective, cache, saves
 
     def run(self) -> float:
@@ -43,12 +42,12 @@ class ClosedFormFitting:
         """
         started = time.perf_counter()
         torch.manual_seed(seed_of(self.job.config.seed, 0))
-        self.objective.fit(self.cache)
+        record = self.objective.fit(self.cache) or {}
         if not all_finite(self.objective.head):
             raise TrainingError(f"{self.job.name}: a fitted value is not finite; check the pictures.")
         seconds = time.perf_counter() - started
         log = JobLog(self.job, 0, writes=self.saves)
-        log.write({"epoch": 1, "seconds": seconds})
+        log.write({"epoch": 1, **record, "seconds": seconds})
         log.close()
         return seconds
 
@@ -86,7 +85,7 @@ class Fitting:
         self.state = TrainingState(self.head, self.optimizers, self.average, settings)
         self.state.load(self.state_path)
         self.plan = replace(plan, first_epoch=self.state.epoch)
-        workers = loader_workers(objective, accelerator)
+        workers = loader_workers(accelerator.device) if objective.synthesis else 0
         self.batches = iter(make_loader(TrainingItems(objective.synthesis), self.plan, workers))
         self.log = JobLog(job, self.state.epoch, writes=self.saves)
 
@@ -191,10 +190,10 @@ class Fitting:
 
 def make_fitting(
     job: Job, objective: Objective, cache: FeatureCache, names: list[str], accelerator: Accelerator, sharing: bool
-) -> Fitting | ClosedFormFitting:
+) -> Fitting | DirectFitting:
     """The training of a job, in steps or at once, ready to run."""
-    if isinstance(objective, ClosedForm):
-        return ClosedFormFitting(job, objective, cache, saves=accelerator.is_main_process or not sharing)
+    if isinstance(objective, DirectFit):
+        return DirectFitting(job, objective, cache, saves=accelerator.is_main_process or not sharing)
     return Fitting(job, objective, cache, names, accelerator, sharing)
 
 
@@ -208,13 +207,6 @@ def all_finite(module: nn.Module) -> Tensor:
     """Whether every parameter and buffer is finite, () bool; true of a head without any."""
     checks = [value.isfinite().all() for value in module.state_dict().values()]
     return torch.stack(checks).all() if checks else torch.tensor(True)
-
-
-def loader_workers(objective: GradientObjective, accelerator: Accelerator) -> int:
-    """Processes that synthesise defects while a GPU trains; on a CPU they would only take its cores."""
-    if objective.synthesis is None or accelerator.device.type == "cpu":
-        return 0
-    return max(1, min(8, (os.cpu_count() or 1) // accelerator.num_processes))
 
 
 def progress_bar(job: Job, plan: BatchPlan, accelerator: Accelerator) -> tqdm:

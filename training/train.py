@@ -58,7 +58,7 @@ from training.evaluation import (
     versions,
     write_json,
 )
-from training.fitting import ClosedFormFitting, Fitting, make_fitting
+from training.fitting import DirectFitting, Fitting, make_fitting
 from training.hub_data import HubColumns
 from training.jobs import Job, TrainingError, is_finished, is_whole
 from training.objectives import OBJECTIVES, PAPER_BACKBONE, PAPER_IMAGE_SIZE, GradientObjective, objective_of
@@ -316,7 +316,7 @@ def agreed(sharing: bool) -> Iterator[None]:
 
 def prepare(
     job: Job, accelerator: Accelerator, sharing: bool
-) -> tuple[Fitting | ClosedFormFitting, list[Sample], dict] | None:
+) -> tuple[Fitting | DirectFitting, list[Sample], dict] | None:
     """The training, ready to run, the held-out normals, and the record of both; None if the job is finished."""
     config, started = job.config, time.perf_counter()
     torch.manual_seed(config.seed)
@@ -345,7 +345,7 @@ def prepare(
     return make_fitting(job, objective, cache, names, accelerator, sharing), held_out, record
 
 
-def calibrate(fitting: Fitting | ClosedFormFitting, held_out: list[Sample]) -> None:
+def calibrate(fitting: Fitting | DirectFitting, held_out: list[Sample]) -> None:
     """Stabilises the trained detector, and sets its thresholds with the held-out normals."""
     job, objective, detector = fitting.job, fitting.objective, fitting.objective.detector
     if "statistics" in job.config.stabilise and isinstance(objective, GradientObjective):

@@ -21,14 +21,14 @@ from hubmodels.heads import Head
 from hubmodels.hub.catalog import Catalog
 from hubmodels.methods import METHODS
 from training.config import TrainConfig
-from training.objectives import OBJECTIVES, ClosedForm
+from training.objectives import OBJECTIVES, DirectFit
 from training.publishing.__main__ import main as publishing
 from training.publishing.space import assemble_space
 
 WITHOUT_NAMES = ("train", "fitting", "jobs", "config", "state", "batches", "evaluation")
 
 
-class FitAtOnce(ClosedForm):
+class FitAtOnce(DirectFit):
     """Gives all training features to the head's own `fit`."""
 
     def fit(self, cache):
@@ -114,7 +114,7 @@ class Square(AnomalyDetector):
 
 def test_a_head_without_any_weights_is_trained(arguments, tmp_path, monkeypatch):
     register(monkeypatch, Square)
-    monkeypatch.setitem(OBJECTIVES, "square", type("Nothing", (ClosedForm,), {"fit": lambda self, cache: None}))
+    monkeypatch.setitem(OBJECTIVES, "square", type("Nothing", (DirectFit,), {"fit": lambda self, cache: None}))
     assert train.main([*arguments, "--methods", "square"]) == 0
     assert load(tmp_path / "runs/square-toy-plate").calibration.size == 1
 

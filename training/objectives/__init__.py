@@ -1,11 +1,12 @@
 """How each method trains: one file a method, and this table of them."""
 
 from training.objectives.glass import GLASSObjective
+from training.objectives.hybrid import HybridObjective
 from training.objectives.objective import (
     PAPER_BACKBONE,
     PAPER_IMAGE_SIZE,
     REFERENCE_NOISE_STD,
-    ClosedForm,
+    DirectFit,
     GradientObjective,
     Objective,
 )
@@ -16,15 +17,20 @@ __all__ = [
     "PAPER_BACKBONE",
     "PAPER_IMAGE_SIZE",
     "REFERENCE_NOISE_STD",
-    "ClosedForm",
+    "DirectFit",
     "GLASSObjective",
     "GradientObjective",
+    "HybridObjective",
     "Objective",
     "SimpleNetObjective",
     "objective_of",
 ]
 
-OBJECTIVES: dict[str, type[Objective]] = {"simplenet": SimpleNetObjective, "glass": GLASSObjective}
+OBJECTIVES: dict[str, type[Objective]] = {
+    "simplenet": SimpleNetObjective,
+    "glass": GLASSObjective,
+    "hybrid": HybridObjective,
+}
 
 
 def objective_of(method: str) -> type[Objective]:

@@ -1,7 +1,7 @@
 """What training needs from a method: data, losses, optimisers, its own options, and what it records.
 
-A method trains in one of two ways. A `ClosedForm` is fitted once to the cached features. A `GradientObjective` is a
-module whose `forward(batch)` is the loss of one training step, so that data-parallel training is correct, too.
+A method trains in one of two ways. A `DirectFit` fits its head to the cached features at once. A `GradientObjective`
+is a module whose `forward(batch)` is the loss of one training step, so that data-parallel training is correct, too.
 An objective owns everything that only training needs. The published weights contain nothing of it.
 
 `DiscriminatorObjective` is what SimpleNet and GLASS share: the papers' noise and learning rates, and exact BatchNorm
@@ -94,14 +94,14 @@ class Objective(nn.Module, ABC):
         return self.detector.head
 
 
-class ClosedForm(Objective):
-    """A method without gradient steps."""
+class DirectFit(Objective):
+    """A method that is not trained in epochs: a closed form, or one that needs seconds."""
 
     unused = ("epochs", "batch_size", "noise_std", "stabilise")
 
     @abstractmethod
-    def fit(self, cache: FeatureCache) -> None:
-        """Fits the detector to the features of all training pictures."""
+    def fit(self, cache: FeatureCache) -> dict[str, float] | None:
+        """Fits the detector to the features of all training pictures; returns what the log records, if anything."""
 
 
 class GradientObjective(Objective):

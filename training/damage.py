@@ -1,0 +1,154 @@
+"""Damaged pictures of good parts, and the bank of features that a hybrid learns from them.
+
+Three kinds of damage, all inside a Perlin mask and on the part: a foreign texture (GLASS's local synthesis), another
+place of the same or another good picture (as CutPaste, Li et al., CVPR 2021, and NSA, Schlueter et al., ECCV 2022, do
+with rectangles), and a changed tone, sharpness, shape or colour. Each picture gets each kind; one backbone pass a
+damaged picture. Only features of cells that are well covered are kept, at most `LARGEST` of each kind.
+"""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy import ndimage
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from hubmodels.detector import AnomalyDetector
+from hubmodels.front_end import align
+from training.batches import FeatureCache, extract
+from training.synthesis import MAX_DRAWS, TextureSource, blend, draw_blend_weight, draw_mask
+
+FEW, MOST = 100, 250  # pictures: below the first each is damaged twice as often, beyond the second only some are
+COVERED = 0.25  # share of a cell's pixels
+SMALLEST = 12  # pixels of a mask; smaller ones are drawn again
+LARGEST = 40_000  # features of a kind, 60 MB with 384 dimensions
+BATCH = 16  # pictures
+
+Pixels = np.ndarray  # (S, S, 3) float32 in [0, 1]
+
+
+def texture(image: Pixels, mask: np.ndarray, rng: np.random.Generator, source: "DamagedPictures") -> Pixels:
+    """A foreign texture, through which the part shines."""
+    return blend(image, source.textures.draw(rng), mask, draw_blend_weight(rng))
+
+
+def paste(image: Pixels, mask: np.ndarray, rng: np.random.Generator, source: "DamagedPictures") -> Pixels:
+    """Another place of this or another good picture, shifted, turned and mirrored; half of them shine through."""
+    other = image if rng.uniform() < 0.5 else source.pixels(int(rng.integers(len(source.images))))
+    margin = len(image) // 16
+    moved = np.roll(other, rng.integers(margin, len(image) - margin, 2), (0, 1))
+    moved = np.rot90(moved, int(rng.integers(4)))
+    moved = moved[:, ::-1] if rng.uniform() < 0.5 else moved
+    return blend(image, moved, mask, 0.0 if rng.uniform() < 0.5 else rng.uniform(0.1, 0.6))
+
+
+def tone(image: Pixels, mask: np.ndarray, rng: np.random.Generator, source: "DamagedPictures") -> Pixels:
+    """Brightness, sharpness, shape or colour changed behind a soft mask."""
+    soft = ndimage.gaussian_filter(mask.astype(np.float32), rng.uniform(0.5, 3))
+    soft /= max(soft.max(), 1e-6)
+    change = rng.choice([_brightness, _blur, _warp, _colour], p=[0.4, 0.2, 0.2, 0.2])
+    return np.clip(image + soft[..., None] * (change(image, rng) - image), 0, 1).astype(np.float32)
+
+
+def _brightness(image: Pixels, rng: np.random.Generator) -> Pixels:
+    return image * rng.uniform(0.5, 1.5) + rng.uniform(-0.25, 0.25)
+
+
+def _blur(image: Pixels, rng: np.random.Generator) -> Pixels:
+    sigma = rng.uniform(1, 4)
+    return ndimage.gaussian_filter(image, (sigma, sigma, 0))
+
+
+def _warp(image: Pixels, rng: np.random.Generator) -> Pixels:
+    fields = [ndimage.gaussian_filter(rng.normal(size=image.shape[:2]), 12) for _ in range(2)]
+    shifts = rng.uniform(3, 12) * np.stack([field / np.abs(field).max() for field in fields])  # pixels
+    places = np.indices(image.shape[:2]) + shifts
+    channels = [ndimage.map_coordinates(image[..., i], places, order=1, mode="reflect") for i in range(3)]
+    return np.stack(channels, axis=-1)
+
+
+def _colour(image: Pixels, rng: np.random.Generator) -> Pixels:
+    return np.broadcast_to(rng.uniform(0, 1, 3).astype(np.float32), image.shape)
+
+
+KINDS: dict[str, tuple[Callable, int]] = {"texture": (texture, 2), "paste": (paste, 1), "tone": (tone, 1)}  # and laps
+
+
+@dataclass(frozen=True)
+class DamagedPictures(Dataset):
+    """Each picture of a job with each kind of damage, some more than once; a function of seed and index.
+
+    Attributes:
+        images: (n, 3, S, S) uint8 model inputs.
+        foregrounds: one (S, S) bool mask each, or None for the full picture.
+        grid: (h, w) of the patches.
+    """
+
+    images: Tensor
+    textures: TextureSource
+    foregrounds: list[np.ndarray] | None
+    grid: tuple[int, int]
+    seed: int
+
+    @cached_property
+    def plan(self) -> list[tuple[str, int, int]]:
+        """(kind, lap, picture) of each item, one kind after the other: four of a picture, or eight."""
+        chosen = np.random.default_rng(self.seed).permutation(len(self.images))[:MOST].tolist()
+        factor = 2 if len(self.images) < FEW else 1
+        laps = {kind: factor * times for kind, (_, times) in KINDS.items()}
+        return [(kind, lap, i) for kind in KINDS for lap in range(laps[kind]) for i in chosen]
+
+    def __len__(self) -> int:
+        return len(self.plan)
+
+    def __getitem__(self, index: int) -> dict:
+        """`kind`, `picture` (its index), `damaged` (3, S, S) uint8 and `covered` (h, w) bool."""
+        kind, lap, i = self.plan[index]
+        rng = np.random.default_rng([self.seed, list(KINDS).index(kind), lap, i])
+        mask = self._mask(i, rng)
+        damaged = KINDS[kind][0](self.pixels(i), mask, rng, self)
+        pixels = torch.from_numpy(damaged).permute(2, 0, 1).mul(255).round().to(torch.uint8)
+        covered = F.adaptive_avg_pool2d(torch.from_numpy(mask)[None].float(), self.grid)[0] >= COVERED
+        return {"kind": kind, "picture": i, "damaged": pixels, "covered": covered}
+
+    def pixels(self, index: int) -> Pixels:
+        """A good picture."""
+        return self.images[index].permute(1, 2, 0).numpy().astype(np.float32) / 255
+
+    def _mask(self, index: int, rng: np.random.Generator) -> np.ndarray:
+        foreground = self.foregrounds[index] if self.foregrounds else None
+        for _ in range(MAX_DRAWS):
+            mask, _ = draw_mask(self.images.shape[-1], self.grid, rng, foreground)
+            if mask.sum() >= SMALLEST:
+                break
+        return mask
+
+
+@dataclass(frozen=True)
+class Bank:
+    """Features of damaged cells by kind of damage, and what the damage changed in them, (m, D) each."""
+
+    damaged: dict[str, Tensor]
+    changes: dict[str, Tensor]
+
+
+def make_bank(detector: AnomalyDetector, cache: FeatureCache, pictures: DamagedPictures, workers: int = 0) -> Bank:
+    """One backbone pass for each damaged picture; at most LARGEST features of each kind are kept."""
+    found: dict[str, list[tuple[Tensor, Tensor]]] = {kind: [] for kind in KINDS}
+    counts = Counter(kind for kind, _, _ in pictures.plan)
+    loader = DataLoader(pictures, BATCH, num_workers=workers)
+    for batch in tqdm(loader, "damaged pictures", leave=False, disable=None):
+        damaged = align(extract(detector, batch["damaged"]))
+        changes = damaged - cache.features(batch["picture"], detector.device)
+        for i, kind in enumerate(batch["kind"]):
+            cells = batch["covered"][i].nonzero()
+            rows, columns = cells[torch.randperm(len(cells))[: -(-LARGEST // counts[kind])]].T
+            found[kind].append((damaged[i, :, rows, columns].T, changes[i, :, rows, columns].T))
+    both = {kind: [torch.cat(parts) for parts in zip(*pairs, strict=True)] for kind, pairs in found.items()}
+    return Bank(*({kind: pair[side] for kind, pair in both.items()} for side in (0, 1)))

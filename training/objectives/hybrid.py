@@ -1,0 +1,114 @@
+"""The hybrid's objective: a fixed adaptor, and a discriminator between good features, noisy ones and damaged ones.
+
+A method of this repository. All that it learns from is computed once: features of good pictures, and the bank of
+`training.damage`. The fit takes some hundred short steps on patches of all pictures, so it has no epochs.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from hubmodels.hybrid import Hybrid
+from hubmodels.samples import Sample
+from training.batches import FeatureCache, loader_workers
+from training.damage import DamagedPictures, make_bank
+from training.foreground import foreground_masks
+from training.objectives.objective import DirectFit, add_noise
+from training.synthesis import TextureSource
+
+if TYPE_CHECKING:
+    from training.jobs import Job
+
+STEPS, NORMAL, DAMAGED = 500, 512, 255  # patches of a step; as many noisy ones as normal ones
+NOISE = 0.35  # standard deviation of the noise; adapted features have 1
+PEAK_LR, WEIGHT_DECAY = 1e-3, 1e-2
+LARGEST = 100_000  # good patch features that are kept for the fit
+
+
+class HybridObjective(DirectFit):
+    """Binary cross-entropy of a discriminator on good, noisy and damaged patch features.
+
+    Args:
+        pictures: the damaged pictures that the bank is made of.
+    """
+
+    def __init__(self, detector: Hybrid, pictures: DamagedPictures) -> None:
+        super().__init__(detector)
+        self.pictures = pictures
+
+    @classmethod
+    def prepare(cls, detector: Hybrid, job: "Job", cache: FeatureCache, samples: Sequence[Sample]) -> Self:
+        """With the part found in the pictures, so that damage is on it."""
+        found = foreground_masks(cache.images.permute(0, 2, 3, 1).numpy())
+        textures, grid = TextureSource(job.config.image_size), tuple(cache.layers[0].shape[-2:])
+        objective = cls(detector, DamagedPictures(cache.images, textures, found.masks, grid, job.config.seed))
+        objective.decisions = {"foreground": found.reason, "damaged_pictures": len(objective.pictures)}
+        return objective
+
+    def fit(self, cache: FeatureCache) -> dict[str, float]:
+        """Adaptor, discriminator and BatchNorm's statistics; returns the losses of the last step."""
+        device = self.detector.device
+        normal = cache.sample(LARGEST).to(device)
+        bank = make_bank(self.detector, cache, self.pictures, loader_workers(device))
+        standardise(self.head.adaptor, normal)
+        with torch.no_grad():
+            normal, damaged = self.head.embed(normal), self.head.embed(torch.cat([*bank.damaged.values()]))
+        self.train()
+        losses = self.train_discriminator(normal, damaged)
+        self.set_statistics(normal, damaged)
+        return losses
+
+    def train_discriminator(self, normal: Tensor, damaged: Tensor) -> dict[str, float]:
+        """STEPS steps of AdamW, whose rate falls to zero by a cosine, on adapted features (N, D) and (M, D)."""
+        optimizer = torch.optim.AdamW(self.head.discriminator.parameters(), PEAK_LR, weight_decay=WEIGHT_DECAY)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
+        for _ in tqdm(range(STEPS), "discriminator", leave=False, disable=None):
+            losses = self.losses(draw(normal, NORMAL), draw(damaged, DAMAGED))
+            optimizer.zero_grad()
+            losses["loss"].backward()
+            optimizer.step()
+            schedule.step()
+        return {name: loss.item() for name, loss in losses.items()}
+
+    def losses(self, normal: Tensor, damaged: Tensor) -> dict[str, Tensor]:
+        """Cross-entropies of one step: `loss` and its parts; new noise is drawn from torch's generator."""
+        parts = [normal, add_noise(normal, NOISE), damaged]
+        logits = self.head.discriminate(torch.cat(parts)).split([len(part) for part in parts])  # one BatchNorm for all
+        losses = {
+            "normal_loss": F.softplus(logits[0]).mean(),
+            "noisy_loss": F.softplus(-logits[1]).mean(),
+            "damaged_loss": F.softplus(-logits[2]).mean(),
+        }
+        return {"loss": sum(losses.values()), **losses}
+
+    @torch.no_grad()
+    def set_statistics(self, normal: Tensor, damaged: Tensor) -> None:
+        """BatchNorm's statistics over all patches, mixed as in a step."""
+        linear, norm = self.head.discriminator[:2]
+        noisy = add_noise(normal, NOISE)
+        shares = {NORMAL: normal, -NORMAL: noisy, DAMAGED: damaged}
+        weights = torch.tensor([abs(share) for share in shares], dtype=torch.float64)
+        moments = [torch.var_mean(linear(part), 0, correction=0) for part in shares.values()]
+        variances, means = (torch.stack(each).cpu().double() for each in zip(*moments, strict=True))
+        weights = (weights / weights.sum())[:, None]
+        mean = (weights * means).sum(0)
+        norm.running_mean.copy_(mean)
+        norm.running_var.copy_((weights * (variances + (means - mean).square())).sum(0))
+
+
+@torch.no_grad()
+def standardise(adaptor: nn.Linear, normal: Tensor) -> None:
+    """Makes the adaptor z = (x - mean) / s of the good patch features (N, D); s^2 is their mean variance."""
+    variance, mean = torch.var_mean(normal, 0)
+    scale = variance.mean().sqrt()
+    adaptor.weight.copy_(torch.eye(len(mean)) / scale)
+    adaptor.bias.copy_(-mean / scale)
+
+
+def draw(rows: Tensor, count: int) -> Tensor:
+    """Some rows, chosen at random; the choice is drawn on the CPU, so that it is the same on every device."""
+    return rows[torch.randint(len(rows), (count,)).to(rows.device)]
