@@ -40,6 +40,7 @@ class Method:
     Attributes:
         detector: the method's class; its name is the printed title.
         paper: None for a method without a publication.
+        about: what it does, in a few sentences for its cards; for a method without a paper.
         colour: RGB in [0, 255] of its curves and areas; not on the heat scale.
         dash: SVG `stroke-dasharray` of its curves, so that colours alone are not needed.
         marker: a character that marks its points.
@@ -47,6 +48,7 @@ class Method:
 
     detector: type[AnomalyDetector]
     paper: Paper | None = None
+    about: str = ""
     colour: tuple[int, int, int] = (90, 90, 90)
     dash: str = ""
     marker: str = "●"
@@ -83,7 +85,15 @@ METHODS: dict[str, Method] = {  # in the order of all listings
         dash="6 4",
         marker="■",
     ),
-    Hybrid.method: Method(Hybrid, colour=(150, 40, 140), dash="2 3", marker="▲"),
+    Hybrid.method: Method(
+        Hybrid,
+        about="It combines ideas of SimpleNet and GLASS. A small network learns to tell features of good parts from "
+        "the same with noise, and from features of pictures that a program has damaged. Training takes a minute or "
+        "two. It has no paper: please refer to the repository.",
+        colour=(150, 40, 140),
+        dash="2 3",
+        marker="▲",
+    ),
 }
 
 

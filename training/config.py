@@ -145,7 +145,7 @@ class TrainConfig:
         return self.own.get(method) or objective_of(method).Settings()
 
     def epochs_of(self, method: str) -> int:
-        """Passes over the training pictures for a method; 0 = a closed form."""
+        """Passes over the training pictures for a method; 0 = fitted at once."""
         default = objective_of(method).epochs
         return self.epochs or default if default else 0
 

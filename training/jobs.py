@@ -51,7 +51,7 @@ class Job:
 
     @property
     def epochs(self) -> int:
-        """Passes over the training pictures; 0 = a closed form."""
+        """Passes over the training pictures; 0 = fitted at once."""
         return self.config.epochs_of(self.method)
 
     @property

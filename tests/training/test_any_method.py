@@ -38,7 +38,7 @@ class FitAtOnce(DirectFit):
 
 
 @pytest.fixture
-def four_methods(monkeypatch):
+def all_methods(monkeypatch):
     register(monkeypatch, Gaussian, Bank)
     for method in ("gaussian", "bank"):
         monkeypatch.setitem(OBJECTIVES, method, FitAtOnce)
@@ -61,7 +61,7 @@ def arguments(backbone_weights, tmp_path):
     ]
 
 
-def test_closed_form_and_bank_train_and_load(four_methods, arguments, tmp_path):
+def test_closed_form_and_bank_train_and_load(all_methods, arguments, tmp_path):
     assert train.main([*arguments, "--methods", "gaussian", "bank"]) == 0
     for method in ("gaussian", "bank"):
         folder = tmp_path / f"runs/{method}-toy-plate"
@@ -77,7 +77,7 @@ def test_closed_form_and_bank_train_and_load(four_methods, arguments, tmp_path):
     assert not list((tmp_path / "runs/.unfinished").iterdir())
 
 
-def test_a_closed_form_is_kept_although_settings_of_others_change(four_methods, arguments, tmp_path):
+def test_a_closed_form_is_kept_although_settings_of_others_change(all_methods, arguments, tmp_path):
     arguments = [*arguments, "--methods", "gaussian"]
     assert train.main(arguments) == 0
     weights = tmp_path / "runs/gaussian-toy-plate/model.safetensors"
@@ -87,13 +87,16 @@ def test_a_closed_form_is_kept_although_settings_of_others_change(four_methods, 
     assert train.main([*arguments, "--seed", "1"]) == 1  # another split of the pictures
 
 
-def test_a_fit_that_is_not_finite_fails_with_its_name(four_methods, arguments, monkeypatch, capsys):
-    monkeypatch.setattr(FitAtOnce, "fit", lambda self, cache: self.detector.head.mean.fill_(float("nan")))
+def test_a_fit_that_is_not_finite_fails_with_its_name(all_methods, arguments, monkeypatch, capsys):
+    def spoil(self, cache):
+        self.detector.head.mean.fill_(float("nan"))
+
+    monkeypatch.setattr(FitAtOnce, "fit", spoil)
     assert train.main([*arguments, "--methods", "gaussian"]) == 1
     assert "FAILED gaussian-toy-plate: gaussian-toy-plate: a fitted value is not finite" in capsys.readouterr().err
 
 
-def test_a_model_of_a_gone_method_is_not_published(hub, four_methods, arguments, tmp_path, monkeypatch, capsys):
+def test_a_model_of_a_gone_method_is_not_published(hub, all_methods, arguments, tmp_path, monkeypatch, capsys):
     assert train.main([*arguments, "--methods", "gaussian"]) == 0
     monkeypatch.delitem(METHODS, "gaussian")
     assert publishing(["models", str(tmp_path / "runs"), "acme"]) == 1
@@ -119,30 +122,31 @@ def test_a_head_without_any_weights_is_trained(arguments, tmp_path, monkeypatch)
     assert load(tmp_path / "runs/square-toy-plate").calibration.size == 1
 
 
-def test_four_methods_are_trained_published_and_compared(hub, four_methods, arguments, tmp_path, monkeypatch, capsys):
-    assert train.main([*arguments, "--methods", *four_methods]) == 0
+def test_all_methods_are_trained_published_and_compared(hub, all_methods, arguments, tmp_path, monkeypatch, capsys):
+    assert train.main([*arguments, "--methods", *all_methods]) == 0
     assert publishing(["models", str(tmp_path / "runs"), "acme"]) == 0
     detectors = Catalog.from_namespace("acme").load("toy / plate")
-    assert list(detectors) == four_methods
-    assert list(compare(detectors, picture(0))) == four_methods
-    (collection,) = HfApi().list_collections(owner="acme")
-    assert collection.title == "Anomaly detection: toy" and len(collection.items) == 4
+    assert list(detectors) == all_methods
+    assert list(compare(detectors, picture(0))) == all_methods
+    (listed,) = HfApi().list_collections(owner="acme")
+    collection = HfApi().get_collection(listed.slug)  # lists show four items
+    assert collection.title == "Anomaly detection: toy" and len(collection.items) == len(all_methods)
 
     # each card shows how to load all of them, and its lines run
     monkeypatch.chdir(tmp_path)
     picture(0).save("photo.png")
-    for method in four_methods:
+    for method in all_methods:
         card = ModelCard.load(f"acme/{method}-toy-plate")
         assert {method, "anomaly-detection"} <= set(card.data.tags)
-        others = [METHODS[other].title for other in four_methods if other != method]
+        others = [METHODS[other].title for other in all_methods if other != method]
         assert f"Compare with {' and '.join(others)}," in card.text
         capsys.readouterr()
         names = {}
         for snippet in card.text.split("```python")[1:]:
             exec(snippet.split("```")[0], names)
         printed = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
-        assert sorted(printed[-4:]) == sorted(four_methods)
-    assert "| epochs | none: fitted in closed form |" in card.text and "| patches | 320 |" in card.text
+        assert sorted(printed[-len(all_methods) :]) == sorted(all_methods)
+    assert "| epochs | none: fitted at once |" in card.text and "| patches | 320 |" in card.text
     assert "arXiv" not in card.text and "## Cite" not in card.text  # the dummies have no paper
 
 
@@ -155,16 +159,16 @@ def test_the_card_of_the_only_method_compares_with_nothing(arguments, tmp_path, 
     assert "Compare with" not in card and card.count("```python") == 1
 
 
-def test_the_space_names_every_method(four_methods, tmp_path):
+def test_the_space_names_every_method(all_methods, tmp_path):
     card = ModelCard.load(assemble_space(tmp_path / "space") / "README.md")
-    assert all(f"\n- {METHODS[method].title}" in card.text for method in four_methods)
-    assert all(METHODS[method].title in card.data.title for method in four_methods)
+    assert all(f"\n- {METHODS[method].title}" in card.text for method in all_methods)
+    assert all(METHODS[method].title in card.data.title for method in all_methods)
 
 
-def test_by_default_all_methods_are_trained_that_are_not_slow(four_methods):
-    assert train.default_methods(on_gpu=True) == four_methods
-    slow = [method for method in four_methods if OBJECTIVES[method].slow_on_cpu]
-    assert slow and train.default_methods(on_gpu=False) == [m for m in four_methods if m not in slow]
+def test_by_default_all_methods_are_trained_that_are_not_slow(all_methods):
+    assert train.default_methods(on_gpu=True) == all_methods
+    slow = [method for method in all_methods if OBJECTIVES[method].slow_on_cpu]
+    assert slow and train.default_methods(on_gpu=False) == [m for m in all_methods if m not in slow]
 
 
 def test_a_method_without_an_objective_is_refused(monkeypatch, capsys):

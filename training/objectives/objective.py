@@ -57,7 +57,7 @@ class Objective(nn.Module, ABC):
     """How one method trains its detector.
 
     Attributes:
-        epochs: default number of passes over the training pictures; 0 = a closed form.
+        epochs: default number of passes over the training pictures; 0 = fitted at once.
         slow_on_cpu: whether a run on a CPU leaves the method out unless the user asks for it.
         Settings: dataclass of the method's own options, made with `option`.
         unused: options of `TrainConfig` that the method does not read; they may change without a new training.

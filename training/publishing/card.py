@@ -124,6 +124,8 @@ def render_card(
         install=install_command(),
         title=METHODS[report["method"]].title,
         paper=paper,
+        about=METHODS[report["method"]].about,
+        repository=REPOSITORY,
         pictures=licence,
         licence=_licence_of(report),
         textures=_foreign_textures(report),

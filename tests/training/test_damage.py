@@ -1,0 +1,110 @@
+"""Damaged pictures: where the damage is, what it looks like, and the bank of features made of them."""
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from hubmodels.front_end import align
+from hubmodels.hybrid import Hybrid
+from training import damage
+from training.batches import FeatureCache, build_cache, extract
+from training.damage import KINDS, DamagedPictures, make_bank
+from training.synthesis import TextureSource
+
+SIZE, GRID = 64, (8, 8)
+
+
+def stripes(count):
+    """Pictures (n, 3, S, S) with stripes, so that every kind of damage changes something."""
+    y = torch.arange(SIZE)[:, None].expand(SIZE, SIZE)
+    shifted = torch.stack([127 + 100 * torch.sin((y + 3 * i) / 2.5) for i in range(count)])
+    return shifted[:, None].expand(-1, 3, -1, -1).round().to(torch.uint8).contiguous()
+
+
+def make_pictures(count=3, foregrounds=None, seed=0):
+    return DamagedPictures(stripes(count), TextureSource(SIZE), foregrounds, GRID, seed)
+
+
+def test_each_picture_gets_each_kind_and_few_pictures_more_often():
+    plan = make_pictures(3).plan
+    assert len(plan) == len(set(plan)) == 3 * 8
+    assert [sum(kind == k for kind, _, _ in plan) for k in KINDS] == [12, 6, 6]
+    assert len(make_pictures(damage.FEW).plan) == 4 * damage.FEW
+
+
+def test_of_many_pictures_some_are_damaged(monkeypatch):
+    monkeypatch.setattr(damage, "MOST", 5)
+    monkeypatch.setattr(damage, "FEW", 2)
+    first, second = (DamagedPictures(stripes(9), TextureSource(SIZE), None, GRID, seed).plan for seed in (0, 1))
+    assert len(first) == 4 * 5
+    assert {i for _, _, i in first} != {i for _, _, i in second}
+
+
+def test_damage_is_inside_its_mask_and_on_the_part():
+    part = np.zeros((SIZE, SIZE), bool)
+    part[8:40, 8:40] = True
+    pictures = make_pictures(3, [part] * 3)
+    for index, (kind, _, i) in enumerate(pictures.plan):
+        changed = (pictures[index]["damaged"] != pictures.images[i]).any(0).numpy()
+        assert changed.any(), kind
+        reach = 13 if kind == "tone" else 0  # its mask has soft edges: four deviations of 3 pixels
+        rows, columns = changed.nonzero()
+        assert min(rows.min(), columns.min()) >= 8 - reach and max(rows.max(), columns.max()) < 40 + reach, kind
+        assert not pictures[index]["covered"][:, 5:].any()
+
+
+def test_a_covered_cell_is_covered_by_a_quarter(monkeypatch):
+    mask = np.zeros((SIZE, SIZE), bool)
+    mask[:8, :2] = mask[:8, 8:9] = True  # a quarter of the first cell, an eighth of the second
+    monkeypatch.setattr(DamagedPictures, "_mask", lambda self, i, rng: mask)
+    covered = make_pictures()[0]["covered"]
+    assert covered[0, 0] and covered.sum() == 1
+
+
+def test_a_damaged_picture_is_a_function_of_seed_and_index_in_any_process():
+    pictures = make_pictures()
+    loader = DataLoader(make_pictures(), 4, num_workers=2)
+    damaged = torch.cat([batch["damaged"] for batch in loader])
+    assert torch.equal(damaged, torch.stack([pictures[i]["damaged"] for i in range(len(pictures))]))
+    other = make_pictures(seed=1)
+    assert not torch.equal(damaged[0], other[0]["damaged"])
+
+
+@pytest.fixture
+def cached(make_detector, tmp_path):
+    """A detector without training, and the features of three pictures."""
+    detector = make_detector(Hybrid, image_size=SIZE)
+    return detector, build_cache(detector, stripes(3), tmp_path)
+
+
+def test_the_bank_has_the_features_of_covered_cells_and_what_changed(cached):
+    detector, cache = cached
+    pictures = make_pictures()
+    bank = make_bank(detector, cache, pictures)
+    expected = {kind: [] for kind in KINDS}
+    for index, (kind, _, _) in enumerate(pictures.plan):
+        item = pictures[index]
+        features = align(extract(detector, item["damaged"][None]))[0]
+        expected[kind].append(features[:, item["covered"]].T)
+    for kind, rows in expected.items():
+        rows = torch.cat(rows)
+        assert len(bank.damaged[kind]) == len(bank.changes[kind]) == len(rows)
+        assert bank.damaged[kind].sum(0) == pytest.approx(rows.sum(0), rel=1e-4, abs=1e-3)  # in any order
+    before = torch.cat([*bank.damaged.values()]) - torch.cat([*bank.changes.values()])
+    good = torch.cat([features.flatten(2).transpose(1, 2)[0] for features in cache.batches(1, torch.device("cpu"))])
+    assert torch.cdist(before, good).amin(1).max() < 1e-2
+
+
+def test_the_bank_is_bounded(cached, monkeypatch):
+    monkeypatch.setattr(damage, "LARGEST", 12)
+    bank = make_bank(*cached, make_pictures())
+    assert all(len(rows) <= 12 for rows in bank.damaged.values())
+
+
+def test_patches_are_sampled_from_all_pictures_alike():
+    layers = [torch.arange(4.0)[:, None, None, None].expand(4, 2, 6, 6).contiguous(), torch.zeros(4, 2, 3, 3)]
+    cache = FeatureCache(torch.zeros(4, 3, 8, 8, dtype=torch.uint8), layers, in_memory=True)
+    rows = cache.sample(20)
+    assert rows.shape == (20, 4) and rows[:, 0].unique(return_counts=True)[1].tolist() == [5, 5, 5, 5]
+    assert len(cache.sample(10**6)) == 4 * 36
