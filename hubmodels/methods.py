@@ -40,18 +40,18 @@ class Method:
     Attributes:
         detector: the method's class; its name is the printed title.
         paper: None for a method without a publication.
-        about: what it does, in a few sentences for its cards; for a method without a paper.
         colour: RGB in [0, 255] of its curves and areas; not on the heat scale.
         dash: SVG `stroke-dasharray` of its curves, so that colours alone are not needed.
         marker: a character that marks its points.
+        about: what it does, in a few sentences for its cards; for a method without a paper.
     """
 
     detector: type[AnomalyDetector]
     paper: Paper | None = None
-    about: str = ""
     colour: tuple[int, int, int] = (90, 90, 90)
     dash: str = ""
     marker: str = "●"
+    about: str = ""
 
     @property
     def title(self) -> str:

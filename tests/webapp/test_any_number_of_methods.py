@@ -54,6 +54,8 @@ def only_these(request, monkeypatch):
     """The registry contains `registered` methods, or all."""
     for detector in DETECTORS:
         monkeypatch.setitem(METHODS, detector.method, STYLES.get(detector.method, Method(detector)))
+    for method in METHODS.keys() - {detector.method for detector in DETECTORS}:
+        monkeypatch.delitem(METHODS, method)
     registered = request.getfixturevalue("registered") if "registered" in request.fixturenames else len(DETECTORS)
     for detector in DETECTORS[registered:]:
         monkeypatch.delitem(METHODS, detector.method)
