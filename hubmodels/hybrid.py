@@ -1,40 +1,114 @@
-"""Hybrid: SimpleNet's head without its trained adaptor, on feature noise and on features of damaged pictures.
+"""Hybrid: SimpleNet's discriminator without its trained adaptor, and a small memory of good patches.
 
-A method of this repository; it has no paper. SimpleNet (arXiv 2303.15140) trains its adaptor together with the
-discriminator. The adaptor can then make features large beside the noise, which costs maps and scores. Here the adaptor
-is fixed: each feature minus the mean of good ones, in units of their deviation. From GLASS (arXiv 2407.09359) comes
-the second kind of negatives, defects synthesised in pictures. Here their features are computed once.
+A method of this repository; it has no paper. What it takes from others, and what it changes:
 
-The image score is the mean of the highest 1 % of the patch scores. So one noisy patch counts less than in a maximum.
+- SimpleNet (arXiv 2303.15140) trains its adaptor together with the discriminator. The adaptor can then make features
+  large beside the noise, which costs scores and maps. Here the adaptor is fixed: each feature minus the mean of good
+  ones, in units of their deviation.
+- GLASS (arXiv 2407.09359) learns from defects that are synthesised in pictures. Here their features are computed once.
+- PatchCore (arXiv 2106.08265) keeps good patch features that cover all others, and scores by the distance to the
+  nearest. Here there are few of them, in few whitened dimensions.
+
+A patch score is the discriminator's logit plus that distance, each in units of its own deviation on good patches. The
+image score is the mean of the highest 1 % of the patch scores, and not their maximum: one noisy patch counts less.
 """
 
-from torch import Tensor
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from hubmodels.detector import AnomalyDetector
 from hubmodels.heads import DiscriminatorHead
+from hubmodels.scoring import size_by_data
 
 TOP_SHARE = 0.01
+MEMORY_DIM = 64
+
+
+class Memory(nn.Module):
+    """Distance of each patch to the nearest good one that is kept; buffers that are saved with the weights.
+
+    Args:
+        embed_dim: width D of a patch feature.
+        layers: number L of feature maps.
+        dim: width R of what is compared.
+
+    Attributes:
+        projection: (R, D), from a patch feature to R whitened dimensions.
+        offset: (R,), added there.
+        vectors: (K, R), the good patches that are kept.
+    """
+
+    def __init__(self, embed_dim: int, layers: int, dim: int) -> None:
+        super().__init__()
+        self.layers = layers
+        self.register_buffer("projection", torch.zeros(dim, embed_dim))
+        self.register_buffer("offset", torch.zeros(dim))
+        self.register_buffer("vectors", torch.zeros(1, dim))  # until it is filled
+        size_by_data(self, ["vectors"])
+
+    def forward(self, aggregated: list[Tensor]) -> Tensor:
+        """Aggregated maps (B, D/L, h_l, w_l), finest first -> distances (B, h, w).
+
+        A projection commutes with upsampling: each layer is projected on its own grid.
+        """
+        first, *coarser = aggregated
+        parts = self.projection.chunk(self.layers, dim=1)
+        total = first.movedim(1, -1) @ parts[0].T + self.offset
+        for coarse, part in zip(coarser, parts[1:], strict=True):
+            small = (coarse.movedim(1, -1) @ part.T).movedim(-1, 1)
+            total = total + F.interpolate(small, first.shape[-2:], mode="bilinear").movedim(1, -1)
+        return self.distances(total.flatten(1, 2)).unflatten(1, first.shape[-2:])
+
+    def project(self, patch_features: Tensor) -> Tensor:
+        """Patch features (N, D) -> (N, R)."""
+        return F.linear(patch_features, self.projection, self.offset)
+
+    def distances(self, projected: Tensor) -> Tensor:
+        """Projected patches (..., R) -> distances to the nearest vector (...)."""
+        # |v|^2 - 2 p v in one pass; |p|^2 is the same for all vectors
+        nearest = F.linear(projected, -2 * self.vectors, self.vectors.square().sum(1)).amin(-1)
+        return (nearest + projected.square().sum(-1)).clamp(min=0).sqrt()
 
 
 class HybridHead(DiscriminatorHead):
-    """The hybrid's discriminator: logit high = anomalous. Its adaptor is computed and not trained.
+    """The hybrid's discriminator (logit high = anomalous) and its memory. Its adaptor is computed and not trained.
 
     Args:
         hidden_dim: as in `DiscriminatorHead`.
+        memory_dim: width of the memory's vectors, at most `embed_dim`.
         top_share: share of a picture's patches whose mean is the image score, in (0, 1]; at least one patch.
+
+    Attributes:
+        mix: (3,), factor of the logit, factor of the distance, and what is added to both.
     """
 
     def __init__(
-        self, embed_dim: int, layers: int, hidden_dim: int | None = None, top_share: float = TOP_SHARE
+        self,
+        embed_dim: int,
+        layers: int,
+        hidden_dim: int | None = None,
+        memory_dim: int = MEMORY_DIM,
+        top_share: float = TOP_SHARE,
     ) -> None:
         super().__init__(embed_dim, layers, hidden_dim)
         if not 0 < top_share <= 1:
             raise ValueError(f"top_share {top_share} is not in (0, 1]")
-        self.top_share = top_share
+        self.memory_dim, self.top_share = min(memory_dim, embed_dim), top_share
+        self.memory = Memory(embed_dim, layers, self.memory_dim)
+        self.register_buffer("mix", torch.tensor([1.0, 1.0, 0.0]))
 
     def logits_to_scores(self, logits: Tensor) -> Tensor:
-        """Anomaly logits (unbounded) are the patch scores."""
+        """Anomaly logits (unbounded), as they are."""
         return logits
+
+    def scores(self, aggregated: list[Tensor]) -> Tensor:
+        """As `Head.scores`."""
+        return self.mixed(self.folded(aggregated), self.memory(aggregated))
+
+    def mixed(self, logits: Tensor, distances: Tensor) -> Tensor:
+        """Logits and distances of the same patches -> patch scores."""
+        return self.mix[0] * logits + self.mix[1] * distances + self.mix[2]
 
     def image_scores(self, patch_scores: Tensor) -> Tensor:
         """Patch scores (B, h, w) -> image scores (B,): the mean of the highest."""
@@ -43,8 +117,23 @@ class HybridHead(DiscriminatorHead):
         return patches.topk(highest).values.mean(1)
 
     def settings(self) -> dict:
-        """The width of the hidden layer, and which patches make the image score."""
-        return super().settings() | {"top_share": self.top_share}
+        """The widths, and which patches make the image score."""
+        return super().settings() | {"memory_dim": self.memory_dim, "top_share": self.top_share}
+
+    def export_form(self) -> nn.Module:
+        """Both parts, the discriminator folded."""
+        return _Mixed(super().export_form(), self)
+
+
+class _Mixed(nn.Module):
+    """Patch scores of a hybrid, from a folded discriminator and the head's memory."""
+
+    def __init__(self, logits: nn.Module, head: HybridHead) -> None:
+        super().__init__()
+        self.logits, self.memory, self.mixed = logits, head.memory, head.mixed
+
+    def forward(self, aggregated: list[Tensor]) -> Tensor:
+        return self.mixed(self.logits(aggregated), self.memory(aggregated))
 
 
 class Hybrid(AnomalyDetector):

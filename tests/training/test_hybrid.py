@@ -25,7 +25,7 @@ def test_the_image_score_is_the_mean_of_the_highest_patches(share, expected):
     patches = torch.tensor([[2.0, 3.0, 4.0], [5.0, 6.0, 7.0], [8.0, 9.0, 5.5]])[None]
     head = HybridHead(8, 2, top_share=share)
     assert head.image_scores(patches).item() == pytest.approx(expected, abs=0.01)
-    assert head.settings() == {"hidden_dim": 5, "top_share": share}
+    assert head.settings() == {"hidden_dim": 5, "memory_dim": 8, "top_share": share}
 
 
 @pytest.mark.parametrize("share", [0.0, -1.0, 1.5])

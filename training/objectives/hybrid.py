@@ -1,4 +1,4 @@
-"""The hybrid's objective: a fixed adaptor, and a discriminator between good features, noisy ones and damaged ones.
+"""The hybrid's objective: a fixed adaptor, a discriminator of good, noisy and damaged features, and a memory.
 
 A method of this repository. All that it learns from is computed once: features of good pictures, and the bank of
 `training.damage`. The fit takes some hundred short steps on patches of all pictures, so it has no epochs.
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from hubmodels.hybrid import Hybrid
+from hubmodels.hybrid import Hybrid, Memory
 from hubmodels.samples import Sample
 from training.batches import FeatureCache, loader_workers
 from training.damage import DamagedPictures, make_bank
@@ -27,6 +27,8 @@ STEPS, NORMAL, DAMAGED = 500, 512, 255  # patches of a step; as many noisy ones 
 NOISE = 0.35  # standard deviation of the noise; adapted features have 1
 PEAK_LR, WEIGHT_DECAY = 1e-3, 1e-2
 LARGEST = 100_000  # good patch features that are kept for the fit
+VECTORS, CANDIDATES = 2000, 60_000  # patches of the memory, and those from which they are chosen
+SHRINK = 1.0  # share of the mean variance that is added to each before whitening
 
 
 class HybridObjective(DirectFit):
@@ -50,16 +52,19 @@ class HybridObjective(DirectFit):
         return objective
 
     def fit(self, cache: FeatureCache) -> dict[str, float]:
-        """Adaptor, discriminator and BatchNorm's statistics; returns the losses of the last step."""
+        """Adaptor, discriminator, BatchNorm's statistics, memory, mix; returns the losses of the last step."""
         device = self.detector.device
         normal = cache.sample(LARGEST).to(device)
         bank = make_bank(self.detector, cache, self.pictures, loader_workers(device))
         standardise(self.head.adaptor, normal)
         with torch.no_grad():
-            normal, damaged = self.head.embed(normal), self.head.embed(torch.cat([*bank.damaged.values()]))
+            adapted, damaged = self.head.embed(normal), self.head.embed(torch.cat([*bank.damaged.values()]))
         self.train()
-        losses = self.train_discriminator(normal, damaged)
-        self.set_statistics(normal, damaged)
+        losses = self.train_discriminator(adapted, damaged)
+        self.set_statistics(adapted, damaged)
+        self.eval()
+        remember(self.head.memory, normal[torch.randperm(len(normal))[:CANDIDATES].to(device)])
+        self.balance(normal, adapted)
         return losses
 
     def train_discriminator(self, normal: Tensor, damaged: Tensor) -> dict[str, float]:
@@ -99,6 +104,16 @@ class HybridObjective(DirectFit):
         norm.running_mean.copy_(mean)
         norm.running_var.copy_((weights * (variances + (means - mean).square())).sum(0))
 
+    @torch.no_grad()
+    def balance(self, normal: Tensor, adapted: Tensor) -> None:
+        """Sets the mix, so that logit and distance of good patches both have mean 0 and deviation 1."""
+        memory = self.head.memory
+        distances = torch.cat([memory.distances(memory.project(part)) for part in normal.split(4096)])
+        parts = self.head.discriminate(adapted), distances
+        factors = [1 / part.std().clamp(min=1e-6) for part in parts]
+        shift = -sum(factor * part.mean() for factor, part in zip(factors, parts, strict=True))
+        self.head.mix.copy_(torch.stack([*factors, shift]))
+
 
 @torch.no_grad()
 def standardise(adaptor: nn.Linear, normal: Tensor) -> None:
@@ -107,6 +122,29 @@ def standardise(adaptor: nn.Linear, normal: Tensor) -> None:
     scale = variance.mean().sqrt()
     adaptor.weight.copy_(torch.eye(len(mean)) / scale)
     adaptor.bias.copy_(-mean / scale)
+
+
+@torch.no_grad()
+def remember(memory: Memory, normal: Tensor) -> None:
+    """Fills the memory from good patch features (N, D): principal components, whitened, and a covering choice.
+
+    Each vector is the patch that is farthest from those chosen before (greedy k-center, as in section 3.2 of PatchCore,
+    arXiv 2106.08265). So rare good patches are kept, too, unlike in a random choice.
+    """
+    mean = normal.mean(0)
+    variances, directions = torch.linalg.eigh((normal - mean).T.cov())
+    kept = slice(-len(memory.projection), None)
+    scale = (variances[kept] + SHRINK * variances.mean()).sqrt()
+    memory.projection.copy_((directions[:, kept] / scale).T)
+    memory.offset.copy_(-memory.projection @ mean)
+    projected = memory.project(normal)
+    squares = projected.square().sum(1)
+    chosen, nearest = [0], torch.full_like(squares, torch.inf)
+    for _ in range(min(VECTORS, len(normal)) - 1):
+        last = projected[chosen[-1]]
+        nearest = torch.minimum(nearest, squares - 2 * (projected @ last) + last.square().sum())
+        chosen.append(int(nearest.argmax()))
+    memory.vectors = projected[chosen].clone()
 
 
 def draw(rows: Tensor, count: int) -> Tensor:
