@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from hubmodels.hybrid import Hybrid, HybridHead
+from hubmodels.front_end import align, flatten
+from hubmodels.hybrid import Hybrid, HybridHead, Memory
 from training.objectives import hybrid
-from training.objectives.hybrid import HybridObjective, standardise
+from training.objectives.hybrid import HybridObjective, remember, standardise
 
 
 @pytest.fixture
@@ -83,3 +84,79 @@ def test_a_fit_does_not_touch_the_adaptor(objective):
     before = objective.head.adaptor.weight.clone()
     objective.train_discriminator(*rows(objective, 0.0, 1.0))
     assert torch.equal(objective.head.adaptor.weight, before)
+
+
+# --- memory ---
+
+
+@pytest.fixture
+def memory():
+    """A memory of 4 of 12 dimensions, filled from correlated features."""
+    torch.manual_seed(0)
+    filled = Memory(12, 2, 4)
+    remember(filled, torch.randn(3000, 12) @ torch.randn(12, 12))
+    return filled
+
+
+def test_distances_are_those_to_the_nearest_vector(memory):
+    aggregated = [torch.randn(2, 6, 8, 10), torch.randn(2, 6, 4, 5)]
+    patches = flatten(align(aggregated)).double()
+    projected = patches @ memory.projection.T.double() + memory.offset.double()
+    expected = torch.cdist(projected, memory.vectors.double()).amin(1)
+    assert torch.allclose(memory(aggregated).double().flatten(), expected, rtol=1e-3, atol=1e-3)
+    assert memory(aggregated).shape == (2, 8, 10)
+
+
+def test_good_features_are_whitened(memory):
+    normal = torch.randn(5000, 12) @ torch.diag(torch.tensor([20.0] * 4 + [0.01] * 8))
+    remember(memory, normal)
+    projected = memory.project(normal)
+    assert projected.mean(0).abs().max() < 1e-3
+    variances = projected.var(0)
+    assert variances.max() / variances.min() < 1.2 and variances.mean() < 1  # shrunk by the mean variance
+    assert torch.cov(projected.T).fill_diagonal_(0).abs().max() < 1e-3
+
+
+def test_the_memory_covers_good_features_and_keeps_rare_ones(memory, monkeypatch):
+    monkeypatch.setattr(hybrid, "VECTORS", 50)
+    common, rare = torch.randn(3000, 12), torch.randn(5, 12) + 12
+    normal = torch.cat([common, rare])
+    remember(memory, normal)
+    projected = memory.project(normal)
+    assert len(memory.vectors) == 50
+    assert torch.cdist(memory.vectors, projected).amin(1).max() < 0.05  # they are good patches
+    assert memory.distances(memory.project(rare)).max() < 3
+    chosen = memory.distances(projected).max()
+    at_random = torch.cdist(projected, projected[torch.randperm(3000)[:50]]).amin(1).max()
+    assert chosen < 0.7 * at_random
+
+
+def test_a_memory_has_at_most_as_many_vectors_as_there_are_patches(memory):
+    remember(memory, torch.randn(30, 12))
+    assert len(memory.vectors) == 30
+
+
+def test_logit_and_distance_have_one_scale(objective):
+    (normal,) = rows(objective, 0.0)
+    with torch.no_grad():
+        objective.head.discriminator[3].weight.mul_(100)
+    objective.eval()
+    standardise(objective.head.adaptor, normal)
+    remember(objective.head.memory, normal[:50])
+    adapted = objective.head.embed(normal).detach()
+    objective.balance(normal, adapted)
+    logits, memory, mix = objective.head.discriminate(adapted), objective.head.memory, objective.head.mix
+    distances = memory.distances(memory.project(normal))
+    assert (mix[0] * logits).std().item() == pytest.approx((mix[1] * distances).std().item(), rel=1e-3)
+    assert objective.head.mixed(logits, distances).mean().item() == pytest.approx(0, abs=1e-4)
+
+
+def test_scores_are_the_mix_of_both(objective):
+    head = objective.head.eval()
+    remember(head.memory, rows(objective, 0.0)[0])
+    head.mix.copy_(torch.tensor([0.5, 2.0, -1.0]))
+    width = objective.detector.front_end.embed_dim // 2
+    aggregated = [torch.randn(1, width, 8, 8), torch.randn(1, width, 4, 4)]
+    expected = 0.5 * head.folded(aggregated) + 2 * head.memory(aggregated) - 1
+    assert torch.allclose(head.scores(aggregated), expected, atol=1e-5)
+    assert torch.allclose(head.export_form()(aggregated), expected, atol=1e-5)

@@ -128,8 +128,8 @@ def standardise(adaptor: nn.Linear, normal: Tensor) -> None:
 def remember(memory: Memory, normal: Tensor) -> None:
     """Fills the memory from good patch features (N, D): principal components, whitened, and a covering choice.
 
-    Each vector is the patch that is farthest from those chosen before (greedy k-center, as in section 3.2 of PatchCore,
-    arXiv 2106.08265). So rare good patches are kept, too, unlike in a random choice.
+    Each vector is the patch that is farthest from those chosen before (greedy k-center, as in section 3.2 of
+    PatchCore, arXiv 2106.08265). So rare good patches are kept, too, unlike in a random choice.
     """
     mean = normal.mean(0)
     variances, directions = torch.linalg.eigh((normal - mean).T.cov())

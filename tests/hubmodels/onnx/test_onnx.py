@@ -18,7 +18,7 @@ from PIL import Image
 from small_pictures import mask, picture, save
 from snippets import run_snippets
 
-from hubmodels import GLASS, ModelError, SimpleNet
+from hubmodels import GLASS, Hybrid, ModelError, SimpleNet
 from hubmodels.comparison import compare
 from hubmodels.front_end import to_image, to_picture_size
 from hubmodels.onnx import export
@@ -32,16 +32,20 @@ EXAMPLES = ROOT / "examples" / "parts" / "pill"
 CROP = {"resize": 75, "image_size": 64}  # odd: the crop begins at a rounded row
 SIZES = [(64, 64), (75, 75), (40, 48), (200, 131), (8, 300), (333, 97)]  # (height, width)
 CLOSE = dict(rtol=1e-4, atol=1e-5)
-METHODS = ["simplenet", "glass", "gaussian", "bank"]
+METHODS = ["simplenet", "glass", "hybrid", "gaussian", "bank"]
 
 
 @pytest.fixture(scope="module")
 def make(make_detector, make_fitted):
-    """Factory of one detector of each method; the third is a closed form and the fourth a bank of vectors."""
+    """Factory of one detector of each method; the last two are a closed form and a bank of vectors."""
 
     def make_all():
         trained = [make_detector(method, **CROP) for method in (SimpleNet, GLASS)]
-        return trained + [make_fitted(method, **CROP) for method in (Gaussian, Bank)]
+        hybrid = make_detector(Hybrid, calibrated=False, **CROP)
+        hybrid.head.memory.projection.normal_()
+        hybrid.head.memory.vectors = torch.randn(50, hybrid.head.memory_dim)
+        hybrid.calibrate([picture(i) for i in range(5)], 0.2)
+        return [*trained, hybrid] + [make_fitted(method, **CROP) for method in (Gaussian, Bank)]
 
     return make_all
 
