@@ -335,7 +335,7 @@ def test_a_newer_format_is_refused(exported, monkeypatch):
 
 
 def test_predict_needs_a_file_of_one_method(model):
-    with pytest.raises(ExportError, match=r"simplenet and glass and gaussian and bank: use `compare`"):
+    with pytest.raises(ExportError, match=f"{' and '.join(METHODS)}: use `compare`"):
         model.predict(picture(0))
 
 
