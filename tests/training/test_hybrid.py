@@ -136,7 +136,7 @@ def test_a_memory_has_at_most_as_many_vectors_as_there_are_patches(memory):
     assert len(memory.vectors) == 30
 
 
-def test_logit_and_distance_have_one_scale(objective):
+def test_logit_and_distance_are_weighed(objective):
     (normal,) = rows(objective, 0.0)
     with torch.no_grad():
         objective.head.discriminator[3].weight.mul_(100)
@@ -147,7 +147,8 @@ def test_logit_and_distance_have_one_scale(objective):
     objective.balance(normal, adapted)
     logits, memory, mix = objective.head.discriminate(adapted), objective.head.memory, objective.head.mix
     distances = memory.distances(memory.project(normal))
-    assert (mix[0] * logits).std().item() == pytest.approx((mix[1] * distances).std().item(), rel=1e-3)
+    assert (mix[0] * logits).std().item() == pytest.approx(1, rel=1e-3)
+    assert (mix[1] * distances).std().item() == pytest.approx(hybrid.MEMORY_WEIGHT, rel=1e-3)
     assert objective.head.mixed(logits, distances).mean().item() == pytest.approx(0, abs=1e-4)
 
 

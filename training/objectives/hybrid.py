@@ -28,6 +28,7 @@ NOISE = 0.35  # standard deviation of the noise; adapted features have 1
 PEAK_LR, WEIGHT_DECAY = 1e-3, 1e-2
 LARGEST = 100_000  # good patch features that are kept for the fit
 VECTORS, CANDIDATES = 2000, 60_000  # patches of the memory, and those from which they are chosen
+MEMORY_WEIGHT = 2.0  # of the distance, compared with the logit
 SHRINK = 1.0  # share of the mean variance that is added to each before whitening
 
 
@@ -106,11 +107,11 @@ class HybridObjective(DirectFit):
 
     @torch.no_grad()
     def balance(self, normal: Tensor, adapted: Tensor) -> None:
-        """Sets the mix, so that logit and distance of good patches both have mean 0 and deviation 1."""
+        """Sets the mix: logit and distance, each in units of its deviation on good patches; the mean of both is 0."""
         memory = self.head.memory
         distances = torch.cat([memory.distances(memory.project(part)) for part in normal.split(4096)])
-        parts = self.head.discriminate(adapted), distances
-        factors = [1 / part.std().clamp(min=1e-6) for part in parts]
+        parts, weights = (self.head.discriminate(adapted), distances), (1.0, MEMORY_WEIGHT)
+        factors = [w / part.std().clamp(min=1e-6) for part, w in zip(parts, weights, strict=True)]
         shift = -sum(factor * part.mean() for factor, part in zip(factors, parts, strict=True))
         self.head.mix.copy_(torch.stack([*factors, shift]))
 
