@@ -114,15 +114,20 @@ _RULE_COLUMNS = ("flagged", *(f"noticed, {length} in a row" for length in ROWS))
 
 def _rule_row(name: str, members: list[dict]) -> dict:
     def total(key: str) -> int:
-        return sum(row[f"{method}_{key}"] for row in members for method in METHODS)
+        return sum(row[f"{method}_{key}"] for row in members for method in _measured(row))
 
-    pictures = len(METHODS) * sum(row["pictures"] for row in members)
+    pictures = sum(len(_measured(row)) * row["pictures"] for row in members)
     noticed = {f"noticed, {n} in a row": f"{total(f'noticed_{n}')} of {total(f'rows_of_{n}')}" for n in ROWS}
     return {"pictures": name, "flagged": f"{total('flagged')} of {pictures}"} | noticed
 
 
 def _shares(row: dict) -> str:
-    return " / ".join(f"{100 * row[f'{method}_flagged'] / row['pictures']:.0f}" for method in METHODS)
+    return " / ".join(f"{100 * row[f'{method}_flagged'] / row['pictures']:.0f}" for method in _measured(row))
+
+
+def _measured(row: dict) -> list[str]:
+    """The methods of a row; a younger one is in no older row."""
+    return [method for method in METHODS if f"{method}_flagged" in row]
 
 
 def results(file: Path = RESULTS / "position.json") -> list[dict]:

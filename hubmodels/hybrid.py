@@ -9,8 +9,8 @@ A method of this repository; it has no paper. What it takes from others, and wha
 - PatchCore (arXiv 2106.08265) keeps good patch features that cover all others, and scores by the distance to the
   nearest. Here there are few of them, in few whitened dimensions.
 
-A patch score is the discriminator's logit plus twice that distance, each in units of its deviation on good patches. The
-image score is the mean of the highest 1 % of the patch scores, and not their maximum: one noisy patch counts less.
+A patch score is the discriminator's logit plus twice that distance, each in units of its deviation on good patches.
+The image score is the mean of the highest 1 % of the patch scores, and not their maximum: one noisy patch counts less.
 """
 
 import torch
