@@ -6,14 +6,18 @@ with rectangles), and a changed tone, sharpness, shape or colour. Each picture g
 damaged picture. Only features of cells that are well covered are kept, at most `LARGEST` of each kind.
 """
 
+import json
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from scipy import ndimage
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -21,13 +25,13 @@ from tqdm import tqdm
 
 from hubmodels.detector import AnomalyDetector
 from hubmodels.front_end import align
-from training.batches import FeatureCache, extract
+from training.batches import extract
 from training.synthesis import MAX_DRAWS, TextureSource, blend, draw_blend_weight, draw_mask
 
 FEW, MOST = 100, 250  # pictures: below the first each is damaged twice as often, beyond the second only some are
 COVERED = 0.25  # share of a cell's pixels
 SMALLEST = 12  # pixels of a mask; smaller ones are drawn again
-LARGEST = 40_000  # features of a kind, 60 MB with 384 dimensions
+LARGEST = 40_000  # features of a kind; 60 MB with 384 dimensions
 BATCH = 16  # pictures
 
 Pixels = np.ndarray  # (S, S, 3) float32 in [0, 1]
@@ -130,25 +134,34 @@ class DamagedPictures(Dataset):
         return mask
 
 
-@dataclass(frozen=True)
-class Bank:
-    """Features of damaged cells by kind of damage, and what the damage changed in them, (m, D) each."""
-
-    damaged: dict[str, Tensor]
-    changes: dict[str, Tensor]
-
-
-def make_bank(detector: AnomalyDetector, cache: FeatureCache, pictures: DamagedPictures, workers: int = 0) -> Bank:
-    """One backbone pass for each damaged picture; at most LARGEST features of each kind are kept."""
-    found: dict[str, list[tuple[Tensor, Tensor]]] = {kind: [] for kind in KINDS}
+def make_bank(detector: AnomalyDetector, pictures: DamagedPictures, workers: int = 0) -> dict[str, Tensor]:
+    """Features (m, D) of covered cells by kind of damage, at most LARGEST of each, by one backbone pass a picture."""
     counts = Counter(kind for kind, _, _ in pictures.plan)
-    loader = DataLoader(pictures, BATCH, num_workers=workers)
-    for batch in tqdm(loader, "damaged pictures", leave=False, disable=None):
-        damaged = align(extract(detector, batch["damaged"]))
-        changes = damaged - cache.features(batch["picture"], detector.device)
-        for i, kind in enumerate(batch["kind"]):
-            cells = batch["covered"][i].nonzero()
-            rows, columns = cells[torch.randperm(len(cells))[: -(-LARGEST // counts[kind])]].T
-            found[kind].append((damaged[i, :, rows, columns].T, changes[i, :, rows, columns].T))
-    both = {kind: [torch.cat(parts) for parts in zip(*pairs, strict=True)] for kind, pairs in found.items()}
-    return Bank(*({kind: pair[side] for kind, pair in both.items()} for side in (0, 1)))
+    found: dict[str, list[Tensor]] = {kind: [] for kind in counts}
+    for batch in tqdm(DataLoader(pictures, BATCH, num_workers=workers), "damaged pictures", leave=False, disable=None):
+        features = align(extract(detector, batch["damaged"])).movedim(1, -1).cpu()
+        for kind, feature_map, covered in zip(batch["kind"], features, batch["covered"], strict=True):
+            rows = feature_map[covered]
+            found[kind].append(rows[torch.randperm(len(rows))[: -(-LARGEST // counts[kind])]])
+    return {kind: torch.cat(rows) for kind, rows in found.items()}
+
+
+def kept_bank(path: Path, settings: dict, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The bank in a file, if it was made with equal settings; else a new one, which the file then contains.
+
+    Raises:
+        OSError: the disk is full or not writable.
+    """
+    wanted = {"settings": json.dumps(settings, sort_keys=True)}
+    if path.is_file():
+        with safe_open(path, "pt") as file:
+            if file.metadata() == wanted:
+                return {kind: file.get_tensor(kind).clone() for kind in file.keys()}
+    bank = make()
+    partial = path.with_suffix(".partial")
+    try:
+        save_file(bank, partial, wanted)
+        partial.replace(path)
+    except (OSError, SafetensorError) as error:
+        raise OSError(f"cannot write {path} ({error}): free some disk space and repeat the command.") from error
+    return bank

@@ -118,7 +118,7 @@ def run_jobs(jobs: list[Job], accelerator: Accelerator, parallel: str) -> tuple[
             run_job(job, accelerator, sharing)
             done += [job] if accelerator.is_main_process or not sharing else []
         except KeyboardInterrupt:
-            raise SystemExit(f"{job.name} was stopped: the same command continues from its last saved epoch") from None
+            raise SystemExit(f"{job.name} was stopped: the same command continues from what was saved last") from None
         except Exception as error:  # one failed job must not stop the others
             if sharing and not isinstance(error, TrainingError):
                 raise  # the other processes wait inside a step: end the run, a rerun continues

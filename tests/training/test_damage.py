@@ -8,8 +8,8 @@ from torch.utils.data import DataLoader
 from hubmodels.front_end import align
 from hubmodels.hybrid import Hybrid
 from training import damage
-from training.batches import FeatureCache, build_cache, extract
-from training.damage import KINDS, DamagedPictures, make_bank
+from training.batches import FeatureCache, extract
+from training.damage import KINDS, DamagedPictures, kept_bank, make_bank
 from training.synthesis import TextureSource
 
 SIZE, GRID = 64, (8, 8)
@@ -72,34 +72,47 @@ def test_a_damaged_picture_is_a_function_of_seed_and_index_in_any_process():
 
 
 @pytest.fixture
-def cached(make_detector, tmp_path):
-    """A detector without training, and the features of three pictures."""
-    detector = make_detector(Hybrid, image_size=SIZE)
-    return detector, build_cache(detector, stripes(3), tmp_path)
+def detector(make_detector):
+    return make_detector(Hybrid, image_size=SIZE)
 
 
-def test_the_bank_has_the_features_of_covered_cells_and_what_changed(cached):
-    detector, cache = cached
+def test_the_bank_has_the_features_of_covered_cells(detector):
     pictures = make_pictures()
-    bank = make_bank(detector, cache, pictures)
     expected = {kind: [] for kind in KINDS}
     for index, (kind, _, _) in enumerate(pictures.plan):
-        item = pictures[index]
-        features = align(extract(detector, item["damaged"][None]))[0]
-        expected[kind].append(features[:, item["covered"]].T)
+        features = align(extract(detector, pictures[index]["damaged"][None]))[0]
+        expected[kind].append(features[:, pictures[index]["covered"]].T)
+    bank = make_bank(detector, pictures)
     for kind, rows in expected.items():
         rows = torch.cat(rows)
-        assert len(bank.damaged[kind]) == len(bank.changes[kind]) == len(rows)
-        assert bank.damaged[kind].sum(0) == pytest.approx(rows.sum(0), rel=1e-4, abs=1e-3)  # in any order
-    before = torch.cat([*bank.damaged.values()]) - torch.cat([*bank.changes.values()])
-    good = torch.cat([features.flatten(2).transpose(1, 2)[0] for features in cache.batches(1, torch.device("cpu"))])
-    assert torch.cdist(before, good).amin(1).max() < 1e-2
+        assert len(bank[kind]) == len(rows) > 0
+        assert torch.cdist(bank[kind], rows).amin(1).max() < 1e-2  # in any order
 
 
-def test_the_bank_is_bounded(cached, monkeypatch):
+def test_the_bank_is_bounded(detector, monkeypatch):
     monkeypatch.setattr(damage, "LARGEST", 12)
-    bank = make_bank(*cached, make_pictures())
-    assert all(len(rows) <= 12 for rows in bank.damaged.values())
+    bank = make_bank(detector, make_pictures())
+    assert all(len(rows) <= 12 for rows in bank.values())
+
+
+def test_a_bank_is_kept_for_the_same_settings(tmp_path):
+    path, made = tmp_path / "bank.safetensors", []
+
+    def make():
+        made.append(torch.rand(2, 3))
+        return {"texture": made[-1]}
+
+    first = kept_bank(path, {"seed": 0}, make)
+    again = kept_bank(path, {"seed": 0}, make)
+    assert len(made) == 1 and torch.equal(first["texture"], again["texture"])
+    other = kept_bank(path, {"seed": 1}, make)
+    assert len(made) == 2 and torch.equal(other["texture"], made[1])
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_a_bank_that_cannot_be_written_is_named(tmp_path):
+    with pytest.raises(OSError, match=r"cannot write .*free some disk space"):
+        kept_bank(tmp_path / "gone" / "bank.safetensors", {}, lambda: {"texture": torch.rand(2, 3)})
 
 
 def test_patches_are_sampled_from_all_pictures_alike():

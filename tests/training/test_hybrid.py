@@ -1,8 +1,16 @@
 """The hybrid's head and its fit: what the adaptor does, what is learned, and that a fit can be repeated."""
 
+import json
+from unittest.mock import Mock
+
+import numpy as np
 import pytest
 import torch
+from PIL import Image
+from safetensors.torch import load_file
 
+import training.train as train
+from hubmodels import load
 from hubmodels.front_end import align, flatten
 from hubmodels.hybrid import Hybrid, HybridHead, Memory
 from training.objectives import hybrid
@@ -12,7 +20,7 @@ from training.objectives.hybrid import HybridObjective, remember, standardise
 @pytest.fixture
 def objective(make_detector):
     torch.manual_seed(0)
-    return HybridObjective(make_detector(Hybrid), pictures=None)
+    return HybridObjective(make_detector(Hybrid), pictures=None, kept=None, settings={})
 
 
 def rows(objective, *places):
@@ -161,3 +169,51 @@ def test_scores_are_the_mix_of_both(objective):
     expected = 0.5 * head.folded(aggregated) + 2 * head.memory(aggregated) - 1
     assert torch.allclose(head.scores(aggregated), expected, atol=1e-5)
     assert torch.allclose(head.export_form()(aggregated), expected, atol=1e-5)
+
+
+# --- a run ---
+
+
+@pytest.fixture
+def arguments(backbone_weights, tmp_path):
+    """Command line of a run on eight small plates, two of them with a bright square."""
+    rng = np.random.default_rng(0)
+    for name in [f"train/good/{i}" for i in range(6)] + ["test/good/0", "test/square/0"]:
+        pixels = rng.normal(120, 12, (72, 72, 3)).clip(0, 255).astype(np.uint8)
+        pixels[20:40, 30:50] = 255 if "square" in name else pixels[20:40, 30:50]
+        path = tmp_path / "toy/plate" / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(path)
+    return [
+        *("--data-root", str(tmp_path / "toy"), "--backbone", "resnet18.tv_in1k", "--image-size", "64"),
+        *("--backbone-weights", str(backbone_weights), "--methods", "hybrid"),
+    ]
+
+
+def weights_in(folder):
+    return load_file(folder / "hybrid-toy-plate/model.safetensors")
+
+
+def test_an_interrupted_run_keeps_its_bank_and_ends_the_same(arguments, tmp_path, monkeypatch):
+    monkeypatch.setattr(hybrid, "STEPS", 20)
+    assert train.main([*arguments, "--output", str(tmp_path / "through")]) == 0
+    stopped, steps = [*arguments, "--output", str(tmp_path / "stopped")], HybridObjective.train_discriminator
+    monkeypatch.setattr(HybridObjective, "train_discriminator", Mock(side_effect=KeyboardInterrupt))
+    with pytest.raises(SystemExit, match="the same command continues"):
+        train.main(stopped)
+    monkeypatch.setattr(HybridObjective, "train_discriminator", steps)
+    monkeypatch.setattr(hybrid, "make_bank", Mock(side_effect=AssertionError("the bank is made again")))
+    assert train.main(stopped) == 0
+    through, continued = weights_in(tmp_path / "through"), weights_in(tmp_path / "stopped")
+    assert all(torch.equal(through[name], continued[name]) for name in through)
+
+
+def test_a_bright_square_is_found(arguments, tmp_path):
+    assert train.main([*arguments, "--output", str(tmp_path)]) == 0
+    detector = load(tmp_path / "hybrid-toy-plate")
+    good, square = (detector.predict(tmp_path / f"toy/plate/test/{kind}/0.png") for kind in ("good", "square"))
+    assert (square.image_score > good.image_score and square.p_value < good.p_value) or square.is_anomalous
+    peak = np.unravel_index(square.anomaly_map.argmax(), square.anomaly_map.shape)
+    assert 14 <= peak[0] <= 46 and 24 <= peak[1] <= 56
+    log = (tmp_path / "hybrid-toy-plate/training_log.jsonl").read_text()
+    assert {"loss", "damaged_loss", "seconds"} <= json.loads(log).keys()

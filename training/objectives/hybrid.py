@@ -5,6 +5,7 @@ A method of this repository. All that it learns from is computed once: features 
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 import torch
@@ -15,7 +16,7 @@ from tqdm import tqdm
 from hubmodels.hybrid import Hybrid, Memory
 from hubmodels.samples import Sample
 from training.batches import FeatureCache, loader_workers
-from training.damage import DamagedPictures, make_bank
+from training.damage import KINDS, DamagedPictures, kept_bank, make_bank
 from training.foreground import foreground_masks
 from training.objectives.objective import DirectFit, add_noise
 from training.synthesis import TextureSource
@@ -37,18 +38,22 @@ class HybridObjective(DirectFit):
 
     Args:
         pictures: the damaged pictures that the bank is made of.
+        kept: file of the bank, until the job is finished.
+        settings: what the bank depends on.
     """
 
-    def __init__(self, detector: Hybrid, pictures: DamagedPictures) -> None:
+    def __init__(self, detector: Hybrid, pictures: DamagedPictures, kept: Path, settings: dict) -> None:
         super().__init__(detector)
-        self.pictures = pictures
+        self.pictures, self.kept, self.settings = pictures, kept, settings
 
     @classmethod
     def prepare(cls, detector: Hybrid, job: "Job", cache: FeatureCache, samples: Sequence[Sample]) -> Self:
         """With the part found in the pictures, so that damage is on it."""
         found = foreground_masks(cache.images.permute(0, 2, 3, 1).numpy())
         textures, grid = TextureSource(job.config.image_size), tuple(cache.layers[0].shape[-2:])
-        objective = cls(detector, DamagedPictures(cache.images, textures, found.masks, grid, job.config.seed))
+        pictures = DamagedPictures(cache.images, textures, found.masks, grid, job.config.seed)
+        settings = job.settings | {"backbone_sha256": detector.front_end.backbone_sha256}
+        objective = cls(detector, pictures, job.workplace / "bank.safetensors", settings)
         objective.decisions = {"foreground": found.reason, "damaged_pictures": len(objective.pictures)}
         return objective
 
@@ -56,10 +61,11 @@ class HybridObjective(DirectFit):
         """Adaptor, discriminator, BatchNorm's statistics, memory, mix; returns the losses of the last step."""
         device = self.detector.device
         normal = cache.sample(LARGEST).to(device)
-        bank = make_bank(self.detector, cache, self.pictures, loader_workers(device))
+        bank = kept_bank(self.kept, self.settings, self.make_bank)
+        damaged = torch.cat([bank[kind] for kind in KINDS]).to(device)  # a file has another order
         standardise(self.head.adaptor, normal)
         with torch.no_grad():
-            adapted, damaged = self.head.embed(normal), self.head.embed(torch.cat([*bank.damaged.values()]))
+            adapted, damaged = self.head.embed(normal), self.head.embed(damaged)
         self.train()
         losses = self.train_discriminator(adapted, damaged)
         self.set_statistics(adapted, damaged)
@@ -67,6 +73,12 @@ class HybridObjective(DirectFit):
         remember(self.head.memory, normal[torch.randperm(len(normal))[:CANDIDATES].to(device)])
         self.balance(normal, adapted)
         return losses
+
+    def make_bank(self) -> dict[str, Tensor]:
+        """Features of damaged cells by kind of damage; they do not depend on what was drawn before."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.pictures.seed)
+            return make_bank(self.detector, self.pictures, loader_workers(self.detector.device))
 
     def train_discriminator(self, normal: Tensor, damaged: Tensor) -> dict[str, float]:
         """STEPS steps of AdamW, whose rate falls to zero by a cosine, on adapted features (N, D) and (M, D)."""
