@@ -3,7 +3,7 @@
 import secrets
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import gradio as gr
@@ -14,8 +14,17 @@ from PIL import Image
 from hubmodels import BackboneError, ModelError, PictureError
 from hubmodels.appearance import UNLIKE
 from hubmodels.hub.catalog import Catalog
+from hubmodels.scoring import Calibration
 from webapp.hosting import checked_path, hide_folders, uploaded_path
-from webapp.inspection import BATCH, SetupWatch, dropdown, inspect_picture, method_titles
+from webapp.inspection import (
+    BATCH,
+    SetupWatch,
+    dropdown,
+    inspect_picture,
+    load_methods,
+    method_choice,
+    method_titles,
+)
 from webapp.inspection_report import describe_guarantee
 from webapp.results import BatchResults, models_of, printable
 from webapp.texts import (
@@ -69,6 +78,7 @@ def add(catalog: Catalog) -> gr.Dropdown:
             gr.Markdown(label("batch_limits"), elem_classes="note")
         with gr.Column(scale=2, min_width=280):
             category = dropdown(catalog)
+            methods = method_choice()
             rate = gr.Slider(0.5, 20, 1, step=0.5, label=label("batch_rate"), elem_id="batch-rate")
             with gr.Row():
                 start = gr.Button(label("batch_start"), variant="primary", min_width=120)
@@ -88,7 +98,7 @@ def add(catalog: Catalog) -> gr.Dropdown:
     waiting = start.click(batches.wait, None, outputs, **quick)
     running = waiting.then(
         batches.run,
-        [category, pictures, rate],
+        [category, pictures, rate, methods],
         outputs,
         preprocess=False,  # see `uploaded_path`
         show_progress="hidden",  # Gradio's own estimate of the waiting time is wrong
@@ -126,7 +136,14 @@ class _Batches:
         language = language_of(request)
         return _page(_status(translate("busy", language), language, refused=True))
 
-    def run(self, category: str | None, uploads: list | None, percent: float, request: gr.Request) -> Iterator[list]:
+    def run(
+        self,
+        category: str | None,
+        uploads: list | None,
+        percent: float,
+        methods: list | None,
+        request: gr.Request,
+    ) -> Iterator[list]:
         """Inspects the uploads one by one; yields updates of status, table, both buttons, CSV and ZIP."""
         language = language_of(request)
         stopped = self._stops.setdefault(request.session_hash, threading.Event())
@@ -134,11 +151,12 @@ class _Batches:
             self._stops.pop(request.session_hash, None)
             yield _page(_status(refusal, language, refused=True))
             return
-        rate = float(percent) / 100
-        head = {"category": category, "false_alarm_rate": rate, "models": models_of(self._catalog, category)}
+        rate, titles = float(percent) / 100, method_titles()
+        shown = {titles[name]: d.calibration for name, d in load_methods(self._catalog, category, methods).items()}
+        head = {"category": category, "false_alarm_rate": rate, "models": models_of(self._catalog, category, shown)}
         folder = Path(get_upload_folder()).resolve() / "batches" / secrets.token_hex(16)  # cannot be guessed
         with BatchResults(folder, head) as results:
-            batch = _Batch(results, len(uploads), self._guarantees(category, rate, language), language)
+            batch = _Batch(results, len(uploads), methods, shown, language)
             try:
                 yield batch.shown()
                 for upload in uploads:
@@ -151,13 +169,6 @@ class _Batches:
                 self._stops.pop(request.session_hash, None)
             results.finish()
         yield batch.ended()
-
-    def _guarantees(self, category: str, rate: float, language: str) -> dict[str, Markup]:
-        """By method, the guarantee of its threshold, if it is weaker than requested."""
-        titles = method_titles()
-        calibrations = {titles[name]: d.calibration for name, d in self._catalog.load(category).items()}
-        weaker = {name: c for name, c in calibrations.items() if not c.size or c.guaranteed_rate(rate) > rate}
-        return {name: describe_guarantee(c, rate, language) for name, c in weaker.items()}
 
     def _refusal(self, category: object, uploads: object, percent: object, language: str) -> Markup | None:
         """The reason why this batch cannot be inspected, as HTML; None if it can."""
@@ -178,12 +189,25 @@ class _Batches:
 
 
 class _Batch:
-    """One visitor's batch: its results so far, and their display on the page."""
+    """One visitor's batch: its results so far, and their display on the page.
 
-    def __init__(self, results: BatchResults, total: int, guarantees: dict[str, Markup], language: str) -> None:
-        self._results, self._total, self._guarantees, self._language = results, total, guarantees, language
-        self._run, self._rows = secrets.token_hex(4), []
-        self._watch = SetupWatch(results.head["false_alarm_rate"])
+    Args:
+        methods: as `load_methods`.
+        calibrations: of the methods that are shown, by title.
+    """
+
+    def __init__(
+        self,
+        results: BatchResults,
+        total: int,
+        methods: list | None,
+        calibrations: dict[str, Calibration],
+        language: str,
+    ) -> None:
+        self._results, self._total, self._methods, self._language = results, total, methods, language
+        self._run, self._rows, self._titles = secrets.token_hex(4), [], list(calibrations)
+        rate = results.head["false_alarm_rate"]
+        self._watch, self._guarantees = SetupWatch(rate), _guarantees(calibrations, rate, language)
         self._began = self._shown_at = time.monotonic()
 
     def inspect(self, catalog: Catalog, upload: object) -> None:
@@ -191,16 +215,16 @@ class _Batch:
         name, head = _name(upload), self._results.head
         try:
             path = checked_path(upload)
-            inspection = inspect_picture(catalog, head["category"], path, head["false_alarm_rate"])
+            inspection = inspect_picture(catalog, head["category"], path, head["false_alarm_rate"], self._methods)
         except (PictureError, ModelError, BackboneError) as error:
             record = self._results.add_failure(name, hide_folders(str(error), catalog))
             reason = explain_fault(error, self._language, catalog).unescape()
-            self._rows.append(_unread(record, reason, self._language))
+            self._rows.append(_unread(record, reason, self._titles, self._language))
         else:
             record = self._results.add(name, inspection)
             self._watch.add(inspection)
             self._results.head["setup_changed"] = self._watch.changed
-            self._rows.append(_row(record, _thumbnail(inspection.picture), self._language))
+            self._rows.append(_row(record, _thumbnail(inspection.picture), self._titles, self._language))
 
     def is_due(self) -> bool:
         """Whether it is time to update the page."""
@@ -237,10 +261,16 @@ class _Batch:
         """The data for static/batch.js, which makes the table; Gradio only sends new rows."""
         names = {key: translate_plainly(key, self._language) for key in ("batch_picture", "batch_result", *COLUMNS)}
         columns = [{"name": names["batch_picture"]}, {"name": names["batch_result"]}]
-        for title in method_titles().values():
+        for title in self._titles:
             columns += [{"name": names[k], "group": title, "numeric": k != COLUMNS[0]} for k in COLUMNS]
         caption = translate_plainly("batch_caption", self._language)
         return {"run": self._run, "caption": caption, "columns": columns, "sorted": 1, "rows": list(self._rows)}
+
+
+def _guarantees(calibrations: dict[str, Calibration], rate: float, language: str) -> dict[str, Markup]:
+    """By method, the guarantee of its threshold, if it is weaker than requested."""
+    weaker = {name: c for name, c in calibrations.items() if not c.size or c.guaranteed_rate(rate) > rate}
+    return {name: describe_guarantee(c, rate, language) for name, c in weaker.items()}
 
 
 def _status(words: Markup, language: str, **values: object) -> Markup:
@@ -262,10 +292,10 @@ def _page(status: Markup, table: dict | None = None, running: bool = False, file
 # ---------------------------------------------------------------- rows of the table
 
 
-def _row(record: dict, thumbnail: str, language: str) -> dict:
+def _row(record: dict, thumbnail: str, titles: Sequence[str], language: str) -> dict:
     """A record as a row of the table: its cells, and for each column the key to sort by."""
     cells, keys = [_result(record, language)], [record["file"], _rank(record)]
-    for title in method_titles().values():
+    for title in titles:
         for cell, key in _method_cells(record["methods"].get(title), language):
             cells.append(cell)
             keys.append(key)
@@ -274,9 +304,9 @@ def _row(record: dict, thumbnail: str, language: str) -> dict:
     return {"number": record["number"], "file": record["file"], **shown, "cells": cells, "keys": keys}
 
 
-def _unread(record: dict, reason: str, language: str) -> dict:
+def _unread(record: dict, reason: str, titles: Sequence[str], language: str) -> dict:
     """The row of a picture that could not be inspected."""
-    text, further = f"{translate_plainly('batch_unread', language)}: {reason}", len(COLUMNS) * len(method_titles())
+    text, further = f"{translate_plainly('batch_unread', language)}: {reason}", len(COLUMNS) * len(titles)
     cells = [{"text": text, "sign": "!", "tone": "failed", "span": 1 + further}]
     keys = [record["file"], UNREAD, *[None] * further]
     return {"number": record["number"], "file": record["file"], "thumbnail": None, "cells": cells, "keys": keys}

@@ -4,7 +4,7 @@ import json
 import logging
 import shutil
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,9 +15,18 @@ from hubmodels import BackboneError, ModelError, PictureError, PreparedPicture
 from hubmodels.appearance import UNLIKE
 from hubmodels.folders import find_shown
 from hubmodels.hub.catalog import Catalog
+from hubmodels.methods import METHODS
 from hubmodels.pictures import read_picture
 from webapp.hosting import checked_path, fresh_path, hide_folders
-from webapp.inspection import MODEL, Inspection, dropdown, inspect_picture, method_titles, suggest_category
+from webapp.inspection import (
+    MODEL,
+    Inspection,
+    dropdown,
+    inspect_picture,
+    method_choice,
+    method_titles,
+    suggest_category,
+)
 from webapp.inspection_report import render_report
 from webapp.results import models_of, write_download
 from webapp.texts import (
@@ -74,6 +83,7 @@ class InspectTab:
         sources = ["upload", "clipboard", "webcam"]
         self._picture = gr.Image(label=label("picture"), type="filepath", sources=sources, height=300, buttons=[])
         self._button = gr.Button(label("inspect"), variant="primary")
+        self._methods = method_choice()
         gr.HTML(label("examples"), elem_classes=["quiet", "examples"], visible=bool(self._examples))
         self._gallery = gr.HTML(
             str(render("examples.html", LANGUAGES[0], groups=_grouped(self._examples))),
@@ -102,7 +112,7 @@ class InspectTab:
             gr.Markdown(label("own_parts_how"))
 
     def _connect(self) -> None:
-        inputs = [self._category, self._picture]
+        inputs = [self._category, self._picture, self._methods]
         outputs = [self._report, self._suggestion, self._suggested, self._adopted]
         private = {"api_visibility": "private", "preprocess": False}  # see `uploaded_path`
         inspection = dict(fn=self.inspect, inputs=inputs, outputs=outputs, show_progress_on=self._report, **MODEL)
@@ -110,7 +120,7 @@ class InspectTab:
         quick = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
         adoption = dict(fn=self.adopt, inputs=[self._category, self._adopted], outputs=self._category, **quick)
         inspected = gr.on(
-            [self._button.click, self._picture.change, self._category.input],
+            [self._button.click, self._picture.change, self._category.input, self._methods.input],
             **inspection,
             **private,
             trigger_mode="always_last",
@@ -131,30 +141,32 @@ class InspectTab:
         """The category after an inspection: the suggested one, unless the visitor has chosen one in the meantime."""
         return gr.skip() if category or not suggested else suggested
 
-    def inspect(self, category: str | None, picture: dict | None, request: gr.Request) -> tuple:
-        """Category and upload -> report (HTML), button and category of a suggestion, and a category to adopt."""
+    def inspect(self, category: str | None, picture: dict | None, methods: list | None, request: gr.Request) -> tuple:
+        """The choices -> report (HTML), button and category of a suggestion, and a category to adopt."""
         language = language_of(request)
         if picture is None:
             return self._without_report(translate("hint_card", language))
         try:
-            return self._inspect(category, PreparedPicture(checked_path(picture)), language)
+            return self._inspect(category, PreparedPicture(checked_path(picture)), methods, language)
         except (PictureError, ModelError, BackboneError) as error:
             reason, title = explain_fault(error, language, self._catalog), translate("not_inspected", language)
             return self._without_report(_card(reason, language, title, "failed"))
 
-    def _inspect(self, category: str | None, picture: PreparedPicture, language: str) -> tuple:
+    def _inspect(
+        self, category: str | None, picture: PreparedPicture, methods: Collection[str] | None, language: str
+    ) -> tuple:
         chosen = category or suggest_category(self._catalog, picture)
         if chosen is None:
             key = "no_category" if self._catalog.entries else "models_none"
             return self._without_report(_card(translate(key, language), language))
-        inspection = inspect_picture(self._catalog, chosen, picture)
+        inspection = inspect_picture(self._catalog, chosen, picture, None, methods)
         adopted = None if category else chosen
         unlike = UNLIKE in inspection.appearance.warnings
         other = suggest_category(self._catalog, picture) if unlike else None
         report = render_report(
             inspection,
             category=chosen,
-            absent=self._absent(chosen, inspection, language),
+            absent=self._absent(chosen, inspection, methods, language),
             warnings=[_warning(code, chosen, other, language) for code in inspection.appearance.warnings],
             note=None if category else translate("suggested", language, category=chosen),
             language=language,
@@ -167,22 +179,33 @@ class InspectTab:
     def _without_report(self, card: Markup) -> tuple:
         return str(card), gr.update(visible=False), None, None
 
-    def download(self, category: str | None, picture: dict | None, event: gr.EventData, request: gr.Request) -> str:
+    def download(
+        self,
+        category: str | None,
+        picture: dict | None,
+        methods: list | None,
+        event: gr.EventData,
+        request: gr.Request,
+    ) -> str:
         """A click on a download -> the file."""
         what, method, rate = (getattr(event, name, None) for name in ("what", "method", "rate"))
         try:
-            inspection = inspect_picture(self._catalog, category, checked_path(picture), rate)
-            record = inspection.record(category, rate) | {"models": models_of(self._catalog, category)}
+            inspection = inspect_picture(self._catalog, category, checked_path(picture), rate, methods)
+            models = models_of(self._catalog, category, inspection.detectors)
+            record = inspection.record(category, rate) | {"models": models}
             return str(write_download(inspection, what, method, record))
         except (PictureError, ModelError, BackboneError, ValueError, TypeError) as error:
             reason = explain_fault(error, language_of(request), self._catalog)
             raise gr.Error(str(reason), print_exception=False) from error
 
-    def _absent(self, category: str, inspection: Inspection, language: str) -> list[Markup]:
-        """The reasons of the methods without a result."""
+    def _absent(
+        self, category: str, inspection: Inspection, methods: Collection[str] | None, language: str
+    ) -> list[Markup]:
+        """The reasons of the chosen methods without a result."""
         problems, entries = self._catalog.problems, self._catalog.entries
         reasons = {e.method: problems[e.source] for e in entries if e.label == category and e.source in problems}
-        absent = {name: title for name, title in method_titles().items() if title not in inspection.predictions}
+        wanted = {name: title for name, title in method_titles().items() if name in (methods or METHODS)}
+        absent = {name: title for name, title in wanted.items() if title not in inspection.predictions}
         return [
             translate("not_loadable", language, method=title, reason=hide_folders(reasons[name], self._catalog))
             if name in reasons

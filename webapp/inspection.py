@@ -2,7 +2,7 @@
 
 import threading
 from collections import Counter, defaultdict, deque
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import gradio as gr
@@ -103,22 +103,41 @@ class SetupWatch:
 
 
 def inspect_picture(
-    catalog: Catalog, category: str | None, picture: Picture | PreparedPicture, rate: float | None = None
+    catalog: Catalog,
+    category: str | None,
+    picture: Picture | PreparedPicture,
+    rate: float | None = None,
+    methods: Collection[str] | None = None,
 ) -> Inspection:
-    """Inspects a picture with all methods of a category, at this false-alarm rate or at the calibrated ones.
+    """Inspects a picture with these methods, at this false-alarm rate or at the calibrated ones.
+
+    Args:
+        methods: as `load_methods`.
 
     Raises:
         PictureError, ModelError, BackboneError: the message contains the remedy.
         ValueError: the rate is not in (0, 1).
     """
     prepared = picture if isinstance(picture, PreparedPicture) else PreparedPicture(picture)
-    loaded = catalog.load(category)
+    loaded = load_methods(catalog, category, methods)
     with _turn:
         predictions, appearance = compare(loaded, prepared), check_appearance(loaded, prepared)
     titles = method_titles()
     detectors = {titles[name]: detector for name, detector in loaded.items()}
     decided = {titles[name]: loaded[name].decide(p, rate) for name, p in predictions.items()}
     return Inspection(prepared.picture, appearance, detectors, decided)
+
+
+def load_methods(
+    catalog: Catalog, category: str | None, methods: Collection[str] | None = None
+) -> dict[str, AnomalyDetector]:
+    """The category's detectors of these methods by name; all that it has, if none is named or none has a model.
+
+    Raises:
+        ModelError: as `Catalog.load`.
+    """
+    loaded = catalog.load(category)
+    return {name: detector for name, detector in loaded.items() if name in (methods or ())} or loaded
 
 
 def suggest_category(catalog: Catalog, prepared: PreparedPicture) -> str | None:
@@ -145,7 +164,17 @@ def method_titles() -> dict[str, str]:
     return {name: method.title for name, method in METHODS.items()}
 
 
-# ---------------------------------------------------------------- the choice of a category
+# ---------------------------------------------------------------- the choices of methods and of a category
+
+
+CHOSEN_AT_FIRST = 2  # methods; two heat maps fit on a screen
+
+
+def method_choice() -> gr.CheckboxGroup:
+    """A list of all methods, the first ones chosen."""
+    offered = [(title, name) for name, title in method_titles().items()]
+    first = [name for _, name in offered[:CHOSEN_AT_FIRST]]
+    return gr.CheckboxGroup(offered, value=first, label=label("methods"), info=label("methods_info"))
 
 
 SOURCES = {FOLDER: "source_folder", HUB: "source_hub", CACHE: "source_hub_cache", BUNDLE: "source_bundled"}

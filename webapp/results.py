@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 import zipfile
+from collections.abc import Collection
 from io import BytesIO, StringIO
 from pathlib import Path
 from typing import Self
@@ -28,13 +29,13 @@ LONGEST_NAME = 120  # characters of a file name
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet would compute such a cell
 
 
-def models_of(catalog: Catalog, category: str) -> dict[str, dict]:
-    """The models of a category by method: name, origin, commit; no folder of the server."""
+def models_of(catalog: Catalog, category: str, shown: Collection[str]) -> dict[str, dict]:
+    """The category's models of the shown methods, by title: name, origin, commit; no folder of the server."""
     titles = method_titles()
     return {
         titles[entry.method]: {"name": entry.name, "origin": entry.origin, "revision": entry.revision}
         for entry in catalog.entries
-        if entry.label == category
+        if entry.label == category and titles[entry.method] in shown
     }
 
 

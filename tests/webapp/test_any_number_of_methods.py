@@ -102,7 +102,7 @@ every_number = pytest.mark.parametrize("registered", [1, 2, 3, 4])
 @every_number
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_the_report_has_a_column_for_each_method(catalog, upload, registered, language):
-    report = InspectTab(catalog, []).inspect(LABEL, upload, visitor(language))[0]
+    report = InspectTab(catalog, []).inspect(LABEL, upload, None, visitor(language))[0]
     assert re.findall(r'class="method" aria-label="(\w+)"', report) == TITLES[:registered]
     assert ('class="agreement"' in report) == (registered > 1)
     assert ("both" in report.lower() or "beide" in report.lower()) == (registered == 2)
@@ -111,7 +111,7 @@ def test_the_report_has_a_column_for_each_method(catalog, upload, registered, la
 
 @every_number
 def test_the_legend_counts_from_three_methods_on(catalog, upload, registered):
-    report = InspectTab(catalog, []).inspect(LABEL, upload, visitor())[0]
+    report = InspectTab(catalog, []).inspect(LABEL, upload, None, visitor())[0]
     legend = re.findall(r'height="24"> ([^<]*)</li>', report)
     counted = [f"outlined by {count} of {registered}" for count in range(registered, 0, -1)]
     assert legend == {1: [], 2: ["both", "SimpleNet alone", "GLASS alone"]}.get(registered, counted)
@@ -152,7 +152,7 @@ def test_the_agreement_is_said_in_words(masked, words):
 @every_number
 def test_the_downloads_contain_every_method(catalog, upload, registered):
     event = gr.EventData(None, {"what": "zip", "rate": 0.2})
-    with zipfile.ZipFile(InspectTab(catalog, []).download(LABEL, upload, event, visitor())) as archive:
+    with zipfile.ZipFile(InspectTab(catalog, []).download(LABEL, upload, None, event, visitor())) as archive:
         record = json.loads(archive.read("result.json"))
         assert len(archive.namelist()) == 1 + 3 * registered
     assert list(record["methods"]) == list(record["models"]) == TITLES[:registered]
@@ -161,7 +161,7 @@ def test_the_downloads_contain_every_method(catalog, upload, registered):
 
 def test_methods_without_a_model_are_a_note(all_models, upload, tmp_path):
     catalog = catalog_of(DETECTORS[:2], all_models, tmp_path / "models")
-    report = InspectTab(catalog, []).inspect(LABEL, upload, visitor())[0]
+    report = InspectTab(catalog, []).inspect(LABEL, upload, None, visitor())[0]
     assert report.count('class="method"') == 2 and "outlined by" not in report
     assert all(f"{title} has no model for this category yet" in report for title in TITLES[2:])
 
@@ -172,7 +172,7 @@ def test_methods_without_a_model_are_a_note(all_models, upload, tmp_path):
 @every_number
 def test_the_batch_has_columns_for_each_method(catalog, upload, registered):
     broken = upload | {"path": "elsewhere"}
-    *_, (_, table, _, _, csv_file, zip_file) = _Batches(catalog).run(LABEL, [upload, broken], 20, visitor())
+    *_, (_, table, _, _, csv_file, zip_file) = _Batches(catalog).run(LABEL, [upload, broken], 20, None, visitor())
     assert [column.get("group") for column in table["columns"][2::4]] == TITLES[:registered]
     done, failed = table["rows"]
     assert len(done["keys"]) == len(failed["keys"]) == len(table["columns"]) == 2 + 4 * registered
@@ -195,7 +195,7 @@ def test_a_disagreement_in_a_batch_is_counted(catalog, upload, registered, tmp_p
     head = {"category": LABEL, "false_alarm_rate": 0.2, "models": {}}
     with BatchResults(tmp_path / "batch", head) as results:
         record = results.add("a", replace(inspection, predictions=decided, appearance=AppearanceCheck(1.0, ())))
-    row = _row(record, "", "en")
+    row = _row(record, "", list(record["methods"]), "en")
     counted = f"1 of {registered} defective"
     assert row["keys"][1] == DISAGREEMENT
     assert row["cells"][0]["text"] == ("Methods disagree" if registered == 2 else counted)

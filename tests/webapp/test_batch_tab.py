@@ -79,7 +79,7 @@ def inspected(catalog, **verdicts):
 
 def run(catalog, files, percent=20, category=LABEL, request=None):
     """All pages that the event shows."""
-    return list(batch_tab._Batches(catalog).run(category, files, percent, request or visitor()))
+    return list(batch_tab._Batches(catalog).run(category, files, percent, None, request or visitor()))
 
 
 def read_csv(path):
@@ -219,7 +219,7 @@ def test_the_page_is_not_sent_anew_for_each_picture(catalog, uploads, monkeypatc
 def test_stop_keeps_what_is_done(catalog, uploads, monkeypatch):
     monkeypatch.setattr(batch_tab, "SHOWN_EVERY", 0)
     batches, request = batch_tab._Batches(catalog), visitor()
-    pages = batches.run(LABEL, uploads("a", "b", "c"), 20, request)
+    pages = batches.run(LABEL, uploads("a", "b", "c"), 20, None, request)
     next(pages), next(pages)  # the empty page, then the first picture
     batches.stop(SimpleNamespace(session_hash="somebody else"))
     batches.stop(request)
@@ -228,12 +228,12 @@ def test_stop_keeps_what_is_done(catalog, uploads, monkeypatch):
     assert len(read_csv(Path(csv_file["value"]))) == 1
     assert list(pages) == []
     batches.stop(request)  # nothing runs any more
-    assert "Done: 2 of 2" in list(batches.run(LABEL, uploads("a", "b"), 20, request))[-1][0]
+    assert "Done: 2 of 2" in list(batches.run(LABEL, uploads("a", "b"), 20, None, request))[-1][0]
 
 
 def test_a_visitor_who_leaves_leaves_nothing(catalog, uploads, tmp_path):
     batches = batch_tab._Batches(catalog)
-    pages = batches.run(LABEL, uploads("a", "b"), 20, visitor())
+    pages = batches.run(LABEL, uploads("a", "b"), 20, None, visitor())
     next(pages)
     assert list((tmp_path / "uploads" / "batches").iterdir())
     pages.close()
@@ -245,7 +245,7 @@ def test_who_waits_may_stop_and_who_is_refused_is_told(catalog, uploads):
     status, _, start, stop, *_ = batches.wait(request)
     assert "one batch runs at a time" in status and (start["interactive"], stop["interactive"]) == (False, True)
     batches.stop(request)
-    assert "Stopped after 0 of 2" in list(batches.run(LABEL, uploads("a", "b"), 20, request))[-1][0]
+    assert "Stopped after 0 of 2" in list(batches.run(LABEL, uploads("a", "b"), 20, None, request))[-1][0]
     batches.wait(request)
     status, _, start, stop, *_ = batches.refused(request)
     assert "Too many people" in status and (start["interactive"], stop["interactive"]) == (True, False)

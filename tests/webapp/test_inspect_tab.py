@@ -61,7 +61,7 @@ def catalog(model_folder):
 
 def inspected(catalog, category, picture, language="en"):
     """The report (HTML) on a picture."""
-    return InspectTab(catalog, []).inspect(category, picture, visitor(language))[0].replace("\xa0", " ")
+    return InspectTab(catalog, []).inspect(category, picture, None, visitor(language))[0].replace("\xa0", " ")
 
 
 class Shown(HTMLParser):
@@ -97,7 +97,7 @@ def step(report, index, section=None):
 
 
 def test_a_picture_gets_a_report_with_both_methods(catalog, picture):
-    report, suggestion, _, adopted = InspectTab(catalog, []).inspect(LABEL, picture, visitor())
+    report, suggestion, _, adopted = InspectTab(catalog, []).inspect(LABEL, picture, None, visitor())
     assert adopted is None and suggestion["visible"] is False and f"Inspected as {LABEL}" in report
     for name in ("SimpleNet", "GLASS"):
         assert f'aria-label="{name}"' in report
@@ -279,13 +279,13 @@ def from_the_root(monkeypatch, request):
 
 
 def test_the_category_is_suggested_where_none_is_chosen(bundle, uploads):
-    report, *_, adopted = InspectTab(bundle, []).inspect(None, example(uploads, "pill", "crack"), visitor())
+    report, *_, adopted = InspectTab(bundle, []).inspect(None, example(uploads, "pill", "crack"), None, visitor())
     assert adopted == "parts / pill" and "Category suggested from the picture: parts / pill" in report
 
 
 def test_a_picture_of_something_else_is_warned_about_and_the_right_category_offered(bundle, uploads):
     upload = example(uploads, "pill", "crack")
-    report, button, other, adopted = InspectTab(bundle, []).inspect("parts / washer", upload, visitor())
+    report, button, other, adopted = InspectTab(bundle, []).inspect("parts / washer", upload, None, visitor())
     assert adopted is None and "does not look like parts / washer, but like parts / pill" in report
     assert button["visible"] and button["value"] == "Inspect as parts / pill" and other == "parts / pill"
     assert "No reliable verdict" in report and "Defective" in report
@@ -315,7 +315,7 @@ def test_a_dark_picture_is_warned_about(bundle, uploads):
 
 
 def downloaded(catalog, picture, **chosen):
-    path = InspectTab(catalog, []).download(LABEL, picture, gr.EventData(None, chosen), visitor())
+    path = InspectTab(catalog, []).download(LABEL, picture, None, gr.EventData(None, chosen), visitor())
     return open(path, "rb").read()
 
 
