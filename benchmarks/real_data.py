@@ -38,8 +38,8 @@ def row_of(report: dict) -> dict:
         **{"backbone": report["backbone"]["name"], "image_size": settings["image_size"]},
         **{"seed": report["seed"], "protocol": report["protocol"]},
         **{key: report["metrics"].get(key) for key in (*HEADLINE, *OPERATING_POINT)},
-        **{"epochs": report["epochs"], "noise_std": training["noise_std"], "feature_rms": training["feature_rms"]},
-        **{key: training.get(key) for key in ("hypothesis", "foreground", "textures")},
+        **{"epochs": report["epochs"]},
+        **{key: training.get(key) for key in ("noise_std", "feature_rms", "hypothesis", "foreground", "textures")},
         **{"stabilise": settings["stabilise"], "fit": training["fit"], "held_out": training["held_out"]},
         **{"train_seconds": training["train_seconds"], "machine": report["machine"], "command": report["command"]},
         **{"versions": report["versions"], "commit": report.get("commit")},
@@ -106,13 +106,13 @@ def line_of(runs: list[dict]) -> dict[str, str | int]:
     }
 
 
-def relative_noise(row: dict) -> str:
-    """Feature noise divided by the features' RMS, which depends on the pictures held out."""
-    return f"{row['noise_std'] / row['feature_rms']:.2f}"
+def relative_noise(row: dict) -> str | None:
+    """Feature noise divided by the features' RMS, which depends on the pictures held out; None for a fixed noise."""
+    return f"{row['noise_std'] / row['feature_rms']:.2f}" if row["noise_std"] else None
 
 
 def geometry(row: dict) -> str | None:
-    """Hypothesis and foreground without their reasons; None for methods that have neither."""
+    """Hypothesis and foreground without their reasons; None for methods without a hypothesis."""
     if not row["hypothesis"]:
         return None
     return f"{row['hypothesis']}, {re.split('[:,(]', row['foreground'])[0].strip()}"

@@ -27,9 +27,8 @@ and writes one folder per (method, category), laid out as its Hub repository.
 
 
 def _methods_help() -> str:
-    slow = [name for name, objective in OBJECTIVES.items() if objective.slow_on_cpu]
-    on_cpu = f" on a GPU; on a CPU all but {', '.join(slow)}, much slower there" if slow else ""
-    return f"methods to train (default: all{on_cpu})"
+    quick = [name for name, objective in OBJECTIVES.items() if not objective.epochs]
+    return f"methods to train (default: all on a GPU; on a CPU {', '.join(quick)}, which takes a minute or two)"
 
 
 def _epochs_help() -> str:

@@ -165,10 +165,10 @@ def test_the_space_names_every_method(all_methods, tmp_path):
     assert all(METHODS[method].title in card.data.title for method in all_methods)
 
 
-def test_by_default_all_methods_are_trained_that_are_not_slow(all_methods):
+def test_by_default_a_cpu_only_fits_what_has_no_epochs(all_methods):
     assert train.default_methods(on_gpu=True) == all_methods
-    slow = [method for method in all_methods if OBJECTIVES[method].slow_on_cpu]
-    assert slow and train.default_methods(on_gpu=False) == [m for m in all_methods if m not in slow]
+    quick = [method for method in all_methods if not OBJECTIVES[method].epochs]
+    assert quick and quick != all_methods and train.default_methods(on_gpu=False) == quick
 
 
 def test_a_method_without_an_objective_is_refused(monkeypatch, capsys):

@@ -25,7 +25,7 @@ from webapp import api, inspection_report
 from webapp.batch_tab import DISAGREEMENT, _Batches, _row
 from webapp.compare_tab import TEST, Comparing
 from webapp.inspect_tab import InspectTab
-from webapp.inspection import inspect_picture
+from webapp.inspection import inspect_picture, method_choice
 from webapp.models_tab import render_models
 from webapp.results import BatchResults
 from webapp.texts import LANGUAGES
@@ -164,6 +164,42 @@ def test_methods_without_a_model_are_a_note(all_models, upload, tmp_path):
     report = InspectTab(catalog, []).inspect(LABEL, upload, None, visitor())[0]
     assert report.count('class="method"') == 2 and "outlined by" not in report
     assert all(f"{title} has no model for this category yet" in report for title in TITLES[2:])
+
+
+# ---------------------------------------------------------------- the choice of methods
+
+
+@every_number
+def test_two_methods_are_chosen_at_first_and_all_are_offered(registered):
+    choice = method_choice()
+    assert [title for title, _ in choice.choices] == TITLES[:registered]
+    assert choice.value == [detector.method for detector in DETECTORS[: min(registered, 2)]]
+
+
+@pytest.mark.parametrize("registered", [4])
+@pytest.mark.parametrize("chosen", [["glass"], ["quadratic", "simplenet"], list(METHODS), [], None, "glass", [{}, 3]])
+def test_only_the_chosen_methods_are_shown_and_downloaded(catalog, upload, registered, chosen):
+    wanted = [d.__name__ for d in DETECTORS if d.method in (chosen or ())] or TITLES
+    report = InspectTab(catalog, []).inspect(LABEL, upload, chosen, visitor())[0]
+    assert re.findall(r'class="method" aria-label="(\w+)"', report) == wanted
+    assert "no model for this category" not in report
+    event = gr.EventData(None, {"what": "json", "rate": 0.2})
+    record = json.loads(open(InspectTab(catalog, []).download(LABEL, upload, chosen, event, visitor())).read())
+    assert list(record["methods"]) == list(record["models"]) == wanted
+    *_, (_, table, _, _, _, zip_file) = _Batches(catalog).run(LABEL, [upload], 20, chosen, visitor())
+    assert [column.get("group") for column in table["columns"][2::4]] == wanted
+    with zipfile.ZipFile(zip_file["value"]) as archive:
+        results = json.loads(archive.read("results.json"))
+    assert list(results["models"]) == list(results["pictures"][0]["methods"]) == wanted
+
+
+def test_the_only_method_of_a_category_is_shown_without_being_chosen(all_models, upload, tmp_path):
+    catalog = catalog_of([Quadratic], all_models, tmp_path / "models")
+    report = InspectTab(catalog, []).inspect(LABEL, upload, method_choice().value, visitor())[0]
+    assert re.findall(r'class="method" aria-label="(\w+)"', report) == ["Quadratic"]
+    assert "SimpleNet has no model for this category yet" in report and "Gaussian has no model" not in report
+    *_, (_, table, *_) = _Batches(catalog).run(LABEL, [upload], 20, method_choice().value, visitor())
+    assert [column.get("group") for column in table["columns"][2::4]] == ["Quadratic"]
 
 
 # ---------------------------------------------------------------- Batch

@@ -350,7 +350,7 @@ def test_a_german_visitor_reads_german(catalog, uploads):
 def test_disagreements_come_first(catalog, tmp_path, verdicts, rank):
     with BatchResults(tmp_path / "batch", HEAD) as written:
         record = written.add("a", inspected(catalog, **dict(zip(("SimpleNet", "GLASS"), verdicts, strict=True))))
-    row = batch_tab._row(record, "", "en")
+    row = batch_tab._row(record, "", list(record["methods"]), "en")
     assert row["keys"][1] == rank
     assert row["cells"][0]["sign"] and row["cells"][0]["text"]  # not by colour alone
     assert sorted([GOOD, UNREAD, DEFECTIVE, DISAGREEMENT]) == [DISAGREEMENT, DEFECTIVE, UNREAD, GOOD]

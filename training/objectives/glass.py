@@ -69,7 +69,6 @@ class GLASSObjective(DiscriminatorObjective):
     """
 
     epochs = 640  # as in the code's run script
-    slow_on_cpu = True
     Settings = GLASSSettings
 
     ascent_steps, project_every = 20, 5

@@ -138,7 +138,7 @@ def standardise(adaptor: nn.Linear, normal: Tensor) -> None:
 
 
 @torch.no_grad()
-def remember(memory: Memory, normal: Tensor) -> None:
+def remember(memory: Memory, normal: Tensor, vectors: int = VECTORS, shrink: float = SHRINK) -> None:
     """Fills the memory from good patch features (N, D): principal components, whitened, and a covering choice.
 
     Each vector is the patch that is farthest from those chosen before (greedy k-center, as in section 3.2 of
@@ -147,13 +147,13 @@ def remember(memory: Memory, normal: Tensor) -> None:
     mean = normal.mean(0)
     variances, directions = torch.linalg.eigh((normal - mean).T.cov())
     kept = slice(-len(memory.projection), None)
-    scale = (variances[kept] + SHRINK * variances.mean()).sqrt()
+    scale = (variances[kept] + shrink * variances.mean()).sqrt()
     memory.projection.copy_((directions[:, kept] / scale).T)
     memory.offset.copy_(-memory.projection @ mean)
     projected = memory.project(normal)
     squares = projected.square().sum(1)
     chosen, nearest = [0], torch.full_like(squares, torch.inf)
-    for _ in range(min(VECTORS, len(normal)) - 1):
+    for _ in range(min(vectors, len(normal)) - 1):
         last = projected[chosen[-1]]
         nearest = torch.minimum(nearest, squares - 2 * (projected @ last) + last.square().sum())
         chosen.append(int(nearest.argmax()))

@@ -57,15 +57,13 @@ class Objective(nn.Module, ABC):
     """How one method trains its detector.
 
     Attributes:
-        epochs: default number of passes over the training pictures; 0 = fitted at once.
-        slow_on_cpu: whether a run on a CPU leaves the method out unless the user asks for it.
+        epochs: default number of passes over the training pictures; 0 = fitted at once, and so the default on a CPU.
         Settings: dataclass of the method's own options, made with `option`.
         unused: options of `TrainConfig` that the method does not read; they may change without a new training.
         decisions: what was decided for this job, as plain JSON values for `metrics.json`.
     """
 
     epochs: ClassVar[int] = 0
-    slow_on_cpu: ClassVar[bool] = False
     Settings: ClassVar[type] = NoSettings
     unused: ClassVar[tuple[str, ...]] = ()
 
