@@ -33,6 +33,8 @@ bundle: $(FULL)  ## train the bundled models again into runs/bundle, then copy t
 	    --epochs 60 --holdout 0.5 --output runs/bundle
 	$(BIN)/python training/train.py --data-root parts: --backbone compactnet.distilled_in1k --methods glass \
 	    --epochs 24 --holdout 0.5 --output runs/bundle
+	$(BIN)/python training/train.py --data-root parts: --backbone compactnet.distilled_in1k --methods hybrid \
+	    --holdout 0.5 --output runs/bundle
 	$(BIN)/python -m training.publishing bundle runs/bundle
 
 # pip comes last when an environment is made, so its presence means that the environment is whole.

@@ -40,7 +40,7 @@ from training.damage import KINDS, LARGEST, DamagedPictures
 from training.evaluation import write_json
 from training.foreground import foreground_masks
 from training.metrics import PixelMetrics, image_metrics
-from training.objectives.hybrid import draw, remember, standardise
+from training.objectives.hybrid import MOST, covering, draw, standardise, whiten
 from training.objectives.objective import add_noise
 from training.parts.dataset import PARTS, parts_categories
 from training.synthesis import TextureSource
@@ -280,11 +280,14 @@ class Remembered:
     vectors: int = 2000
     dim: int = 64
     shrink: float = 1.0
+    most: int = MOST
 
     def fit(self, given: Given, seed: int) -> Scorer:
         torch.manual_seed(seed)
         memory = Memory(given.good.shape[1], 2, self.dim)
-        remember(memory, given.good[torch.randperm(len(given.good))[:60_000]], self.vectors, self.shrink)
+        order = torch.randperm(len(given.good))
+        whiten(memory, given.good[order[:100_000]], self.shrink)
+        memory.vectors = covering(memory.project(given.good[order[: self.most]]), self.vectors)
         return lambda rows: torch.cat([memory.distances(memory.project(part)) for part in rows.split(8192)])
 
 
@@ -344,8 +347,9 @@ TRIALS: dict[str, Trial] = {
     "nearest neighbour, 2,000": Neighbour(most=2000),
     "memory": Remembered(),
     "memory, 1,000": Remembered(vectors=1000),
-    "memory, 128 dimensions": Remembered(vectors=1000, dim=128),
-    "memory, strongly whitened": Remembered(vectors=1000, shrink=0.3),
+    "memory, 128 dimensions": Remembered(dim=128),
+    "memory, strongly whitened": Remembered(shrink=0.3),
+    "memory of 60,000 patches": Remembered(most=60_000),
     "F": Density(),
     "N0": Head(kinds=()),
     "H0": Head(),

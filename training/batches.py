@@ -11,7 +11,7 @@ running stream. So a resumed run, another number of loader workers or another or
 import errno
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,14 +56,19 @@ class FeatureCache:
         for chunk in torch.arange(len(self)).split(batch_size):
             yield self.features(chunk, device)
 
-    def sample(self, count: int) -> Tensor:
-        """At most `count` patch features (N, D), equally many of each picture at random places; on the CPU."""
+    def sample(self, count: int, project: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """At most `count` patch features (N, D), equally many of each picture at random places; on the CPU.
+
+        Args:
+            project: applied to the patch features (n, D) of some pictures at a time, before they are put together.
+        """
         each = min(self.layers[0][0, 0].numel(), -(-count // len(self)))
         rows = []
         for features in self.batches(16, torch.device("cpu")):
             places = torch.stack([torch.randperm(features[0, 0].numel())[:each] for _ in features])
             patches = features.flatten(2).transpose(1, 2)
-            rows.append(patches.gather(1, places[..., None].expand(-1, -1, patches.shape[-1])).flatten(0, 1))
+            chosen = patches.gather(1, places[..., None].expand(-1, -1, patches.shape[-1])).flatten(0, 1)
+            rows.append(project(chosen) if project else chosen)
         return torch.cat(rows)
 
     def mean(self, device: torch.device) -> Tensor:

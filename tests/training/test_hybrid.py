@@ -14,7 +14,7 @@ from hubmodels import load
 from hubmodels.front_end import align, flatten
 from hubmodels.hybrid import Hybrid, HybridHead, Memory
 from training.objectives import hybrid
-from training.objectives.hybrid import HybridObjective, remember, standardise
+from training.objectives.hybrid import HybridObjective, covering, standardise, whiten
 
 
 @pytest.fixture
@@ -97,6 +97,11 @@ def test_a_fit_does_not_touch_the_adaptor(objective):
 # --- memory ---
 
 
+def remember(memory, normal, count=2000):
+    whiten(memory, normal)
+    memory.vectors = covering(memory.project(normal), count)
+
+
 @pytest.fixture
 def memory():
     """A memory of 4 of 12 dimensions, filled from correlated features."""
@@ -125,11 +130,10 @@ def test_good_features_are_whitened(memory):
     assert torch.cov(projected.T).fill_diagonal_(0).abs().max() < 1e-3
 
 
-def test_the_memory_covers_good_features_and_keeps_rare_ones(memory, monkeypatch):
-    monkeypatch.setattr(hybrid, "VECTORS", 50)
+def test_the_memory_covers_good_features_and_keeps_rare_ones(memory):
     common, rare = torch.randn(3000, 12), torch.randn(5, 12) + 12
     normal = torch.cat([common, rare])
-    remember(memory, normal)
+    remember(memory, normal, 50)
     projected = memory.project(normal)
     assert len(memory.vectors) == 50
     assert torch.cdist(memory.vectors, projected).amin(1).max() < 0.05  # they are good patches
@@ -137,6 +141,25 @@ def test_the_memory_covers_good_features_and_keeps_rare_ones(memory, monkeypatch
     chosen = memory.distances(projected).max()
     at_random = torch.cdist(projected, projected[torch.randperm(3000)[:50]]).amin(1).max()
     assert chosen < 0.7 * at_random
+
+
+@pytest.mark.parametrize("candidates", [1, 7, 64, 5000])
+def test_each_vector_is_the_farthest_from_those_before_it(monkeypatch, candidates):
+    monkeypatch.setattr(hybrid, "CANDIDATES", candidates)
+    normal = torch.randn(800, 5)
+    distances = torch.cdist(normal.double(), normal.double())
+    expected = [0]
+    while len(expected) < 120:
+        expected.append(int(distances[:, expected].amin(1).argmax()))
+    assert torch.equal(covering(normal, 120), normal[expected])
+
+
+@pytest.mark.parametrize("count", [1, 5, 40])
+def test_equal_patches_are_remembered_once_before_any_repeats(count):
+    normal = torch.randn(10, 5).repeat(3, 1)
+    vectors = covering(normal, count)
+    assert len(vectors) == min(count, 30)
+    assert len(vectors[:10].unique(dim=0)) == min(count, 10)
 
 
 def test_a_memory_has_at_most_as_many_vectors_as_there_are_patches(memory):

@@ -28,7 +28,8 @@ STEPS, NORMAL, DAMAGED = 500, 512, 255  # patches of a step; as many noisy ones 
 NOISE = 0.35  # standard deviation of the noise; adapted features have 1
 PEAK_LR, WEIGHT_DECAY = 1e-3, 1e-2
 LARGEST = 100_000  # good patch features that are kept for the fit
-VECTORS, CANDIDATES = 2000, 60_000  # patches of the memory, and those from which they are chosen
+VECTORS, MOST = 2000, 300_000  # patches of the memory, and those from which they are chosen: all of 293 pictures
+CANDIDATES = 512  # rows that are compared at a time while they are chosen
 MEMORY_WEIGHT = 2.0  # of the distance, compared with the logit
 SHRINK = 1.0  # share of the mean variance that is added to each before whitening
 
@@ -70,7 +71,9 @@ class HybridObjective(DirectFit):
         losses = self.train_discriminator(adapted, damaged)
         self.set_statistics(adapted, damaged)
         self.eval()
-        remember(self.head.memory, normal[torch.randperm(len(normal))[:CANDIDATES].to(device)])
+        whiten(self.head.memory, normal)
+        projected = cache.sample(MOST, lambda rows: self.head.memory.project(rows.to(device)))
+        self.head.memory.vectors = covering(projected, VECTORS)
         self.balance(normal, adapted)
         return losses
 
@@ -138,26 +141,39 @@ def standardise(adaptor: nn.Linear, normal: Tensor) -> None:
 
 
 @torch.no_grad()
-def remember(memory: Memory, normal: Tensor, vectors: int = VECTORS, shrink: float = SHRINK) -> None:
-    """Fills the memory from good patch features (N, D): principal components, whitened, and a covering choice.
-
-    Each vector is the patch that is farthest from those chosen before (greedy k-center, as in section 3.2 of
-    PatchCore, arXiv 2106.08265). So rare good patches are kept, too, unlike in a random choice.
-    """
+def whiten(memory: Memory, normal: Tensor, shrink: float = SHRINK) -> None:
+    """Sets the memory's projection: the largest principal components of good patch features (N, D), whitened."""
     mean = normal.mean(0)
     variances, directions = torch.linalg.eigh((normal - mean).T.cov())
     kept = slice(-len(memory.projection), None)
     scale = (variances[kept] + shrink * variances.mean()).sqrt()
     memory.projection.copy_((directions[:, kept] / scale).T)
     memory.offset.copy_(-memory.projection @ mean)
-    projected = memory.project(normal)
-    squares = projected.square().sum(1)
-    chosen, nearest = [0], torch.full_like(squares, torch.inf)
-    for _ in range(min(vectors, len(normal)) - 1):
-        last = projected[chosen[-1]]
-        nearest = torch.minimum(nearest, squares - 2 * (projected @ last) + last.square().sum())
-        chosen.append(int(nearest.argmax()))
-    memory.vectors = projected[chosen].clone()
+
+
+def covering(rows: Tensor, count: int) -> Tensor:
+    """At most `count` of the rows (N, R), each the farthest from those before it; the first one is the first row.
+
+    Greedy k-center, as in section 3.2 of PatchCore (arXiv 2106.08265). Rare patches are kept, too, unlike in a random
+    choice. Most rows need not be looked at each time: distances only shrink, so a row that was nearer than the
+    candidates were cannot become the farthest while one of them is still beyond that distance.
+    """
+    chosen, nearest = [0], (rows - rows[0]).square().sum(1)
+    while len(chosen) < min(count, len(rows)):
+        distances, places = nearest.topk(min(CANDIDATES, len(rows)))
+        candidates, bound, new = rows[places], distances[-1], []
+        while len(chosen) + len(new) < min(count, len(rows)):
+            best = int(distances.argmax())
+            if new and distances[best] < bound:
+                break
+            new.append(int(places[best]))
+            distances = torch.minimum(distances, (candidates - candidates[best]).square().sum(1))
+            distances[best] = -1  # equal rows are at distance 0, too
+        chosen += new
+        parts = [torch.cdist(part, rows[new]).amin(1).square() for part in rows.split(16384)]
+        nearest = torch.minimum(nearest, torch.cat(parts))
+        nearest[chosen] = -1
+    return rows[chosen].clone()
 
 
 def draw(rows: Tensor, count: int) -> Tensor:
