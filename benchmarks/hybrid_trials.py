@@ -64,6 +64,7 @@ class Given:
         labels, masks: of the test pictures; masks (n, S, S) uint8, or None.
         bank: by kind of damage, features of damaged cells, and the same minus what was there before.
         halo: features of cells near damage, without any themselves.
+        fits: scorer and seconds of each trial and seed that was fitted.
     """
 
     pictures: int
@@ -73,6 +74,16 @@ class Given:
     masks: Tensor | None
     bank: dict[str, tuple[Tensor, Tensor]]
     halo: Tensor
+    fits: dict[tuple[str, int], tuple[Scorer, float]] = field(default_factory=dict)
+
+    def fitted(self, trial: str, seed: int) -> tuple[Scorer, float]:
+        """The scorer of a trial, and how long its fit took, with all its parts."""
+        if (trial, seed) not in self.fits:
+            start, parts = time.perf_counter(), getattr(TRIALS[trial], "parts", ())
+            known = sum(self.fits[part, seed][1] for part in parts if (part, seed) in self.fits)
+            scorer = TRIALS[trial].fit(self, seed)
+            self.fits[trial, seed] = scorer, known + time.perf_counter() - start
+        return self.fits[trial, seed]
 
     def damaged(self, kinds: Sequence[str]) -> Tensor:
         """Features of damaged cells."""
@@ -335,7 +346,7 @@ class Sum:
     weights: tuple[float, ...] = field(default=(1.0, 1.0))
 
     def fit(self, given: Given, seed: int) -> Scorer:
-        scorers = [TRIALS[part].fit(given, seed) for part in self.parts]
+        scorers = [given.fitted(part, seed)[0] for part in self.parts]
         reference = given.good[torch.randperm(len(given.good), generator=torch.Generator().manual_seed(1))[:20_000]]
         with torch.no_grad():
             factors = [w / scorer(reference).std() for w, scorer in zip(self.weights, scorers, strict=True)]
@@ -374,11 +385,9 @@ TRIALS: dict[str, Trial] = {
 # ---------------------------------------------------------------- measuring
 
 
-def measure(trial: Trial, given: Given, seed: int) -> dict[str, float]:
+def measure(trial: str, given: Given, seed: int) -> dict[str, float]:
     """The metrics of a trial in per cent, and how long its fit took; no pixel metrics without masks."""
-    start = time.perf_counter()
-    scorer = trial.fit(given, seed)
-    seconds = time.perf_counter() - start
+    scorer, seconds = given.fitted(trial, seed)
     with torch.no_grad():
         scores = scorer(given.test).view(len(given.labels), -1)
     highest = scores.topk(TOP, 1).values
@@ -451,7 +460,7 @@ def main() -> None:
         features = given(name, args.data, args.cache, count, 0 if count == FIT else seed)
         for trial in args.trials:
             row = {"set": name, "pictures": features.pictures, "trial": trial, "seed": seed}
-            row |= measure(TRIALS[trial], features, seed)
+            row |= measure(trial, features, seed)
             print(row, flush=True)
             add_row(row | {"settings": repr(TRIALS[trial])} | provenance(command))
 

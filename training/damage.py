@@ -7,6 +7,7 @@ damaged picture. Only features of cells that are well covered are kept, at most 
 """
 
 import json
+import os
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -158,10 +159,11 @@ def kept_bank(path: Path, settings: dict, make: Callable[[], dict[str, Tensor]])
             if file.metadata() == wanted:
                 return {kind: file.get_tensor(kind).clone() for kind in file.keys()}
     bank = make()
-    partial = path.with_suffix(".partial")
+    partial = path.with_suffix(f".{os.getpid()}")  # processes that share a job make the same bank
     try:
         save_file(bank, partial, wanted)
         partial.replace(path)
     except (OSError, SafetensorError) as error:
+        partial.unlink(missing_ok=True)
         raise OSError(f"cannot write {path} ({error}): free some disk space and repeat the command.") from error
     return bank

@@ -585,7 +585,7 @@ for name, arguments in commands:
 
 @pytest.fixture(scope="module")
 def shared_runs(command, data_root, tmp_path_factory):
-    """The folder of three runs by the same two processes, because their start takes longer; they share each job."""
+    """The folder of four runs by the same two processes, because their start takes longer; they share each job."""
     folder = tmp_path_factory.mktemp("shared")
     for name, original in (("a_refused", "plate"), ("b_torn", "sheet"), ("c_good", "plate")):
         shutil.copytree(data_root / original, folder / "set" / name)
@@ -595,6 +595,7 @@ def shared_runs(command, data_root, tmp_path_factory):
     diverging = ["--dataset-name", "noise", "--categories", "plate", "sheet", "--methods", "simplenet"]
     runs = {
         "glass": [*command, "--dataset-name", "toy", "--methods", "glass"],
+        "hybrid": [*command, "--dataset-name", "toy", "--methods", "hybrid"],
         "failing": [*failing, "b_torn", "c_good"],
         "diverging": [*command, *diverging, "--noise-std", "3e38"],
     }
@@ -618,6 +619,19 @@ def test_one_job_shared_by_two_processes(shared_runs):
     log = [json.loads(line) for line in (folder / "training_log.jsonl").read_text().splitlines()]
     assert len(log) == 3 and all(np.isfinite(record["loss"]) for record in log)
     assert json.loads((folder / "metrics.json").read_text())["settings"]["batch_size"] == 4
+
+
+def test_processes_that_share_a_hybrid_make_the_model_of_one_process(shared_runs, command):
+    said(shared_runs, "hybrid", status=0)
+    alone, one_thread = shared_runs / "alone", torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        arguments = ["--dataset-name", "toy", "--methods", "hybrid", "--output", str(alone)]
+        assert train.main([*command, *arguments]) == 0
+    finally:
+        torch.set_num_threads(one_thread)
+    assert_equal_weights(head(alone / "hybrid-toy-plate"), head(shared_runs / "runs/hybrid-toy-plate"))
+    assert not list(shared_runs.rglob("bank.*"))
 
 
 def test_a_job_that_fails_in_shared_processes_does_not_stop_the_others(shared_runs):
