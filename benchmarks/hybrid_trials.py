@@ -295,7 +295,7 @@ class Remembered:
 
     def fit(self, given: Given, seed: int) -> Scorer:
         torch.manual_seed(seed)
-        memory = Memory(given.good.shape[1], 2, self.dim)
+        memory = Memory(given.good.shape[1], 2, min(self.dim, given.good.shape[1]))
         order = torch.randperm(len(given.good))
         whiten(memory, given.good[order[:100_000]], self.shrink)
         memory.vectors = covering(memory.project(given.good[order[: self.most]]), self.vectors)

@@ -2,18 +2,25 @@
 
 import importlib
 import json
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
+from sklearn.metrics import roc_auc_score
 
 from benchmarks import (
     compact_backbone,
     gpu,
+    hybrid_trials,
     inference,
     measuring,
+    paired,
     peers_ours,
     peers_timing,
     real_data,
@@ -24,6 +31,8 @@ from hubmodels.backbone import load_backbone
 from hubmodels.compactnet import COMPACT_BACKBONE
 from hubmodels.methods import METHODS
 from hubmodels.samples import Sample
+from training.damage import KINDS
+from training.metrics import PixelMetrics
 from training.objectives import PAPER_BACKBONE, PAPER_IMAGE_SIZE
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -223,3 +232,108 @@ def test_a_step_that_takes_too_long_is_interrupted_and_can_be_continued():
     with pytest.raises(SystemExit, match="same command again"):
         gpu.run(["-c", "import time; time.sleep(60)"], 1)
     gpu.run(["-c", "pass"], 60)
+
+
+# --------------------------------------------------------------------------------------------------- paired tests
+
+
+def write_run(folder, category, scores, seed=0, suffix=".png", **changes):
+    folder.mkdir(parents=True)
+    (folder / "metrics.json").write_text(json.dumps(report(category=category, seed=seed, **changes)))
+    names = [f"test/{i}{suffix}" for i in range(len(scores))]
+    labels = [int(i % 2) for i in range(len(scores))]
+    pq.write_table(pa.table({"name": names, "label": labels, "image_score": scores}), folder / "scores.parquet")
+
+
+def test_the_paired_test_is_that_of_a_bootstrap_of_the_pictures():
+    rng = np.random.default_rng(0)
+    labels = np.arange(120) % 2
+    good = labels + rng.normal(0, 0.8, 120)
+    poor = labels + rng.normal(0, 1.6, 120)
+    first, second, p = paired.delong([good], [poor], labels)
+    assert (first, second) == pytest.approx([roc_auc_score(labels, good), roc_auc_score(labels, poor)])
+    gaps = []
+    while len(gaps) < 500:
+        drawn = np.concatenate([rng.choice(np.flatnonzero(labels == k), 60) for k in (0, 1)])
+        gaps.append(roc_auc_score(labels[drawn], good[drawn]) - roc_auc_score(labels[drawn], poor[drawn]))
+    assert p == pytest.approx(math.erfc((first - second) / np.std(gaps) / math.sqrt(2)), rel=0.25)
+    assert paired.delong([good], [good], labels)[2] == 1
+
+
+def test_under_equal_methods_small_p_values_are_rare():
+    rng, labels = np.random.default_rng(1), np.arange(80) % 2
+    values = [paired.delong(*([labels + rng.normal(0, 1, 80)] for _ in range(2)), labels)[2] for _ in range(400)]
+    assert 0.02 < np.mean(np.array(values) < 0.05) < 0.09
+
+
+def test_runs_of_both_are_paired_by_picture_and_category(tmp_path):
+    scores = list(map(float, range(20)))
+    for seed in range(2):
+        write_run(tmp_path / f"a/{seed}", "plate", scores, seed, method="ours")
+    write_run(tmp_path / "b/0", "plate", scores[::-1], suffix=".jpg", method="theirs")
+    write_run(tmp_path / "b/1", "sheet", scores, method="theirs")
+    (row,) = paired.compared(tmp_path / "a", tmp_path / "b", None)
+    assert (row["category"], row["ours"], row["other"], row["seeds"]) == ("plate", "ours", "theirs", [[0, 1], [0]])
+    assert row["image_auroc"] == [0.55, 0.45] and row["pictures"] == 20
+    assert "| plate | ours | theirs | 2 / 1 | 55.0 / 45.0 |" in paired.paired_table([row])
+
+
+def test_the_curves_give_the_metric_and_its_bootstrap(tmp_path):
+    rng = np.random.default_rng(0)
+    masks = np.zeros((12, 64, 64), bool)
+    masks[::2, 10:20, 10:24] = True
+    masks[::4, 40:50, 40:44] = True
+    maps = rng.normal(0, 1, masks.shape) + 2.0 * masks
+    pixels = PixelMetrics()
+    for values, mask in zip(maps, masks, strict=True):
+        pixels.update(values.astype(np.float32), mask.astype(np.uint8))
+    curves = paired.curves(maps, masks)
+    assert curves.aupro(np.ones((1, 12)))[0] == pytest.approx(pixels.compute()["aupro"], abs=0.003)
+    doubled = paired.curves(np.concatenate([maps, maps[:4]]), np.concatenate([masks, masks[:4]]))
+    weights = np.array([[2.0] * 4 + [1.0] * 8])
+    assert curves.aupro(weights)[0] == pytest.approx(doubled.aupro(np.ones((1, 16)))[0], abs=0.003)
+
+
+# --------------------------------------------------------------------------------------------------- trials
+
+
+@pytest.fixture(scope="module")
+def given():
+    """Correlated good features, test pictures of which every second has four moved patches, and a bank."""
+    torch.manual_seed(0)
+    mixing = torch.randn(16, 16)
+    test = torch.randn(8, 64, 16) @ mixing
+    test[1::2, :4] += 9
+    masks = torch.zeros(8, hybrid_trials.SIZE, hybrid_trials.SIZE, dtype=torch.uint8)
+    masks[1::2, :32, :128] = 1
+    moves = {kind: torch.randn(300, 16) + 9 for kind in KINDS}
+    bank = {kind: (torch.randn(300, 16) @ mixing + move, move) for kind, move in moves.items()}
+    good = torch.randn(3000, 16) @ mixing
+    return hybrid_trials.Given(9, good, test.flatten(0, 1), [0, 1] * 4, masks, bank, torch.randn(300, 16) @ mixing)
+
+
+@pytest.mark.parametrize("trial", hybrid_trials.TRIALS)
+def test_every_trial_finds_moved_patches(given, trial, monkeypatch):
+    if isinstance(hybrid_trials.TRIALS[trial], hybrid_trials.Head):
+        monkeypatch.setitem(hybrid_trials.TRIALS, trial, replace(hybrid_trials.TRIALS[trial], steps=60))
+    found = hybrid_trials.measure(trial, given, 0)
+    assert found["image_auroc_top"] > 80 and found["pixel_auroc"] > 80 and found["fit_seconds"] >= 0
+
+
+def test_a_sum_weighs_scores_in_units_of_their_deviation(given):
+    scorer, _ = given.fitted("H0 + 2 memory", 0)
+    parts = [given.fitted(name, 0)[0] for name in ("H0", "memory")]
+    with torch.no_grad():
+        head, memory = (part(given.test) / part(given.good).std() for part in parts)
+        scores = scorer(given.test)
+    assert torch.allclose(scores, head + 2 * memory, rtol=0.02, atol=0.05)
+
+
+def test_rows_of_trials_replace_their_like_and_become_a_table(monkeypatch, tmp_path):
+    monkeypatch.setattr(hybrid_trials, "RESULT", tmp_path / "trials.json")
+    for value, seed, pictures in ((1.0, 0, 250), (90.0, 0, 250), (92.0, 1, 250), (70.0, 0, 5)):
+        row = {"set": "screw", "trial": "H0", "seed": seed, "pictures": pictures, "aupro": value}
+        hybrid_trials.add_row(row)
+    rows = json.loads((tmp_path / "trials.json").read_text())
+    lines = hybrid_trials.trials_table(rows, "aupro").splitlines()[2:]
+    assert [line.split(" | ")[:3] for line in lines] == [["| H0", "all", "91.0 ± 1.4"], ["| H0", "5", "70.0"]]
