@@ -87,8 +87,9 @@ METHODS: dict[str, Method] = {  # in the order of all listings
     ),
     Hybrid.method: Method(
         Hybrid,
-        about="It combines ideas of SimpleNet and GLASS. A small network learns to tell features of good parts from "
-        "the same with noise, and from features of pictures that a program has damaged. Training takes a minute or "
+        about="It combines ideas of SimpleNet, GLASS and PatchCore. A small network learns to tell features of good "
+        "parts from the same with noise, and from features of pictures that a program has damaged. A small memory "
+        "keeps features of good parts, and the distance to the nearest one counts, too. Training takes a minute or "
         "two. It has no paper: please refer to the repository.",
         colour=(150, 40, 140),
         dash="2 3",
