@@ -356,6 +356,7 @@ class Sum:
 TRIALS: dict[str, Trial] = {
     "nearest neighbour": Neighbour(),
     "nearest neighbour, 2,000": Neighbour(most=2000),
+    "nearest neighbour, all": Neighbour(share=1.0),  # of few pictures
     "memory": Remembered(),
     "memory, 1,000": Remembered(vectors=1000),
     "memory, 128 dimensions": Remembered(dim=128),
@@ -421,13 +422,15 @@ def trials_table(rows: Sequence[dict], metric: str) -> str:
         cells.setdefault((row["trial"], pictures), {}).setdefault(row["set"], []).append(row[metric])
     order = {trial: i for i, trial in enumerate(TRIALS)}
     lines = sorted(cells.items(), key=lambda item: (str(item[0][1]) != "all", order.get(item[0][0], len(order))))
-    return table([_line(*key, found) for key, found in lines], ("trial", "pictures", *sets, "mean"))
+    sets = [name for name in sets if any(name in found for found in cells.values())]
+    return table([_line(*key, found, sets) for key, found in lines], ("trial", "pictures", *sets, "mean"))
 
 
-def _line(trial: str, pictures: int | str, found: dict[str, list[float]]) -> dict:
+def _line(trial: str, pictures: int | str, found: dict[str, list[float]], sets: Sequence[str]) -> dict:
     means = {name: statistics.mean(values) for name, values in found.items()}
     cells = {name: f"{means[name]:.1f}" + spread(values) for name, values in found.items()}
-    return {"trial": trial, "pictures": pictures, **cells, "mean": f"{statistics.mean(means.values()):.1f}"}
+    mean = f"{statistics.mean(means.values()):.1f}" if len(means) == len(sets) else None  # of the same sets
+    return {"trial": trial, "pictures": pictures, **cells, "mean": mean}
 
 
 def spread(values: Sequence[float]) -> str:
