@@ -1,7 +1,7 @@
 """Trials for the hybrid: other heads, noises, banks and memories on the same cached features.
 
     python -m benchmarks.hybrid_trials run --data DIR --cache FOLDER [--sets screw tile] [--trials H0 N0] [--seeds 0]
-    python -m benchmarks.hybrid_trials table [image_auroc_top|image_auroc_max|pixel_auroc|aupro]
+    python -m benchmarks.hybrid_trials table [few]
 
 `run` adds rows to results/hybrid_trials.json. TRIALS says what each name is; the hybrid of the product is the trial
 "H0 + 2 memory". Features of the compact backbone at 256 px, at most 250 good pictures of a set; DIR is a folder of
@@ -47,7 +47,7 @@ from training.synthesis import TextureSource
 
 RESULT = RESULTS / "hybrid_trials.json"
 RENDERED, FIT, TOP = ("pill", "cloth"), 250, 10  # sets; good pictures; patches of the image score: 1 % of 32 x 32
-METRICS = ("image_auroc_top", "image_auroc_max", "pixel_auroc", "aupro")
+SHOWN = ("image_auroc_top", "aupro")
 Scorer = Callable[[Tensor], Tensor]  # patch features (N, D) -> scores (N,)
 
 
@@ -407,35 +407,57 @@ def measure(trial: str, given: Given, seed: int) -> dict[str, float]:
 
 def add_row(row: dict) -> None:
     """Adds a row; one of the same set, trial, seed and pictures is replaced."""
-    rows = json.loads(RESULT.read_text()) if RESULT.is_file() else []
+    rows = results()
     key = ("set", "trial", "seed", "pictures")
     write_json(RESULT, [*(old for old in rows if any(old[name] != row[name] for name in key)), row])
 
 
-def trials_table(rows: Sequence[dict], metric: str) -> str:
-    """A line for each trial and number of pictures, a column for each set: the mean over the seeds, and deviation."""
+def results() -> list[dict]:
+    """All rows."""
+    return json.loads(RESULT.read_text()) if RESULT.is_file() else []
+
+
+def trials_table(rows: Sequence[dict], few: bool = False) -> str:
+    """Image AUROC / AUPRO: a line for each trial, a column for each set; means over the seeds, and deviations.
+
+    Args:
+        few: the trials with a few of the good pictures; otherwise those with all of them, on all sets.
+    """
     sets = list(dict.fromkeys([*SETS, *RENDERED]))
     most = {name: max((row["pictures"] for row in rows if row["set"] == name), default=0) for name in sets}
-    cells: dict[tuple, dict[str, list[float]]] = {}
-    for row in (row for row in rows if metric in row):
-        pictures = "all" if row["pictures"] == most[row["set"]] else row["pictures"]
-        cells.setdefault((row["trial"], pictures), {}).setdefault(row["set"], []).append(row[metric])
+    lines: dict[tuple, dict[str, list[dict]]] = {}
+    for row in (row for row in rows if (row["pictures"] < most[row["set"]]) == few):
+        key = (row["pictures"] if few else "all", row["trial"])
+        lines.setdefault(key, {}).setdefault(row["set"], []).append(row)
+    sets = [name for name in sets if any(name in found for found in lines.values())]
+    lines = {key: found for key, found in lines.items() if few or len(found) == len(sets)}
     order = {trial: i for i, trial in enumerate(TRIALS)}
-    lines = sorted(cells.items(), key=lambda item: (str(item[0][1]) != "all", order.get(item[0][0], len(order))))
-    sets = [name for name in sets if any(name in found for found in cells.values())]
-    return table([_line(*key, found, sets) for key, found in lines], ("trial", "pictures", *sets, "mean"))
+    ordered = sorted(lines.items(), key=lambda item: (item[0][0], order.get(item[0][1], len(order))))
+    made = [{"trial": key[1], "pictures": key[0]} | _cells(found, sets) for key, found in ordered]
+    return table(made, ("pictures", "trial", *sets, "mean"))
 
 
-def _line(trial: str, pictures: int | str, found: dict[str, list[float]], sets: Sequence[str]) -> dict:
-    means = {name: statistics.mean(values) for name, values in found.items()}
-    cells = {name: f"{means[name]:.1f}" + spread(values) for name, values in found.items()}
-    mean = f"{statistics.mean(means.values()):.1f}" if len(means) == len(sets) else None  # of the same sets
-    return {"trial": trial, "pictures": pictures, **cells, "mean": mean}
+def _cells(found: dict[str, list[dict]], sets: Sequence[str]) -> dict[str, str | None]:
+    """A cell for each set; their mean, if there are results for all."""
+    cells: dict[str, str | None] = {
+        name: " / ".join(_spread(rows, key) for key in SHOWN) for name, rows in found.items()
+    }
+    if len(found) == len(sets):
+        every = {key: [statistics.mean(v) for rows in found.values() if (v := _values(rows, key))] for key in SHOWN}
+        cells["mean"] = " / ".join(f"{statistics.mean(values):.1f}" for values in every.values())
+    return cells
 
 
-def spread(values: Sequence[float]) -> str:
-    """The standard deviation of several values."""
-    return f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+def _values(rows: Sequence[dict], key: str) -> list[float]:
+    return [row[key] for row in rows if key in row]
+
+
+def _spread(rows: Sequence[dict], key: str) -> str:
+    """The mean, and the standard deviation of several values; a dash without any."""
+    values = _values(rows, key)
+    if not values:
+        return "-"
+    return f"{statistics.mean(values):.1f}" + (f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else "")
 
 
 def main() -> None:
@@ -451,12 +473,13 @@ def main() -> None:
         "--pictures", nargs="+", type=int, default=[FIT], help="good pictures, drawn anew by each seed"
     )
     running.add_argument("--seeds", nargs="+", type=int, default=[0])
-    actions.add_parser("table", help="print a metric").add_argument(
-        "metric", nargs="?", default=METRICS[0], choices=METRICS
+    printing = actions.add_parser("table", help="print image AUROC / AUPRO of all trials")
+    printing.add_argument(
+        "which", nargs="?", default="all", choices=("all", "few"), help="good pictures (default: all)"
     )
     args = parser.parse_args()
     if args.action == "table":
-        print(trials_table(json.loads(RESULT.read_text()), args.metric))
+        print(trials_table(results(), args.which == "few"))
         return
     command = f"python -m benchmarks.hybrid_trials {' '.join(sys.argv[1:])}"
     for name, seed, count in product(args.sets, args.seeds, args.pictures):

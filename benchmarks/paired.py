@@ -203,6 +203,11 @@ def compared(ours: Path, other: Path, data: Path | None) -> Iterator[dict]:
         yield row | image_rows(*pair) | (pixel_rows(*pair, data) if data else {})
 
 
+def results() -> list[dict]:
+    """All rows."""
+    return json.loads(RESULT.read_text()) if RESULT.is_file() else []
+
+
 def paired_table(rows: Sequence[dict]) -> str:
     """All comparisons, in per cent."""
     return table([_line(row) for row in rows], COLUMNS)
@@ -221,7 +226,7 @@ def _line(row: dict) -> dict:
 def add_rows(new: list[dict]) -> None:
     """Adds rows; those of the same category and methods are replaced."""
     key = ("category", "ours", "other")
-    rows = json.loads(RESULT.read_text()) if RESULT.is_file() else []
+    rows = results()
     write_json(RESULT, list({tuple(row[name] for name in key): row for row in [*rows, *new]}.values()))
 
 
@@ -233,7 +238,7 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="print all rows")
     args = parser.parse_args()
     if args.table or len(args.folders) < 2:
-        print(paired_table(json.loads(RESULT.read_text())))
+        print(paired_table(results()))
         return
     command = provenance(f"python -m benchmarks.paired {' '.join(sys.argv[1:])}")
     ours, *others = args.folders

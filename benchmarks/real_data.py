@@ -17,6 +17,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from benchmarks.measuring import RESULTS, table
+from hubmodels.compactnet import COMPACT_BACKBONE
 from hubmodels.hub.catalog import BUNDLED_MODELS
 from hubmodels.methods import METHODS
 from hubmodels.metric_names import HEADLINE, METRICS, OVERVIEW
@@ -27,7 +28,6 @@ IDENTITY = ("method", "category", "command")
 SAME = ("method", "dataset", "category", "backbone", "image_size", "epochs", "held_out", "stabilise")
 SAME += ("textures", "hypothesis", "foreground")
 SHOWN = {key: METRICS[key].short for key in OVERVIEW}
-SUMMARY_BACKBONE = "resnet18.tv_in1k"
 
 
 def row_of(report: dict) -> dict:
@@ -62,9 +62,25 @@ def full_table(rows: list[dict]) -> str:
 
 
 def summary_table(rows: list[dict]) -> str:
-    """One backbone, three metrics."""
-    lines = [line_of(runs) for runs in group([r for r in rows if r["backbone"] == SUMMARY_BACKBONE]).values()]
-    return table(lines, ("category", "method", "epochs", "seeds", *SHOWN.values()))
+    """The bundled backbone: image AUROC / AUPRO of each method with its longest schedule, a line for each category."""
+    longest: dict[str, dict[str, list[dict]]] = {}
+    for runs in sorted(group([r for r in rows if r["backbone"] == COMPACT_BACKBONE]).values(), key=_epochs):
+        longest.setdefault(runs[0]["category"], {})[METHODS[runs[0]["method"]].title] = runs
+    titles = [method.title for method in METHODS.values()]
+    lines = [
+        {"category": category} | {title: _summary(runs) for title, runs in by_method.items()}
+        for category, by_method in sorted(longest.items())
+    ]
+    return table(lines, ("category", *titles))
+
+
+def _epochs(runs: list[dict]) -> int:
+    return runs[0]["epochs"]
+
+
+def _summary(runs: list[dict]) -> str:
+    cells = (cell([run[key] for run in runs]) for key in ("image_auroc", "aupro"))
+    return " / ".join(each or "-" for each in cells)
 
 
 def bundled_table(folder: Path = BUNDLED_MODELS) -> str:

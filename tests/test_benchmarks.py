@@ -331,9 +331,15 @@ def test_a_sum_weighs_scores_in_units_of_their_deviation(given):
 
 def test_rows_of_trials_replace_their_like_and_become_a_table(monkeypatch, tmp_path):
     monkeypatch.setattr(hybrid_trials, "RESULT", tmp_path / "trials.json")
-    for value, seed, pictures in ((1.0, 0, 250), (90.0, 0, 250), (92.0, 1, 250), (70.0, 0, 5)):
-        row = {"set": "screw", "trial": "H0", "seed": seed, "pictures": pictures, "aupro": value}
-        hybrid_trials.add_row(row)
+    for value, seed, pictures, name in ((1.0, 0, 250, "screw"), (90.0, 0, 250, "screw"), (92.0, 1, 250, "screw")):
+        row = {"set": name, "trial": "H0", "seed": seed, "pictures": pictures, "image_auroc_top": value}
+        hybrid_trials.add_row(row | {"aupro": 50.0})
+    for name in ("screw", "elpv"):
+        row = {"set": name, "trial": "H0", "seed": 0, "pictures": 5, "image_auroc_top": 70.0}
+        hybrid_trials.add_row(row if name == "elpv" else row | {"aupro": 40.0})
+    for trial in ("N0", "H0"):
+        hybrid_trials.add_row({"set": "elpv", "trial": trial, "seed": 0, "pictures": 9, "image_auroc_top": 60.0})
     rows = json.loads((tmp_path / "trials.json").read_text())
-    lines = hybrid_trials.trials_table(rows, "aupro").splitlines()[2:]
-    assert [line.split(" | ")[:3] for line in lines] == [["| H0", "all", "91.0 ± 1.4"], ["| H0", "5", "70.0"]]
+    full, few = (hybrid_trials.trials_table(rows, which).splitlines()[2:] for which in (False, True))
+    assert full == ["| all | H0 | 91.0 ± 1.4 / 50.0 ± 0.0 | 60.0 / - | 75.5 / 50.0 |"]
+    assert few == ["| 5 | H0 | 70.0 / 40.0 | 70.0 / - | 70.0 / 40.0 |"]
