@@ -40,7 +40,7 @@ def row_of(report: dict) -> dict:
         **{key: report["metrics"].get(key) for key in (*HEADLINE, *OPERATING_POINT)},
         **{"epochs": report["epochs"]},
         **{key: training.get(key) for key in ("noise_std", "feature_rms", "hypothesis", "foreground", "textures")},
-        **{"stabilise": settings["stabilise"], "fit": training["fit"], "held_out": training["held_out"]},
+        **{"stabilise": settings.get("stabilise"), "fit": training["fit"], "held_out": training["held_out"]},
         **{"train_seconds": training["train_seconds"], "machine": report["machine"], "command": report["command"]},
         **{"versions": report["versions"], "commit": report.get("commit")},
     }
@@ -115,7 +115,7 @@ def line_of(runs: list[dict]) -> dict[str, str | int]:
         **{"category": f"{first['dataset']}/{first['category']}", "method": first["method"]},
         **{"backbone": first["backbone"].split(".")[0], "input": f"{first['image_size']} px"},
         **{"epochs": first["epochs"], "noise / RMS": relative_noise(first)},
-        **{"stabilised by": " ".join(first["stabilise"]), "held out": first["held_out"]},
+        **{"stabilised by": " ".join(first["stabilise"] or ()) or None, "held out": first["held_out"]},
         **{"hypothesis, foreground": geometry(first)},
         **{name: cell([run[key] for run in runs]) for key, name in SHOWN.items()},
         **{"seeds": len(runs), "minutes": f"{statistics.mean(run['train_seconds'] for run in runs) / 60:.0f}"},

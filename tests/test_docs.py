@@ -7,7 +7,17 @@ import pytest
 from readability import reading_ease, sentences, syllables, words
 from snippets import run_snippets, snippets
 
-from benchmarks import colours, compact_backbone, inference, peers, position, position_training, real_data
+from benchmarks import (
+    colours,
+    compact_backbone,
+    hybrid_trials,
+    inference,
+    paired,
+    peers,
+    position,
+    position_training,
+    real_data,
+)
 from hubmodels import REPOSITORY
 from hubmodels.samples import Sample
 from training.data import hold_out
@@ -39,6 +49,9 @@ TABLES = {  # without the folder of the environment
     "python -m benchmarks.compact_backbone table auroc": compact_backbone.results_table,
     "python -m benchmarks.compact_backbone table missed": compact_backbone.missed_table,
     "python -m benchmarks.compact_backbone table pictures": compact_backbone.pictures_table,
+    "python -m benchmarks.hybrid_trials table": lambda: hybrid_trials.trials_table(hybrid_trials.results()),
+    "python -m benchmarks.hybrid_trials table few": lambda: hybrid_trials.trials_table(hybrid_trials.results(), few=True),
+    "python -m benchmarks.paired --table": lambda: paired.paired_table(paired.results()),
     "python -m benchmarks.inference --table": inference.results_table,
     "python -m benchmarks.peers --table": peers.results_table,
     "python -m benchmarks.colours --table": colours.results_table,
