@@ -50,7 +50,9 @@ TABLES = {  # without the folder of the environment
     "python -m benchmarks.compact_backbone table missed": compact_backbone.missed_table,
     "python -m benchmarks.compact_backbone table pictures": compact_backbone.pictures_table,
     "python -m benchmarks.hybrid_trials table": lambda: hybrid_trials.trials_table(hybrid_trials.results()),
-    "python -m benchmarks.hybrid_trials table few": lambda: hybrid_trials.trials_table(hybrid_trials.results(), few=True),
+    "python -m benchmarks.hybrid_trials table few": lambda: hybrid_trials.trials_table(
+        hybrid_trials.results(), few=True
+    ),
     "python -m benchmarks.paired --table": lambda: paired.paired_table(paired.results()),
     "python -m benchmarks.inference --table": inference.results_table,
     "python -m benchmarks.peers --table": peers.results_table,

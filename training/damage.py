@@ -137,14 +137,19 @@ class DamagedPictures(Dataset):
 
 def make_bank(detector: AnomalyDetector, pictures: DamagedPictures, workers: int = 0) -> dict[str, Tensor]:
     """Features (m, D) of covered cells by kind of damage, at most LARGEST of each, by one backbone pass a picture."""
-    counts = Counter(kind for kind, _, _ in pictures.plan)
-    found: dict[str, list[Tensor]] = {kind: [] for kind in counts}
+    counts, width = Counter(kind for kind, _, _ in pictures.plan), detector.front_end.embed_dim
+    most = {kind: -(-LARGEST // count) for kind, count in counts.items()}  # rows of a picture
+    # one place for all rows: many small tensors between large ones that come and go would leave holes in memory
+    bank = {kind: torch.empty(count * most[kind], width) for kind, count in counts.items()}
+    filled = Counter()
     for batch in tqdm(DataLoader(pictures, BATCH, num_workers=workers), "damaged pictures", leave=False, disable=None):
         features = align(extract(detector, batch["damaged"])).movedim(1, -1).cpu()
         for kind, feature_map, covered in zip(batch["kind"], features, batch["covered"], strict=True):
             rows = feature_map[covered]
-            found[kind].append(rows[torch.randperm(len(rows))[: -(-LARGEST // counts[kind])]])
-    return {kind: torch.cat(rows) for kind, rows in found.items()}
+            rows = rows[torch.randperm(len(rows))[: most[kind]]]
+            bank[kind][filled[kind] : filled[kind] + len(rows)] = rows
+            filled[kind] += len(rows)
+    return {kind: rows[: filled[kind]] for kind, rows in bank.items()}
 
 
 def kept_bank(path: Path, settings: dict, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:

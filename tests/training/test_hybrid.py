@@ -175,7 +175,7 @@ def test_logit_and_distance_are_weighed(objective):
     standardise(objective.head.adaptor, normal)
     remember(objective.head.memory, normal[:50])
     adapted = objective.head.embed(normal).detach()
-    objective.balance(normal, adapted)
+    objective.balance(normal)
     logits, memory, mix = objective.head.discriminate(adapted), objective.head.memory, objective.head.mix
     distances = memory.distances(memory.project(normal))
     assert (mix[0] * logits).std().item() == pytest.approx(1, rel=1e-3)

@@ -60,21 +60,25 @@ class HybridObjective(DirectFit):
 
     def fit(self, cache: FeatureCache) -> dict[str, float]:
         """Adaptor, discriminator, BatchNorm's statistics, memory, mix; returns the losses of the last step."""
-        device = self.detector.device
-        normal = cache.sample(LARGEST).to(device)
-        bank = kept_bank(self.kept, self.settings, self.make_bank)
-        damaged = torch.cat([bank[kind] for kind in KINDS]).to(device)  # a file has another order
+        normal = cache.sample(LARGEST).to(self.detector.device)
         standardise(self.head.adaptor, normal)
+        losses = self.fit_discriminator(normal)
+        whiten(self.head.memory, normal)
+        projected = cache.sample(MOST, lambda rows: self.head.memory.project(rows.to(normal.device)))
+        self.head.memory.vectors = covering(projected, VECTORS)
+        self.balance(normal)
+        return losses
+
+    def fit_discriminator(self, normal: Tensor) -> dict[str, float]:
+        """On good patch features (N, D) and on those of damaged pictures; returns the losses of the last step."""
+        bank = kept_bank(self.kept, self.settings, self.make_bank)
         with torch.no_grad():
-            adapted, damaged = self.head.embed(normal), self.head.embed(damaged)
+            adapted = self.head.embed(normal)
+            damaged = torch.cat([self.head.embed(bank.pop(kind).to(normal.device)) for kind in KINDS])
         self.train()
         losses = self.train_discriminator(adapted, damaged)
         self.set_statistics(adapted, damaged)
         self.eval()
-        whiten(self.head.memory, normal)
-        projected = cache.sample(MOST, lambda rows: self.head.memory.project(rows.to(device)))
-        self.head.memory.vectors = covering(projected, VECTORS)
-        self.balance(normal, adapted)
         return losses
 
     def make_bank(self) -> dict[str, Tensor]:
@@ -110,25 +114,28 @@ class HybridObjective(DirectFit):
     def set_statistics(self, normal: Tensor, damaged: Tensor) -> None:
         """BatchNorm's statistics over all patches, mixed as in a step."""
         linear, norm = self.head.discriminator[:2]
-        noisy = add_noise(normal, NOISE)
-        shares = {NORMAL: normal, -NORMAL: noisy, DAMAGED: damaged}
-        weights = torch.tensor([abs(share) for share in shares], dtype=torch.float64)
-        moments = [torch.var_mean(linear(part), 0, correction=0) for part in shares.values()]
+        moments = []
+        for rows, noise in ((normal, 0), (normal, NOISE), (damaged, 0)):
+            hidden = torch.cat([linear(add_noise(part, noise) if noise else part) for part in rows.split(4096)])
+            moments.append(torch.var_mean(hidden, 0, correction=0))
+            del hidden  # 100 MB, before the next
         variances, means = (torch.stack(each).cpu().double() for each in zip(*moments, strict=True))
+        weights = torch.tensor([NORMAL, NORMAL, DAMAGED], dtype=torch.float64)
         weights = (weights / weights.sum())[:, None]
         mean = (weights * means).sum(0)
         norm.running_mean.copy_(mean)
         norm.running_var.copy_((weights * (variances + (means - mean).square())).sum(0))
 
     @torch.no_grad()
-    def balance(self, normal: Tensor, adapted: Tensor) -> None:
+    def balance(self, normal: Tensor) -> None:
         """Sets the mix: logit and distance, each in units of its deviation on good patches; the mean of both is 0."""
-        memory = self.head.memory
-        distances = torch.cat([memory.distances(memory.project(part)) for part in normal.split(4096)])
-        parts, weights = (self.head.discriminate(adapted), distances), (1.0, MEMORY_WEIGHT)
+        head, some = self.head, normal.split(4096)
+        logits = torch.cat([head.discriminate(head.embed(part)) for part in some])
+        distances = torch.cat([head.memory.distances(head.memory.project(part)) for part in some])
+        parts, weights = (logits, distances), (1.0, MEMORY_WEIGHT)
         factors = [w / part.std().clamp(min=1e-6) for part, w in zip(parts, weights, strict=True)]
         shift = -sum(factor * part.mean() for factor, part in zip(factors, parts, strict=True))
-        self.head.mix.copy_(torch.stack([*factors, shift]))
+        head.mix.copy_(torch.stack([*factors, shift]))
 
 
 @torch.no_grad()
