@@ -189,12 +189,10 @@ def _template() -> Template:
 
 
 def _sources(report: dict, repo_id: str | None) -> dict:
-    """What `load` takes for this model and, by method, for the other methods' models of the same category."""
+    """What `load` takes for this model, where the other methods' models may be, and their titles."""
     place = repo_id.split("/")[0] if repo_id else "."
-    names = {method: name_of(report | {"method": method}) for method in METHODS}
-    own = names.pop(report["method"])
-    others = {METHODS[method].title: (method, f"{place}/{name}") for method, name in names.items()}
-    return {"place": place, "source": repo_id or f"./{own}", "others": others}
+    others = [method.title for name, method in METHODS.items() if name != report["method"]]
+    return {"place": place, "source": repo_id or f"./{name_of(report)}", "others": others}
 
 
 def _decisions(report: dict) -> dict[str, str]:

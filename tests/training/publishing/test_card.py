@@ -137,7 +137,8 @@ def test_the_snippets_name_the_repository_once_there_is_one(folder, monkeypatch,
     (folder.parent.parent / "acme").symlink_to(folder.parent)
     monkeypatch.chdir(folder.parent.parent)
     save(picture(0), Path("photo.png"))
-    run_snippets(text)
+    assert 'catalog = Catalog.from_namespace("acme")\n' in text  # this asks the Hub, in `test_publish`
+    run_snippets(text.split("Compare with")[0])
     assert capsys.readouterr().out.splitlines()[1].startswith("(40, 48)")
 
 
@@ -308,4 +309,4 @@ def test_there_is_a_card_for_every_shipped_model_and_for_no_other():
 
 
 def test_the_pictures_of_the_cards_are_small():
-    assert sum(path.stat().st_size for path in CARDS.rglob("*.jpg")) < 1.5 * 2**20
+    assert sum(path.stat().st_size for path in CARDS.rglob("*.jpg")) < 2.2 * 2**20
