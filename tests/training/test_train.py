@@ -703,7 +703,7 @@ def settled(device, **options):
 def test_defaults_on_a_gpu_are_the_papers(monkeypatch):
     monkeypatch.setattr(train, "find_weights", lambda name: Path("cached"))
     config = settled("cuda")
-    assert (config.methods, config.backbone) == (["simplenet", "glass"], "wide_resnet50_2.tv_in1k")
+    assert (config.methods, config.backbone) == (["simplenet", "glass", "hybrid"], "wide_resnet50_2.tv_in1k")
     assert (config.image_size, config.batch_size) == (288, 8)
     assert (OBJECTIVES["simplenet"].epochs, OBJECTIVES["glass"].epochs) == (160, 640)
     assert (config.epochs_of("simplenet"), config.epochs_of("glass")) == (160, 640)
@@ -712,7 +712,7 @@ def test_defaults_on_a_gpu_are_the_papers(monkeypatch):
 def test_a_cpu_gets_the_light_choice_without_asking_the_hub(monkeypatch):
     monkeypatch.setattr(train, "find_weights", lambda name: pytest.fail("asked"))
     config = settled("cpu")
-    assert (config.methods, config.backbone, config.image_size) == (["simplenet"], "compactnet.distilled_in1k", 256)
+    assert (config.methods, config.backbone, config.image_size) == (["hybrid"], "compactnet.distilled_in1k", 256)
 
 
 def test_a_gpu_without_the_hub_gets_the_bundled_backbone_and_says_so(monkeypatch, caplog):
