@@ -4,7 +4,7 @@ import json
 import logging
 import shutil
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,12 +15,12 @@ from hubmodels import BackboneError, ModelError, PictureError, PreparedPicture
 from hubmodels.appearance import UNLIKE
 from hubmodels.folders import find_shown
 from hubmodels.hub.catalog import Catalog
-from hubmodels.methods import METHODS
 from hubmodels.pictures import read_picture
 from webapp.hosting import checked_path, fresh_path, hide_folders
 from webapp.inspection import (
     MODEL,
     Inspection,
+    chosen_methods,
     dropdown,
     inspect_picture,
     method_choice,
@@ -152,9 +152,7 @@ class InspectTab:
             reason, title = explain_fault(error, language, self._catalog), translate("not_inspected", language)
             return self._without_report(_card(reason, language, title, "failed"))
 
-    def _inspect(
-        self, category: str | None, picture: PreparedPicture, methods: Collection[str] | None, language: str
-    ) -> tuple:
+    def _inspect(self, category: str | None, picture: PreparedPicture, methods: list | None, language: str) -> tuple:
         chosen = category or suggest_category(self._catalog, picture)
         if chosen is None:
             key = "no_category" if self._catalog.entries else "models_none"
@@ -198,13 +196,11 @@ class InspectTab:
             reason = explain_fault(error, language_of(request), self._catalog)
             raise gr.Error(str(reason), print_exception=False) from error
 
-    def _absent(
-        self, category: str, inspection: Inspection, methods: Collection[str] | None, language: str
-    ) -> list[Markup]:
+    def _absent(self, category: str, inspection: Inspection, methods: list | None, language: str) -> list[Markup]:
         """The reasons of the chosen methods without a result."""
         problems, entries = self._catalog.problems, self._catalog.entries
         reasons = {e.method: problems[e.source] for e in entries if e.label == category and e.source in problems}
-        wanted = {name: title for name, title in method_titles().items() if name in (methods or METHODS)}
+        wanted = {name: title for name, title in method_titles().items() if name in chosen_methods(methods)}
         absent = {name: title for name, title in wanted.items() if title not in inspection.predictions}
         return [
             translate("not_loadable", language, method=title, reason=hide_folders(reasons[name], self._catalog))

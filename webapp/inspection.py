@@ -2,7 +2,7 @@
 
 import threading
 from collections import Counter, defaultdict, deque
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import gradio as gr
@@ -107,7 +107,7 @@ def inspect_picture(
     category: str | None,
     picture: Picture | PreparedPicture,
     rate: float | None = None,
-    methods: Collection[str] | None = None,
+    methods: list | None = None,
 ) -> Inspection:
     """Inspects a picture with these methods, at this false-alarm rate or at the calibrated ones.
 
@@ -128,16 +128,19 @@ def inspect_picture(
     return Inspection(prepared.picture, appearance, detectors, decided)
 
 
-def load_methods(
-    catalog: Catalog, category: str | None, methods: Collection[str] | None = None
-) -> dict[str, AnomalyDetector]:
-    """The category's detectors of these methods by name; all that it has, if none is named or none has a model.
+def load_methods(catalog: Catalog, category: str | None, methods: list | None = None) -> dict[str, AnomalyDetector]:
+    """The category's detectors of the chosen methods by name; all that it has, if none of them has a model.
 
     Raises:
         ModelError: as `Catalog.load`.
     """
-    loaded = catalog.load(category)
-    return {name: detector for name, detector in loaded.items() if name in (methods or ())} or loaded
+    loaded, chosen = catalog.load(category), chosen_methods(methods)
+    return {name: detector for name, detector in loaded.items() if name in chosen} or loaded
+
+
+def chosen_methods(choice: object) -> list[str]:
+    """The methods of a visitor's choice; all, if it is no list or names none."""
+    return [name for name in METHODS if isinstance(choice, list) and name in choice] or list(METHODS)
 
 
 def suggest_category(catalog: Catalog, prepared: PreparedPicture) -> str | None:

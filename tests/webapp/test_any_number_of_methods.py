@@ -177,9 +177,12 @@ def test_two_methods_are_chosen_at_first_and_all_are_offered(registered):
 
 
 @pytest.mark.parametrize("registered", [4])
-@pytest.mark.parametrize("chosen", [["glass"], ["quadratic", "simplenet"], list(METHODS), [], None, "glass", [{}, 3]])
+@pytest.mark.parametrize(
+    "chosen", [["glass"], ["quadratic", "simplenet"], list(METHODS), [], None, "glass", 7, {"glass": 1}, [{}, 3]]
+)
 def test_only_the_chosen_methods_are_shown_and_downloaded(catalog, upload, registered, chosen):
-    wanted = [d.__name__ for d in DETECTORS if d.method in (chosen or ())] or TITLES
+    named = chosen if isinstance(chosen, list) else []
+    wanted = [d.__name__ for d in DETECTORS if d.method in named] or TITLES
     report = InspectTab(catalog, []).inspect(LABEL, upload, chosen, visitor())[0]
     assert re.findall(r'class="method" aria-label="(\w+)"', report) == wanted
     assert "no model for this category" not in report

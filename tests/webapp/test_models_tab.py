@@ -116,7 +116,7 @@ def test_tables_have_captions_and_headings_with_a_scope(described):
 def test_the_bundle_needs_no_column_of_sources():
     page = shown(Catalog.bundled())
     assert page.rows[0][-1] == "Licence"
-    assert {len(row) for row in page.rows} == {9, 8} and len(page.rows) == 11
+    assert {len(row) for row in page.rows} == {9, 8} and len(page.rows) == 16
     assert "glass-parts-cloth" not in page.text
     assert {row[-1] for row in page.rows[1:]} == {"apache-2.0"}
 

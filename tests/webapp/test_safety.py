@@ -112,7 +112,7 @@ class App:
 
     def inspects(self):
         """Whether it still does its work."""
-        report = self.event("inspect_1", PILL, self.upload(PICTURE.read_bytes()))["data"][0]
+        report = self.event("inspect_1", PILL, self.upload(PICTURE.read_bytes()), None)["data"][0]
         return 'aria-label="SimpleNet"' in report and 'aria-label="GLASS"' in report
 
 
@@ -236,7 +236,7 @@ def test_bombs_are_told_by_their_header(app, bomb):
     content = BOMBS[bomb]()
     assert len(content) < 200_000
     upload, begun = app.upload(content), time.perf_counter()
-    said = app.event("inspect_1", PILL, upload)["data"][0]
+    said = app.event("inspect_1", PILL, upload, None)["data"][0]
     assert "Not inspected" in said and "64,000,000" in said
     assert app.api("inspect", upload, PILL, None, False)["error"]["kind"] == "too_large"
     assert time.perf_counter() - begun < 5
@@ -247,14 +247,14 @@ def test_what_is_no_picture_is_neither_opened_nor_run(app, name):
     lure = app.folder / "made by what was uploaded"
     content, kind = MASKED[name](lure)
     upload = app.upload(content)
-    assert "Not inspected" in app.event("inspect_1", PILL, upload)["data"][0]
+    assert "Not inspected" in app.event("inspect_1", PILL, upload, None)["data"][0]
     assert app.api("inspect", upload, PILL, None, False)["error"]["kind"] == kind
     assert not lure.exists()
 
 
 def test_of_a_picture_with_something_behind_it_only_the_picture_is_used(app):
     upload = app.upload(PICTURE.read_bytes() + b"<script>alert('behind')</script>PK\x03\x04")
-    report = app.event("inspect_1", PILL, upload)["data"][0]
+    report = app.event("inspect_1", PILL, upload, None)["data"][0]
     assert 'aria-label="GLASS"' in report and "behind" not in report
 
 
@@ -284,7 +284,10 @@ def test_names_of_uploads_lead_nowhere(app, name):
     if answer.status_code == 200:
         (path,) = answer.json()
         assert Path(path).resolve().is_relative_to(app.uploads) and len(Path(path).relative_to(app.uploads).parts) == 2
-        assert "<img src=x" not in app.event("inspect_1", PILL, {"path": path, "orig_name": name, **MARK})["data"][0]
+        assert (
+            "<img src=x"
+            not in app.event("inspect_1", PILL, {"path": path, "orig_name": name, **MARK}, None)["data"][0]
+        )
     assert {p.name for p in app.folder.iterdir()} == {"log.txt", "up"}
 
 
@@ -414,10 +417,10 @@ def test_forged_uploads_are_not_read(app, trap, name, mark):
     forged = filled(FORGED[name], app, trap)
     forged = forged | mark if isinstance(forged, dict) else forged
     calls = [
-        ("inspect_1", PILL, forged),
-        ("inspect_2", PILL, forged),
-        ("download", PILL, forged),
-        ("run", PILL, [forged], 1),
+        ("inspect_1", PILL, forged, None),
+        ("inspect_2", PILL, forged, None),
+        ("download", PILL, forged, None),
+        ("run", PILL, [forged], 1, None),
     ]
     for event, *data in calls:
         told = json.dumps(app.event(event, *data, event_data={"what": "json"}))
@@ -444,13 +447,19 @@ ABSURD = {
 
 
 @pytest.mark.parametrize("name", ABSURD)
+def test_absurd_methods_are_no_choice(app, name):
+    report = app.event("inspect_1", PILL, app.upload(PICTURE.read_bytes()), ABSURD[name])["data"][0]
+    assert 'aria-label="SimpleNet"' in report and SCRIPT not in report
+
+
+@pytest.mark.parametrize("name", ABSURD)
 def test_absurd_categories_are_refused(app, name):
     upload, absurd = app.upload(PICTURE.read_bytes()), ABSURD[name]
     for event, data in (
-        ("inspect_1", [upload]),
-        ("inspect_2", [upload]),
-        ("download", [upload]),
-        ("run", [[upload], 1]),
+        ("inspect_1", [upload, None]),
+        ("inspect_2", [upload, None]),
+        ("download", [upload, None]),
+        ("run", [[upload], 1, None]),
     ):
         told = json.dumps(app.event(event, absurd, *data, event_data={"what": "json"}))
         assert "p_value" not in told and SCRIPT not in told and len(told) < 20_000 + len(str(absurd))
@@ -605,9 +614,9 @@ def test_a_gradio_that_fetches_in_another_way_is_refused_at_the_start(monkeypatc
 def test_uploads_downloads_and_results_are_deleted_in_time(app):
     """All files of visitors are in the one folder that is emptied, and deleting them breaks nothing."""
     upload = app.upload(PICTURE.read_bytes())
-    app.event("download", PILL, upload, event_data={"what": "zip"})
+    app.event("download", PILL, upload, None, event_data={"what": "zip"})
     app.event("pick", event_data={"index": 0})
-    app.event("run", PILL, [upload], 1)
+    app.event("run", PILL, [upload], 1, None)
     kept = {path.name for path in app.uploads.rglob("*") if path.is_file()}
     assert {"part.png", "inspection.zip", "inspection.csv"} < kept  # upload, downloads, and an example's copy
     delete_old(app.uploads, 3600)
@@ -615,7 +624,7 @@ def test_uploads_downloads_and_results_are_deleted_in_time(app):
     delete_old(app.uploads, 0)
     assert [path for path in app.uploads.rglob("*") if path.is_file()] == []
     assert app.client.get(f"/gradio_api/file={upload['path']}").status_code >= 400
-    assert "Upload the picture again" in app.event("inspect_1", PILL, upload)["data"][0]
+    assert "Upload the picture again" in app.event("inspect_1", PILL, upload, None)["data"][0]
     assert app.inspects()
 
 
