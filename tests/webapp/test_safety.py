@@ -483,7 +483,7 @@ def test_absurd_rates_are_refused(app, rate):
 def test_too_many_pictures_in_one_call_are_refused(app):
     uploads = [app.upload(PICTURE.read_bytes())] * 501
     assert app.api("inspect_batch", uploads, PILL, None)["error"]["kind"] == "count"
-    assert "501" in app.event("run", PILL, uploads, 1)["data"][0]
+    assert "501" in app.event("run", PILL, uploads, 1, None)["data"][0]
 
 
 WISHES = [None, 7, [], {}, {"what": "../../etc/passwd"}, {"what": "mask", "method": "../GLASS"}, {"what": ["mask"]}]
@@ -547,7 +547,7 @@ def test_scripts_in_names_and_addresses_are_shown_and_not_run(app, tmp_path):
 
 @pytest.mark.parametrize("language", [SCRIPT, "de" * 4000, ",;,;q=;"])
 def test_odd_languages_are_answered_in_english(app, language):
-    said = app.event("inspect_1", PILL, None, language=language)["data"][0]
+    said = app.event("inspect_1", PILL, None, None, language=language)["data"][0]
     assert "Choose a category" in said and SCRIPT not in said
 
 
