@@ -491,7 +491,7 @@ WISHES = [None, 7, [], {}, {"what": "../../etc/passwd"}, {"what": "mask", "metho
 
 @pytest.mark.parametrize("wish", [*WISHES, {"what": "map", "method": "GLASS", "rate": "x"}], ids=str)
 def test_odd_wishes_for_a_download_are_refused(app, wish):
-    told = app.event("download", PILL, app.upload(PICTURE.read_bytes()), event_data=wish)
+    told = app.event("download", PILL, app.upload(PICTURE.read_bytes()), None, event_data=wish)
     assert "path" not in json.dumps(told)
 
 
