@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from benchmarks.compact_backbone import SETS, SIZE
 from benchmarks.measuring import RESULTS, provenance, table
+from benchmarks.paired import small_mask
 from hubmodels.backbone import load_backbone, normalisation
 from hubmodels.compactnet import COMPACT_BACKBONE
 from hubmodels.folders import Category, read_category
@@ -133,13 +134,11 @@ def _rows(detector: Hybrid, images: Tensor) -> Tensor:
 
 
 def _mask(sample: Sample) -> Tensor:
-    """The mask (S, S) of a test picture; a pixel is a defect if most of it is, or if no pixel is mostly one."""
+    """The mask (S, S) uint8 of a test picture."""
     if not sample.label:
         return torch.zeros(SIZE, SIZE, dtype=torch.uint8)
     picture = sample.read()
-    mask = torch.from_numpy(sample.read_mask((picture.height, picture.width))).float()
-    small = F.interpolate(mask[None, None], (SIZE, SIZE), mode="area")[0, 0]
-    return (small >= min(0.5, float(small.max()))).to(torch.uint8)
+    return torch.from_numpy(small_mask(sample.read_mask((picture.height, picture.width)))).to(torch.uint8)
 
 
 def _bank(detector: Hybrid, pictures: DamagedPictures, good: Tensor) -> tuple[dict, Tensor]:

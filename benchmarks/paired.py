@@ -157,7 +157,7 @@ def pixel_rows(ours: list[Run], others: list[Run], data: Path) -> dict:
     masks = []
     for sample in tqdm(category.test, category.name, leave=False, disable=None):
         picture = sample.read()
-        masks.append(_small(sample.read_mask((picture.height, picture.width))))
+        masks.append(small_mask(sample.read_mask((picture.height, picture.width))))
         for name, prediction in compare(detectors, PreparedPicture(picture)).items():
             maps[name].append(_resized(prediction.anomaly_map))
     truth = np.stack(masks)
@@ -184,8 +184,11 @@ def _resized(values: np.ndarray) -> np.ndarray:
     return small[0, 0].numpy()
 
 
-def _small(mask: np.ndarray) -> np.ndarray:
-    """A pixel is a defect if half of it is; a defect that is too thin for that keeps its fullest pixels."""
+def small_mask(mask: np.ndarray) -> np.ndarray:
+    """A mask (H, W) -> (256, 256) bool.
+
+    A pixel is a defect if half of it is; a defect that is too thin for that keeps its fullest pixels.
+    """
     share = _resized(mask.astype(np.float32))
     return (share >= min(0.5, share.max())) & (share > 0)
 

@@ -5,6 +5,7 @@ buffers; where their number of rows depends on the data, `hubmodels.scoring.size
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -100,6 +101,25 @@ class DiscriminatorHead(Head):
         return _Chain(folded, self.logits_to_scores)
 
 
+def affine_of_layers(aggregated: list[Tensor], weights: Sequence[Tensor], bias: Tensor) -> Tensor:
+    """Patch features times a matrix, plus a bias, without building the patch features.
+
+    Args:
+        aggregated: maps (B, D/L, h_l, w_l), finest first.
+        weights: the matrix's part (D/L, H) of each layer, applied on the layer's own grid.
+        bias: (H,).
+
+    Returns:
+        (B, h, w, H) on the finest grid.
+    """
+    first, *coarser = aggregated
+    total = first.movedim(1, -1) @ weights[0] + bias
+    for coarse, weight in zip(coarser, weights[1:], strict=True):
+        part = (coarse.movedim(1, -1) @ weight).movedim(-1, 1)
+        total += F.interpolate(part, first.shape[-2:], mode="bilinear", align_corners=False).movedim(1, -1)
+    return total
+
+
 class FoldedDiscriminator(nn.Module):
     """Adaptor, first discriminator layer and BatchNorm as one matrix, split by the layers that features come from.
 
@@ -126,16 +146,11 @@ class FoldedDiscriminator(nn.Module):
             self.register_buffer(f"weight{i}", part.T.contiguous().to(first.weight))
         self.register_buffer("bias", bias.detach().to(first.weight))
         self.register_buffer("last", last.weight.detach().T.clone())
-        self.slope = activation.negative_slope
+        self.layers, self.slope = layers, activation.negative_slope
 
     def forward(self, aggregated: list[Tensor]) -> Tensor:
         """Aggregated maps (B, D/L, h_l, w_l), finest first -> logits (B, h, w) on the finest grid."""
-        first, *coarser = aggregated
-        grid = first.shape[-2:]
-        total = first.movedim(1, -1) @ self.weight0 + self.bias
-        for i, coarse in enumerate(coarser, start=1):
-            part = (coarse.movedim(1, -1) @ getattr(self, f"weight{i}")).movedim(-1, 1)
-            total += F.interpolate(part, grid, mode="bilinear", align_corners=False).movedim(1, -1)
+        total = affine_of_layers(aggregated, [getattr(self, f"weight{i}") for i in range(self.layers)], self.bias)
         hidden = F.leaky_relu_(total, self.slope)  # in place: H values a patch are most of the head's memory
         return (hidden @ self.last)[..., 0]  # a matrix of one column, because OpenVINO takes no vector here
 

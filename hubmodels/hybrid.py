@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hubmodels.detector import AnomalyDetector
-from hubmodels.heads import DiscriminatorHead
+from hubmodels.heads import DiscriminatorHead, affine_of_layers
 from hubmodels.scoring import size_by_data
 
 TOP_SHARE = 0.01
@@ -48,17 +48,10 @@ class Memory(nn.Module):
         size_by_data(self, ["vectors"])
 
     def forward(self, aggregated: list[Tensor]) -> Tensor:
-        """Aggregated maps (B, D/L, h_l, w_l), finest first -> distances (B, h, w).
-
-        A projection commutes with upsampling: each layer is projected on its own grid.
-        """
-        first, *coarser = aggregated
-        parts = self.projection.chunk(self.layers, dim=1)
-        total = first.movedim(1, -1) @ parts[0].T + self.offset
-        for coarse, part in zip(coarser, parts[1:], strict=True):
-            small = (coarse.movedim(1, -1) @ part.T).movedim(-1, 1)
-            total = total + F.interpolate(small, first.shape[-2:], mode="bilinear").movedim(1, -1)
-        return self.distances(total.flatten(1, 2)).unflatten(1, first.shape[-2:])
+        """Aggregated maps (B, D/L, h_l, w_l), finest first -> distances (B, h, w)."""
+        parts = [part.T for part in self.projection.chunk(self.layers, dim=1)]
+        projected = affine_of_layers(aggregated, parts, self.offset)
+        return self.distances(projected.flatten(1, 2)).unflatten(1, projected.shape[1:3])
 
     def project(self, patch_features: Tensor) -> Tensor:
         """Patch features (N, D) -> (N, R)."""

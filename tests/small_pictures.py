@@ -32,6 +32,18 @@ def add_pictures(folder, *names, size=SIZE):
     return [save(picture(seed_of(folder / name), size), folder / name) for name in names]
 
 
+def add_plates(root, tests):
+    """Small grey plates under `root/toy/plate`: six good ones to train on, and the named test pictures.
+
+    Those called square have a bright one.
+    """
+    rng = np.random.default_rng(0)
+    for name in [f"train/good/{i}" for i in range(6)] + tests:
+        pixels = rng.normal(120, 12, (72, 72, 3)).clip(0, 255).astype(np.uint8)
+        pixels[20:40, 30:50] = 255 if "square" in name else pixels[20:40, 30:50]
+        save(Image.fromarray(pixels), root / "toy/plate" / f"{name}.png")
+
+
 def add_category(root):
     """One MVTec AD category: 3 training pictures, 2 normal and 3 anomalous test pictures with masks."""
     folder = root / "mvtec_ad" / "metal_nut"

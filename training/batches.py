@@ -60,7 +60,8 @@ class FeatureCache:
         """At most `count` patch features (N, D), equally many of each picture at random places; on the CPU.
 
         Args:
-            project: applied to the patch features (n, D) of some pictures at a time, before they are put together.
+            project: applied to the patch features (n, D) of some pictures at a time, before they are put together; the
+                result has its width, and is where it puts it.
         """
         each = min(self.layers[0][0, 0].numel(), -(-count // len(self)))
         rows = []
@@ -207,8 +208,8 @@ class BatchPlan(Sampler):
 
 
 @dataclass(frozen=True)
-class LocalSynthesis:
-    """Local anomaly synthesis for the pictures of one job.
+class Synthesis:
+    """The good pictures of one job, and what synthetic defects in them depend on.
 
     Attributes:
         images: (n, 3, S, S) uint8 model inputs.
@@ -222,14 +223,28 @@ class LocalSynthesis:
     grid: tuple[int, int]
     seed: int
 
+    def pixels(self, index: int) -> np.ndarray:
+        """A good picture, (S, S, 3) float32 in [0, 1]."""
+        return self.images[index].permute(1, 2, 0).numpy().astype(np.float32) / 255
+
+    def foreground(self, index: int) -> np.ndarray | None:
+        """Where its part is, (S, S) bool; None for the full picture."""
+        return self.foregrounds[index] if self.foregrounds else None
+
+
+def as_image(pixels: np.ndarray) -> Tensor:
+    """(S, S, 3) float32 in [0, 1] -> model input (3, S, S) uint8."""
+    return torch.from_numpy(pixels).permute(2, 0, 1).mul(255).round().to(torch.uint8)
+
+
+class LocalSynthesis(Synthesis):
+    """Local anomaly synthesis for the pictures of one job."""
+
     def __call__(self, epoch: int, index: int) -> dict[str, Tensor]:
         """`augmented` (3, S, S) uint8 and `patch_label` (h, w) bool."""
         rng = np.random.default_rng([self.seed, epoch, index])
-        image = self.images[index].permute(1, 2, 0).numpy().astype(np.float32) / 255
-        foreground = self.foregrounds[index] if self.foregrounds else None
-        augmented, label = synthesise(image, self.textures, self.grid, rng, foreground)
-        pixels = torch.from_numpy(augmented).permute(2, 0, 1).mul(255).round().to(torch.uint8)
-        return {"augmented": pixels, "patch_label": torch.from_numpy(label)}
+        augmented, label = synthesise(self.pixels(index), self.textures, self.grid, rng, self.foreground(index))
+        return {"augmented": as_image(augmented), "patch_label": torch.from_numpy(label)}
 
 
 class TrainingItems(Dataset):

@@ -10,7 +10,6 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -26,8 +25,8 @@ from tqdm import tqdm
 
 from hubmodels.detector import AnomalyDetector
 from hubmodels.front_end import align
-from training.batches import extract
-from training.synthesis import MAX_DRAWS, TextureSource, blend, draw_blend_weight, draw_mask
+from training.batches import Synthesis, as_image, extract
+from training.synthesis import MAX_DRAWS, blend, draw_blend_weight, draw_mask
 
 FEW, MOST = 100, 250  # pictures: below the first each is damaged twice as often, beyond the second only some are
 COVERED = 0.25  # share of a cell's pixels
@@ -85,21 +84,8 @@ def _colour(image: Pixels, rng: np.random.Generator) -> Pixels:
 KINDS: dict[str, tuple[Callable, int]] = {"texture": (texture, 2), "paste": (paste, 1), "tone": (tone, 1)}  # and laps
 
 
-@dataclass(frozen=True)
-class DamagedPictures(Dataset):
-    """Each picture of a job with each kind of damage, some more than once; a function of seed and index.
-
-    Attributes:
-        images: (n, 3, S, S) uint8 model inputs.
-        foregrounds: one (S, S) bool mask each, or None for the full picture.
-        grid: (h, w) of the patches.
-    """
-
-    images: Tensor
-    textures: TextureSource
-    foregrounds: list[np.ndarray] | None
-    grid: tuple[int, int]
-    seed: int
+class DamagedPictures(Synthesis, Dataset):
+    """Each picture of a job with each kind of damage, some more than once; a function of seed and index."""
 
     @cached_property
     def plan(self) -> list[tuple[str, int, int]]:
@@ -118,16 +104,11 @@ class DamagedPictures(Dataset):
         rng = np.random.default_rng([self.seed, list(KINDS).index(kind), lap, i])
         mask = self._mask(i, rng)
         damaged = KINDS[kind][0](self.pixels(i), mask, rng, self)
-        pixels = torch.from_numpy(damaged).permute(2, 0, 1).mul(255).round().to(torch.uint8)
         covered = F.adaptive_avg_pool2d(torch.from_numpy(mask)[None].float(), self.grid)[0] >= COVERED
-        return {"kind": kind, "picture": i, "damaged": pixels, "covered": covered}
-
-    def pixels(self, index: int) -> Pixels:
-        """A good picture."""
-        return self.images[index].permute(1, 2, 0).numpy().astype(np.float32) / 255
+        return {"kind": kind, "picture": i, "damaged": as_image(damaged), "covered": covered}
 
     def _mask(self, index: int, rng: np.random.Generator) -> np.ndarray:
-        foreground = self.foregrounds[index] if self.foregrounds else None
+        foreground = self.foreground(index)
         for _ in range(MAX_DRAWS):
             mask, _ = draw_mask(self.images.shape[-1], self.grid, rng, foreground)
             if mask.sum() >= SMALLEST:

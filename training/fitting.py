@@ -23,7 +23,7 @@ SAVE_EVERY_S = 20.0
 
 
 class DirectFitting:
-    """One job's training without steps; every process that shares the job computes the same.
+    """One job's training without epochs; every process that shares the job computes the same.
 
     Attributes:
         saves: whether this process saves and evaluates the model.

@@ -6,8 +6,8 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import load_file
+from small_pictures import add_plates
 
 import training.train as train
 from hubmodels import load
@@ -199,14 +199,8 @@ def test_scores_are_the_mix_of_both(objective):
 
 @pytest.fixture
 def arguments(backbone_weights, tmp_path):
-    """Command line of a run on eight small plates, two of them with a bright square."""
-    rng = np.random.default_rng(0)
-    for name in [f"train/good/{i}" for i in range(6)] + ["test/good/0", "test/square/0"]:
-        pixels = rng.normal(120, 12, (72, 72, 3)).clip(0, 255).astype(np.uint8)
-        pixels[20:40, 30:50] = 255 if "square" in name else pixels[20:40, 30:50]
-        path = tmp_path / "toy/plate" / f"{name}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels).save(path)
+    """Command line of a run on small plates, one of them with a bright square."""
+    add_plates(tmp_path, ["test/good/0", "test/square/0"])
     return [
         *("--data-root", str(tmp_path / "toy"), "--backbone", "resnet18.tv_in1k", "--image-size", "64"),
         *("--backbone-weights", str(backbone_weights), "--methods", "hybrid"),
