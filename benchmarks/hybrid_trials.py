@@ -1,9 +1,11 @@
 """Trials for the hybrid: other heads, noises, banks and memories on the same cached features.
 
     python -m benchmarks.hybrid_trials run --data DIR --cache FOLDER [--sets screw tile] [--trials H0 N0] [--seeds 0]
+    python -m benchmarks.hybrid_trials run ... --against "nearest neighbour"
     python -m benchmarks.hybrid_trials table [few]
 
-`run` adds rows to results/hybrid_trials.json. TRIALS says what each name is; the hybrid of the product is the trial
+`run` adds rows to results/hybrid_trials.json, and with `--against` paired tests of the product's trial against another
+one to results/paired.json. TRIALS says what each name is; the hybrid of the product is the trial
 "H0 + 2 memory". Features of the compact backbone at 256 px, at most 250 good pictures of a set; DIR is a folder of
 real pictures, see `docs/data.md`; pill and cloth are rendered. The file also has rows of trials that are not here any
 more: they were run by drafts of this program, say so, and describe their settings. Nothing is calibrated here, so all
@@ -28,7 +30,7 @@ from torch import Tensor, nn
 
 from benchmarks.compact_backbone import SETS, SIZE
 from benchmarks.measuring import RESULTS, provenance, table
-from benchmarks.paired import small_mask
+from benchmarks.paired import add_rows, bootstrap, delong, small_mask
 from hubmodels.backbone import load_backbone, normalisation
 from hubmodels.compactnet import COMPACT_BACKBONE
 from hubmodels.folders import Category, read_category
@@ -49,6 +51,7 @@ from training.synthesis import TextureSource
 RESULT = RESULTS / "hybrid_trials.json"
 RENDERED, FIT, TOP = ("pill", "cloth"), 250, 10  # sets; good pictures; patches of the image score: 1 % of 32 x 32
 SHOWN = ("image_auroc_top", "aupro")
+PRODUCT = "H0 + 2 memory"
 Scorer = Callable[[Tensor], Tensor]  # patch features (N, D) -> scores (N,)
 
 
@@ -396,12 +399,31 @@ def measure(trial: str, given: Given, seed: int) -> dict[str, float]:
     )
     found = {"image_auroc_top": top, "image_auroc_max": most}
     if given.masks is not None:
-        pixels, side = PixelMetrics(), round(scores.shape[1] ** 0.5)
-        for picture, mask in zip(scores.view(-1, 1, side, side), given.masks, strict=True):
-            pixels.update(smooth_map(picture, SIZE)[0].numpy(), mask.numpy())
+        pixels = PixelMetrics()
+        for picture, mask in zip(_grid(scores), given.masks, strict=True):
+            pixels.update(smooth_map(picture[None], SIZE)[0].numpy(), mask.numpy())
         computed = pixels.compute()
         found |= {key: computed[key] for key in ("pixel_auroc", "aupro")}
     return {key: round(100 * value, 2) for key, value in found.items()} | {"fit_seconds": round(seconds, 1)}
+
+
+def compared(given: Given, other: str, seed: int) -> dict:
+    """The product's trial and another one on the same pictures, with paired tests."""
+    with torch.no_grad():
+        both = [given.fitted(trial, seed)[0](given.test).view(len(given.labels), -1) for trial in (PRODUCT, other)]
+    tops = [[scores.topk(TOP, 1).values.mean(1).numpy()] for scores in both]
+    first, second, p = delong(*tops, np.array(given.labels))
+    found = {"image_auroc": [first, second], "image_p": p, "pictures": len(given.labels)}
+    if given.masks is None:
+        return found
+    maps = [[smooth_map(_grid(scores), SIZE).numpy()] for scores in both]
+    return found | bootstrap(maps, given.masks.numpy().astype(bool)) | {"map_seeds": [1, 1]}
+
+
+def _grid(scores: Tensor) -> Tensor:
+    """Patch scores (n, h * w) -> (n, h, w) of a square picture."""
+    side = round(scores.shape[1] ** 0.5)
+    return scores.view(-1, side, side)
 
 
 def add_row(row: dict) -> None:
@@ -472,6 +494,7 @@ def main() -> None:
         "--pictures", nargs="+", type=int, default=[FIT], help="good pictures, drawn anew by each seed"
     )
     running.add_argument("--seeds", nargs="+", type=int, default=[0])
+    running.add_argument("--against", choices=[*TRIALS], help=f"paired tests of {PRODUCT!r} against this trial")
     printing = actions.add_parser("table", help="print image AUROC / AUPRO of all trials")
     printing.add_argument(
         "which", nargs="?", default="all", choices=("all", "few"), help="good pictures (default: all)"
@@ -488,6 +511,9 @@ def main() -> None:
             row |= measure(trial, features, seed)
             print(row, flush=True)
             add_row(row | {"settings": repr(TRIALS[trial])} | provenance(command))
+        if args.against:
+            row = {"category": name, "ours": PRODUCT, "other": args.against, "seeds": [[seed], [seed]]}
+            add_rows([row | compared(features, args.against, seed) | provenance(command)])
 
 
 if __name__ == "__main__":

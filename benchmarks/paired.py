@@ -5,9 +5,10 @@
 
 OURS and each OTHER are folders that contain model folders of one method, of all categories and seeds. Image AUROC
 comes from `scores.parquet`, is averaged over the seeds, and compared by the test of DeLong et al. (Biometrics 1988).
-AUPRO needs the weights and DIR, a folder of real pictures (`docs/data.md`): all models are applied again, maps and
-masks are compared at 256 px, and the p-value comes from 2,000 bootstrap samples of the pictures. Pictures, not seeds,
-are what varies in both tests.
+AUPRO needs the weights and DIR, a folder of real pictures (`docs/data.md`): all models that have weights are applied
+again, maps and masks are compared at 256 px, and the p-value comes from 2,000 bootstrap samples of the pictures.
+Pictures, not seeds, are what varies in both tests. "Top 1 %" is the image AUROC of these models if the image score of
+each is the mean of its highest 1 % of patches, as the hybrid has it; SimpleNet and GLASS take the maximum.
 """
 
 import argparse
@@ -27,14 +28,23 @@ from tqdm import tqdm
 
 from benchmarks.compact_backbone import SETS, SIZE
 from benchmarks.measuring import RESULTS, provenance, table
-from hubmodels import compare, load
+from hubmodels import AnomalyDetector, compare, load
 from hubmodels.comparison import PreparedPicture
 from hubmodels.folders import read_category
+from hubmodels.hybrid import TOP_SHARE
 from training.evaluation import write_json
 
 RESULT = RESULTS / "paired.json"
 LIMIT, STEPS, SAMPLES = 0.3, 400, 2000  # false-positive rate; thresholds of a curve; bootstrap samples
-COLUMNS = ("category", "ours", "other", "seeds", "image AUROC", "p", "AUPRO", "p of AUPRO")
+COLUMNS = (
+    *("category", "ours", "other", "seeds", "image AUROC", "p"),
+    *("seeds of maps", "top 1 %", "p of top 1 %", "AUPRO", "p of AUPRO"),
+)
+SHOWN = (  # titles of a value and of its p-value, and their keys
+    ("image AUROC", "p", "image_auroc", "image_p"),
+    ("top 1 %", "p of top 1 %", "image_auroc_top", "image_p_top"),
+    ("AUPRO", "p of AUPRO", "aupro", "aupro_p"),
+)
 
 
 @dataclass(frozen=True)
@@ -145,32 +155,47 @@ def _above(values: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
 
 
 def pixel_rows(ours: list[Run], others: list[Run], data: Path) -> dict:
-    """The comparison of AUPRO, over all runs whose weights are there."""
+    """The comparison of maps, and of image scores made in the same way, over all runs whose weights are there."""
     sides = [
         [load(run.folder) for run in runs if (run.folder / "model.safetensors").is_file()] for runs in (ours, others)
     ]
     category = read_category(None, ours[0].category, data / "data" / _place(ours[0].category))
-    if not category.has_masks or not all(sides):
+    if not all(sides):
         return {}
     detectors = {f"{side}-{i}": d for side, models in enumerate(sides) for i, d in enumerate(models)}
-    maps: dict[str, list[np.ndarray]] = {name: [] for name in detectors}
+    maps, highest = ({name: [] for name in detectors} for _ in range(2))
     masks = []
     for sample in tqdm(category.test, category.name, leave=False, disable=None):
         picture = sample.read()
-        masks.append(small_mask(sample.read_mask((picture.height, picture.width))))
-        for name, prediction in compare(detectors, PreparedPicture(picture)).items():
+        if category.has_masks:
+            masks.append(small_mask(sample.read_mask((picture.height, picture.width))))
+        prepared = PreparedPicture(picture)
+        for name, prediction in compare(detectors, prepared).items():
             maps[name].append(_resized(prediction.anomaly_map))
-    truth = np.stack(masks)
-    weights = np.random.default_rng(0).multinomial(len(truth), [1 / len(truth)] * len(truth), SAMPLES)
-    weights = np.vstack([np.ones(len(truth)), weights])
-    areas = [
-        np.mean([curves(np.stack(maps[name]), truth).aupro(weights) for name in maps if name[0] == str(side)], axis=0)
-        for side in (0, 1)
-    ]
+            highest[name].append(_highest(detectors[name], prepared))
+    both = [[np.stack(maps[name]) for name in maps if name[0] == str(side)] for side in (0, 1)]
+    tops = [[np.stack(highest[name]) for name in maps if name[0] == str(side)] for side in (0, 1)]
+    labels = np.array([sample.label for sample in category.test])
+    first, second, p = delong(*tops, labels)
+    found = {"image_auroc_top": [first, second], "image_p_top": p, "map_seeds": [len(models) for models in sides]}
+    return found | (bootstrap(both, np.stack(masks)) if masks else {})
+
+
+def bootstrap(sides: Sequence[Sequence[np.ndarray]], masks: np.ndarray) -> dict:
+    """AUPRO of both sides, each a mean over the maps (n, S, S) of its runs, and the two-sided p-value."""
+    weights = np.random.default_rng(0).multinomial(len(masks), [1 / len(masks)] * len(masks), SAMPLES)
+    weights = np.vstack([np.ones(len(masks)), weights])
+    areas = [np.mean([curves(maps, masks).aupro(weights) for maps in runs], axis=0) for runs in sides]
     gaps = areas[0][1:] - areas[1][1:]
     p = 2 * min((np.sum(gaps <= 0) + 1) / (SAMPLES + 1), (np.sum(gaps >= 0) + 1) / (SAMPLES + 1))
-    used = {"map_seeds": [len(models) for models in sides]}
-    return {"aupro": [float(a[0]) for a in areas], "aupro_p": min(1.0, float(p)), **used}
+    return {"aupro": [float(area[0]) for area in areas], "aupro_p": min(1.0, float(p))}
+
+
+def _highest(detector: AnomalyDetector, prepared: PreparedPicture) -> float:
+    """Mean of the highest 1 % of the patch scores, whatever the detector's own image score is."""
+    _, aggregated, _ = prepared.features(detector.front_end)
+    patches = detector.score_patches(aggregated).flatten()
+    return patches.topk(max(1, round(TOP_SHARE * len(patches)))).values.mean().item()
 
 
 def _place(category: str) -> str:
@@ -219,10 +244,12 @@ def paired_table(rows: Sequence[dict]) -> str:
 def _line(row: dict) -> dict:
     line = {"category": row["category"], "ours": row["ours"], "other": row["other"]}
     line["seeds"] = " / ".join(str(len(seeds)) for seeds in row["seeds"])
-    for title, key, p in (("image AUROC", "image_auroc", "image_p"), ("AUPRO", "aupro", "aupro_p")):
+    if "map_seeds" in row:
+        line["seeds of maps"] = " / ".join(map(str, row["map_seeds"]))
+    for title, p_title, key, p in SHOWN:
         if key in row:
             line[title] = " / ".join(f"{100 * value:.1f}" for value in row[key])
-            line["p" if key == "image_auroc" else "p of AUPRO"] = f"{row[p]:.3f}" if row[p] >= 0.001 else "<0.001"
+            line[p_title] = f"{row[p]:.3f}" if row[p] >= 0.001 else "<0.001"
     return line
 
 
