@@ -43,7 +43,7 @@ from training.damage import KINDS, LARGEST, DamagedPictures
 from training.evaluation import write_json
 from training.foreground import foreground_masks
 from training.metrics import PixelMetrics, image_metrics
-from training.objectives.hybrid import MOST, covering, draw, standardise, whiten
+from training.objectives.hybrid import MEMBERS, MOST, covering, draw, standardise, whiten
 from training.objectives.objective import add_noise
 from training.parts.dataset import PARTS, parts_categories
 from training.synthesis import TextureSource
@@ -300,7 +300,8 @@ class Remembered:
         memory = Memory(given.good.shape[1], 2, min(self.dim, given.good.shape[1]))
         order = torch.randperm(len(given.good))
         whiten(memory, given.good[order[:100_000]], self.shrink)
-        memory.vectors = covering(memory.project(given.good[order[: self.most]]), self.vectors)
+        rows = memory.project(given.good[order[: self.most]])
+        memory.vectors = covering(rows, min(self.vectors, int(len(rows) * MEMBERS)))
         return lambda rows: torch.cat([memory.distances(memory.project(part)) for part in rows.split(8192)])
 
 

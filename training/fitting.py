@@ -23,16 +23,12 @@ SAVE_EVERY_S = 20.0
 
 
 class DirectFitting:
-    """One job's training without epochs; every process that shares the job computes the same.
+    """One job's training without epochs, by one process."""
 
-    Attributes:
-        saves: whether this process saves and evaluates the model.
-    """
+    first_epoch, saves = 0, True
 
-    first_epoch = 0
-
-    def __init__(self, job: Job, objective: DirectFit, cache: FeatureCache, saves: bool) -> None:
-        self.job, self.objective, self.cache, self.saves = job, objective, cache, saves
+    def __init__(self, job: Job, objective: DirectFit, cache: FeatureCache) -> None:
+        self.job, self.objective, self.cache = job, objective, cache
 
     def run(self) -> float:
         """Fits the head; returns the seconds it took.
@@ -46,7 +42,7 @@ class DirectFitting:
         if not all_finite(self.objective.head):
             raise TrainingError(f"{self.job.name}: a fitted value is not finite; check the pictures.")
         seconds = time.perf_counter() - started
-        log = JobLog(self.job, 0, writes=self.saves)
+        log = JobLog(self.job, 0)
         log.write({"epoch": 1, **record, "seconds": seconds})
         log.close()
         return seconds
@@ -58,6 +54,9 @@ class Fitting:
     Args:
         names: of the pictures in the cache, to say which batch went wrong.
         sharing: whether all processes share this job's batches.
+
+    Attributes:
+        saves: whether this process saves and evaluates the model.
     """
 
     def __init__(
@@ -193,7 +192,7 @@ def make_fitting(
 ) -> Fitting | DirectFitting:
     """The training of a job, in steps or at once, ready to run."""
     if isinstance(objective, DirectFit):
-        return DirectFitting(job, objective, cache, saves=accelerator.is_main_process or not sharing)
+        return DirectFitting(job, objective, cache)
     return Fitting(job, objective, cache, names, accelerator, sharing)
 
 

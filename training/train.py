@@ -104,7 +104,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def run_jobs(jobs: list[Job], accelerator: Accelerator, parallel: str) -> tuple[list[Job], dict[str, str]]:
-    """Runs this process's share of the jobs, or its share of each.
+    """Runs this process's share of the jobs, or its share of each; a job that is fitted at once is never shared.
 
     Ctrl-C ends the run with a SystemExit that names the interrupted job.
 
@@ -113,16 +113,19 @@ def run_jobs(jobs: list[Job], accelerator: Accelerator, parallel: str) -> tuple[
     """
     world, done, failures = accelerator.num_processes, [], {}
     sharing = world > 1 and (parallel == "data" or (parallel == "auto" and len(jobs) < world))
-    for job in jobs if sharing else jobs[accelerator.process_index :: world]:
+    shared = [job for job in jobs if sharing and job.epochs]
+    alone = [job for job in jobs if job not in shared][accelerator.process_index :: world]
+    for job in (*shared, *alone):
+        together = job in shared
         try:
-            run_job(job, accelerator, sharing)
-            done += [job] if accelerator.is_main_process or not sharing else []
+            run_job(job, accelerator, together)
+            done += [job] if accelerator.is_main_process or not together else []
         except KeyboardInterrupt:
             raise SystemExit(f"{job.name} was stopped: the same command continues from what was saved last") from None
         except Exception as error:  # one failed job must not stop the others
-            if sharing and not isinstance(error, TrainingError):
+            if together and not isinstance(error, TrainingError):
                 raise  # the other processes wait inside a step: end the run, a rerun continues
-            origin = (sharing and error.__cause__) or error
+            origin = (together and error.__cause__) or error
             logger.error("%s failed: %s", job.name, error, exc_info=not isinstance(origin, EXPECTED))
             failures[job.name] = str(error)
     return done, failures

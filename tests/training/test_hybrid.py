@@ -13,6 +13,8 @@ import training.train as train
 from hubmodels import load
 from hubmodels.front_end import align, flatten
 from hubmodels.hybrid import Hybrid, HybridHead, Memory
+from training import damage
+from training.batches import FeatureCache
 from training.objectives import hybrid
 from training.objectives.hybrid import HybridObjective, covering, standardise, whiten
 
@@ -223,6 +225,38 @@ def test_an_interrupted_run_keeps_its_bank_and_ends_the_same(arguments, tmp_path
     assert train.main(stopped) == 0
     through, continued = weights_in(tmp_path / "through"), weights_in(tmp_path / "stopped")
     assert all(torch.equal(through[name], continued[name]) for name in through)
+
+
+def test_a_torn_bank_is_made_again(arguments, tmp_path, monkeypatch):
+    monkeypatch.setattr(hybrid, "STEPS", 5)
+    torn = tmp_path / ".unfinished/hybrid-toy-plate/bank.safetensors"
+    torn.parent.mkdir(parents=True)
+    torn.write_bytes(b"torn")
+    assert train.main([*arguments, "--output", str(tmp_path)]) == 0
+    assert load(tmp_path / "hybrid-toy-plate").calibration.size
+
+
+def test_damage_that_covers_no_patch_ends_the_job_with_a_remedy(arguments, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(damage, "COVERED", 1.1)
+    assert train.main([*arguments, "--output", str(tmp_path)]) == 1
+    said = capsys.readouterr().err
+    assert "no damage that was drawn covers a patch" in said and "--image-size" in said and "Traceback" not in said
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_with_few_pictures_the_distance_counts_as_much_on_new_patches(make_detector, count):
+    """If most patches were in the memory, at distance 0, the distance would count 15 to 1,500 times as much."""
+    torch.manual_seed(0)
+    objective = HybridObjective(make_detector(Hybrid), pictures=None, kept=None, settings={})
+    head, width = objective.head, objective.detector.front_end.embed_dim
+    mixing = torch.randn(4, width)
+    layers = torch.einsum("nkhw,kd->ndhw", torch.randn(count, 4, 32, 32) ** 3, mixing).chunk(2, dim=1)
+    objective.fit_discriminator = lambda normal: {}
+    objective.fit(FeatureCache(torch.zeros(count, 3, 64, 64), [*layers], in_memory=True))
+    new = torch.randn(4000, 4) ** 3 @ mixing
+    logits, distances = head.discriminate(head.embed(new)), head.memory.distances(head.memory.project(new))
+    counts = (head.mix[1] * distances.std() / (head.mix[0] * logits.std())).item()
+    assert hybrid.MEMORY_WEIGHT / 3 < counts < 3 * hybrid.MEMORY_WEIGHT
 
 
 def test_a_bright_square_is_found(arguments, tmp_path):

@@ -595,7 +595,7 @@ def shared_runs(command, data_root, tmp_path_factory):
     diverging = ["--dataset-name", "noise", "--categories", "plate", "sheet", "--methods", "simplenet"]
     runs = {
         "glass": [*command, "--dataset-name", "toy", "--methods", "glass"],
-        "hybrid": [*command, "--dataset-name", "toy", "--methods", "hybrid"],
+        "hybrid": [*command, "--dataset-name", "toy", "--methods", "hybrid", "--categories", "plate", "sheet"],
         "failing": [*failing, "b_torn", "c_good"],
         "diverging": [*command, *diverging, "--noise-std", "3e38"],
     }
@@ -621,16 +621,19 @@ def test_one_job_shared_by_two_processes(shared_runs):
     assert json.loads((folder / "metrics.json").read_text())["settings"]["batch_size"] == 4
 
 
-def test_processes_that_share_a_hybrid_make_the_model_of_one_process(shared_runs, command):
-    said(shared_runs, "hybrid", status=0)
+def test_each_of_the_processes_makes_some_of_the_hybrids_and_shares_none(shared_runs, command):
+    """A process that repeated the fit of another would wait, or write where the other one cleans up."""
+    text = said(shared_runs, "hybrid", status=0)
+    assert "hybrid-toy-plate flags" in text and "hybrid-toy-sheet flags" not in text  # the other process has it
     alone, one_thread = shared_runs / "alone", torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        arguments = ["--dataset-name", "toy", "--methods", "hybrid", "--output", str(alone)]
-        assert train.main([*command, *arguments]) == 0
+        arguments = ["--dataset-name", "toy", "--methods", "hybrid", "--categories", "plate", "sheet"]
+        assert train.main([*command, *arguments, "--output", str(alone)]) == 0
     finally:
         torch.set_num_threads(one_thread)
-    assert_equal_weights(head(alone / "hybrid-toy-plate"), head(shared_runs / "runs/hybrid-toy-plate"))
+    for name in ("hybrid-toy-plate", "hybrid-toy-sheet"):
+        assert_equal_weights(head(alone / name), head(shared_runs / "runs" / name))
     assert not list(shared_runs.rglob("bank.*"))
 
 

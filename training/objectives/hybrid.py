@@ -29,6 +29,7 @@ NOISE = 0.35  # standard deviation of the noise; adapted features have 1
 PEAK_LR, WEIGHT_DECAY = 1e-3, 1e-2
 LARGEST = 100_000  # good patch features that are kept for the fit
 VECTORS, MOST = 2000, 300_000  # patches of the memory, and those from which they are chosen: all of 293 pictures
+MEMBERS = 0.25  # of the good patches at most; a patch of the memory says nothing about how far good ones are from it
 CANDIDATES = 512  # rows that are compared at a time while they are chosen
 MEMORY_WEIGHT = 2.0  # of the distance, compared with the logit
 SHRINK = 1.0  # share of the mean variance that is added to each before whitening
@@ -65,13 +66,18 @@ class HybridObjective(DirectFit):
         losses = self.fit_discriminator(normal)
         whiten(self.head.memory, normal)
         projected = cache.sample(MOST, lambda rows: self.head.memory.project(rows.to(normal.device)))
-        self.head.memory.vectors = covering(projected, VECTORS)
+        self.head.memory.vectors = covering(projected, min(VECTORS, int(len(projected) * MEMBERS)))
         self.balance(normal)
         return losses
 
     def fit_discriminator(self, normal: Tensor) -> dict[str, float]:
         """On good patch features (N, D) and on those of damaged pictures; returns the losses of the last step."""
         bank = kept_bank(self.kept, self.settings, self.make_bank)
+        if not sum(map(len, bank.values())):
+            raise ValueError(
+                "no damage that was drawn covers a patch of the part: the part is too small or too thin in the model "
+                "input. Give a larger --image-size, or pictures that show less of what is around it."
+            )
         with torch.no_grad():
             adapted = self.head.embed(normal)
             damaged = torch.cat([self.head.embed(bank.pop(kind).to(normal.device)) for kind in KINDS])
