@@ -2,7 +2,7 @@
 
     python -m benchmarks.hybrid_trials run --data DIR --cache FOLDER [--sets screw tile] [--trials H0 N0] [--seeds 0]
     python -m benchmarks.hybrid_trials run ... --against "nearest neighbour"
-    python -m benchmarks.hybrid_trials table [few]
+    python -m benchmarks.hybrid_trials table [few | left-out]
 
 `run` adds rows to results/hybrid_trials.json, and with `--against` paired tests of the product's trial against another
 one to results/paired.json. TRIALS says what each name is; the hybrid of the product is the trial
@@ -459,6 +459,33 @@ def trials_table(rows: Sequence[dict], few: bool = False) -> str:
     return table(made, ("pictures", "trial", *sets, "mean"))
 
 
+def left_out_table(rows: Sequence[dict]) -> str:
+    """For each set: the trial that is best on all others, by the mean of image AUROC and AUPRO, and what it has there.
+
+    Beside it the product's trial, and the best one on the set itself, which nobody could have known.
+    """
+    found: dict[str, dict[str, list[float]]] = {}
+    for trial, name in product(dict.fromkeys(row["trial"] for row in rows), [*SETS, *RENDERED]):
+        own = [row for row in rows if (row["trial"], row["set"]) == (trial, name)]
+        whole = [row for row in own if row["pictures"] == max(r["pictures"] for r in rows if r["set"] == name)]
+        if whole:
+            means = [statistics.mean(values) for key in SHOWN if (values := _values(whole, key))]
+            found.setdefault(trial, {})[name] = means
+    complete = {trial: means for trial, means in found.items() if len(means) == len([*SETS, *RENDERED])}
+    lines = []
+    for name in [*SETS, *RENDERED]:
+        chosen = max(complete, key=lambda trial: _merit(complete[trial], without=name))
+        best = max(complete, key=lambda trial: statistics.mean(complete[trial][name]))
+        titles = {"by the other sets": chosen, "the product": PRODUCT, "best on this set": best}
+        results = {title: " / ".join(f"{v:.1f}" for v in complete[trial][name]) for title, trial in titles.items()}
+        lines.append({"set": name, "chosen by the others": chosen} | results)
+    return table(lines, ("set", "chosen by the others", "by the other sets", "the product", "best on this set"))
+
+
+def _merit(means: dict[str, list[float]], without: str) -> float:
+    return statistics.mean(statistics.mean(values) for name, values in means.items() if name != without)
+
+
 def _cells(found: dict[str, list[dict]], sets: Sequence[str]) -> dict[str, str | None]:
     """A cell for each set; their mean, if there are results for all."""
     cells: dict[str, str | None] = {
@@ -498,11 +525,11 @@ def main() -> None:
     running.add_argument("--against", choices=[*TRIALS], help=f"paired tests of {PRODUCT!r} against this trial")
     printing = actions.add_parser("table", help="print image AUROC / AUPRO of all trials")
     printing.add_argument(
-        "which", nargs="?", default="all", choices=("all", "few"), help="good pictures (default: all)"
+        "which", nargs="?", default="all", choices=("all", "few", "left-out"), help="good pictures (default: all)"
     )
     args = parser.parse_args()
     if args.action == "table":
-        print(trials_table(results(), args.which == "few"))
+        print(left_out_table(results()) if args.which == "left-out" else trials_table(results(), args.which == "few"))
         return
     command = f"python -m benchmarks.hybrid_trials {' '.join(sys.argv[1:])}"
     for name, seed, count in product(args.sets, args.seeds, args.pictures):

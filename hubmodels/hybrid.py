@@ -3,7 +3,7 @@
 A method of this repository; it has no paper. What it takes from others, and what it changes:
 
 - SimpleNet (arXiv 2303.15140) trains its adaptor together with the discriminator. The adaptor can then make features
-  large beside the noise, which costs scores and maps. Here the adaptor is fixed: each feature minus the mean of good
+  large beside the noise, which costs maps. Here the adaptor is fixed: each feature minus the mean of good
   ones, in units of their deviation.
 - GLASS (arXiv 2407.09359) learns from defects that are synthesised in pictures. Here their features are computed once.
 - PatchCore (arXiv 2106.08265) keeps good patch features that cover all others, and scores by the distance to the
@@ -45,7 +45,7 @@ class Memory(nn.Module):
         self.register_buffer("projection", torch.zeros(dim, embed_dim))
         self.register_buffer("offset", torch.zeros(dim))
         self.register_buffer("vectors", torch.zeros(1, dim))  # until it is filled
-        size_by_data(self, ["vectors"])
+        size_by_data(self, ["vectors"], least=1)
 
     def forward(self, aggregated: list[Tensor]) -> Tensor:
         """Aggregated maps (B, D/L, h_l, w_l), finest first -> distances (B, h, w)."""

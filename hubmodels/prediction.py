@@ -169,7 +169,8 @@ class Conformal:
         if self.size == 0:
             return "not calibrated: scores only, no verdict"
         rate, asked = self.guaranteed_rate(), float(self.false_alarm_rate)
-        words = f"flags at most {100 * rate:.2g} % of good parts; calibrated on {self.size} held-out normal pictures"
+        pictures = f"{self.size} held-out normal picture{'s' if self.size > 1 else ''}"
+        words = f"flags at most {100 * rate:.2g} % of good parts; calibrated on {pictures}"
         if not self.is_sufficient():
             words += f" (too few for the {100 * asked:.2g} % asked for, which needs {pictures_needed(asked)})"
         return words

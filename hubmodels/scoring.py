@@ -86,16 +86,22 @@ class Calibration(SinglePrecision, Conformal):
         self.false_alarm_rate = torch.tensor(false_alarm_rate, dtype=torch.float32)
 
 
-def size_by_data(module: nn.Module, names: Sequence[str]) -> None:
+def size_by_data(module: nn.Module, names: Sequence[str], least: int = 0) -> None:
     """Lets buffers take the length that a file has: how many there are depends on the training pictures.
 
     The number of dimensions and all other sizes still have to fit, so loading remains strict.
+
+    Args:
+        least: a shorter one does not fit.
     """
-    module.register_load_state_dict_pre_hook(partial(_take_saved_lengths, names=tuple(names)))
+    module.register_load_state_dict_pre_hook(partial(_take_saved_lengths, names=tuple(names), least=least))
 
 
-def _take_saved_lengths(module: nn.Module, state_dict: dict, prefix: str, *_: object, names: tuple[str, ...]) -> None:
+def _take_saved_lengths(
+    module: nn.Module, state_dict: dict, prefix: str, *_: object, names: tuple[str, ...], least: int
+) -> None:
     for name in names:
         saved, own = state_dict.get(prefix + name), getattr(module, name)
-        if saved is not None and saved.ndim == own.ndim and saved.shape[1:] == own.shape[1:]:
+        alike = saved is not None and saved.ndim == own.ndim and saved.shape[1:] == own.shape[1:]
+        if alike and len(saved) >= least:
             setattr(module, name, own.new_empty(saved.shape))

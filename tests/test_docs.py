@@ -12,6 +12,7 @@ from benchmarks import (
     compact_backbone,
     hybrid_trials,
     inference,
+    methods_time,
     paired,
     peers,
     position,
@@ -53,7 +54,9 @@ TABLES = {  # without the folder of the environment
     "python -m benchmarks.hybrid_trials table few": lambda: hybrid_trials.trials_table(
         hybrid_trials.results(), few=True
     ),
+    "python -m benchmarks.hybrid_trials table left-out": lambda: hybrid_trials.left_out_table(hybrid_trials.results()),
     "python -m benchmarks.paired --table": lambda: paired.paired_table(paired.results()),
+    "python -m benchmarks.methods_time --table": methods_time.results_table,
     "python -m benchmarks.inference --table": inference.results_table,
     "python -m benchmarks.peers --table": peers.results_table,
     "python -m benchmarks.colours --table": colours.results_table,

@@ -140,10 +140,11 @@ def kept_bank(path: Path, settings: dict, make: Callable[[], dict[str, Tensor]])
         OSError: the disk is full or not writable.
     """
     wanted = {"settings": json.dumps(settings, sort_keys=True)}
-    with suppress(FileNotFoundError, SafetensorError):  # a file that a full disk or a lost plug left is made again
+    with suppress(FileNotFoundError, SafetensorError):  # what a power cut left of a file is made again
         with safe_open(path, "pt") as file:
-            if file.metadata() == wanted:
-                return {kind: file.get_tensor(kind).clone() for kind in file.keys()}
+            bank = {kind: file.get_tensor(kind).clone() for kind in file.keys()} if file.metadata() == wanted else {}
+        if bank and all(rows.isfinite().all() for rows in bank.values()):
+            return bank
     bank = make()
     partial = path.with_suffix(".partial")
     try:

@@ -8,6 +8,7 @@ share each job's batches. The last checkpoint is saved and reported, and no test
 ended. The same command continues an interrupted run: finished jobs are kept.
 """
 
+import errno
 import logging
 import os
 import shlex
@@ -71,6 +72,7 @@ from training.state import LOG_FILE, find_tracker
 
 logger = logging.getLogger("training")
 
+NO_SPACE = ": free some space for --output, and give the same command again. What was computed is kept."
 EXPECTED = (TrainingError, BackboneError, ValueError, OSError)  # their messages explain enough without a traceback
 
 
@@ -126,8 +128,9 @@ def run_jobs(jobs: list[Job], accelerator: Accelerator, parallel: str) -> tuple[
             if together and not isinstance(error, TrainingError):
                 raise  # the other processes wait inside a step: end the run, a rerun continues
             origin = (together and error.__cause__) or error
-            logger.error("%s failed: %s", job.name, error, exc_info=not isinstance(origin, EXPECTED))
-            failures[job.name] = str(error)
+            reason = f"{error}{NO_SPACE if getattr(origin, 'errno', None) == errno.ENOSPC else ''}"
+            logger.error("%s failed: %s", job.name, reason, exc_info=not isinstance(origin, EXPECTED))
+            failures[job.name] = reason
     return done, failures
 
 
@@ -198,6 +201,17 @@ def check_early(config: TrainConfig) -> None:
         check_login(config.push_to_hub)
     for method in config.methods:
         objective_of(method).check(config, config.own_settings(method))
+    _warn_of_unused(config)
+
+
+def _warn_of_unused(config: TrainConfig) -> None:
+    """Names the options that were given and that some methods do not read."""
+    default = TrainConfig(config.data_root)
+    for method in config.methods:
+        given = [n for n in objective_of(method).unused if getattr(config, n) != getattr(default, n)]
+        if given:
+            options = ", ".join("--" + name.replace("_", "-") for name in given)
+            logger.warning("%s does not use %s", METHODS[method].title, options)
 
 
 def plan_jobs(config: TrainConfig) -> tuple[list[Job], dict[str, str]]:

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from small_pictures import add_plates
 
 import training.train as train
-from hubmodels import load
+from hubmodels import ModelError, load
 from hubmodels.front_end import align, flatten
 from hubmodels.hybrid import Hybrid, HybridHead, Memory
 from training import damage
@@ -227,13 +227,35 @@ def test_an_interrupted_run_keeps_its_bank_and_ends_the_same(arguments, tmp_path
     assert all(torch.equal(through[name], continued[name]) for name in through)
 
 
-def test_a_torn_bank_is_made_again(arguments, tmp_path, monkeypatch):
+@pytest.mark.parametrize("fault", ["cut", "not finite"])
+def test_a_damaged_bank_is_made_again(fault, tmp_path):
+    """As a power cut leaves it: a file that ends early, or one with blocks that were never written."""
+    path, good = tmp_path / "bank.safetensors", {"texture": torch.rand(50, 8)}
+    damage.kept_bank(path, {"seed": 0}, lambda: good)
+    content = bytearray(path.read_bytes())
+    content[-40:] = b"" if fault == "cut" else b"\xff" * 40
+    path.write_bytes(content)
+    found = damage.kept_bank(path, {"seed": 0}, lambda: good)
+    assert torch.equal(found["texture"], good["texture"])
+    kept = damage.kept_bank(path, {"seed": 0}, Mock(side_effect=AssertionError("it is made a third time")))
+    assert torch.equal(kept["texture"], good["texture"])
+
+
+def test_a_memory_without_vectors_does_not_load(arguments, tmp_path, monkeypatch):
     monkeypatch.setattr(hybrid, "STEPS", 5)
-    torn = tmp_path / ".unfinished/hybrid-toy-plate/bank.safetensors"
-    torn.parent.mkdir(parents=True)
-    torn.write_bytes(b"torn")
     assert train.main([*arguments, "--output", str(tmp_path)]) == 0
-    assert load(tmp_path / "hybrid-toy-plate").calibration.size
+    detector = load(tmp_path / "hybrid-toy-plate")
+    detector.head.memory.vectors = detector.head.memory.vectors[:0]
+    detector.save_pretrained(tmp_path / "empty")
+    with pytest.raises(ModelError, match=r"(?s)does not fit its config.json.*memory.vectors"):
+        load(tmp_path / "empty")
+
+
+def test_options_that_the_hybrid_does_not_use_are_named(arguments, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(hybrid, "STEPS", 5)
+    unused = ["--epochs", "7", "--noise-std", "0.3"]
+    assert train.main([*arguments, *unused, "--output", str(tmp_path)]) == 0
+    assert "Hybrid does not use --epochs, --noise-std\n" in capsys.readouterr().err
 
 
 def test_damage_that_covers_no_patch_ends_the_job_with_a_remedy(arguments, tmp_path, monkeypatch, capsys):

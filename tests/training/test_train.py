@@ -11,6 +11,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -477,6 +478,14 @@ def test_a_failing_category_does_not_stop_the_others(arguments, data_root, tmp_p
     extra = ["--data-root", str(broken), "--categories", "plate", "torn", "--methods", "simplenet"]
     assert train.main(arguments + extra) == 1
     assert (tmp_path / "runs/simplenet-set-plate/metrics.json").is_file()
+
+
+def test_a_full_disk_is_named_with_a_remedy(arguments, monkeypatch, capsys):
+    monkeypatch.setattr(train, "write_card", Mock(side_effect=OSError(errno.ENOSPC, "No space left on device")))
+    assert train.main([*arguments, "--methods", "simplenet"]) == 1
+    said = capsys.readouterr().err
+    assert "No space left on device: free some space for --output, and give the same command again." in said
+    assert "Traceback" not in said
 
 
 # ------------------------------------------------------------------------------------------------- several processes

@@ -1,0 +1,110 @@
+"""Time of the three methods in one run, on this machine and with the compact backbone: training, and a verdict.
+
+    python -m benchmarks.methods_time --data DIR     # about four minutes on two quiet cores
+    python -m benchmarks.methods_time --table
+
+Training: `training/train.py` in a process of its own, on good pictures of the screw in a folder. The hybrid is trained
+completely. SimpleNet and GLASS run two epochs, and the time of all their epochs is calculated from the second one.
+Verdict: `predict` of the bundled models of the washer on its example, in turns.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks.measuring import RESULTS, provenance, report, table
+from hubmodels.folders import read_category
+from hubmodels.hub.catalog import Catalog
+from hubmodels.pictures import read_picture
+from training.objectives import OBJECTIVES
+
+ROOT = Path(__file__).parents[1]
+RESULT = RESULTS / "methods_time.json"
+PICTURES = (50, 300)  # of the hybrid's training; the others have the first number
+EPOCHS, ROUNDS = 2, 20
+COLUMNS = ("case", "method", "pictures", "threads", "seconds", "with start", "peak_mb", "median_ms", "p95_ms")
+
+
+def training(method: str, pictures: list[Path], folder: Path) -> dict:
+    """A run of `train.py` on these pictures: seconds of training, those of the process, and its peak memory in MB."""
+    data = folder / f"good-{len(pictures)}"
+    data.mkdir(exist_ok=True)
+    for path in pictures:
+        shutil.copy(path, data)
+    command = [sys.executable, "training/train.py", "--data-root", str(data), "--category", "part"]
+    command += ["--methods", method, "--output", str(folder / f"{method}-{len(pictures)}")]
+    epochs = OBJECTIVES[method].epochs
+    command += ["--epochs", str(EPOCHS)] if epochs else []
+    started = time.perf_counter()
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    took = time.perf_counter() - started
+    if status:
+        raise SystemExit(f"failed: {' '.join(command)}")
+    [written] = (folder / f"{method}-{len(pictures)}").glob("*/metrics.json")
+    record = json.loads(written.read_text())["training"]
+    log = [json.loads(line) for line in (written.parent / "training_log.jsonl").read_text().splitlines()]
+    extra = (epochs - EPOCHS) * log[-1]["seconds"] if epochs else 0  # of the epochs that were left out
+    seconds = record["cache_seconds"] + record["train_seconds"] + extra
+    row = {"case": "training", "method": method, "pictures": len(pictures), "threads": torch.get_num_threads()}
+    row |= {"seconds": round(seconds), "with start": round(took + extra), "peak_mb": round(usage.ru_maxrss / 1000)}
+    return row | {"epochs": epochs, "epochs_timed": EPOCHS if epochs else 0}
+
+
+def verdicts() -> list[dict]:
+    """Milliseconds of `predict`, from the decoded picture to verdict and map, with all threads and with one."""
+    detectors = Catalog.bundled().load("parts / washer")
+    picture = read_picture(ROOT / "examples/parts/washer/scratch.png")
+    rows, most = [], torch.get_num_threads()
+    for threads in dict.fromkeys((most, 1)):
+        torch.set_num_threads(threads)
+        times: dict[str, list[float]] = {method: [] for method in detectors}
+        for i in range(3 + ROUNDS):
+            for method, detector in detectors.items():
+                start = time.perf_counter()
+                detector.predict(picture)
+                times[method] += [1000 * (time.perf_counter() - start)] if i >= 3 else []
+        for method, values in times.items():
+            row = {"case": "verdict", "method": method, "threads": threads}
+            row |= {"median_ms": round(statistics.median(values), 1), "p95_ms": round(np.percentile(values, 95), 1)}
+            rows.append(row)
+    torch.set_num_threads(most)
+    return rows
+
+
+def results_table() -> str:
+    """The committed rows."""
+    return table(json.loads(RESULT.read_text()), COLUMNS)
+
+
+def main() -> None:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, help="folder of real pictures")
+    parser.add_argument("--table", action="store_true", help="print the committed rows")
+    args = parser.parse_args()
+    if args.table or not args.data:
+        print(results_table())
+        return
+    screw = read_category(None, "screw", args.data / "data/mvtec_ad/screw")
+    good = [sample.source for sample in screw.train]
+    with tempfile.TemporaryDirectory() as folder:
+        rows = verdicts()
+        rows += [training("hybrid", good[:count], Path(folder)) for count in PICTURES]
+        rows += [training(method, good[: PICTURES[0]], Path(folder)) for method in ("simplenet", "glass")]
+    origin = provenance(f"python -m benchmarks.methods_time {' '.join(sys.argv[1:])}")
+    report("methods_time", [row | origin for row in rows], COLUMNS)
+
+
+if __name__ == "__main__":
+    main()
