@@ -201,16 +201,16 @@ def save(rows: Iterable[dict]) -> None:
 
 
 def results_table() -> str:
-    """One line for each method and backbone: image AUROC of each set, and the mean."""
+    """One line for each method and backbone: image AUROC of each set, and the mean where all are there."""
     lines, rows = [], json.loads(RESULT.read_text())
     for method in dict.fromkeys(row["method"] for row in rows):
         for backbone in dict.fromkeys(row["backbone"] for row in rows):
             same = [row for row in rows if (row["method"], row["backbone"]) == (method, backbone)]
             found = {row["category"]: row["image_auroc"] for row in same}
-            if found.keys() == SETS.keys():
-                mean = np.mean([np.mean(values) for values in found.values()])
-                cells = {short: cell(found[short]) for short in SETS}
-                lines.append({"method": method, "backbone": backbone, **cells, "mean": f"{mean:.1f}"})
+            if found:
+                mean = np.mean([np.mean(values) for values in found.values()]) if found.keys() == SETS.keys() else None
+                cells = {short: cell(values) for short, values in found.items()}
+                lines.append({"method": method, "backbone": backbone, **cells, "mean": mean and f"{mean:.1f}"})
     return table(lines, ("method", "backbone", *SETS, "mean"))
 
 
