@@ -40,8 +40,8 @@ class PictureStatistics:
         brightness: mean of the model input, in [0, 1].
         sharpness: root mean square step between neighbouring pixels over the standard deviation of all, of the model
             input's grey; so neither size nor contrast matter. 0 = flat.
-        enlargement: side of the square that the picture is resized to over the picture's shorter side; above 1 the
-            model sees pixels that were never taken.
+        enlargement: pixels of the resized picture for one of its own, along the axis where there are more; above 1
+            the model sees pixels that were never taken.
     """
 
     features: Tensor
@@ -85,9 +85,9 @@ MESSAGES = {  # for programmers; the app has its own words
 def picture_statistics(
     images: Tensor, aggregated: list[Tensor], enlargements: Sequence[float]
 ) -> list[PictureStatistics]:
-    """Images (B, 3, S, S) in [0, 1], their aggregated maps (B, D/L, h_l, w_l), enlargements -> statistics of each."""
+    """Images (B, 3, H, W) in [0, 1], their aggregated maps (B, D/L, h_l, w_l), enlargements -> statistics of each."""
     features = torch.cat([layer.mean((2, 3)) for layer in aggregated], dim=1).cpu()
-    grey = images.mean(1)  # (B, S, S)
+    grey = images.mean(1)  # (B, H, W)
     down, right = grey.diff(dim=1)[:, :, :-1], grey.diff(dim=2)[:, :-1]
     sharpness = (down**2 + right**2).mean((1, 2)).sqrt() / grey.std((1, 2)).clamp_min(FLAT)
     rows = zip(features, grey.mean((1, 2)).tolist(), sharpness.tolist(), enlargements, strict=True)
@@ -97,7 +97,7 @@ def picture_statistics(
 def exchanged_statistics(
     front_end: FrontEnd, images: Tensor, enlargement: float, own: PictureStatistics
 ) -> PictureStatistics:
-    """Statistics of an image (1, 3, S, S) with red and blue exchanged: one backbone pass; its own where it is grey."""
+    """Statistics of an image (1, 3, H, W) with red and blue exchanged: one backbone pass; its own where it is grey."""
     exchanged = images.flip(1)
     if torch.equal(images, exchanged):
         return own

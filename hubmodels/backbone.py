@@ -11,6 +11,8 @@ import hashlib
 import logging
 import threading
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
@@ -64,7 +66,7 @@ class Backbone(nn.Module):
         self.eval()
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Normalised images (B, 3, S, S) -> one feature map (B, C, h, w) per layer.
+        """Normalised images (B, 3, H, W) -> one feature map (B, C, h, w) per layer.
 
         Raises:
             BackboneError: the network does not take images of this size, or its features are no maps.
@@ -179,8 +181,16 @@ def feature_channels(name: str, layers: tuple[int, ...]) -> tuple[int, ...]:
     """Channels of each layer's feature map, known without any weights."""
     if name == COMPACT_BACKBONE:
         return tuple(CompactNet.CHANNELS[layer] for layer in layers)
-    with torch.random.fork_rng(devices=[]), torch.device("meta"):
-        return tuple(_build(name, layers).feature_info.channels())
+    return tuple(_feature_info(name, layers).channels())
+
+
+@lru_cache
+def feature_strides(name: str, layers: tuple[int, ...] = (2, 3)) -> tuple[int, ...]:
+    """Pixels of the image for one position of each layer's feature map, along either axis; needs no weights."""
+    if name == COMPACT_BACKBONE:
+        return tuple(CompactNet.STRIDES[layer] for layer in layers)
+    with _timm_errors(name, layers):
+        return tuple(_feature_info(name, layers).reduction())
 
 
 def normalisation(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -212,6 +222,23 @@ def _pretrained_cfg(name: str):
     return timm.get_pretrained_cfg(name)
 
 
+def _feature_info(name: str, layers: tuple[int, ...]):
+    """timm's description of the layers."""
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        return _build(name, layers).feature_info
+
+
+@contextmanager
+def _timm_errors(name: str, layers: tuple[int, ...]) -> Iterator[None]:
+    """Turns what timm raises for a network without such layers into a BackboneError."""
+    try:
+        yield
+    except BackboneError:
+        raise
+    except (AssertionError, LookupError, RuntimeError) as error:
+        raise BackboneError(f"{name} has no feature maps of the layers {layers}: {error}") from error
+
+
 def _build(name: str, layers: tuple[int, ...]) -> nn.Module:
     if name == COMPACT_BACKBONE:
         return CompactNet(layers)
@@ -223,13 +250,8 @@ def _build(name: str, layers: tuple[int, ...]) -> nn.Module:
 
 def _read_network(name: str, layers: tuple[int, ...], weights: Path) -> nn.Module:
     """The cut network with its tensors; of the file nothing else is read, nor is memory taken for the other layers."""
-    try:
-        with torch.device("meta"):
-            network = _build(name, layers)
-    except BackboneError:
-        raise
-    except (AssertionError, LookupError, RuntimeError) as error:  # of timm
-        raise BackboneError(f"{name} has no feature maps of the layers {layers}: {error}") from error
+    with _timm_errors(name, layers), torch.device("meta"):
+        network = _build(name, layers)
     tensors = _read_tensors(network, name, weights)
     if not _has_all(tensors, network):
         if isinstance(network, CompactNet):

@@ -31,13 +31,14 @@ class Block(nn.Module):
 
 
 class CompactNet(nn.ModuleDict):
-    """Normalised images (B, 3, S, S) -> the maps (B, C, h, w) of some layers; cut after the last of them.
+    """Normalised images (B, 3, H, W) -> the maps (B, C, h, w) of some layers; cut after the last of them.
 
     Args:
-        layers: indices of `CHANNELS`: the stem, then layer1 to layer3.
+        layers: indices of `CHANNELS` and `STRIDES`: the stem, then layer1 to layer3.
     """
 
     CHANNELS = (64, 64, 128, 256)
+    STRIDES = (4, 4, 8, 16)
 
     def __init__(self, layers: tuple[int, ...] = (2, 3)) -> None:
         c0, c1, c2, c3 = self.CHANNELS

@@ -50,7 +50,7 @@ class PreparedPicture:
 
     @torch.inference_mode()
     def features(self, front_end: FrontEnd) -> tuple[Tensor, list[Tensor], float]:
-        """Model input (1, 3, S, S), aggregated maps (1, D/L, h_l, w_l), and the seconds that they took."""
+        """Model input (1, 3, H, W), aggregated maps (1, D/L, h_l, w_l), and the seconds that they took."""
         if front_end.key not in self._passes:
             start = time.perf_counter()
             images = front_end.prepare([self.picture])
@@ -63,7 +63,7 @@ class PreparedPicture:
         """What a category's appearance is checked with."""
         if front_end.key not in self._statistics:
             images, aggregated, _ = self.features(front_end)
-            enlargement = front_end.resize / min(self.picture.size)
+            enlargement = front_end.enlargement(self.picture)
             self._statistics[front_end.key] = picture_statistics(images, aggregated, [enlargement])[0]
         return self._statistics[front_end.key]
 

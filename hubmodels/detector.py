@@ -39,6 +39,7 @@ from hubmodels.hub.files import (
 from hubmodels.pictures import Picture, PictureWarning, read_picture
 from hubmodels.prediction import AnomalyPrediction
 from hubmodels.scoring import Calibration, smooth_map
+from hubmodels.sizes import Size, as_plain
 
 NOT_ARGUMENTS = ("method", "format_version", "weights_sha256")  # in the config, but not for `__init__`
 PIPELINE_TAG = "image-segmentation"  # the Hub has no pipeline of anomaly detection
@@ -55,8 +56,8 @@ class AnomalyDetector(nn.Module, PyTorchModelHubMixin, library_name=LIBRARY, pip
         layers: timm feature indices used, finest first; (2, 3) = layer2 and layer3 of a ResNet.
         backbone_sha256: fingerprint of the backbone weights that the head was trained on; checked when they load.
         mean, std: normalisation of RGB in [0, 1] before the backbone.
-        image_size: side S of the square model input, pixels.
-        resize: side of the square that a picture is resized to before the centre crop to S; default S = no crop.
+        image_size: (height, width) of the model input, pixels; one number for a square.
+        resize: what a picture is resized to before the centre crop to `image_size`; by default it is not cropped.
         patch_size: side of the neighbourhood aggregated around each position.
         embed_dim: width D of a patch feature; default: the backbone's channels added up (1536 for wide_resnet50_2).
         dataset, category: what the head was trained on.
@@ -74,8 +75,8 @@ class AnomalyDetector(nn.Module, PyTorchModelHubMixin, library_name=LIBRARY, pip
         backbone_sha256: str | None = None,
         mean: tuple[float, ...] = IMAGENET_MEAN,
         std: tuple[float, ...] = IMAGENET_STD,
-        image_size: int = 288,
-        resize: int | None = None,
+        image_size: Size = 288,
+        resize: Size | None = None,
         patch_size: int = 3,
         embed_dim: int | None = None,
         dataset: str | None = None,
@@ -120,7 +121,7 @@ class AnomalyDetector(nn.Module, PyTorchModelHubMixin, library_name=LIBRARY, pip
             return self.head.scores([layer.to(dtype) for layer in aggregated])
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images (B, 3, S, S) float in [0, 1] -> patch scores (B, h, w), without gradient."""
+        """Images (B, 3, H, W) float in [0, 1] -> patch scores (B, h, w), without gradient."""
         return self.score_patches(self.front_end(images))
 
     # ------------------------------------------------------------------ a user's picture
@@ -161,7 +162,7 @@ class AnomalyDetector(nn.Module, PyTorchModelHubMixin, library_name=LIBRARY, pip
         aggregated = self.front_end(images)
         predictions = self.predict_from_features(aggregated, [(p.height, p.width) for p in upright])
         latency_ms = 1000 * (time.perf_counter() - start) / len(upright)
-        seen = picture_statistics(images, aggregated, [self.front_end.resize / min(p.size) for p in upright])
+        seen = picture_statistics(images, aggregated, list(map(self.front_end.enlargement, upright)))
         reasons = [self._doubts(image[None], own) for image, own in zip(images, seen, strict=True)]
         return [
             replace(prediction, latency_ms=latency_ms, warnings=codes)
@@ -169,7 +170,7 @@ class AnomalyDetector(nn.Module, PyTorchModelHubMixin, library_name=LIBRARY, pip
         ]
 
     def _doubts(self, images: Tensor, own: PictureStatistics) -> tuple[str, ...]:
-        """The warnings for an image (1, 3, S, S) and its statistics."""
+        """The warnings for an image (1, 3, H, W) and its statistics."""
         exchanged = partial(exchanged_statistics, self.front_end, images, own.enlargement, own)
         return self.appearance.check(own, exchanged).warnings
 
@@ -218,7 +219,7 @@ class AnomalyDetector(nn.Module, PyTorchModelHubMixin, library_name=LIBRARY, pip
         upright = read_picture(picture)
         images = self.front_end.prepare([upright])
         aggregated = self.front_end(images)
-        seen += picture_statistics(images, aggregated, [self.front_end.resize / min(upright.size)])
+        seen += picture_statistics(images, aggregated, [self.front_end.enlargement(upright)])
         return self.predict_from_features(aggregated, [(upright.height, upright.width)])[0]
 
     # ------------------------------------------------------------------ the Hub
@@ -227,8 +228,9 @@ class AnomalyDetector(nn.Module, PyTorchModelHubMixin, library_name=LIBRARY, pip
     def config(self) -> dict:
         """What `config.json` contains besides the weights' SHA-256: everything that builds this detector again."""
         front_end = self.front_end
-        names = ("layers", "backbone_sha256", "mean", "std", "image_size", "resize", "patch_size", "embed_dim")
+        names = ("layers", "backbone_sha256", "mean", "std", "patch_size", "embed_dim")
         settings = {"backbone": front_end.backbone_name} | {name: getattr(front_end, name) for name in names}
+        settings |= {name: as_plain(getattr(front_end, name)) for name in ("image_size", "resize")}
         identity = {"method": self.method, "format_version": FORMAT_VERSION}
         return identity | settings | {"dataset": self.dataset, "category": self.category} | self.head.settings()
 

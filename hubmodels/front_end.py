@@ -12,7 +12,6 @@ become one grouped convolution per layer on its own coarse grid, and only `embed
 import math
 import os
 import warnings
-from operator import index
 from pathlib import Path
 
 import numpy as np
@@ -23,9 +22,7 @@ from torch import Tensor, nn
 
 from hubmodels.backbone import Backbone, feature_channels, load_backbone
 from hubmodels.scoring import SinglePrecision
-
-SMALLEST_IMAGE, LARGEST_IMAGE = 32, 4096  # pixels: limits of what a backbone can use and a computer can store
-
+from hubmodels.sizes import Size, as_image_size, as_pair, in_words
 
 _imported_by = os.getpid()
 
@@ -58,8 +55,8 @@ class FrontEnd(nn.Module):
         layers: timm feature indices used, finest first; (2, 3) = layer2 and layer3 of a ResNet.
         backbone_sha256: fingerprint of the backbone weights; checked when they load.
         mean, std: normalisation of RGB in [0, 1] before the backbone.
-        image_size: side S of the square model input, pixels.
-        resize: side of the square that a picture is resized to before the centre crop to S; default S = no crop.
+        image_size: (height, width) of the model input, pixels; one number for a square.
+        resize: what a picture is resized to before the centre crop to `image_size`; by default it is not cropped.
         patch_size: side of the neighbourhood aggregated around each position.
         embed_dim: width D of a patch feature; default: the backbone's channels added up.
 
@@ -76,15 +73,16 @@ class FrontEnd(nn.Module):
         backbone_sha256: str | None,
         mean: tuple[float, ...],
         std: tuple[float, ...],
-        image_size: int,
-        resize: int | None,
+        image_size: Size,
+        resize: Size | None,
         patch_size: int,
         embed_dim: int | None,
     ) -> None:
         super().__init__()
         self.backbone_name, self.layers, self.backbone_sha256 = backbone, tuple(layers), backbone_sha256
         self.mean, self.std, self.patch_size = tuple(mean), tuple(std), patch_size
-        self.image_size, self.resize = index(image_size), index(resize or image_size)
+        self.image_size = as_image_size(image_size)
+        self.resize = self.image_size if resize is None else as_image_size(resize)
         self._require_possible()
         channels = feature_channels(backbone, self.layers)
         self.embed_dim = embed_dim or sum(channels)
@@ -94,9 +92,6 @@ class FrontEnd(nn.Module):
 
     def _require_possible(self) -> None:
         """Raises ValueError or TypeError for what would only fail with the first picture: strangers write configs."""
-        for side in (self.image_size, self.resize):
-            if not SMALLEST_IMAGE <= side <= LARGEST_IMAGE:
-                raise ValueError(f"image_size, resize: {side} is not in [{SMALLEST_IMAGE}, {LARGEST_IMAGE}] pixels")
         crop_start(self.resize, self.image_size)
         are_finite = all(map(math.isfinite, self.mean + self.std))
         if not (are_finite and len(self.mean) == len(self.std) == 3 and min(self.std) > 0):
@@ -137,12 +132,16 @@ class FrontEnd(nn.Module):
         return (*network, *size, self.patch_size, self.embed_dim)
 
     def prepare(self, pictures: list[Image.Image]) -> Tensor:
-        """PIL RGB pictures -> images (B, 3, S, S) in [0, 1] on the front end's device."""
+        """PIL RGB pictures -> images (B, 3, H, W) in [0, 1] on the front end's device."""
         survive_fork()
         return torch.stack([to_image(p, self.image_size, self.resize) for p in pictures]).to(self.device)
 
+    def enlargement(self, picture: Image.Image) -> float:
+        """How many pixels of the resized picture there are for one of its own, along the axis where there are more."""
+        return max(scales((picture.height, picture.width), self.resize))
+
     def feature_maps(self, images: Tensor) -> list[Tensor]:
-        """Images (B, 3, S, S) in [0, 1] -> the backbone's maps (B, C, h, w) in float32, one per layer, no gradient."""
+        """Images (B, 3, H, W) in [0, 1] -> the backbone's maps (B, C, h, w) in float32, one per layer, no gradient."""
         survive_fork()
         with torch.no_grad():
             settings = dict(device=images.device, dtype=torch.float32)
@@ -150,7 +149,7 @@ class FrontEnd(nn.Module):
             return [feature_map.float() for feature_map in self.backbone((images - mean) / std)]
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Images (B, 3, S, S) in [0, 1] -> aggregated maps (B, D/L, h_l, w_l), one per layer, without gradient."""
+        """Images (B, 3, H, W) in [0, 1] -> aggregated maps (B, D/L, h_l, w_l), one per layer, without gradient."""
         return self.patch_features(self.feature_maps(images))
 
     def __getstate__(self) -> dict:
@@ -199,34 +198,35 @@ def flatten(features: Tensor) -> Tensor:
     return features.movedim(1, -1).flatten(0, 2)
 
 
-def to_image(picture: Image.Image, image_size: int, resize: int | None = None) -> Tensor:
-    """RGB picture -> model input (3, S, S), float32 in [0, 1], not yet normalised.
+def to_image(picture: Image.Image, image_size: Size, resize: Size | None = None) -> Tensor:
+    """RGB picture -> model input (3, H, W), float32 in [0, 1], not yet normalised.
 
-    The whole picture is resized to (resize, resize), bilinear and antialiased, then the centre is cropped to S. A
-    picture that is not square is squashed, so that no part escapes inspection; for the square MVTec AD pictures this
-    equals `Resize` and `CenterCrop` of both reference codes.
+    The whole picture is resized to `resize`, bilinear and antialiased, then the centre is cropped to `image_size`. A
+    picture of another shape is squashed, so that no part escapes inspection; for the square MVTec AD pictures and a
+    square input this equals `Resize` and `CenterCrop` of both reference codes.
 
     Args:
         picture: what `read_picture` returns.
-        image_size: side S of the result.
-        resize: side before the crop, at least S; S (no crop) if not given.
+        image_size: (height, width) of the result, or the side of a square.
+        resize: the same before the crop, at least as large; by default there is no crop.
 
     Raises:
         ValueError: resize is smaller than image_size.
     """
-    resize = image_size if resize is None else resize
-    start = crop_start(resize, image_size)
-    resized = picture.resize((resize, resize), Image.Resampling.BILINEAR)
-    cropped = resized.crop((start, start, start + image_size, start + image_size))
+    height, width = as_pair(image_size)
+    whole = as_pair(image_size if resize is None else resize)
+    top, left = crop_start(whole, image_size)
+    resized = picture.resize(whole[::-1], Image.Resampling.BILINEAR)
+    cropped = resized.crop((left, top, left + width, top + height))
     return torch.from_numpy(np.array(cropped)).permute(2, 0, 1).contiguous().float() / 255
 
 
-def to_picture_size(anomaly_map: Tensor, size: tuple[int, int], resize: int | None = None) -> np.ndarray:
-    """Anomaly map of the model input (S, S) -> map of the picture (height, width), float32; inverts `to_image`.
+def to_picture_size(anomaly_map: Tensor, size: tuple[int, int], resize: Size | None = None) -> np.ndarray:
+    """Anomaly map of the model input (H, W) -> map of the picture (height, width), float32; inverts `to_image`.
 
     Bilinear (align_corners=False), antialiased where it shrinks. Values are never rescaled and stay within the range
-    of the map. When resize > S, the crop is first put back in its place; the border outside the crop was not inspected
-    and gets the map's minimum.
+    of the map. Where there was a crop, it is first put back in its place; the border outside the crop was not
+    inspected and gets the map's minimum.
 
     Args:
         anomaly_map: higher = more anomalous, on any device.
@@ -235,27 +235,47 @@ def to_picture_size(anomaly_map: Tensor, size: tuple[int, int], resize: int | No
     """
     values = anomaly_map.detach().float().cpu()  # the small map travels, not the large one
     low, high = values.min(), values.max()
-    if resize is not None and resize != values.shape[-1]:
-        start = crop_start(resize, values.shape[-1])
-        end = resize - values.shape[-1] - start
-        values = F.pad(values, (start, end, start, end), value=low.item())
-    shrinks = min(size) < values.shape[-1]  # where sides grow, antialias costs 5 times as much for nothing
+    if resize is not None and as_pair(resize) != values.shape:
+        values = F.pad(values, crop_margins(resize, values.shape), value=low.item())
+    # where both sides grow, antialias costs 5 times as much for nothing
+    shrinks = any(own < given for own, given in zip(size, values.shape, strict=True))
     resized = F.interpolate(values[None, None], size=size, mode="bilinear", align_corners=False, antialias=shrinks)
     return resized[0, 0].clamp(low, high).contiguous().numpy()  # the filter's weights sum to 1 only up to rounding
 
 
-def inspected_part(size: tuple[int, int], image_size: int, resize: int) -> tuple[slice, slice]:
+def inspected_part(size: tuple[int, int], image_size: Size, resize: Size) -> tuple[slice, slice]:
     """Rows and columns of a picture (height, width) whose pixel centres are in the crop that `to_image` takes."""
-    start = crop_start(resize, image_size)
-    first, end = ([math.ceil(edge * side / resize - 0.5) for side in size] for edge in (start, start + image_size))
-    return slice(first[0], end[0]), slice(first[1], end[1])
+    rows, columns = zip(size, crop_start(resize, image_size), as_pair(image_size), as_pair(resize), strict=True)
+    return _inspected(*rows), _inspected(*columns)
 
 
-def crop_start(resize: int, image_size: int) -> int:
-    """First row and column of the centre crop, rounded as torchvision does (half to even)."""
-    if resize < image_size:
-        raise ValueError(f"resize {resize} is smaller than image_size {image_size}; the crop needs at least as much")
-    return round((resize - image_size) / 2)
+def _inspected(side: int, start: int, length: int, whole: int) -> slice:
+    """Pixels of one axis, which has `side` of them, for a crop of some of `whole` pixels."""
+    return slice(*(math.ceil(edge * side / whole - 0.5) for edge in (start, start + length)))
+
+
+def crop_start(resize: Size, image_size: Size) -> tuple[int, int]:
+    """First row and first column of the centre crop, rounded as torchvision does (half to even)."""
+    (height, width), (rows, columns) = as_pair(resize), as_pair(image_size)
+    if height < rows or width < columns:
+        raise ValueError(
+            f"resize {in_words(resize)} is smaller than image_size {in_words(image_size)}; the crop needs at least as "
+            "much"
+        )
+    return round((height - rows) / 2), round((width - columns) / 2)
+
+
+def crop_margins(resize: Size, image_size: Size) -> tuple[int, int, int, int]:
+    """Pixels outside of the centre crop: at the left, right, top and bottom, which is the order of `F.pad`."""
+    (height, width), (rows, columns) = as_pair(resize), as_pair(image_size)
+    top, left = crop_start(resize, image_size)
+    return left, width - columns - left, top, height - rows - top
+
+
+def scales(size: tuple[int, int], resize: Size) -> tuple[float, float]:
+    """Pixels of the resized picture for one of its own, for a picture (height, width): along the height, the width."""
+    (height, width), (rows, columns) = as_pair(resize), size
+    return height / rows, width / columns
 
 
 def _aggregation_kernel(channels: int, embed_dim: int, layers: int, patch_size: int) -> tuple[Tensor, int]:

@@ -11,18 +11,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hubmodels.prediction import AnomalyPrediction, Conformal, check_rate
+from hubmodels.sizes import Size, as_pair
 
 SMOOTHING_SIGMA = 4.0  # pixels of the model input; both papers' codes
 SMOOTHING_RADIUS = 16  # truncated at 4 sigma: 33 taps
 
 
-def smooth_map(patch_scores: Tensor, image_size: int) -> Tensor:
-    """Patch scores (B, h, w) -> anomaly maps (B, S, S): bilinear upsampling, then Gaussian with sigma 4.
+def smooth_map(patch_scores: Tensor, image_size: Size) -> Tensor:
+    """Patch scores (B, h, w) -> anomaly maps (B, *image_size): bilinear upsampling, then Gaussian with sigma 4.
 
     Both steps are linear and separable, so together they are one matrix per axis: K s K^T.
     """
-    rows = _smoothing_matrix(patch_scores.shape[-2], image_size).to(patch_scores)
-    columns = _smoothing_matrix(patch_scores.shape[-1], image_size).to(patch_scores)
+    height, width = as_pair(image_size)
+    rows = _smoothing_matrix(patch_scores.shape[-2], height).to(patch_scores)
+    columns = _smoothing_matrix(patch_scores.shape[-1], width).to(patch_scores)
     return rows @ patch_scores @ columns.T
 
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hubmodels.detector import AnomalyDetector
-from hubmodels.front_end import crop_start
+from hubmodels.front_end import crop_margins, crop_start
 from hubmodels.scoring import smooth_map
 
 BLOCK = 32  # with fewer the windows overlap more, with more they contain more zeros
@@ -31,7 +31,7 @@ class ExportGraph(nn.Module):
         super().__init__()
         first = detectors[0].front_end
         self.image_size, self.resize = first.image_size, first.resize
-        self.start = crop_start(self.resize, self.image_size)
+        self.start, self.margins = (place(self.resize, self.image_size) for place in (crop_start, crop_margins))
         self.backbone, self.patch_features = first.backbone, first.patch_features
         self.heads = nn.ModuleList(_Head(detector) for detector in detectors)
         for name in ("mean", "std"):
@@ -50,17 +50,16 @@ class ExportGraph(nn.Module):
         return tuple(outputs)
 
     def prepare(self, pictures: Tensor) -> Tensor:
-        """Pictures (B, H, W, 3) uint8 -> images (B, 3, S, S) in [0, 1], equal to those of `to_image`."""
-        crop = (self.resize, self.start, self.image_size)
-        columns = _resize_levels(pictures.permute(2, 0, 1, 3), *crop)
-        levels = _resize_levels(columns.permute(2, 1, 3, 0), *crop)
+        """Pictures (B, H, W, 3) uint8 -> images (B, 3, *image_size) in [0, 1], equal to those of `to_image`."""
+        rows, columns = zip(self.resize, self.start, self.image_size, strict=True)
+        narrow = _resize_levels(pictures.permute(2, 0, 1, 3), *columns)
+        levels = _resize_levels(narrow.permute(2, 1, 3, 0), *rows)
         return levels.permute(1, 2, 0, 3) / WHITE
 
     def at_picture_size(self, maps: Tensor, pictures: Tensor) -> Tensor:
-        """Maps (B, S, S) -> (B, H, W), the size of the pictures (B, H, W, 3), as `to_picture_size` does."""
+        """Maps (B, *image_size) -> (B, H, W), the size of the pictures (B, H, W, 3), as `to_picture_size` does."""
         low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
-        end = self.resize - self.image_size - self.start
-        above = F.pad(maps - low, (self.start, end, self.start, end))
+        above = F.pad(maps - low, self.margins)
         rows = _resize(above.permute(1, 0, 2), pictures.shape[1])
         columns = _resize(rows.permute(2, 1, 0), pictures.shape[2])
         return (columns.permute(1, 2, 0) + low).clamp(low, high)

@@ -39,7 +39,7 @@ def test_architecture_is_the_papers(method):
     assert (type(norm), activation.negative_slope) == (torch.nn.BatchNorm1d, 0.2)
     assert (last.out_features, last.bias) == (1, None)
     assert (detector.front_end.image_size, detector.front_end.backbone_name, detector.front_end.layers) == (
-        288,
+        (288, 288),
         "wide_resnet50_2.tv_in1k",
         (2, 3),
     )

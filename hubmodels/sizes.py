@@ -1,0 +1,43 @@
+"""Sizes in pixels: (height, width), or one number for a square, as in the papers."""
+
+from collections.abc import Sequence
+from operator import index
+
+Size = int | Sequence[int]
+
+SMALLEST_IMAGE, LARGEST_IMAGE = 32, 4096  # pixels: limits of what a backbone can use and a computer can store
+
+
+def as_pair(size: Size) -> tuple[int, int]:
+    """(height, width) of a size.
+
+    Raises:
+        TypeError: it is neither a whole number nor two of them.
+    """
+    sides = size if isinstance(size, Sequence) else (size, size)
+    try:
+        height, width = map(index, sides)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"the size {size!r} is neither a whole number nor a pair of them") from error
+    return height, width
+
+
+def as_image_size(size: Size) -> tuple[int, int]:
+    """(height, width) of a model input. Raises as `as_pair` does, and ValueError for a side outside of the limits."""
+    pair = as_pair(size)
+    for side in pair:
+        if not SMALLEST_IMAGE <= side <= LARGEST_IMAGE:
+            raise ValueError(f"image_size, resize: {side} is not in [{SMALLEST_IMAGE}, {LARGEST_IMAGE}] pixels")
+    return pair
+
+
+def as_plain(size: Size) -> int | list[int]:
+    """The size as files contain it: one number for a square, else [height, width]."""
+    height, width = as_pair(size)
+    return height if height == width else [height, width]
+
+
+def in_words(size: Size) -> str:
+    """The size for a message: "64" for a square, else "640 x 256"."""
+    height, width = as_pair(size)
+    return str(height) if height == width else f"{height} x {width}"
