@@ -21,6 +21,7 @@ from hubmodels.compactnet import COMPACT_BACKBONE
 from hubmodels.hub.catalog import BUNDLED_MODELS
 from hubmodels.methods import METHODS
 from hubmodels.metric_names import HEADLINE, METRICS, OVERVIEW
+from hubmodels.sizes import in_words
 from training.evaluation import write_json
 
 OPERATING_POINT = ("false_alarm_rate", "recall_at_threshold")
@@ -113,7 +114,7 @@ def line_of(runs: list[dict]) -> dict[str, str | int]:
     first = runs[0]
     return {
         **{"category": f"{first['dataset']}/{first['category']}", "method": first["method"]},
-        **{"backbone": first["backbone"].split(".")[0], "input": f"{first['image_size']} px"},
+        **{"backbone": first["backbone"].split(".")[0], "input": f"{in_words(first['image_size'])} px"},
         **{"epochs": first["epochs"], "noise / RMS": relative_noise(first)},
         **{"stabilised by": " ".join(first["stabilise"] or ()) or None, "held out": first["held_out"]},
         **{"hypothesis, foreground": geometry(first)},

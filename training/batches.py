@@ -25,6 +25,7 @@ from tqdm import tqdm
 from hubmodels.detector import AnomalyDetector
 from hubmodels.front_end import align, to_image
 from hubmodels.samples import Sample
+from hubmodels.sizes import Size, as_pair
 from training.synthesis import TextureSource, synthesise
 
 MEMORY_SHARE = 0.5  # of the available memory; the rest is for the data loader, the page cache and the user
@@ -37,7 +38,7 @@ class FeatureCache:
     """Aggregated feature maps of n pictures, one tensor (n, D/L, h, w) per layer, and the pictures as uint8.
 
     Attributes:
-        images: (n, 3, S, S) uint8, the backbone's input.
+        images: (n, 3, H, W) uint8, the backbone's input.
         in_memory: False if the features are in memory-mapped files.
     """
 
@@ -83,9 +84,9 @@ class FeatureCache:
         return (total / len(self)) ** 0.5
 
 
-def load_images(samples: list[Sample], image_size: int, resize: int) -> Tensor:
-    """Pictures -> (n, 3, S, S) uint8 model inputs."""
-    images = torch.empty(len(samples), 3, image_size, image_size, dtype=torch.uint8)
+def load_images(samples: list[Sample], image_size: Size, resize: Size) -> Tensor:
+    """Pictures -> (n, 3, H, W) uint8 model inputs."""
+    images = torch.empty(len(samples), 3, *as_pair(image_size), dtype=torch.uint8)
     for i, sample in enumerate(tqdm(samples, desc="reading pictures", leave=False, disable=None)):
         images[i] = (to_image(sample.read(), image_size, resize) * 255).round().to(torch.uint8)
     return images
@@ -112,7 +113,7 @@ def build_cache(
 
 
 def extract(detector: AnomalyDetector, images: Tensor, mixed_precision: str | None = None) -> list[Tensor]:
-    """uint8 images (B, 3, S, S) -> aggregated feature maps in fp32; only the backbone runs in mixed precision."""
+    """uint8 images (B, 3, H, W) -> aggregated feature maps in fp32; only the backbone runs in mixed precision."""
     device, dtype = detector.device, AUTOCAST.get(mixed_precision)
     with torch.no_grad():
         with torch.autocast(device.type, dtype, enabled=dtype is not None):
@@ -212,8 +213,8 @@ class Synthesis:
     """The good pictures of one job, and what synthetic defects in them depend on.
 
     Attributes:
-        images: (n, 3, S, S) uint8 model inputs.
-        foregrounds: one (S, S) bool mask each, or None for the full picture.
+        images: (n, 3, H, W) uint8 model inputs.
+        foregrounds: one (H, W) bool mask each, or None for the full picture.
         grid: (h, w) of the patches.
     """
 
@@ -241,7 +242,7 @@ class LocalSynthesis(Synthesis):
     """Local anomaly synthesis for the pictures of one job."""
 
     def __call__(self, epoch: int, index: int) -> dict[str, Tensor]:
-        """`augmented` (3, S, S) uint8 and `patch_label` (h, w) bool."""
+        """`augmented` (3, H, W) uint8 and `patch_label` (h, w) bool."""
         rng = np.random.default_rng([self.seed, epoch, index])
         augmented, label = synthesise(self.pixels(index), self.textures, self.grid, rng, self.foreground(index))
         return {"augmented": as_image(augmented), "patch_label": torch.from_numpy(label)}

@@ -6,11 +6,14 @@ The command line is made from them. Defaults are the papers'.
 import argparse
 import types
 import typing
-from dataclasses import MISSING, dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 
 from hubmodels.compactnet import COMPACT_BACKBONE, COMPACT_IMAGE_SIZE
 from hubmodels.methods import METHODS
+from hubmodels.sizes import Size, as_pair, as_plain
+from training.input_shape import AUTO, fitting_size, parse_image_size
 from training.objectives import OBJECTIVES, PAPER_BACKBONE, PAPER_IMAGE_SIZE, objective_of
 from training.objectives.objective import option
 
@@ -79,12 +82,13 @@ class TrainConfig:
     backbone_weights: str | None = option(
         None, "its weights as safetensors (default: bundled, local cache, Hub)", "model", metavar="FILE"
     )
-    image_size: int | None = option(
+    image_size: int | list[int] | str | None = option(
         None,
-        f"side of the square model input, pixels (default: {PAPER_IMAGE_SIZE}, on the compact backbone "
-        f"{COMPACT_IMAGE_SIZE})",
+        "model input in pixels: the side of a square (512), height x width (640x256), or auto: as oblong as the "
+        f"pictures (default: {PAPER_IMAGE_SIZE}, on the compact backbone {COMPACT_IMAGE_SIZE})",
         "model",
-        metavar="PX",
+        metavar="SIZE",
+        parse=parse_image_size,
     )
     crop: Literal["none", "papers"] = option(
         "none",
@@ -148,10 +152,14 @@ class TrainConfig:
         default = objective_of(method).epochs
         return self.epochs or default if default else 0
 
-    def resize_of(self, method: str, category: str) -> int:
-        """Side that pictures are resized to before the centre crop, pixels."""
+    def shaped(self, sizes: Mapping[tuple[int, int], int]) -> Self:
+        """These settings for a category with so many training pictures by (height, width): `auto` becomes a size."""
+        return replace(self, image_size=fitting_size(sizes, self.backbone)) if self.image_size == AUTO else self
+
+    def resize_of(self, method: str, category: str) -> Size:
+        """What pictures are resized to before the centre crop."""
         cropped = self.crop == "papers" and objective_of(method).crops(category)
-        return round(self.image_size * CROP_SCALE) if cropped else self.image_size
+        return as_plain([round(s * CROP_SCALE) for s in as_pair(self.image_size)]) if cropped else self.image_size
 
     @classmethod
     def from_command_line(cls, arguments: list[str] | None = None) -> Self:
@@ -168,7 +176,7 @@ class TrainConfig:
 
     def _checked(self, parser: argparse.ArgumentParser) -> Self:
         """Ends with a usage message for a value that cannot work, before any time is spent."""
-        for name in ("epochs", "batch_size", "image_size"):
+        for name in ("epochs", "batch_size"):
             if (value := getattr(self, name)) is not None and value < 1:
                 parser.error(f"--{name.replace('_', '-')} must be at least 1, not {value}")
         for name in ("holdout", "false_alarm_rate"):
@@ -226,4 +234,5 @@ def _argument(each, hint) -> dict:
         return keywords | {"choices": get_args(hint)}
     if choices := each.metadata.get("choices"):
         return keywords | {"choices": choices()}
-    return keywords | {"type": hint, "metavar": each.metadata.get("metavar", each.name.upper())}
+    metavar, parse = each.metadata.get("metavar", each.name.upper()), each.metadata.get("parse", hint)
+    return keywords | {"type": parse, "metavar": metavar}

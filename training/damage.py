@@ -34,7 +34,7 @@ SMALLEST = 12  # pixels of a mask; smaller ones are drawn again
 LARGEST = 40_000  # features of a kind; 60 MB with 384 dimensions, 250 MB with the 1,536 of the papers' backbone
 BATCH = 16  # pictures
 
-Pixels = np.ndarray  # (S, S, 3) float32 in [0, 1]
+Pixels = np.ndarray  # (H, W, 3) float32 in [0, 1]
 
 
 def texture(image: Pixels, mask: np.ndarray, rng: np.random.Generator, source: "DamagedPictures") -> Pixels:
@@ -43,11 +43,15 @@ def texture(image: Pixels, mask: np.ndarray, rng: np.random.Generator, source: "
 
 
 def paste(image: Pixels, mask: np.ndarray, rng: np.random.Generator, source: "DamagedPictures") -> Pixels:
-    """Another place of this or another good picture, shifted, turned and mirrored; half of them shine through."""
+    """Another place of this or another good picture, shifted, turned and mirrored; half of them shine through.
+
+    A turn is a multiple of a quarter, or of a half where the pictures are not square.
+    """
     other = image if rng.uniform() < 0.5 else source.pixels(int(rng.integers(len(source.images))))
-    margin = len(image) // 16
-    moved = np.roll(other, rng.integers(margin, len(image) - margin, 2), (0, 1))
-    moved = np.rot90(moved, int(rng.integers(4)))
+    sides = np.array(image.shape[:2])
+    moved = np.roll(other, rng.integers(sides // 16, sides - sides // 16), (0, 1))
+    turns = 4 if sides[0] == sides[1] else 2
+    moved = np.rot90(moved, 4 // turns * int(rng.integers(turns)))
     moved = moved[:, ::-1] if rng.uniform() < 0.5 else moved
     return blend(image, moved, mask, 0.0 if rng.uniform() < 0.5 else rng.uniform(0.1, 0.6))
 
@@ -99,7 +103,7 @@ class DamagedPictures(Synthesis, Dataset):
         return len(self.plan)
 
     def __getitem__(self, index: int) -> dict:
-        """`kind`, `picture` (its index), `damaged` (3, S, S) uint8 and `covered` (h, w) bool."""
+        """`kind`, `picture` (its index), `damaged` (3, H, W) uint8 and `covered` (h, w) bool."""
         kind, lap, i = self.plan[index]
         rng = np.random.default_rng([self.seed, list(KINDS).index(kind), lap, i])
         mask = self._mask(i, rng)
@@ -110,7 +114,7 @@ class DamagedPictures(Synthesis, Dataset):
     def _mask(self, index: int, rng: np.random.Generator) -> np.ndarray:
         foreground = self.foreground(index)
         for _ in range(MAX_DRAWS):
-            mask, _ = draw_mask(self.images.shape[-1], self.grid, rng, foreground)
+            mask, _ = draw_mask(self.images.shape[-2:], self.grid, rng, foreground)
             if mask.sum() >= SMALLEST:
                 break
         return mask

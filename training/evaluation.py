@@ -101,7 +101,7 @@ class PixelEvaluation:
             logger.warning("no pixel metrics: %s", error)
             return {}
         cropped = {"cropped_defect_pixels": (self._defects - self._inspected) / self._defects}
-        return metrics | (cropped if self._crop[1] > self._crop[0] else {})
+        return metrics | (cropped if self._crop[1] != self._crop[0] else {})
 
 
 def _predict_all(

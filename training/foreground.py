@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-WORKING_SIZE = 144  # pixels at which pictures are segmented; the lengths below are in these pixels
+WORKING_SIDE = 144  # pixels; pictures are segmented at this square's area, and lengths below are in these pixels
 BORDER_WIDTH = 4  # of the ring that is assumed to show background
 MARGIN = 4  # kept away from the object when the background is measured
 DILATION = 1  # so that defects of the outline are inside
@@ -29,7 +29,7 @@ MAX_DEVIATION = 4.0  # robust spreads from the median coverage: beyond it a sing
 
 @dataclass(frozen=True)
 class Foreground:
-    """Masks of a category, one (S, S) bool per picture (all True for an outlier), or None for no masks; and why."""
+    """Masks of a category, one (H, W) bool per picture (all True for an outlier), or None for no masks; and why."""
 
     masks: list[np.ndarray] | None
     reason: str
@@ -51,7 +51,7 @@ class _Candidate:
 
 
 def foreground_masks(images: Sequence[np.ndarray]) -> Foreground:
-    """Find the object in each normal picture (S, S, 3) uint8 of one category.
+    """Find the object in each normal picture (H, W, 3) uint8 of one category.
 
     Without a plain background in most pictures, or with masks that differ in size from picture to picture, no mask is
     trusted. Raises ValueError without pictures.
@@ -99,9 +99,10 @@ def _candidate(image: np.ndarray) -> _Candidate:
 
     The second round sees through vignetting and soft shadows, which the first takes for object.
     """
-    small = Image.fromarray(image).resize((WORKING_SIZE, WORKING_SIZE), Image.Resampling.BILINEAR)
-    pixels = np.asarray(small, np.float32)
-    ring = np.ones((WORKING_SIZE, WORKING_SIZE), bool)
+    height, width = image.shape[:2]
+    working = (round(WORKING_SIDE * (width / height) ** 0.5), round(WORKING_SIDE * (height / width) ** 0.5))
+    pixels = np.asarray(Image.fromarray(image).resize(working, Image.Resampling.BILINEAR), np.float32)
+    ring = np.ones(pixels.shape[:2], bool)
     ring[BORDER_WIDTH:-BORDER_WIDTH, BORDER_WIDTH:-BORDER_WIDTH] = False
 
     border = pixels[ring]
@@ -111,12 +112,12 @@ def _candidate(image: np.ndarray) -> _Candidate:
         residual = pixels - _smooth_surface(pixels, background)
         mask, separation = _differs(residual, _robust_spread(residual[background], axis=0))
     mask = _tidy(mask)
-    full = Image.fromarray(mask).resize((image.shape[1], image.shape[0]), Image.Resampling.NEAREST)
+    full = Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST)
     return _Candidate(np.asarray(full), mask.mean(), mask[ring].mean(), separation)
 
 
 def _differs(residual: np.ndarray, spread: np.ndarray) -> tuple[np.ndarray, float]:
-    """Threshold the distance from the background, in units of its spread; mask (S, S) and Otsu's separation."""
+    """Threshold the distance from the background, in units of its spread; mask (H, W) and Otsu's separation."""
     distance = np.sqrt(np.mean((residual / np.maximum(spread, MIN_SPREAD)) ** 2, axis=-1))
     threshold, separation = _otsu(distance)
     return distance > threshold, separation
@@ -139,16 +140,16 @@ def _otsu(values: np.ndarray) -> tuple[float, float]:
 
 
 def _smooth_surface(pixels: np.ndarray, where: np.ndarray) -> np.ndarray:
-    """Least-squares quadratic surface (S, S, 3) through the pixels at which `where` (S, S) is True."""
-    axis = np.linspace(-1, 1, len(pixels), dtype=np.float32)
-    y, x = np.meshgrid(axis, axis, indexing="ij")
+    """Least-squares quadratic surface (H, W, 3) through the pixels at which `where` (H, W) is True."""
+    axes = (np.linspace(-1, 1, side, dtype=np.float32) for side in where.shape)
+    y, x = np.meshgrid(*axes, indexing="ij")
     terms = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=-1)
     coefficients, *_ = np.linalg.lstsq(terms[where], pixels[where], rcond=None)
     return terms @ coefficients
 
 
 def _tidy(mask: np.ndarray) -> np.ndarray:
-    """Drop dust, fill holes, and widen the mask (S, S) a little."""
+    """Drop dust, fill holes, and widen the mask (H, W) a little."""
     labels, _ = ndimage.label(mask)
     large = np.bincount(labels.ravel()) >= MIN_COMPONENT * mask.size
     large[0] = False

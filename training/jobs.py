@@ -9,6 +9,7 @@ from hubmodels.hub.files import missing_files
 from hubmodels.samples import Category
 from training.config import TrainConfig
 from training.evaluation import read_report
+from training.input_shape import resolution_of
 from training.objectives import objective_of
 from training.sanity import SanityReport
 
@@ -48,6 +49,12 @@ class Job:
     def workplace(self) -> Path:
         """Folder of the unfinished job's state."""
         return Path(self.config.output) / ".unfinished" / self.name
+
+    @property
+    def resolution(self) -> dict:
+        """What the model input shows of the training pictures."""
+        resize = self.config.resize_of(self.method, self.category.name)
+        return resolution_of(self.sanity.sizes, resize, self.config.backbone)
 
     @property
     def epochs(self) -> int:

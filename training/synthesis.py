@@ -1,8 +1,11 @@
 """Local anomaly synthesis (LAS): a Perlin mask, a foreign texture, and the blend of both into a normal image.
 
 Implements the image-level branch of GLASS (Chen et al., ECCV 2024, section 3.3) with the mask of DRAEM (Zavrtanik et
-al., ICCV 2021). Images are float32 arrays (S, S, 3) in [0, 1]. Every draw comes from the generator that is passed in,
+al., ICCV 2021). Images are float32 arrays (H, W, 3) in [0, 1]. Every draw comes from the generator that is passed in,
 so one generator per (seed, epoch, sample) makes a sample reproducible in any process.
+
+For an image that is not square, masks and procedural textures are drawn on the square of its longer side, whose centre
+is taken.
 """
 
 import logging
@@ -14,6 +17,7 @@ import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
 from hubmodels.folders import files_in
+from hubmodels.sizes import Size, as_pair
 
 logger = logging.getLogger(__name__)
 
@@ -91,10 +95,16 @@ def perlin_mask(size: int, rng: np.random.Generator) -> np.ndarray:
     return mask
 
 
-def pool_to_grid(mask: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
-    """Max-pool a mask (S, S) bool to the patch grid (h, w) bool: a cell with any marked pixel is marked.
+def _centre(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The centre (height, width, ...) of an array (H, W, ...)."""
+    top, left = ((whole - side) // 2 for whole, side in zip(pixels.shape, size, strict=False))
+    return pixels[top : top + size[0], left : left + size[1]]
 
-    Cells cover the mask exactly; where S is no multiple of the grid, neighbouring cells differ by one pixel.
+
+def pool_to_grid(mask: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
+    """Max-pool a mask (H, W) bool to the patch grid (h, w) bool: a cell with any marked pixel is marked.
+
+    Cells cover the mask exactly; where a side is no multiple of the grid, neighbouring cells differ by one pixel.
     """
     for axis, (cells, size) in enumerate(zip(grid, mask.shape, strict=True)):
         if not 1 <= cells <= size:
@@ -104,29 +114,28 @@ def pool_to_grid(mask: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
 
 
 def draw_mask(
-    size: int, grid: tuple[int, int], rng: np.random.Generator, foreground: np.ndarray | None = None
+    size: Size, grid: tuple[int, int], rng: np.random.Generator, foreground: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draw a non-empty anomaly mask (size, size) bool and its patch label `grid` bool.
+    """Draw a non-empty anomaly mask (H, W) bool of that size and its patch label `grid` bool.
 
-    The mask stays inside `foreground` (size, size) bool, unless that is so small that MAX_DRAWS masks in a row miss
-    it: then the mask is drawn without it. Raises ValueError for an empty foreground or one of another size.
+    The mask stays inside `foreground` (H, W) bool, unless that is so small that MAX_DRAWS masks in a row miss it: then
+    the mask is drawn without it. Raises ValueError for an empty foreground or one of another size.
     """
-    if foreground is not None and foreground.shape != (size, size):
-        raise ValueError(
-            f"the foreground has {foreground.shape} pixels, the image {(size, size)}; resize it to the image"
-        )
+    size = as_pair(size)
+    if foreground is not None and foreground.shape != size:
+        raise ValueError(f"the foreground has {foreground.shape} pixels, the image {size}; resize it to the image")
     if foreground is not None and not foreground.any():
         raise ValueError(
             "the foreground is empty, so no anomaly can be placed in it; pass None to use the full picture"
         )
     for _ in range(MAX_DRAWS):
-        mask = perlin_mask(size, rng)
+        mask = _centre(perlin_mask(max(size), rng), size)
         if foreground is not None:
             mask &= foreground
         if mask.any():
             return mask, pool_to_grid(mask, grid)
     if foreground is None:
-        raise ValueError(f"{MAX_DRAWS} masks of {size} x {size} pixels were all empty; use larger images")
+        raise ValueError(f"{MAX_DRAWS} masks of {size[0]} x {size[1]} pixels were all empty; use larger images")
     return draw_mask(size, grid, rng)
 
 
@@ -227,13 +236,13 @@ def procedural_texture(size: int, rng: np.random.Generator) -> Image.Image:
 class TextureSource:
     """Foreign textures for the blend: a folder of pictures as DTD, or procedural textures without a folder.
 
-    Pictures are decoded when first drawn, resized to short side `image_size`, and kept as uint8 up to
+    Pictures are decoded when first drawn, resized so that they just cover `image_size`, and kept as uint8 up to
     TEXTURE_CACHE_BYTES per process. `name` describes the source for the record of a run.
     """
 
-    def __init__(self, image_size: int, folder: Path | str | None = None) -> None:
+    def __init__(self, image_size: Size, folder: Path | str | None = None) -> None:
         """Raises ValueError if `folder` and its sub-folders contain no readable jpg or png picture."""
-        self.image_size = image_size
+        self.image_size = as_pair(image_size)
         self._cache: dict[int, np.ndarray] = {}
         self._free_bytes = TEXTURE_CACHE_BYTES
         self._paths = [] if folder is None else _texture_paths(Path(folder))
@@ -242,19 +251,17 @@ class TextureSource:
             self.name = f"dtd-like folder {Path(folder).name} ({len(self._paths)} pictures)"
 
     def draw(self, rng: np.random.Generator) -> np.ndarray:
-        """Draw a transformed texture (S, S, 3) float32 in [0, 1]."""
+        """Draw a transformed texture (H, W, 3) float32 in [0, 1]."""
         if self._paths:
             picture = Image.fromarray(self._resized(int(rng.integers(len(self._paths)))))
         else:
-            picture = procedural_texture(self.image_size, rng)
+            picture = procedural_texture(max(self.image_size), rng)
         picture = transform_texture(picture, rng)
         # Cropped last, as in GLASS: a rotation then brings fewer black corners into a picture that is not square.
-        left, top = ((side - self.image_size) // 2 for side in picture.size)
-        picture = picture.crop((left, top, left + self.image_size, top + self.image_size))
-        return np.asarray(picture, np.float32) / 255
+        return _centre(np.asarray(picture), self.image_size).astype(np.float32) / 255
 
     def _resized(self, index: int) -> np.ndarray:
-        """Picture `index` as uint8 (H, W, 3) of short side S, or the next readable one: the same in any process."""
+        """Picture `index` as uint8 (height, width, 3), or the next readable one: the same in any process."""
         if index in self._cache:
             return self._cache[index]
         try:
@@ -268,13 +275,15 @@ class TextureSource:
         return pixels
 
 
-def _load_texture(path: Path, short_side: int) -> np.ndarray:
+def _load_texture(path: Path, covered: tuple[int, int]) -> np.ndarray:
+    """The picture (height, width, 3) uint8, resized so that it just covers (H, W)."""
+    least = covered[::-1]  # (width, height), as Pillow has it
     with Image.open(path) as file:
         # JPEG only: decodes a large picture at 1/2, 1/4 or 1/8 of its size, never below the size asked for.
-        file.draft("RGB", (short_side, short_side))
+        file.draft("RGB", least)
         picture = file.convert("RGB")
-    scale = short_side / min(picture.size)
-    size = tuple(max(short_side, round(scale * side)) for side in picture.size)
+    scale = max(side / own for side, own in zip(least, picture.size, strict=True))
+    size = tuple(max(side, round(scale * own)) for side, own in zip(least, picture.size, strict=True))
     return np.asarray(picture.resize(size, Image.Resampling.BILINEAR))
 
 
@@ -284,7 +293,7 @@ def _texture_paths(folder: Path) -> list[Path]:
     paths = sorted(path for path in files if path.suffix.lower() in TEXTURE_SUFFIXES)
     for path in paths:
         try:
-            _load_texture(path, short_side=1)
+            _load_texture(path, (1, 1))
         except UNREADABLE:
             continue
         return paths
@@ -303,7 +312,7 @@ def draw_blend_weight(rng: np.random.Generator) -> float:
 
 
 def blend(image: np.ndarray, texture: np.ndarray, mask: np.ndarray, blend_weight: float) -> np.ndarray:
-    """Blend a texture into an image (S, S, 3) where mask (S, S) is True: x(1-m) + (1-beta) t m + beta x m."""
+    """Blend a texture into an image (H, W, 3) where mask (H, W) is True: x(1-m) + (1-beta) t m + beta x m."""
     blended = image.copy()
     blended[mask] = (1 - blend_weight) * texture[mask] + blend_weight * image[mask]
     return blended
@@ -316,16 +325,16 @@ def synthesise(
     rng: np.random.Generator,
     foreground: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Turn a normal image (S, S, 3) float32 in [0, 1] into an anomalous one and its patch label `grid` bool.
+    """Turn a normal image (H, W, 3) float32 in [0, 1] into an anomalous one and its patch label `grid` bool.
 
-    `foreground` (S, S) bool is where anomalies may be, None the full picture. Raises ValueError if the image is
-    not a square float image of the texture source's size.
+    `foreground` (H, W) bool is where anomalies may be, None the full picture. Raises ValueError if the image is not a
+    float image of the texture source's size.
     """
-    size = textures.image_size
-    if image.shape != (size, size, 3) or image.dtype != np.float32:
+    expected = (*textures.image_size, 3)
+    if image.shape != expected or image.dtype != np.float32:
         raise ValueError(
-            f"expected a float32 image of {(size, size, 3)} in [0, 1], the size of the texture source, "
-            f"got {image.dtype} of {image.shape}"
+            f"expected a float32 image of {expected} in [0, 1], the size of the texture source, got {image.dtype} of "
+            f"{image.shape}"
         )
-    mask, patch_label = draw_mask(size, grid, rng, foreground)
+    mask, patch_label = draw_mask(textures.image_size, grid, rng, foreground)
     return blend(image, textures.draw(rng), mask, draw_blend_weight(rng)), patch_label

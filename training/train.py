@@ -41,10 +41,11 @@ from huggingface_hub.utils import validate_repo_id
 
 from hubmodels import AnomalyDetector, BackboneError
 from hubmodels.backbone import Backbone, find_weights, load_backbone, normalisation
-from hubmodels.compactnet import COMPACT_BACKBONE, COMPACT_IMAGE_SIZE
+from hubmodels.compactnet import COMPACT_BACKBONE
 from hubmodels.hub.files import REPORT_FILE, limit_waiting
 from hubmodels.methods import METHODS
-from hubmodels.samples import Sample, as_text
+from hubmodels.samples import Sample, as_text, size_text
+from hubmodels.sizes import as_pair
 from training.batches import AUTOCAST, build_cache, load_images, seed_of
 from training.config import TrainConfig
 from training.data import hold_out, open_categories
@@ -61,8 +62,9 @@ from training.evaluation import (
 )
 from training.fitting import DirectFitting, Fitting, make_fitting
 from training.hub_data import HubColumns
+from training.input_shape import AUTO, default_side, require_multiples
 from training.jobs import Job, TrainingError, is_finished, is_whole
-from training.objectives import OBJECTIVES, PAPER_BACKBONE, PAPER_IMAGE_SIZE, GradientObjective, objective_of
+from training.objectives import OBJECTIVES, PAPER_BACKBONE, GradientObjective, objective_of
 from training.position import moved_once, moved_samples
 from training.publishing.card import require_templates, write_card
 from training.publishing.latency import measure_on_devices
@@ -162,7 +164,7 @@ def fill_defaults(config: TrainConfig, accelerator: Accelerator) -> TrainConfig:
         config,
         methods=config.methods or default_methods(on_gpu),
         backbone=backbone,
-        image_size=config.image_size or (COMPACT_IMAGE_SIZE if backbone == COMPACT_BACKBONE else PAPER_IMAGE_SIZE),
+        image_size=config.image_size or default_side(backbone),
         mixed_precision=config.mixed_precision or os.environ.get("ACCELERATE_MIXED_PRECISION", "no"),
     )
     if filled.methods != config.methods:
@@ -197,6 +199,8 @@ def check_early(config: TrainConfig) -> None:
     if config.tracker:
         find_tracker(config.tracker)
     require_templates()
+    if config.image_size != AUTO:
+        require_multiples(config.image_size, config.backbone)
     if config.push_to_hub:
         check_login(config.push_to_hub)
     for method in config.methods:
@@ -233,10 +237,10 @@ def plan_jobs(config: TrainConfig) -> tuple[list[Job], dict[str, str]]:
             failures[category.name] = str(error)
         else:
             logger.info("%s", "\n".join(sanity.lines()))
-            healthy.append((category, sanity))
+            healthy.append((category, config.shaped(sanity.sizes), sanity))
     chosen = [method for method in METHODS if method in config.methods]
     methods = sorted(chosen, key=lambda method: objective_of(method).epochs, reverse=True)
-    return [Job(category, method, config, sanity) for method in methods for category, sanity in healthy], failures
+    return [Job(category, method, own, sanity) for method in methods for category, own, sanity in healthy], failures
 
 
 def agree_on_jobs(jobs: list[Job], blocked: dict[str, str]) -> dict[str, str]:
@@ -343,6 +347,8 @@ def prepare(
     if is_finished(job, front_end.backbone_sha256):
         return None
     job.workplace.mkdir(parents=True, exist_ok=True)
+    shape = size_text(as_pair(config.image_size))
+    logger.info("%s: the input has %s pixels (height x width); %s", job.name, shape, job.resolution["in_words"])
 
     # data: pictures to train on, pictures to calibrate with
     fit_samples, held_out = hold_out(job.category.train, config.holdout, config.seed, job.sanity.copies)
@@ -413,6 +419,7 @@ def finish(job: Job, detector: AnomalyDetector, record: dict) -> None:
     content = {"method": job.method, "dataset": category.dataset, "category": category.name}
     content |= {"protocol": PROTOCOL, "seed": job.config.seed, "epochs": job.epochs}
     content |= {"metrics": metrics, "calibration": calibration, "training": record, "settings": job.settings}
+    content |= {"input": job.resolution}
     content |= {"latency": measure_on_devices(shipped, category.train[0].read())}  # test pictures may be unreadable
     content |= {"backbone": {"name": shipped.front_end.backbone_name, "sha256": shipped.front_end.backbone_sha256}}
     content |= {"data": job.sanity.as_dict() | {"revision": category.revision}}

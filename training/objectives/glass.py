@@ -28,6 +28,7 @@ from training.hypothesis import choose_hypothesis
 from training.objectives.objective import (
     ADAPTOR_LR,
     DISCRIMINATOR_LR,
+    PAPER_IMAGE_SIZE,
     REFERENCE_EMBED_DIM,
     REFERENCE_NOISE_STD,
     DiscriminatorObjective,
@@ -117,7 +118,7 @@ class GLASSObjective(DiscriminatorObjective):
     @classmethod
     def check(cls, config: "TrainConfig", settings: GLASSSettings) -> None:
         """Raises ValueError if the texture folder cannot be used."""
-        TextureSource(config.image_size, settings.textures)
+        TextureSource(PAPER_IMAGE_SIZE, settings.textures)  # the size does not matter, and may not be known yet
 
     @classmethod
     def crops(cls, category: str) -> bool:
@@ -261,7 +262,7 @@ def _moments(z: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _whole_pictures(detector: GLASS, cache: FeatureCache, samples: Sequence[Sample]) -> np.ndarray:
-    """Whole training pictures (n, S, S, 3) uint8, even if the model inspects a crop, as in GLASS's code."""
+    """Whole training pictures (n, H, W, 3) uint8, even if the model inspects a crop, as in GLASS's code."""
     size = detector.front_end.image_size
     return _as_arrays(cache.images if detector.front_end.resize == size else load_images(samples, size, size))
 

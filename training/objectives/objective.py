@@ -40,7 +40,7 @@ def option(default: Any, help: str, group: str = "", **extra: Any) -> Any:
     Args:
         default: `dataclasses.MISSING` makes the option required.
         group: heading in `--help`.
-        extra: `metavar` and `aliases`.
+        extra: `metavar` and `aliases`, and `parse`, which makes a value of a text (default: the field's type).
     """
     metadata = {"help": help, "group": group, **extra}
     if isinstance(default, list):
