@@ -21,7 +21,8 @@ from hubmodels.hub.catalog import model_name
 from hubmodels.hub.files import CARD_FILE, CONFIG_FILE, FINISHED_FILES, missing_files
 from hubmodels.methods import METHODS
 from hubmodels.metric_names import METRICS, PROTOCOLS
-from hubmodels.samples import GOOD
+from hubmodels.samples import GOOD, size_text
+from hubmodels.sizes import as_pair
 from training.evaluation import PANELS, read_report
 from training.parts.dataset import DATASET as SAMPLE_PARTS
 from training.parts.dataset import DEFECTS
@@ -185,6 +186,7 @@ def _template() -> Template:
         loader=FileSystemLoader(require_templates()), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["percent"] = lambda value: "not measured" if value is None else f"{100 * value:.1f} %"
+    environment.filters["size"] = lambda size: size_text(as_pair(size))
     return environment.get_template("card.md")
 
 

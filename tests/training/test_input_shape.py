@@ -1,0 +1,221 @@
+"""Inputs that are not square: what the command line takes, what `auto` chooses, and each method from end to end."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import training.train as train
+from hubmodels import compare, load
+from hubmodels.compactnet import COMPACT_BACKBONE
+from hubmodels.onnx.export import export
+from hubmodels.onnx.runtime import ExportedModel
+from hubmodels.sizes import as_pair
+from training import input_shape
+from training.config import TrainConfig
+from training.input_shape import fitting_size, require_multiples, resolution_of
+
+METHODS = ("simplenet", "glass", "hybrid")
+TALL, DEFECT = (64, 160), (slice(20, 44), slice(110, 134))  # (height, width) of the pictures; rows and columns
+VIT14 = "vit_small_patch14_dinov2.lvd142m"
+
+
+def write_picture(path, rng, defect=False, size=TALL):
+    """A grey plate with noise, and a defect where it has one: a bright square."""
+    pixels = rng.normal(120, 12, (*size, 3)).clip(0, 255).astype(np.uint8)
+    if defect:
+        pixels[DEFECT] = 255
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+
+
+def write_category(folder, size=TALL, pictures=8):
+    """Good pictures for training and for a test, and two with the defect; returns the data set's folder."""
+    rng = np.random.default_rng(0)
+    for i in range(pictures):
+        write_picture(folder / f"train/good/{i}.png", rng, size=size)
+    for i in range(2):
+        write_picture(folder / f"test/good/{i}.png", rng, size=size)
+        write_picture(folder / f"test/square/{i}.png", rng, defect=True, size=size)
+    return folder.parent
+
+
+@pytest.fixture(scope="module")
+def command():
+    """Command line of a small run, without its data, output and image size; random features would find no place."""
+    return ["--backbone", COMPACT_BACKBONE, "--epochs", "8", "--batch-size", "4", "--holdout", "0.25"]
+
+
+@pytest.fixture(scope="module")
+def trained(command, tmp_path_factory):
+    """Folder of a run of all methods on pictures and inputs of 64 x 160, and the folder of the pictures."""
+    root = tmp_path_factory.mktemp("oblong")
+    data = ["--data-root", str(write_category(root / "toy/plate")), "--output", str(root / "runs")]
+    assert train.main([*command, *data, "--image-size", "64x160", "--methods", *METHODS]) == 0
+    return root / "runs", root / "toy/plate/test"
+
+
+# ------------------------------------------------------------------------------------------------- from end to end
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_defect_in_an_oblong_picture_is_found_at_its_place(method, trained):
+    run, pictures = trained
+    prediction = load(run / f"{method}-toy-plate").predict(pictures / "square/0.png")
+    good = load(run / f"{method}-toy-plate").predict(pictures / "good/0.png")
+    row, column = np.unravel_index(prediction.anomaly_map.argmax(), prediction.anomaly_map.shape)
+    assert prediction.anomaly_map.shape == TALL
+    assert DEFECT[0].start <= row < DEFECT[0].stop and DEFECT[1].start <= column < DEFECT[1].stop
+    assert prediction.image_score > good.image_score
+
+
+def test_the_report_and_the_card_name_shape_scale_and_smallest_defect(trained):
+    for method in METHODS:
+        folder = trained[0] / f"{method}-toy-plate"
+        report, config = (json.loads((folder / name).read_text()) for name in ("metrics.json", "config.json"))
+        assert report["settings"]["image_size"] == config["image_size"] == config["resize"] == [64, 160]
+        assert (report["input"]["scale"], report["input"]["smallest_defect"]) == ([1, 1], 8)
+        card = (folder / "README.md").read_text()
+        assert "| input | 64 x 160 (height x width) |" in card and "resized to 64 x 160, without crop" in card
+        assert "As a rule of thumb, the smallest defect that can be seen has about 8 pixels of your pictures" in card
+
+
+def test_oblong_models_are_compared_and_exported_together(trained, tmp_path):
+    """The export is refused where it disagrees with torch; here the pictures have three shapes."""
+    run, pictures = trained
+    detectors = {method: load(run / f"{method}-toy-plate") for method in METHODS}
+    others = [Image.fromarray(np.random.default_rng(0).integers(0, 256, (*s, 3), np.uint8)) for s in ((90, 70), TALL)]
+    export(detectors.values(), tmp_path / "oblong.onnx", [pictures / "square/0.png", *others])
+    together, exported = (
+        compare(detectors, pictures / "square/1.png"),
+        ExportedModel(tmp_path / "oblong.onnx", threads=1).compare(pictures / "square/1.png"),
+    )
+    for method, detector in detectors.items():
+        alone = detector.predict(pictures / "square/1.png")
+        assert together[method].image_score == pytest.approx(alone.image_score, rel=1e-6)
+        assert np.abs(exported[method].anomaly_map - alone.anomaly_map).max() < 1e-4 * np.abs(alone.anomaly_map).max()
+
+
+def test_a_finished_oblong_model_is_kept_and_another_shape_is_refused(command, tmp_path, capsys):
+    data = ["--data-root", str(write_category(tmp_path / "toy/plate", pictures=4)), "--output", str(tmp_path / "runs")]
+    arguments = [*command, *data, "--methods", "simplenet", "--epochs", "1"]
+    assert train.main([*arguments, "--image-size", "32x80"]) == 0
+    assert train.main([*arguments, "--image-size", "32x80"]) == 0
+    assert "simplenet-toy-plate is finished: kept" in capsys.readouterr().err
+    assert train.main([*arguments, "--image-size", "80x32"]) == 1
+    assert "finished model with other settings (image_size)" in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------------------------------------------------- auto
+
+
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [
+        ({(1000, 1000): 3}, 256),
+        ({(700, 720): 3}, 256),  # rounded
+        ({(64, 160): 5, (500, 500): 4}, [160, 400]),  # the median
+        ({(160, 64): 5}, [400, 160]),
+        ({(100, 400): 1}, [128, 512]),
+        ({(100, 4000): 2}, [128, 512]),  # at most 1:4
+        ({(4000, 100): 2}, [512, 128]),
+        ({(100, 400): 1, (400, 100): 1}, 256),  # between both
+    ],
+)
+def test_auto_is_the_median_shape_at_the_area_of_the_default_square(sizes, expected):
+    assert fitting_size(sizes, COMPACT_BACKBONE) == expected
+
+
+def test_auto_follows_the_backbones_square_and_stride():
+    height, width = fitting_size({(1000, 2000): 1}, "resnet18.tv_in1k")
+    assert (height, width) == (208, 400)  # of 204 and 407, multiples of 16
+    assert all(side % 14 == 0 for side in fitting_size({(1000, 2000): 1}, VIT14))
+
+
+def test_auto_is_decided_for_each_category_and_equals_the_same_shape_by_hand(command, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(input_shape, "default_side", lambda backbone: 64)
+    for name, size in {"bar": (40, 160), "plate": (72, 72)}.items():
+        write_category(tmp_path / "toy" / name, size=size, pictures=3)
+    data = ["--data-root", str(tmp_path / "toy"), "--output", str(tmp_path / "runs"), "--methods", "simplenet"]
+    arguments = [*command, *data, "--epochs", "1"]
+    assert train.main([*arguments, "--image-size", "auto"]) == 0
+    assert "simplenet-toy-bar: the input has 32 x 128 pixels (height x width); the smallest" in capsys.readouterr().err
+    chosen = {
+        name: json.loads((tmp_path / f"runs/simplenet-toy-{name}/metrics.json").read_text())["settings"]["image_size"]
+        for name in ("bar", "plate")
+    }
+    assert chosen == {"bar": [32, 128], "plate": 64}
+    assert train.main([*arguments, "--image-size", "32x128", "--category", "bar"]) == 0
+    assert "simplenet-toy-bar is finished: kept" in capsys.readouterr().err
+
+
+def test_the_smallest_defect_is_a_patch_along_the_axis_that_is_shrunk_most():
+    sizes = {(600, 1600): 3, (10, 10): 1}  # the commonest counts
+    assert resolution_of(sizes, 256, COMPACT_BACKBONE)["smallest_defect"] == 50
+    assert resolution_of(sizes, (160, 400), COMPACT_BACKBONE)["smallest_defect"] == 32
+    assert resolution_of({(20, 20): 1}, 256, COMPACT_BACKBONE)["smallest_defect"] == 1
+
+
+# ------------------------------------------------------------------------------------------------- the command line
+
+
+def parsed(text):
+    return TrainConfig.from_command_line(["--data-root", "x", "--image-size", text]).image_size
+
+
+def test_the_command_line_takes_a_side_a_shape_or_auto():
+    assert [parsed(text) for text in ("512", "640x256", "256x256", "auto")] == [512, [640, 256], 256, "auto"]
+
+
+@pytest.mark.parametrize(
+    "text", ["0", "-64", "31", "4097", "wide", "64x", "64x64x64", "64x5000", "64.5", "64x-64", ""]
+)
+def test_sizes_that_cannot_be_are_refused_with_usage(text, capsys):
+    with pytest.raises(SystemExit) as ended:
+        parsed(text)
+    assert ended.value.code == 2
+    assert "is neither a side (512), nor height x width (640x256), nor auto" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("size", "backbone", "remedy"),
+    [
+        (250, COMPACT_BACKBONE, "multiple of 16 pixels: 240 or 256 instead of 250$"),
+        ([650, 256], "resnet18.tv_in1k", "multiple of 16 pixels: 640 or 656 instead of 650$"),
+        ([650, 40], "resnet18.tv_in1k", "640 or 656 instead of 650, 32 or 48 instead of 40$"),
+        (33, VIT14, "multiple of 14 pixels: 42 instead of 33$"),
+        (250, "convnext_tiny.fb_in1k", "multiple of 32 pixels: 224 or 256 instead of 250$"),
+    ],
+)
+def test_sides_off_the_coarsest_grid_are_refused_with_the_nearest(size, backbone, remedy):
+    with pytest.raises(ValueError, match=remedy):
+        require_multiples(size, backbone)
+
+
+@pytest.mark.parametrize("size", [64, 128, 256, 288, [640, 256]])
+def test_sides_on_the_grid_are_taken(size):
+    require_multiples(size, COMPACT_BACKBONE)
+
+
+def test_a_side_off_the_grid_ends_the_command_before_any_picture_is_read(tmp_path, capsys):
+    assert train.main(["--data-root", str(tmp_path), "--backbone", COMPACT_BACKBONE, "--image-size", "64x72"]) == 1
+    said = capsys.readouterr().err
+    assert "64 or 80 instead of 72" in said and "Traceback" not in said
+
+
+def test_the_papers_crop_of_an_oblong_input():
+    config = TrainConfig(data_root="x", crop="papers", image_size=[288, 144])
+    assert as_pair(config.resize_of("simplenet", "bottle")) == (329, 164)
+    assert config.resize_of("glass", "bottle") == [288, 144]
+
+
+def test_a_square_written_as_a_pair_is_the_same_setting():
+    category, sanity = SimpleNamespace(name="widget", dataset="toy"), SimpleNamespace(train_sha256="a")
+    one, other = (
+        train.Job(category, "simplenet", TrainConfig(data_root="x", image_size=parsed(text)), sanity).settings
+        for text in ("64", "64x64")
+    )
+    assert one == other and torch.tensor(one["image_size"]).ndim == 0
