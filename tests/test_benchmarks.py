@@ -93,6 +93,12 @@ def test_rows_are_added_and_the_same_command_replaces_its_row(tmp_path):
     assert len(real_data.group(rows)) == 1  # they differ in the seed alone
 
 
+@pytest.mark.parametrize(("image_size", "shown"), [(64, "64 px"), ([640, 256], "640 x 256 px")])
+def test_a_row_names_the_input(image_size, shown):
+    row = real_data.row_of(report(settings={"image_size": image_size, "stabilise": []}))
+    assert real_data.line_of([row])["input"] == shown
+
+
 def test_seeds_become_a_mean_and_a_standard_deviation():
     assert real_data.cell([0.5]) == "50.0"
     assert real_data.cell([0.5, 0.7]) == "60.0 ± 14.1"

@@ -59,6 +59,14 @@ def test_the_features_are_the_spatial_mean_of_every_map():
     assert seen[1].features.allclose(torch.cat([fine[1].mean((1, 2)), coarse[1].mean((1, 2))]))
 
 
+@pytest.mark.parametrize(
+    ("image_size", "picture", "expected"), [(64, (128, 32), 2), ((64, 128), (128, 32), 4), ((64, 128), (32, 128), 2)]
+)
+def test_the_enlargement_is_that_of_the_axis_that_grows_most(make_detector, image_size, picture, expected):
+    front_end = make_detector(SimpleNet, calibrated=False, image_size=image_size).front_end
+    assert front_end.enlargement(Image.new("RGB", picture[::-1])) == expected
+
+
 def test_sharpness_by_hand():
     """Stripes 0, 1, 0, 1: every step to the right is 1, none downwards; the deviation is 1/2, or a little more."""
     stripes = torch.tensor([0.0, 1.0]).repeat(8).expand(16, 16)

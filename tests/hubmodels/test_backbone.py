@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from hubmodels import SimpleNet
 from hubmodels import backbone as module
-from hubmodels.backbone import Backbone, BackboneError, feature_channels, find_weights, load_backbone
+from hubmodels.backbone import Backbone, BackboneError, feature_channels, feature_strides, find_weights, load_backbone
 
 NAME = "resnet18.tv_in1k"
 
@@ -145,11 +145,21 @@ def test_neither_cache_nor_hub_says_what_to_do(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("name", "channels"),
-    [("wide_resnet50_2.tv_in1k", (512, 1024)), (NAME, (128, 256)), ("convnext_tiny.fb_in1k", (384, 768))],
+    ("name", "channels", "strides"),
+    [
+        ("wide_resnet50_2.tv_in1k", (512, 1024), (8, 16)),
+        (NAME, (128, 256), (8, 16)),
+        ("convnext_tiny.fb_in1k", (384, 768), (16, 32)),
+        ("vit_small_patch14_dinov2.lvd142m", (384, 384), (14, 14)),
+    ],
 )
-def test_channels_are_known_without_weights(name, channels):
-    assert feature_channels(name, (2, 3)) == channels
+def test_channels_and_strides_are_known_without_weights(name, channels, strides):
+    assert (feature_channels(name, (2, 3)), feature_strides(name)) == (channels, strides)
+
+
+def test_strides_of_a_network_without_such_layers_are_refused():
+    with pytest.raises(BackboneError, match=r"no feature maps of the layers \(2, 9\)"):
+        feature_strides(NAME, (2, 9))
 
 
 def test_building_a_network_draws_nothing_from_the_callers_random_stream(backbone_weights):

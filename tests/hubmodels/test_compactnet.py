@@ -11,6 +11,7 @@ from hubmodels import BackboneError, ModelError, backbone, load
 from hubmodels.backbone import (
     BUNDLED_WEIGHTS,
     feature_channels,
+    feature_strides,
     find_weights,
     load_backbone,
     normalisation,
@@ -26,6 +27,7 @@ def test_it_is_small_and_gives_the_maps_of_a_resnet18():
     assert sum(p.numel() for p in compact.parameters()) <= 3_000_000
     assert compact.channels == feature_channels(COMPACT_BACKBONE, (2, 3)) == (128, 256)
     assert [tuple(m.shape) for m in compact(torch.zeros(1, 3, 64, 96))] == [(1, 128, 8, 12), (1, 256, 4, 6)]
+    assert feature_strides(COMPACT_BACKBONE) == (8, 16)
     assert normalisation(COMPACT_BACKBONE) == normalisation("resnet18.tv_in1k")
 
 

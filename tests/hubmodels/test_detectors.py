@@ -177,6 +177,37 @@ def test_round_trip_is_bit_equal(method, make_detector, tmp_path):
 
 
 @METHODS
+def test_a_square_given_as_a_pair_is_the_same_model(method, make_detector, tmp_path):
+    one, pair = (
+        make_detector(method, image_size=64, resize=73),
+        make_detector(method, image_size=[64, 64], resize=(73, 73)),
+    )
+    assert one.front_end.key == pair.front_end.key and pair.front_end.image_size == (64, 64)
+    for name, detector in {"one": one, "pair": pair}.items():
+        detector.save_pretrained(tmp_path / name)
+    files = [
+        [(tmp_path / name / f).read_bytes() for f in ("config.json", "model.safetensors")] for name in ("one", "pair")
+    ]
+    assert files[0] == files[1] and json.loads(files[0][0])["image_size"] == 64
+    assert np.array_equal(one.predict(picture()).anomaly_map, pair.predict(picture()).anomaly_map)
+
+
+@METHODS
+@pytest.mark.parametrize(("image_size", "resize"), [((64, 160), None), ((160, 64), None), ((64, 96), (75, 112))])
+def test_an_oblong_model_makes_the_round_trip(method, image_size, resize, make_detector, tmp_path):
+    detector = make_detector(method, image_size=image_size, resize=resize)
+    detector.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert (config["image_size"], config["resize"]) == (list(image_size), list(resize or image_size))
+    loaded = load(tmp_path)
+    assert loaded.front_end.key == detector.front_end.key
+    before, after = detector.predict(picture()), loaded.predict(picture())
+    assert before.image_score == after.image_score and np.array_equal(before.anomaly_map, after.anomaly_map)
+    assert before.anomaly_map.shape == (80, 100)
+    assert detector(torch.rand(1, 3, *image_size)).shape == (1, image_size[0] // 8, image_size[1] // 8)
+
+
+@METHODS
 def test_the_folder_holds_the_head_only(method, make_detector, tmp_path):
     make_detector(method).save_pretrained(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"config.json", "model.safetensors", "README.md"}
@@ -219,6 +250,21 @@ def edit_config(folder, **changes):
         ({"resize": 10**6}, ModelError, "build no model"),
         ({"resize": "64"}, ModelError, "build no model"),
         ({"resize": 64.5}, ModelError, "build no model"),
+        ({"resize": 0}, ModelError, "build no model"),
+        ({"resize": [64, 32]}, ModelError, r"resize 64 x 32 is smaller than image_size 64;"),
+        ({"resize": [64, 4097]}, ModelError, "4097 is not in"),
+        ({"image_size": "64x64"}, ModelError, "neither a whole number nor a pair"),
+        ({"image_size": ["64", "64"]}, ModelError, "neither a whole number nor a pair"),
+        ({"image_size": [64, 64, 3]}, ModelError, "neither a whole number nor a pair"),
+        ({"image_size": [64]}, ModelError, "neither a whole number nor a pair"),
+        ({"image_size": []}, ModelError, "neither a whole number nor a pair"),
+        ({"image_size": [64, 64.5]}, ModelError, "neither a whole number nor a pair"),
+        ({"image_size": [[64, 64], 64]}, ModelError, "neither a whole number nor a pair"),
+        ({"image_size": {"height": 64}}, ModelError, "neither a whole number nor a pair"),
+        ({"image_size": [64, -64]}, ModelError, "-64 is not in"),
+        ({"image_size": [4097, 64]}, ModelError, "4097 is not in"),
+        ({"image_size": True}, ModelError, "1 is not in"),
+        ({"image_size": [64, True]}, ModelError, "1 is not in"),
         ({"layers": [3, 2]}, ModelError, "order of the network"),
         ({"backbone_sha256": 5}, ModelError, "build no model"),
         ({"backbone_sha256": []}, ModelError, "build no model"),

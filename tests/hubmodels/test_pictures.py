@@ -472,20 +472,43 @@ def test_to_image_equals_torchvision_on_a_square_picture(image_size, resize):
     assert torch.equal(to_image(picture, image_size, resize), reference(picture))
 
 
+@pytest.mark.parametrize(("image_size", "resize"), [((32, 80), None), ((96, 32), (96, 32)), ((32, 80), (37, 93))])
+def test_an_oblong_image_equals_torchvisions(image_size, resize):
+    picture = Image.fromarray(colours(75, 120))
+    reference = transforms.Compose(
+        [transforms.Resize(resize or image_size), transforms.CenterCrop(image_size), transforms.ToTensor()]
+    )
+    assert torch.equal(to_image(picture, image_size, resize), reference(picture))
+    assert torch.equal(to_image(picture, list(image_size), resize and list(resize)), reference(picture))
+
+
+def test_a_square_is_one_number_or_two():
+    picture = Image.fromarray(colours(75, 120))
+    image = to_image(picture, 64, 75)
+    assert torch.equal(to_image(picture, (64, 64), (75, 75)), image)
+    one, two = (to_picture_size(image[0], (75, 120), resize) for resize in (75, (75, 75)))
+    np.testing.assert_array_equal(one, two)
+    assert inspected_part((75, 120), 64, 75) == inspected_part((75, 120), (64, 64), (75, 75))
+
+
 def test_crop_larger_than_the_resized_picture_is_refused():
     with pytest.raises(ValueError, match="resize 30 is smaller than image_size 32"):
         to_image(NOISE, 32, 30)
+    with pytest.raises(ValueError, match="resize 64 x 79 is smaller than image_size 32 x 80"):
+        to_image(NOISE, (32, 80), (64, 79))
 
 
 @pytest.mark.parametrize("size", [(64, 64), (200, 120), (40, 300), (20, 24)])
-@pytest.mark.parametrize("resize", [None, 73])
-def test_a_spot_returns_to_its_place(size, resize):
+@pytest.mark.parametrize(
+    ("image_size", "resize"), [(64, None), (64, 73), ((64, 160), None), ((160, 64), (170, 75)), ((64, 160), (64, 181))]
+)
+def test_a_spot_returns_to_its_place(size, image_size, resize):
     height, width = size
     row, column = int(height * 0.7), int(width * 0.3)
     radius = (max(2, height // 32), max(2, width // 32))
     picture = np.zeros((height, width), np.uint8)
     picture[row - radius[0] : row + radius[0] + 1, column - radius[1] : column + radius[1] + 1] = 255
-    anomaly_map = to_image(read_picture(picture), 64, resize)[0]
+    anomaly_map = to_image(read_picture(picture), image_size, resize)[0]
     result = to_picture_size(anomaly_map, size, resize)
     assert result.shape == size
     assert result.dtype == np.float32
@@ -538,6 +561,15 @@ def test_border_outside_the_crop_gets_the_minimum():
 )
 def test_the_inspected_part_is_what_the_crop_of_30_pixels_covers(size, resize, rows, columns):
     assert inspected_part(size, 30, resize) == (slice(*rows), slice(*columns))
+
+
+def test_the_border_and_the_inspected_part_of_an_oblong_crop_agree():
+    """A crop 48 x 80 -> 40 x 60 of a picture of twice that size."""
+    result = to_picture_size(torch.ones(40, 60) + torch.eye(40, 60), (96, 160), (48, 80))
+    rows, columns = inspected_part((96, 160), (40, 60), (48, 80))
+    assert (rows, columns) == (slice(8, 88), slice(20, 140))
+    assert result[:, :19].max() == result[:7].max() == result[:, 141:].max() == result[89:].max() == 1
+    assert result[rows, columns].max() > 1.5
 
 
 def test_map_larger_than_resize_is_refused():

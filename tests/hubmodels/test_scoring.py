@@ -12,15 +12,16 @@ from hubmodels.prediction import AnomalyPrediction
 from hubmodels.scoring import Calibration, smooth_map
 
 
-@pytest.mark.parametrize(("grid", "size"), [((36, 36), 288), ((32, 32), 256), ((5, 5), 40)])
+@pytest.mark.parametrize(("grid", "size"), [((36, 36), (288, 288)), ((32, 32), (256, 256)), ((5, 12), (40, 96))])
 def test_map_is_bilinear_then_gaussian_sigma_4(grid, size):
     """Against torch's bilinear upsampling followed by scipy's filter, borders included."""
     scores = torch.randn(2, *grid, generator=torch.Generator().manual_seed(0))
-    upsampled = F.interpolate(scores[:, None], (size, size), mode="bilinear", align_corners=False)[:, 0].numpy()
+    upsampled = F.interpolate(scores[:, None], size, mode="bilinear", align_corners=False)[:, 0].numpy()
     expected = np.stack([gaussian_filter(u.astype(np.float64), sigma=4) for u in upsampled])
     ours = smooth_map(scores, size)
     assert ours.dtype == torch.float32
     assert np.abs(ours.numpy() - expected).max() < 2e-6
+    assert size[0] != size[1] or torch.equal(smooth_map(scores, size[0]), ours)
 
 
 def test_map_keeps_the_scale_of_the_scores():

@@ -1,5 +1,7 @@
 """Damaged pictures: where the damage is, what it looks like, and the bank of features made of them."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -52,6 +54,30 @@ def test_damage_is_inside_its_mask_and_on_the_part():
         rows, columns = changed.nonzero()
         assert min(rows.min(), columns.min()) >= 8 - reach and max(rows.max(), columns.max()) < 40 + reach, kind
         assert not pictures[index]["covered"][:, 5:].any()
+
+
+def test_an_oblong_picture_is_damaged_at_its_place():
+    part = np.zeros((64, 160), bool)
+    part[8:40, 90:150] = True
+    images = torch.randint(0, 256, (3, 3, 64, 160), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    pictures = DamagedPictures(images, TextureSource((64, 160)), [part] * 3, (8, 20), 0)
+    for index, (kind, _, i) in enumerate(pictures.plan):
+        changed = (pictures[index]["damaged"] != images[i]).any(0).numpy()
+        assert changed.any() and pictures[index]["covered"].shape == (8, 20), kind
+        assert not changed[:, : 90 - 13].any() and not changed[53:].any(), kind
+        assert not pictures[index]["covered"][:, :11].any()
+
+
+@pytest.mark.parametrize(("size", "fewest_quarters"), [((64, 160), 0), ((160, 64), 0), ((64, 64), 5)])
+def test_a_paste_turns_squares_by_quarters_and_other_pictures_by_halves(size, fewest_quarters):
+    """In the picture all pixels of a row are equal. After a quarter turn they differ, and never otherwise."""
+    image = np.repeat(np.arange(size[0], dtype=np.float32)[:, None, None] / size[0], size[1], axis=1).repeat(3, axis=2)
+    source, quarters = SimpleNamespace(images=[image], pixels=lambda index: image), 0
+    for seed in range(30):
+        pasted = damage.paste(image, np.ones(size, bool), np.random.default_rng(seed), source)
+        assert pasted.shape == image.shape
+        quarters += np.ptp(pasted, axis=1).max() > 0.01
+    assert quarters >= fewest_quarters and bool(quarters) == bool(fewest_quarters)
 
 
 def test_a_covered_cell_is_covered_by_a_quarter(monkeypatch):

@@ -64,6 +64,13 @@ def test_defect_pixels_outside_the_crop_are_counted(make_detector, category_fold
     assert "cropped_defect_pixels" not in evaluate(make_detector(SimpleNet), category, tmp_path)
 
 
+def test_a_crop_of_one_side_counts_too(make_detector, category_folder, tmp_path):
+    """Crop 80 -> 64 of 48 columns: columns 5-42; of the mask's 12 columns 7 are inspected."""
+    category = only(open_categories(category_folder))
+    metrics = evaluate(make_detector(SimpleNet, image_size=(64, 64), resize=(64, 80)), category, tmp_path)
+    assert metrics["cropped_defect_pixels"] == pytest.approx(1 - 7 / 12)
+
+
 def report_of(category, value, dataset="mvtec", method="glass", **missing):
     report = {"method": method, "dataset": dataset, "category": category, "protocol": "last", "seed": 0}
     report["metrics"] = {key: value for key in HEADLINE if key not in missing}

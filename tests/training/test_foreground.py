@@ -53,6 +53,18 @@ def test_masks_have_the_pictures_size() -> None:
     assert [mask.shape for mask in foreground.masks] == [(201, 201)] * 3
 
 
+@pytest.mark.parametrize("size", [(96, 240), (240, 96)])
+def test_discs_in_oblong_pictures_are_found_and_widened_alike_on_all_sides(size: tuple[int, int]) -> None:
+    y, x = np.indices(size)
+    area = (y - 50) ** 2 + (x - 40) ** 2 <= 25**2
+    pixels = np.where(area[..., None], (90, 60, 50), (200, 205, 210))
+    pictures = [np.clip(pixels + np.random.default_rng(s).normal(0, 3, pixels.shape), 0, 255) for s in range(3)]
+    for mask in foreground_masks([picture.astype(np.uint8) for picture in pictures]).masks:
+        rows, columns = mask.any(1).sum(), mask.any(0).sum()
+        assert mask.shape == size and overlap(mask, area) > 0.85 and not (area & ~mask).any()
+        assert abs(int(rows) - int(columns)) <= 2
+
+
 def test_holes_are_filled_and_dust_is_dropped() -> None:
     ring, dust = disc(0.25) & ~disc(0.1), disc(0.02, (0.15, 0.15))
     mask = foreground_masks([scene(ring | dust, seed) for seed in range(3)]).masks[0]

@@ -5,7 +5,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 import training.train as train
@@ -89,12 +88,10 @@ def test_oblong_models_are_compared_and_exported_together(trained, tmp_path):
     detectors = {method: load(run / f"{method}-toy-plate") for method in METHODS}
     others = [Image.fromarray(np.random.default_rng(0).integers(0, 256, (*s, 3), np.uint8)) for s in ((90, 70), TALL)]
     export(detectors.values(), tmp_path / "oblong.onnx", [pictures / "square/0.png", *others])
-    together, exported = (
-        compare(detectors, pictures / "square/1.png"),
-        ExportedModel(tmp_path / "oblong.onnx", threads=1).compare(pictures / "square/1.png"),
-    )
+    shown = pictures / "square/1.png"
+    together, exported = compare(detectors, shown), ExportedModel(tmp_path / "oblong.onnx", threads=1).compare(shown)
     for method, detector in detectors.items():
-        alone = detector.predict(pictures / "square/1.png")
+        alone = detector.predict(shown)
         assert together[method].image_score == pytest.approx(alone.image_score, rel=1e-6)
         assert np.abs(exported[method].anomaly_map - alone.anomaly_map).max() < 1e-4 * np.abs(alone.anomaly_map).max()
 
@@ -170,9 +167,7 @@ def test_the_command_line_takes_a_side_a_shape_or_auto():
     assert [parsed(text) for text in ("512", "640x256", "256x256", "auto")] == [512, [640, 256], 256, "auto"]
 
 
-@pytest.mark.parametrize(
-    "text", ["0", "-64", "31", "4097", "wide", "64x", "64x64x64", "64x5000", "64.5", "64x-64", ""]
-)
+@pytest.mark.parametrize("text", ["0", "-64", "31", "4097", "wide", "64x", "64x64x64", "64x5000", "64.5", "64x-64"])
 def test_sizes_that_cannot_be_are_refused_with_usage(text, capsys):
     with pytest.raises(SystemExit) as ended:
         parsed(text)
@@ -218,4 +213,4 @@ def test_a_square_written_as_a_pair_is_the_same_setting():
         train.Job(category, "simplenet", TrainConfig(data_root="x", image_size=parsed(text)), sanity).settings
         for text in ("64", "64x64")
     )
-    assert one == other and torch.tensor(one["image_size"]).ndim == 0
+    assert one == other and one["image_size"] == 64

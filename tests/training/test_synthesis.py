@@ -174,7 +174,51 @@ def test_bad_foregrounds_and_sizes_are_refused() -> None:
         draw_mask(1, (1, 1), generator())
 
 
+@pytest.mark.parametrize("size", [(64, 160), (160, 64)])
+def test_an_oblong_mask_is_the_centre_of_the_longer_sides_square(size: tuple[int, int]) -> None:
+    centre = (slice(48, 112), slice(None)) if size[0] == 64 else (slice(None), slice(48, 112))
+    for seed in range(20):
+        mask, patch_label = draw_mask(size, (size[0] // 8, size[1] // 8), generator(seed))
+        rng = generator(seed)
+        drawn = (perlin_mask(160, rng)[centre] for _ in range(synthesis.MAX_DRAWS))
+        assert np.array_equal(mask, next(part for part in drawn if part.any()))
+        assert mask.shape == size and np.array_equal(patch_label, pool_to_grid(mask, patch_label.shape))
+
+
+def test_an_oblong_mask_stays_on_the_part() -> None:
+    foreground = np.zeros((64, 160), bool)
+    foreground[10:40, 100:150] = True
+    for seed in range(20):
+        assert not draw_mask((64, 160), (8, 20), generator(seed), foreground)[0][~foreground].any()
+    with pytest.raises(ValueError, match="resize it"):
+        draw_mask((160, 64), (20, 8), generator(), foreground)
+
+
+def test_a_square_given_as_a_pair_draws_the_same(texture_folder: Path) -> None:
+    for seed in range(10):
+        masks = [draw_mask(size, (8, 8), generator(seed))[0] for size in (64, (64, 64), [64, 64])]
+        assert np.array_equal(masks[0], masks[1]) and np.array_equal(masks[0], masks[2])
+        for folder in (None, texture_folder):
+            one, pair = (TextureSource(size, folder).draw(generator(seed)) for size in (64, (64, 64)))
+            assert np.array_equal(one, pair)
+
+
 # --- textures ---
+
+
+@pytest.mark.parametrize("size", [(32, 120), (120, 32), (32, 32)])
+def test_textures_cover_both_sides(size: tuple[int, int], texture_folder: Path, monkeypatch) -> None:
+    """Without a transform no pixel is the black that a crop beyond the picture gives."""
+    monkeypatch.setattr(synthesis, "transform_texture", lambda picture, rng: picture)
+    for file in texture_folder.rglob("*.*g"):
+        pixels = np.maximum(np.asarray(Image.open(file).convert("RGB")), 9)
+        Image.fromarray(pixels).save(file, quality=100)
+    for folder in (None, texture_folder):
+        source = TextureSource(size, folder)
+        for seed in range(12):
+            texture = source.draw(generator(seed))
+            assert texture.shape == (*size, 3) and texture.dtype == np.float32
+            assert folder is None or texture.max(-1).min() > 0
 
 
 @pytest.mark.parametrize("with_folder", [True, False])
@@ -352,6 +396,17 @@ def test_synthesise_changes_only_the_labelled_patches(with_folder: bool, texture
     again, label_again = synthesise(image, textures, (8, 8), generator(3), foreground)
     assert np.array_equal(again, results[3][0]) and np.array_equal(label_again, results[3][1])
     assert not np.array_equal(again, results[4][0])
+
+
+@pytest.mark.parametrize("with_folder", [True, False])
+def test_synthesise_takes_oblong_images(with_folder: bool, texture_folder: Path) -> None:
+    textures = TextureSource((64, 160), texture_folder if with_folder else None)
+    image = generator(9).random((64, 160, 3), dtype=np.float32)
+    for seed in range(5):
+        augmented, patch_label = synthesise(image, textures, (8, 20), generator(seed))
+        assert np.array_equal(pool_to_grid((augmented != image).any(axis=-1), (8, 20)), patch_label)
+    with pytest.raises(ValueError, match=r"float32 image of \(64, 160, 3\)"):
+        synthesise(image.swapaxes(0, 1), textures, (20, 8), generator())
 
 
 def test_synthesise_refuses_other_images() -> None:

@@ -127,6 +127,16 @@ def test_maps_come_back_as_from_torch(detectors, size):
     np.testing.assert_allclose(large[0], to_picture_size(small, size, 75), atol=1e-4)
 
 
+@pytest.mark.parametrize("size", SIZES)
+def test_an_oblong_crop_is_that_of_torch(make_detector, size):
+    image_size, resize = (64, 96), (75, 107)
+    graph, shown = ExportGraph([make_detector(SimpleNet, image_size=image_size, resize=resize)]), picture(3, size)
+    image = to_image(shown, image_size, resize)
+    assert torch.equal(graph.prepare(torch.from_numpy(np.array(shown))[None])[0], image)
+    large = graph.at_picture_size(image[:1], torch.zeros(1, *size, 3))
+    np.testing.assert_allclose(large[0], to_picture_size(image[0], size, resize), atol=1e-4)
+
+
 # ---------------------------------------------------------------------- the file
 
 

@@ -192,6 +192,17 @@ def test_the_share_outside_the_crop_is_shown_where_there_is_a_crop():
     assert "outside the inspected centre crop | 12.5 % |" in text and "centre 64 x 64 is inspected" in text
 
 
+def test_an_oblong_input_is_named_with_what_can_be_seen_in_it():
+    words = "the smallest defect that can be seen has about 20 pixels of your pictures"
+    seen = {"input": {"scale": [0.4, 0.5], "smallest_defect": 20, "in_words": words}}
+    text = card(config=CONFIG | {"image_size": [640, 256], "resize": [731, 292]}, **seen)
+    assert "| input | 640 x 256 (height x width) |" in text and "It sees 640 x 256 pixels." in text
+    assert "resized to 731 x 292, of which the centre 640 x 256 is inspected" in text
+    assert "for one of the picture | 0.4 (height), 0.5 (width) |" in text
+    assert f"As a rule of thumb, {words}: one patch of the model." in text
+    assert "rule of thumb" not in card() and "| input | 64 x 64 |" in card()
+
+
 def test_the_card_of_rendered_parts_says_that_they_are_synthetic():
     assert "synthetic" not in card()
     assert "The data is synthetic" in card(dataset="parts")
