@@ -240,7 +240,7 @@ def plan_jobs(config: TrainConfig) -> tuple[list[Job], dict[str, str]]:
             healthy.append((category, config.shaped(sanity.sizes), sanity))
     chosen = [method for method in METHODS if method in config.methods]
     methods = sorted(chosen, key=lambda method: objective_of(method).epochs, reverse=True)
-    return [Job(category, method, own, sanity) for method in methods for category, own, sanity in healthy], failures
+    return [Job(category, method, *rest) for method in methods for category, *rest in healthy], failures
 
 
 def agree_on_jobs(jobs: list[Job], blocked: dict[str, str]) -> dict[str, str]:
