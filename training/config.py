@@ -6,14 +6,13 @@ The command line is made from them. Defaults are the papers'.
 import argparse
 import types
 import typing
-from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields, replace
+from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 
 from hubmodels.compactnet import COMPACT_BACKBONE, COMPACT_IMAGE_SIZE
 from hubmodels.methods import METHODS
 from hubmodels.sizes import Size, as_pair, as_plain
-from training.input_shape import AUTO, fitting_size, parse_image_size
+from training.input_shape import AUTO, parse_image_size
 from training.objectives import OBJECTIVES, PAPER_BACKBONE, PAPER_IMAGE_SIZE, objective_of
 from training.objectives.objective import option
 
@@ -90,6 +89,13 @@ class TrainConfig:
         metavar="SIZE",
         parse=parse_image_size,
     )
+    budget_ms: float | None = option(
+        None,
+        "with --image-size auto: the largest input whose verdict takes at most so many milliseconds, measured on this "
+        "machine before training (default: the area of the default square)",
+        "model",
+        metavar="MS",
+    )
     crop: Literal["none", "papers"] = option(
         "none",
         "none: inspect the whole picture; papers: the centre crop 329 -> 288 where a method's official code has it",
@@ -152,10 +158,6 @@ class TrainConfig:
         default = objective_of(method).epochs
         return self.epochs or default if default else 0
 
-    def shaped(self, sizes: Mapping[tuple[int, int], int]) -> Self:
-        """These settings for a category with so many training pictures by (height, width): `auto` becomes a size."""
-        return replace(self, image_size=fitting_size(sizes, self.backbone)) if self.image_size == AUTO else self
-
     def resize_of(self, method: str, category: str) -> Size:
         """What pictures are resized to before the centre crop."""
         cropped = self.crop == "papers" and objective_of(method).crops(category)
@@ -185,6 +187,10 @@ class TrainConfig:
         tolerance = self.position_tolerance or [0, 0]
         if len(tolerance) != 2 or not all(0 <= t <= most for t, most in zip(tolerance, (25, 45), strict=True)):
             parser.error("--position-tolerance takes a shift from 0 to 25 % and a turn from 0 to 45 degrees")
+        if self.budget_ms is not None and self.image_size != AUTO:
+            parser.error("--budget-ms chooses a size: it needs --image-size auto")
+        if self.budget_ms is not None and not self.budget_ms > 0:
+            parser.error(f"--budget-ms must be positive, not {self.budget_ms}")
         if self.seed < 0:
             parser.error(f"--seed must not be negative: {self.seed}")
         if "none" in self.stabilise and len(self.stabilise) > 1:

@@ -2,18 +2,18 @@
 
 import argparse
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
 from hubmodels.backbone import feature_strides
 from hubmodels.compactnet import COMPACT_BACKBONE, COMPACT_IMAGE_SIZE
 from hubmodels.front_end import scales
-from hubmodels.sizes import LARGEST_IMAGE, SMALLEST_IMAGE, Size, as_image_size, as_pair, as_plain
+from hubmodels.sizes import LARGEST_IMAGE, SMALLEST_IMAGE, Size, as_image_size, as_pair, as_plain, in_words
 from training.objectives import PAPER_IMAGE_SIZE
 
 AUTO = "auto"
-MOST_OBLONG = 4  # longer side over the shorter one that `auto` chooses
+SHORTEST = 64  # pixels that `auto` gives the shorter side at least
 
 
 def parse_image_size(text: str) -> int | list[int] | str:
@@ -50,19 +50,63 @@ def _nearest(side: int, stride: int) -> str:
     return " or ".join(str(multiple) for multiple in multiples if SMALLEST_IMAGE <= multiple <= LARGEST_IMAGE)
 
 
-def fitting_size(sizes: Mapping[tuple[int, int], int], backbone: str) -> Size:
-    """The input with the pictures' median aspect ratio and the area of the backbone's default square.
+def fitting_size(sizes: Mapping[tuple[int, int], int], backbone: str, side: float | None = None) -> Size:
+    """The input with the pictures' median aspect ratio, and about the area of a square.
 
-    Its sides are multiples of the coarsest stride, and the longer one is about MOST_OBLONG times the other at most.
+    Its sides are multiples of the coarsest stride. The shorter one has about SHORTEST pixels at least, however oblong
+    the pictures are.
 
     Args:
         sizes: number of pictures by (height, width).
+        side: of the square, pixels; by default that which the backbone sees by default.
     """
-    ratios = [math.log(height / width) for (height, width), count in sizes.items() for _ in range(count)]
-    half, limit = np.median(ratios) / 2, math.log(MOST_OBLONG) / 2
-    half, stride = min(max(half, -limit), limit), max(feature_strides(backbone))
-    sides = (default_side(backbone) * math.exp(sign * half) for sign in (1, -1))
-    return as_plain([stride * round(side / stride) for side in sides])
+    side, stride = side or default_side(backbone), max(feature_strides(backbone))
+    limit = max(0.0, math.log(side / SHORTEST))
+    half = min(max(_median(sizes, lambda height, width: math.log(height / width)) / 2, -limit), limit)
+    sides = (side * math.exp(sign * half) for sign in (1, -1))
+    return as_plain([stride * max(1, round(side / stride)) for side in sides])
+
+
+def affordable_size(
+    sizes: Mapping[tuple[int, int], int], backbone: str, budget_ms: float, measure: Callable[[Size], float]
+) -> Size:
+    """The largest of these inputs whose verdict is measured to take at most the budget.
+
+    No side is longer than the pictures' own: there is nothing more to see.
+
+    Args:
+        measure: milliseconds of a verdict with an input of a size.
+
+    Raises:
+        ValueError: even the smallest takes longer.
+    """
+    stride = max(feature_strides(backbone))
+    first = -(-SMALLEST_IMAGE // stride)  # in strides
+    own = [_median(sizes, lambda *size, axis=axis: size[axis]) for axis in (0, 1)]
+    most = [min(stride * math.ceil(side / stride), LARGEST_IMAGE // stride * stride) for side in own]
+
+    def at(strides: int) -> Size:
+        fitting = as_pair(fitting_size(sizes, backbone, stride * strides))
+        return as_plain([max(stride * first, min(pair)) for pair in zip(fitting, most, strict=True)])
+
+    fits, beyond = first - 1, max(first, math.ceil(math.sqrt(math.prod(own)) / stride)) + 1
+    tried = min(default_side(backbone) // stride, beyond - 1)
+    while beyond - fits > 1:
+        took = measure(at(tried))
+        fits, beyond = (tried, beyond) if took <= budget_ms else (fits, tried)
+        guess = int(tried * math.sqrt(budget_ms / took))  # the time grows as the area
+        tried = min(max(guess, fits + 1), beyond - 1)
+    if fits < first:
+        raise ValueError(
+            f"--budget-ms {budget_ms:g} is too short for this machine: an input of {in_words(at(first))} pixels takes "
+            f"{took:.3g} ms. Give more time, or another --backbone."
+        )
+    return at(fits)
+
+
+def _median(sizes: Mapping[tuple[int, int], int], of: Callable[[int, int], float]) -> float:
+    """Median over all pictures, given their number by (height, width)."""
+    return float(np.median([of(*size) for size, count in sizes.items() for _ in range(count)]))
 
 
 def resolution_of(sizes: Mapping[tuple[int, int], int], resize: Size, backbone: str) -> dict:

@@ -2,10 +2,14 @@
 
 import os
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 
+from hubmodels.backbone import Backbone, load_backbone, normalisation
+from hubmodels.detector import AnomalyDetector
 from hubmodels.hub.catalog import model_name
 from hubmodels.hub.files import missing_files
+from hubmodels.methods import METHODS
 from hubmodels.samples import Category
 from training.config import TrainConfig
 from training.evaluation import read_report
@@ -13,10 +17,11 @@ from training.input_shape import resolution_of
 from training.objectives import objective_of
 from training.sanity import SanityReport
 
-# settings that may differ when a run is repeated: places, and how the work is distributed or logged
+# settings that may differ when a run is repeated: places, how the work is distributed or logged, and how a size that
+# counts was found
 FREE_SETTINGS = (
     *("output", "parallel", "tracker", "categories", "methods"),
-    *("data_root", "backbone_weights", "skip_bad", "push_to_hub", "private"),
+    *("data_root", "backbone_weights", "skip_bad", "push_to_hub", "private", "budget_ms"),
 )
 LEFT_BY_SYSTEMS = {".ds_store", "thumbs.db", "desktop.ini"}
 NAMES = {"train_sha256": "training pictures", "backbone_sha256": "backbone weights"}
@@ -118,3 +123,26 @@ def differences(saved: dict, wanted: dict) -> str:
     """Names of the settings that differ, for a message; empty if none does."""
     changed = sorted(k for k in saved.keys() | wanted.keys() if saved.get(k) != wanted.get(k))
     return ", ".join(NAMES.get(k, k) for k in changed)
+
+
+@lru_cache(1)
+def open_backbone(name: str, weights: str | None) -> Backbone:
+    """The frozen network of a run, kept in memory because all jobs use it."""
+    return load_backbone(name, weights=weights)
+
+
+def build_detector(job: Job) -> AnomalyDetector:
+    """The untrained head on its verified backbone."""
+    config = job.config
+    backbone = open_backbone(config.backbone, config.backbone_weights)
+    mean, std = normalisation(config.backbone)
+    return METHODS[job.method].detector(
+        backbone=config.backbone,
+        backbone_sha256=backbone.fingerprint,
+        mean=mean,
+        std=std,
+        image_size=config.image_size,
+        resize=config.resize_of(job.method, job.category.name),
+        dataset=job.category.dataset,
+        category=job.category.name,
+    )

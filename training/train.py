@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from datetime import timedelta
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryFile
 
@@ -40,12 +40,13 @@ from accelerate.utils import gather_object
 from huggingface_hub.utils import validate_repo_id
 
 from hubmodels import AnomalyDetector, BackboneError
-from hubmodels.backbone import Backbone, find_weights, load_backbone, normalisation
+from hubmodels.backbone import find_weights
 from hubmodels.compactnet import COMPACT_BACKBONE
 from hubmodels.hub.files import REPORT_FILE, limit_waiting
 from hubmodels.methods import METHODS
 from hubmodels.samples import Sample, as_text, size_text
 from hubmodels.sizes import as_pair
+from training.auto_size import shaped
 from training.batches import AUTOCAST, build_cache, load_images, seed_of
 from training.config import TrainConfig
 from training.data import hold_out, open_categories
@@ -63,7 +64,7 @@ from training.evaluation import (
 from training.fitting import DirectFitting, Fitting, make_fitting
 from training.hub_data import HubColumns
 from training.input_shape import AUTO, default_side, require_multiples
-from training.jobs import Job, TrainingError, is_finished, is_whole
+from training.jobs import Job, TrainingError, build_detector, is_finished, is_whole
 from training.objectives import OBJECTIVES, PAPER_BACKBONE, GradientObjective, objective_of
 from training.position import moved_once, moved_samples
 from training.publishing.card import require_templates, write_card
@@ -90,10 +91,10 @@ def main(arguments: list[str] | None = None) -> int:
             jobs, failures = plan_jobs(config)
             blocked = check_places(jobs, config)
         blocked = agree_on_jobs(jobs, blocked)
+        jobs = shaped([job for job in jobs if job.name not in blocked], accelerator)
     except EXPECTED as error:
         logger.error("%s", error)
         return 1
-    jobs = [job for job in jobs if job.name not in blocked]
     done, failed = run_jobs(jobs, accelerator, config.parallel)
     failures |= blocked | failed
     if config.push_to_hub:  # each process what it made, which may be on a disk of its own; if it fails, repeat
@@ -237,10 +238,10 @@ def plan_jobs(config: TrainConfig) -> tuple[list[Job], dict[str, str]]:
             failures[category.name] = str(error)
         else:
             logger.info("%s", "\n".join(sanity.lines()))
-            healthy.append((category, config.shaped(sanity.sizes), sanity))
+            healthy.append((category, sanity))
     chosen = [method for method in METHODS if method in config.methods]
     methods = sorted(chosen, key=lambda method: objective_of(method).epochs, reverse=True)
-    return [Job(category, method, *rest) for method in methods for category, *rest in healthy], failures
+    return [Job(category, method, config, sanity) for method in methods for category, sanity in healthy], failures
 
 
 def agree_on_jobs(jobs: list[Job], blocked: dict[str, str]) -> dict[str, str]:
@@ -378,29 +379,6 @@ def calibrate(fitting: Fitting | DirectFitting, held_out: list[Sample]) -> None:
     detector.eval()
     detector.calibrate((sample.read() for sample in held_out), job.config.false_alarm_rate)
     logger.info("%s %s", job.name, detector.calibration.describe())
-
-
-@lru_cache(1)
-def open_backbone(name: str, weights: str | None) -> Backbone:
-    """The frozen network of a run, kept in memory because all jobs use it."""
-    return load_backbone(name, weights=weights)
-
-
-def build_detector(job: Job) -> AnomalyDetector:
-    """The untrained head on its verified backbone."""
-    config = job.config
-    backbone = open_backbone(config.backbone, config.backbone_weights)
-    mean, std = normalisation(config.backbone)
-    return METHODS[job.method].detector(
-        backbone=config.backbone,
-        backbone_sha256=backbone.fingerprint,
-        mean=mean,
-        std=std,
-        image_size=config.image_size,
-        resize=config.resize_of(job.method, job.category.name),
-        dataset=job.category.dataset,
-        category=job.category.name,
-    )
 
 
 def finish(job: Job, detector: AnomalyDetector, record: dict) -> None:

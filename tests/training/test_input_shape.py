@@ -8,14 +8,15 @@ import pytest
 from PIL import Image
 
 import training.train as train
-from hubmodels import compare, load
+from hubmodels import Hybrid, compare, load
 from hubmodels.compactnet import COMPACT_BACKBONE
 from hubmodels.onnx.export import export
 from hubmodels.onnx.runtime import ExportedModel
 from hubmodels.sizes import as_pair
-from training import input_shape
+from training import auto_size, input_shape
 from training.config import TrainConfig
-from training.input_shape import fitting_size, require_multiples, resolution_of
+from training.input_shape import affordable_size, fitting_size, require_multiples, resolution_of
+from training.objectives.hybrid import HybridObjective
 
 METHODS = ("simplenet", "glass", "hybrid")
 TALL, DEFECT = (64, 160), (slice(20, 44), slice(110, 134))  # (height, width) of the pictures; rows and columns
@@ -117,8 +118,8 @@ def test_a_finished_oblong_model_is_kept_and_another_shape_is_refused(command, t
         ({(64, 160): 5, (500, 500): 4}, [160, 400]),  # the median
         ({(160, 64): 5}, [400, 160]),
         ({(100, 400): 1}, [128, 512]),
-        ({(100, 4000): 2}, [128, 512]),  # at most 1:4
-        ({(4000, 100): 2}, [512, 128]),
+        ({(100, 4000): 2}, [64, 1024]),  # the shorter side has at least 64 pixels
+        ({(4000, 100): 2}, [1024, 64]),
         ({(100, 400): 1, (400, 100): 1}, 256),  # between both
     ],
 )
@@ -134,6 +135,7 @@ def test_auto_follows_the_backbones_square_and_stride():
 
 def test_auto_is_decided_for_each_category_and_equals_the_same_shape_by_hand(command, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(input_shape, "default_side", lambda backbone: 64)
+    monkeypatch.setattr(input_shape, "SHORTEST", 32)
     for name, size in {"bar": (40, 160), "plate": (72, 72)}.items():
         write_category(tmp_path / "toy" / name, size=size, pictures=3)
     data = ["--data-root", str(tmp_path / "toy"), "--output", str(tmp_path / "runs"), "--methods", "simplenet"]
@@ -147,6 +149,77 @@ def test_auto_is_decided_for_each_category_and_equals_the_same_shape_by_hand(com
     assert chosen == {"bar": [32, 128], "plate": 64}
     assert train.main([*arguments, "--image-size", "32x128", "--category", "bar"]) == 0
     assert "simplenet-toy-bar is finished: kept" in capsys.readouterr().err
+
+
+# ----------------------------------------------------------------------------------------------------- time budget
+
+
+class Clock:
+    """A machine whose verdict takes 8 ms and 1 ms for each 1000 pixels of the input; notes what was measured."""
+
+    def __init__(self):
+        self.measured = []
+
+    def __call__(self, size):
+        height, width = as_pair(size)
+        self.measured.append(size)
+        return 8 + height * width / 1000
+
+
+@pytest.mark.parametrize(
+    ("sizes", "budget", "expected"),
+    [
+        ({(600, 1500): 3}, 110, [192, 480]),  # 100 ms; 208 x 512 would take 114
+        ({(640, 640): 3}, 110, 304),  # 100 ms; 320 would take 110.4
+        ({(640, 640): 3}, 40, 176),  # less than the default
+        ({(640, 640): 3}, 1e9, 640),  # no more pixels than the pictures have
+        ({(600, 1500): 3}, 1e9, [608, 1504]),
+        ({(64, 64): 3}, 1e9, 64),
+        ({(20, 20): 3}, 1e9, 32),  # the smallest input
+        ({(64, 160): 3}, 1e9, [64, 160]),
+        ({(256, 16384): 3}, 1e9, [256, 4096]),  # the longest side
+    ],
+)
+def test_a_budget_chooses_the_largest_input_that_was_measured_to_keep_it(sizes, budget, expected):
+    clock = Clock()
+    assert affordable_size(sizes, COMPACT_BACKBONE, budget, clock) == expected
+    assert expected in clock.measured
+    assert len(clock.measured) <= 5
+
+
+def test_a_budget_that_no_input_keeps_is_refused_with_the_time_of_the_smallest():
+    with pytest.raises(ValueError, match=r"too short for this machine: an input of 32 pixels takes 9\.02 ms"):
+        affordable_size({(640, 640): 3}, COMPACT_BACKBONE, 5, Clock())
+
+
+def test_a_budget_is_measured_once_and_kept_for_the_next_start(command, tmp_path, capsys, monkeypatch):
+    """With the real models; then with a machine that has become slower."""
+    data = ["--data-root", str(write_category(tmp_path / "toy/plate", pictures=4)), "--output", str(tmp_path / "runs")]
+    arguments = [*command, *data, "--methods", "hybrid", "simplenet", "--epochs", "1", "--image-size", "auto"]
+    assert train.main([*arguments, "--budget-ms", "60000"]) == 0
+    said = capsys.readouterr().err
+    assert "plate: the largest input for a verdict within 60000 ms" in said and "  64 x 160 pixels: " in said
+    assert "hybrid-toy-plate: the input has 64 x 160 pixels" in said
+    monkeypatch.setattr(auto_size, "verdict_ms", lambda *args: 1e9)
+    assert train.main([*arguments, "--budget-ms", "60000"]) == 0
+    said = capsys.readouterr().err
+    assert "hybrid-toy-plate is finished: kept" in said and "simplenet-toy-plate is finished: kept" in said
+    assert train.main([*arguments, "--budget-ms", "50"]) == 1
+    said = capsys.readouterr().err
+    assert "--budget-ms 50 is too short for this machine" in said and "Traceback" not in said
+
+
+def test_the_time_of_an_untrained_hybrid_includes_a_full_memory():
+    detector = Hybrid(backbone=COMPACT_BACKBONE, image_size=64)
+    HybridObjective.grow(detector)
+    assert detector.head.memory.vectors.shape == (2000, 64)
+
+
+@pytest.mark.parametrize("arguments", [["--budget-ms", "90"], ["--budget-ms", "0", "--image-size", "auto"]])
+def test_budgets_that_mean_nothing_are_refused(arguments, capsys):
+    with pytest.raises(SystemExit):
+        TrainConfig.from_command_line(["--data-root", "x", *arguments])
+    assert "--budget-ms" in capsys.readouterr().err
 
 
 def test_the_smallest_defect_is_a_patch_along_the_axis_that_is_shrunk_most():

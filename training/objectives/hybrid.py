@@ -59,6 +59,12 @@ class HybridObjective(DirectFit):
         objective.decisions = {"foreground": found.reason, "damaged_pictures": len(objective.pictures)}
         return objective
 
+    @classmethod
+    def grow(cls, detector: Hybrid) -> None:
+        """Gives the memory all its vectors."""
+        memory = detector.head.memory
+        memory.vectors = memory.vectors.expand(VECTORS, -1).clone()
+
     def fit(self, cache: FeatureCache) -> dict[str, float]:
         """Adaptor, discriminator, BatchNorm's statistics, memory, mix; returns the losses of the last step."""
         normal = cache.sample(LARGEST).to(self.detector.device)

@@ -86,6 +86,10 @@ class Objective(nn.Module, ABC):
         """Whether the method's paper inspects only the centre of the pictures of a category."""
         return False
 
+    @classmethod
+    def grow(cls, detector: AnomalyDetector) -> None:
+        """Makes an untrained detector as large as a trained one, to measure its time."""
+
     @property
     def head(self) -> nn.Module:
         """The part of the detector that training changes."""
