@@ -28,6 +28,7 @@ METRICS = {  # by the key in `metrics.json`
     "aupro": Metric("AUPRO@0.3", "AUPRO@0.3", "aupro"),
     "false_alarm_rate": Metric("FAR", "false-alarm rate at the calibrated threshold", "false_alarm_rate"),
     "recall_at_threshold": Metric("recall", "recall at the calibrated threshold", "recall"),
+    "outline_iou": Metric("IoU", "IoU of outlined and true defects, mean of the defective pictures", "mean_iou"),
     "cropped_defect_pixels": Metric(
         "cropped", "share of the defect pixels outside the inspected centre crop", "cropped_defect_pixels"
     ),

@@ -57,7 +57,7 @@ def evaluate(detector: AnomalyDetector, category: Category, folder: Path, skip_b
     for sample, prediction in _predict_all(detector, category.test, skip_bad):
         rows.append(_row(sample, prediction))
         if pixels is not None:
-            pixels.update(sample, prediction.anomaly_map)
+            pixels.update(sample, prediction)
     if not rows:
         logger.warning("%s: no test picture can be read, so there are no metrics", category.name)
         return {}
@@ -69,22 +69,29 @@ def evaluate(detector: AnomalyDetector, category: Category, folder: Path, skip_b
 class PixelEvaluation:
     """Pixel metrics of a detector's maps against the masks; unusable masks do not affect the image metrics.
 
-    With a centre crop, `cropped_defect_pixels` is the share of the defect pixels outside of it.
+    `outline_iou`, of a calibrated detector, is the mean over the defective pictures of an intersection over its union,
+    that of the outlined defects and the mask. With a centre crop, `cropped_defect_pixels` is the share of the defect
+    pixels outside of it.
     """
 
     def __init__(self, detector: AnomalyDetector) -> None:
         self._metrics, self._faults = PixelMetrics(), []
         self._crop = detector.front_end.image_size, detector.front_end.resize
         self._defects = self._inspected = 0  # pixels
+        self._overlaps: list[float] = []
 
-    def update(self, sample: Sample, anomaly_map: np.ndarray) -> None:
-        """Adds a picture's map (H, W), or records the fault of its mask."""
+    def update(self, sample: Sample, prediction: AnomalyPrediction) -> None:
+        """Adds a picture's map, or records the fault of its mask."""
+        anomaly_map = prediction.anomaly_map
         try:
             mask = sample.read_mask(anomaly_map.shape)
         except ValueError as error:
             self._faults.append(str(error))
             return
         self._metrics.update(anomaly_map, mask)
+        if sample.label and prediction.mask is not None:
+            both, either = (np.count_nonzero(f(mask > 0, prediction.mask)) for f in (np.logical_and, np.logical_or))
+            self._overlaps.append(both / either)
         self._defects += int(mask.sum())
         self._inspected += int(mask[inspected_part(mask.shape, *self._crop)].sum())
 
@@ -100,6 +107,7 @@ class PixelEvaluation:
         except ValueError as error:  # nothing but defects, or with `skip_bad` none left
             logger.warning("no pixel metrics: %s", error)
             return {}
+        metrics |= {"outline_iou": float(np.mean(self._overlaps))} if self._overlaps else {}
         cropped = {"cropped_defect_pixels": (self._defects - self._inspected) / self._defects}
         return metrics | (cropped if self._crop[1] != self._crop[0] else {})
 

@@ -88,6 +88,33 @@ def test_pixel_threshold_leaves_held_out_pictures_unmarked():
     assert sum(marked) == 1  # k = ceil(21 * 0.9) = 19: only the most anomalous of 20 lies above
 
 
+def outlined(anomaly_map, threshold=2.0, normal_level=0.0):
+    return AnomalyPrediction(9.0, np.float32(anomaly_map), pixel_threshold=threshold, normal_level=normal_level).mask
+
+
+def test_a_defect_is_outlined_near_its_maximum_and_not_where_the_map_is_smeared():
+    rows = np.arange(-20, 21, dtype=np.float32)
+    bump = 10 * np.exp(-0.5 * (rows / 5) ** 2)
+    mask = outlined(bump[:, None] * np.ones(3, np.float32))
+    assert (mask == (bump >= 7)[:, None]).all() and 0 < mask.sum() < (bump > 2).sum() * 3
+
+
+def test_each_region_is_outlined_by_its_own_maximum():
+    """A weak defect does not vanish next to a strong one; regions that touch at a corner are one."""
+    mask = outlined([[10, 8, 0, 3, 0], [0, 0, 6.9, 0, 2.2], [0, 0, 0, 0, 0]])
+    assert mask.tolist() == [[True, True, False, False, False], [False] * 5, [False] * 5]
+    assert outlined([[10, 8, 0, 0, 0], [0, 0, 0, 0, 3], [0, 0, 0, 0, 2.2]])[:, 4].tolist() == [False, True, True]
+
+
+def test_the_outline_begins_at_the_normal_level():
+    assert outlined([[6, 4.6, 4.4]], normal_level=1.0).tolist() == [[True, True, False]]  # 1 + 0.7 x 5 = 4.5
+
+
+@pytest.mark.parametrize("level", [5.0, 50.0])
+def test_a_region_above_the_threshold_is_never_left_without_an_outline(level):
+    assert outlined([[3, 4, 1]], normal_level=level).tolist() == [[False, True, False]]
+
+
 def test_without_calibration_there_is_no_verdict():
     prediction = Calibration().decide(1.0, np.zeros((2, 2), np.float32))
     assert (prediction.p_value, prediction.threshold, prediction.is_anomalous, prediction.mask) == (None,) * 4

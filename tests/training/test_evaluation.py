@@ -56,6 +56,18 @@ def test_without_one_readable_test_picture_there_are_no_metrics(make_detector, c
     assert "no test picture" in caplog.text
 
 
+def test_the_outline_is_compared_with_the_mask_of_each_defective_picture(make_detector, category_folder, tmp_path):
+    detector, category = make_detector(SimpleNet), only(open_categories(category_folder))
+    assert "outline_iou" not in evaluate(detector, category, tmp_path, skip_bad=True)  # it is not calibrated
+    detector.calibrate([sample.read() for sample in category.train], 0.5)
+    overlaps = []
+    for sample in (sample for sample in category.test if sample.label):
+        found, truth = detector.predict(sample.read()).mask, sample.read_mask((40, 48)) > 0
+        overlaps.append((found & truth).sum() / (found | truth).sum())
+    measured = evaluate(detector, category, tmp_path, skip_bad=True)["outline_iou"]
+    assert measured == pytest.approx(sum(overlaps) / len(overlaps)) and 0 <= measured <= 1
+
+
 def test_defect_pixels_outside_the_crop_are_counted(make_detector, category_folder, tmp_path):
     """Crop 80 -> 64 of 40 x 48: rows 4-35, columns 5-42; of the mask's 20 x 12 pixels 16 x 7 are inspected."""
     category = only(open_categories(category_folder))
