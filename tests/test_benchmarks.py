@@ -20,6 +20,7 @@ from benchmarks import (
     hybrid_trials,
     inference,
     measuring,
+    outline,
     paired,
     peers_ours,
     peers_timing,
@@ -29,11 +30,13 @@ from benchmarks import (
 )
 from hubmodels.backbone import load_backbone
 from hubmodels.compactnet import COMPACT_BACKBONE
+from hubmodels.hub.catalog import BUNDLED_MODELS
 from hubmodels.methods import METHODS
 from hubmodels.samples import Sample
 from training.damage import KINDS
 from training.metrics import PixelMetrics
 from training.objectives import PAPER_BACKBONE, PAPER_IMAGE_SIZE
+from training.parts.dataset import parts_categories
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 SHARED = {"measuring", "timing"}  # imported by the others
@@ -349,3 +352,18 @@ def test_rows_of_trials_replace_their_like_and_become_a_table(monkeypatch, tmp_p
     full, few = (hybrid_trials.trials_table(rows, which).splitlines()[2:] for which in (False, True))
     assert full == ["| all | H0 | 91.0 ± 1.4 / 50.0 ± 0.0 | 60.0 / - | 75.5 / 50.0 |"]
     assert few == ["| 5 | H0 | 70.0 / 40.0 | 70.0 / - | 70.0 / 40.0 |"]
+
+
+# -------------------------------------------------------------------------------------------------------- outlines
+
+
+def test_outlines_are_compared_with_the_masks_at_each_share():
+    [category] = parts_categories(["brushed_metal"])
+    few = replace(category, test=tuple(s for s in category.test if s.label)[:3])
+    row = outline.measure(BUNDLED_MODELS / "hybrid-parts-brushed_metal", few)
+    assert (row["pictures"], row["input"], row["category"]) == (3, 256, "brushed_metal")
+    areas = list(row["area"].values())
+    assert areas == sorted(areas, reverse=True) and areas[0] > 2 * areas[-1]
+    assert row["iou"]["0.7"] > row["iou"]["0.0"]
+    rows = [row, row | {"category": "cloth", "iou": {key: 0.5 for key in row["iou"]}}]
+    assert outline.outline_table(rows).splitlines()[-1].startswith("| rendered | mean of 2 | hybrid | - |")

@@ -2,7 +2,7 @@
 
 import argparse
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from hubmodels.sizes import LARGEST_IMAGE, SMALLEST_IMAGE, Size, as_image_size, 
 from training.objectives import PAPER_IMAGE_SIZE
 
 AUTO = "auto"
+SQUASHED = 0.8  # of one side compared with the other, from which on it is said
 SHORTEST = 64  # pixels that `auto` gives the shorter side at least
 
 
@@ -119,3 +120,11 @@ def resolution_of(sizes: Mapping[tuple[int, int], int], resize: Size, backbone: 
     smallest = max(1, round(min(feature_strides(backbone)) / min(scale)))
     words = f"the smallest defect that can be seen has about {smallest} pixels of your pictures"
     return {"scale": list(scale), "smallest_defect": smallest, "in_words": words}
+
+
+def squashed(scale: Sequence[float]) -> str:
+    """What to say of pictures that lose much more along one axis than along the other, else an empty text."""
+    share = min(scale) / max(scale)
+    if share > SQUASHED:
+        return ""
+    return f"one side of the pictures is squashed to {share:.0%} of the other: --image-size auto keeps their shape"

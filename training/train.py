@@ -63,7 +63,7 @@ from training.evaluation import (
 )
 from training.fitting import DirectFitting, Fitting, make_fitting
 from training.hub_data import HubColumns
-from training.input_shape import AUTO, default_side, require_multiples
+from training.input_shape import AUTO, default_side, require_multiples, squashed
 from training.jobs import Job, TrainingError, build_detector, is_finished, is_whole
 from training.objectives import OBJECTIVES, PAPER_BACKBONE, GradientObjective, objective_of
 from training.position import moved_once, moved_samples
@@ -350,6 +350,8 @@ def prepare(
     job.workplace.mkdir(parents=True, exist_ok=True)
     shape = size_text(as_pair(config.image_size))
     logger.info("%s: the input has %s pixels (height x width); %s", job.name, shape, job.resolution["in_words"])
+    if hint := squashed(job.resolution["scale"]):
+        logger.warning("%s: %s", job.name, hint)
 
     # data: pictures to train on, pictures to calibrate with
     fit_samples, held_out = hold_out(job.category.train, config.holdout, config.seed, job.sanity.copies)

@@ -15,7 +15,7 @@ from hubmodels.onnx.runtime import ExportedModel
 from hubmodels.sizes import as_pair
 from training import auto_size, input_shape
 from training.config import TrainConfig
-from training.input_shape import affordable_size, fitting_size, require_multiples, resolution_of
+from training.input_shape import affordable_size, fitting_size, require_multiples, resolution_of, squashed
 from training.objectives.hybrid import HybridObjective
 
 METHODS = ("simplenet", "glass", "hybrid")
@@ -227,6 +227,23 @@ def test_the_smallest_defect_is_a_patch_along_the_axis_that_is_shrunk_most():
     assert resolution_of(sizes, 256, COMPACT_BACKBONE)["smallest_defect"] == 50
     assert resolution_of(sizes, (160, 400), COMPACT_BACKBONE)["smallest_defect"] == 32
     assert resolution_of({(20, 20): 1}, 256, COMPACT_BACKBONE)["smallest_defect"] == 1
+
+
+def test_squashed_pictures_get_a_hint_and_nearly_square_ones_do_not():
+    assert squashed((0.4, 1.0)) == (
+        "one side of the pictures is squashed to 40% of the other: --image-size auto keeps their shape"
+    )
+    assert squashed((1.0, 0.4)) == squashed((0.4, 1.0))
+    assert squashed((1.0, 0.9)) == ""
+
+
+def test_the_hint_is_logged_for_a_square_input(command, tmp_path, capsys):
+    data = ["--data-root", str(write_category(tmp_path / "toy/plate", pictures=4)), "--output", str(tmp_path / "runs")]
+    arguments = [*command, *data, "--methods", "simplenet", "--epochs", "1"]
+    assert train.main([*arguments, "--image-size", "64"]) == 0
+    assert "simplenet-toy-plate: one side of the pictures is squashed to 40% of the other" in capsys.readouterr().err
+    assert train.main([*arguments, "--image-size", "auto", "--output", str(tmp_path / "others")]) == 0
+    assert "squashed" not in capsys.readouterr().err
 
 
 # ------------------------------------------------------------------------------------------------- the command line
