@@ -40,6 +40,7 @@ class ModelInfo:
         protocol: which checkpoint the metrics are of: "last", or "best-on-test".
         test_counts: number of test pictures by defect type.
         held_out: number of held-out normals that calibrated the threshold.
+        smallest_defect: about how many pixels of a picture a defect needs, along the side that is shrunk most.
         licence: of the weights, as the Hub or its author names it.
         size_bytes: of the weights.
         card: web address of its page on the Hub.
@@ -50,6 +51,7 @@ class ModelInfo:
     seed: int | None = None
     test_counts: dict[str, int] | None = None
     held_out: int | None = None
+    smallest_defect: int | None = None
     backbone: str | None = None
     licence: str | None = None
     size_bytes: int | None = None
@@ -128,6 +130,7 @@ def _read_files(find: Callable[[str], Path | None]) -> ModelInfo:
         seed=_count(report.get("seed")),
         test_counts=_counts(_at(report, "data", "counts", "test")),
         held_out=_count(_at(report, "calibration", "held_out")),
+        smallest_defect=_count(_at(report, "input", "smallest_defect")),
         backbone=_word(_at(report, "backbone", "name")),
         licence=_word(card.get("license_name")) or _word(card.get("license")),
         size_bytes=weights.stat().st_size if weights else None,

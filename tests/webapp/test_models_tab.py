@@ -63,7 +63,7 @@ def nothing_kept():
 @pytest.fixture
 def described(model_folder):
     """The folder of SimpleNet as training leaves it; of GLASS the weights alone."""
-    describe(model_folder / "simplenet-toy-widget")
+    describe(model_folder / "simplenet-toy-widget", input={"smallest_defect": 20})
     card = "---\nlicense: other\nlicense_name: terms-of-the-training-pictures\n---\n# SimpleNet\n"
     (model_folder / "simplenet-toy-widget" / "README.md").write_text(card)
     return model_folder
@@ -90,11 +90,11 @@ def test_a_row_holds_all_that_is_known(described):
     page = shown(Catalog.from_folder(described))
     head, simplenet, glass = page.rows
     assert head[:6] == ["Category", "Method", "I-AUROC", "P-AUROC", "AUPRO@0.3", "Protocol"]
-    assert head[6:] == ["Test pictures", "Weights", "Licence", "Source"]
+    assert head[6:] == ["Test pictures", "Sees from", "Weights", "Licence", "Source"]
     size = f"{(described / 'simplenet-toy-widget/model.safetensors').stat().st_size / 1e6:.1f} MB"
-    numbers = ["75.0", "87.5", "68.8", "last", "10", size, "terms-of-the-training-pictures"]
+    numbers = ["75.0", "87.5", "68.8", "last", "10", "20 px", size, "terms-of-the-training-pictures"]
     assert simplenet == ["toy / widget", "SimpleNet", *numbers, "simplenet-toy-widget"]
-    assert glass == ["GLASS", *["–"] * 5, size, "–", "glass-toy-widget"]  # noqa: RUF001
+    assert glass == ["GLASS", *["–"] * 6, size, "–", "glass-toy-widget"]  # noqa: RUF001
 
 
 def test_german_has_its_words_and_commas(described):
@@ -116,7 +116,7 @@ def test_tables_have_captions_and_headings_with_a_scope(described):
 def test_the_bundle_needs_no_column_of_sources():
     page = shown(Catalog.bundled())
     assert page.rows[0][-1] == "Licence"
-    assert {len(row) for row in page.rows} == {9, 8} and len(page.rows) == 16
+    assert {len(row) for row in page.rows} == {10, 9} and len(page.rows) == 16
     assert "glass-parts-cloth" not in page.text
     assert {row[-1] for row in page.rows[1:]} == {"apache-2.0"}
 
@@ -161,7 +161,7 @@ def test_the_page_asks_for_nothing_by_itself(described):
 def test_a_protocol_that_is_not_ours_is_shown_as_it_is(described):
     describe(described / "simplenet-toy-widget", protocol="best-on-test")
     describe(described / "glass-toy-widget", method="glass", protocol="mean & more")
-    assert [row[-5] for row in shown(Catalog.from_folder(described)).rows[1:]] == ["best on test", "mean & more"]
+    assert [row[-6] for row in shown(Catalog.from_folder(described)).rows[1:]] == ["best on test", "mean & more"]
 
 
 def test_no_model_at_all_is_said_in_words():

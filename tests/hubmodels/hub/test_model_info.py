@@ -62,6 +62,7 @@ def test_a_bundled_model_has_the_licence_of_its_card_and_the_numbers_of_its_repo
     shown = {m["name"]: m["value"] for m in card["model-index"][0]["results"][0]["metrics"]}
     assert {model_info.METRICS[key].name: value for key, value in known.metrics.items()} == shown
     assert (known.protocol, known.seed, known.held_out, known.card) == ("last", 0, 100, None)
+    assert known.smallest_defect == 8  # a patch of 256 pixels that stand for 256
     assert sum(known.test_counts.values()) == 60 and 0.5e6 < known.size_bytes < 2e6
 
 
@@ -133,6 +134,7 @@ def test_metrics_of_other_names_are_left_out(folder):
         ({"seed": True}, "seed"),
         ({"seed": -1}, "seed"),
         ({"data": "none"}, "test_counts"),
+        ({"input": {"smallest_defect": "8"}}, "smallest_defect"),
         ({"data": {"counts": {"test": ["good"]}}}, "test_counts"),
         ({"data": {"counts": {"test": {"good": "4", "bent": -1}}}}, "test_counts"),
         ({"calibration": {"held_out": 4.5}}, "held_out"),
