@@ -32,6 +32,7 @@ from hubmodels import AnomalyDetector, compare, load
 from hubmodels.comparison import PreparedPicture
 from hubmodels.folders import read_category
 from hubmodels.hybrid import TOP_SHARE
+from hubmodels.sizes import Size, in_words
 from training.evaluation import write_json
 
 RESULT = RESULTS / "paired.json"
@@ -53,6 +54,7 @@ class Run:
 
     folder: Path
     method: str
+    image_size: Size
     category: str
     seed: int
     scores: dict[str, tuple[float, int]]
@@ -64,7 +66,8 @@ class Run:
         columns = pq.read_table(folder / "scores.parquet").to_pydict()
         pictures = [str(Path(name).with_suffix("")) for name in columns["name"]]  # copies can have another format
         scores = dict(zip(pictures, zip(columns["image_score"], columns["label"], strict=True), strict=True))
-        return cls(folder, report["method"], report["category"], report["seed"], scores)
+        size = report["settings"]["image_size"]
+        return cls(folder, report["method"], size, report["category"], report["seed"], scores)
 
 
 def runs_in(folder: Path) -> dict[str, list[Run]]:
@@ -226,8 +229,10 @@ def compared(ours: Path, other: Path, data: Path | None) -> Iterator[dict]:
     first, second = runs_in(ours), runs_in(other)
     for category in (name for name in first if name in second):
         pair = first[category], second[category]
-        methods = {"ours": pair[0][0].method, "other": pair[1][0].method}
-        row = {"category": category, **methods, "seeds": [[run.seed for run in runs] for runs in pair]}
+        names = [runs[0].method for runs in pair]
+        if names[0] == names[1]:
+            names = [f"{runs[0].method}, {in_words(runs[0].image_size)} px" for runs in pair]
+        row = {"category": category, "ours": names[0], "other": names[1], "seeds": [[run.seed for run in runs] for runs in pair]}
         yield row | image_rows(*pair) | (pixel_rows(*pair, data) if data else {})
 
 

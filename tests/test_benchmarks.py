@@ -246,9 +246,10 @@ def test_a_step_that_takes_too_long_is_interrupted_and_can_be_continued():
 # --------------------------------------------------------------------------------------------------- paired tests
 
 
-def write_run(folder, category, scores, seed=0, suffix=".png", **changes):
+def write_run(folder, category, scores, seed=0, suffix=".png", size=256, **changes):
     folder.mkdir(parents=True)
-    (folder / "metrics.json").write_text(json.dumps(report(category=category, seed=seed, **changes)))
+    written = report(category=category, seed=seed, settings={"image_size": size}, **changes)
+    (folder / "metrics.json").write_text(json.dumps(written))
     names = [f"test/{i}{suffix}" for i in range(len(scores))]
     labels = [int(i % 2) for i in range(len(scores))]
     pq.write_table(pa.table({"name": names, "label": labels, "image_score": scores}), folder / "scores.parquet")
@@ -285,6 +286,13 @@ def test_runs_of_both_are_paired_by_picture_and_category(tmp_path):
     assert (row["category"], row["ours"], row["other"], row["seeds"]) == ("plate", "ours", "theirs", [[0, 1], [0]])
     assert row["image_auroc"] == [0.55, 0.45] and row["pictures"] == 20
     assert "| plate | ours | theirs | 2 / 1 | 55.0 / 45.0 |" in paired.paired_table([row])
+
+
+def test_runs_of_one_method_are_named_by_their_inputs(tmp_path):
+    for name, size in (("long", [400, 160]), ("square", 256)):
+        write_run(tmp_path / name, "plate", list(map(float, range(20))), size=size, method="hybrid")
+    (row,) = paired.compared(tmp_path / "long", tmp_path / "square", None)
+    assert (row["ours"], row["other"]) == ("hybrid, 400 x 160 px", "hybrid, 256 px")
 
 
 def test_the_curves_give_the_metric_and_its_bootstrap(tmp_path):
