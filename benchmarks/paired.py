@@ -232,7 +232,8 @@ def compared(ours: Path, other: Path, data: Path | None) -> Iterator[dict]:
         names = [runs[0].method for runs in pair]
         if names[0] == names[1]:
             names = [f"{runs[0].method}, {in_words(runs[0].image_size)} px" for runs in pair]
-        row = {"category": category, "ours": names[0], "other": names[1], "seeds": [[run.seed for run in runs] for runs in pair]}
+        seeds = [[run.seed for run in runs] for runs in pair]
+        row = {"category": category, "ours": names[0], "other": names[1], "seeds": seeds}
         yield row | image_rows(*pair) | (pixel_rows(*pair, data) if data else {})
 
 

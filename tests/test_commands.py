@@ -134,7 +134,8 @@ def run(program, folder):
         assert name in ("python", "python3", "py"), f"no rule for {name}"
         whole = reason_to_shorten(program) is None
         require_files([] if whole else arguments, folder)
-        fork(arguments + (SHORT.get(arguments[0], []) if whole else []), folder, whole)
+        short = SHORT.get(arguments[0], []) if whole else []
+        fork([arguments[0], *short, *arguments[1:]], folder, whole)  # what the command says counts
 
 
 def require_extras(arguments):
