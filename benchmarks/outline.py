@@ -2,6 +2,7 @@
 
     python -m benchmarks.outline DIR [DIR ...] [--data DATA]     # adds rows to results/outline.json
     python -m benchmarks.outline --table
+    python -m benchmarks.outline --picture docs/outline.jpg      # a scratch, outlined at 0 and at OUTLINE
 
 DIR contains model folders. Models of the rendered parts need no DATA, a folder of real pictures (`docs/data.md`). The
 share 0 is everything above the pixel threshold. `OUTLINE` in `hubmodels/prediction.py` was chosen on rendered parts.
@@ -16,15 +17,19 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 from tqdm import tqdm
 
 from benchmarks.compact_backbone import SETS
 from benchmarks.measuring import RESULTS, provenance, table
 from hubmodels import load, prediction
 from hubmodels.folders import Category, read_category
+from hubmodels.heatmap import outline_layer
+from hubmodels.hub.catalog import Catalog
 from training.evaluation import read_report, write_json
 from training.parts.dataset import DATASET, parts_categories
 
+ROOT = Path(__file__).parents[1]
 RESULT = RESULTS / "outline.json"
 SHARES = (0.0, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 COLUMNS = ("dataset", "category", "method", "input", *(f"{share:g}" for share in SHARES))
@@ -86,6 +91,19 @@ def _line(identity: dict, row: dict) -> dict:
     return line | {f"{share:g}": f"{100 * row['iou'][str(share)]:.1f}" for share in SHARES}
 
 
+def draw() -> Image.Image:
+    """A scratch in brushed metal by the bundled hybrid: everything above the threshold, and the outline."""
+    detector = Catalog.bundled().load("parts / brushed_metal")["hybrid"]
+    found = detector.predict(ROOT / "examples/parts/brushed_metal/scratch.png")
+    layers = [outline_layer(_outlined(found, share)) for share in (0.0, prediction.OUTLINE)]
+    picture = Image.open(ROOT / "examples/parts/brushed_metal/scratch.png").convert("RGBA")
+    shown = [Image.alpha_composite(picture, layer.convert("RGBA").resize(picture.size)) for layer in layers]
+    both = Image.new("RGB", (2 * picture.width + 10, picture.height), "white")
+    for i, each in enumerate(shown):
+        both.paste(each.convert("RGB"), (i * (picture.width + 10), 0))
+    return both
+
+
 def results() -> list[dict]:
     """All rows."""
     return json.loads(RESULT.read_text()) if RESULT.is_file() else []
@@ -97,7 +115,11 @@ def main() -> None:
     parser.add_argument("folders", type=Path, nargs="*", metavar="DIR", help="folders of models")
     parser.add_argument("--data", type=Path, help="folder of real pictures")
     parser.add_argument("--table", action="store_true", help="print all rows")
+    parser.add_argument("--picture", type=Path, help="draw an example into this file")
     args = parser.parse_args()
+    if args.picture:
+        draw().save(args.picture, quality=88)
+        return
     if args.table or not args.folders:
         print(outline_table(results()))
         return

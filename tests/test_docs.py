@@ -47,6 +47,7 @@ TABLES = {  # without the folder of the environment
     "python -m benchmarks.real_data summary": lambda: real_data.summary_table(real_data.read("real_data")),
     "python -m benchmarks.real_data table": lambda: real_data.full_table(real_data.read("real_data")),
     "python -m benchmarks.real_data table ablation": lambda: real_data.full_table(real_data.read("ablation")),
+    "python -m benchmarks.real_data table shapes": lambda: real_data.full_table(real_data.read("shapes")),
     "python -m benchmarks.real_data bundled": real_data.bundled_table,
     "python -m benchmarks.compact_backbone table auroc": compact_backbone.results_table,
     "python -m benchmarks.compact_backbone table missed": compact_backbone.missed_table,
