@@ -110,6 +110,7 @@ def test_both_methods_from_folder_to_prediction(arguments, data_root, tmp_path):
         assert names == files | {"training_log.jsonl", "LICENSE.md"}  # the Hub has no word for the pictures' terms
         report = json.loads((folder / "metrics.json").read_text())
         keys = {"image_auroc", "image_ap", "image_f1_max", "pixel_auroc", "pixel_ap", "pixel_f1_max", "aupro"}
+        keys |= {"outline_iou"}
         assert set(report["metrics"]) == keys | {"false_alarm_rate", "recall_at_threshold"}
         assert all(0 <= value <= 1 for value in report["metrics"].values())
         assert (report["protocol"], report["seed"], report["training"]["held_out"]) == ("last", 0, 1)
