@@ -89,7 +89,7 @@ def picture_statistics(
     features = torch.cat([layer.mean((2, 3)) for layer in aggregated], dim=1).cpu()
     grey = images.mean(1)  # (B, H, W)
     down, right = grey.diff(dim=1)[:, :, :-1], grey.diff(dim=2)[:, :-1]
-    sharpness = (down**2 + right**2).mean((1, 2)).sqrt() / grey.std((1, 2)).clamp_min(FLAT)
+    sharpness = down.square_().add_(right.square_()).mean((1, 2)).sqrt() / grey.std((1, 2)).clamp_min(FLAT)
     rows = zip(features, grey.mean((1, 2)).tolist(), sharpness.tolist(), enlargements, strict=True)
     return [PictureStatistics(*row) for row in rows]
 

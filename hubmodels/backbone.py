@@ -13,7 +13,7 @@ import threading
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import torch
@@ -26,6 +26,7 @@ from torch.nn.utils import fuse_conv_bn_eval
 from hubmodels.compactnet import BUNDLED_WEIGHTS, COMPACT_BACKBONE, CompactNet
 from hubmodels.hub.errors import CLIENT_ERRORS, in_words
 from hubmodels.hub.files import LFS_START, WEIGHTS_FILE
+from hubmodels.tiles import Field, receptive_fields
 
 # of RGB in [0, 1]; timm has the same constants, but its import takes seconds
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -81,6 +82,11 @@ class Backbone(nn.Module):
             raise BackboneError(f"{self.name} gives no two-dimensional feature maps: choose another backbone")
         return [feature_map.movedim(-1, 1) if self.channels_last else feature_map for feature_map in maps]
 
+    @cached_property
+    def fields(self) -> tuple[Field, ...] | None:
+        """Stride and receptive field of each layer's map; None where a position can depend on the whole image."""
+        return receptive_fields(self.network)
+
     @property
     def device(self) -> torch.device:
         """Where the network is."""
@@ -91,6 +97,7 @@ class Backbone(nn.Module):
         return super().train(False)
 
 
+@torch.inference_mode(False)  # autograd takes no tensors that were made in it, and `Backbone.fields` needs autograd
 def load_backbone(
     name: str,
     layers: tuple[int, ...] = (2, 3),

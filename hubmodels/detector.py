@@ -163,6 +163,7 @@ class AnomalyDetector(nn.Module, PyTorchModelHubMixin, library_name=LIBRARY, pip
         predictions = self.predict_from_features(aggregated, [(p.height, p.width) for p in upright])
         latency_ms = 1000 * (time.perf_counter() - start) / len(upright)
         seen = picture_statistics(images, aggregated, list(map(self.front_end.enlargement, upright)))
+        del aggregated  # before a second pass, because that of a large image needs as much again
         reasons = [self._doubts(image[None], own) for image, own in zip(images, seen, strict=True)]
         return [
             replace(prediction, latency_ms=latency_ms, warnings=codes)

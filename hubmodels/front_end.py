@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from hubmodels.backbone import Backbone, feature_channels, load_backbone
 from hubmodels.scoring import SinglePrecision
 from hubmodels.sizes import Size, as_image_size, as_pair, in_words
+from hubmodels.tiles import in_tiles, is_large
 
 _imported_by = os.getpid()
 
@@ -149,7 +150,17 @@ class FrontEnd(nn.Module):
             return [feature_map.float() for feature_map in self.backbone((images - mean) / std)]
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Images (B, 3, H, W) in [0, 1] -> aggregated maps (B, D/L, h_l, w_l), one per layer, without gradient."""
+        """Images (B, 3, H, W) in [0, 1] -> aggregated maps (B, D/L, h_l, w_l), one per layer, without gradient.
+
+        Large images go through in overlapping tiles, which give the same maps in less memory. Networks whose maps
+        depend on the whole image, such as transformers and those with squeeze-excitation, get them in one piece.
+        """
+        fields = self.backbone.fields if is_large(images) else None
+        if fields is None:
+            return self._aggregated(images)
+        return in_tiles(self._aggregated, images, fields, self.patch_size // 2)
+
+    def _aggregated(self, images: Tensor) -> list[Tensor]:
         return self.patch_features(self.feature_maps(images))
 
     def __getstate__(self) -> dict:
@@ -217,8 +228,9 @@ def to_image(picture: Image.Image, image_size: Size, resize: Size | None = None)
     whole = as_pair(image_size if resize is None else resize)
     top, left = crop_start(whole, image_size)
     resized = picture.resize(whole[::-1], Image.Resampling.BILINEAR)
-    cropped = resized.crop((left, top, left + width, top + height))
-    return torch.from_numpy(np.array(cropped)).permute(2, 0, 1).contiguous().float() / 255
+    if whole != (height, width):
+        resized = resized.crop((left, top, left + width, top + height))
+    return torch.from_numpy(np.array(resized)).permute(2, 0, 1).contiguous().float().div_(255)
 
 
 def to_picture_size(anomaly_map: Tensor, size: tuple[int, int], resize: Size | None = None) -> np.ndarray:
@@ -240,7 +252,7 @@ def to_picture_size(anomaly_map: Tensor, size: tuple[int, int], resize: Size | N
     # where both sides grow, antialias costs 5 times as much for nothing
     shrinks = any(own < given for own, given in zip(size, values.shape, strict=True))
     resized = F.interpolate(values[None, None], size=size, mode="bilinear", align_corners=False, antialias=shrinks)
-    return resized[0, 0].clamp(low, high).contiguous().numpy()  # the filter's weights sum to 1 only up to rounding
+    return resized[0, 0].clamp_(low, high).contiguous().numpy()  # the filter's weights sum to 1 only up to rounding
 
 
 def inspected_part(size: tuple[int, int], image_size: Size, resize: Size) -> tuple[slice, slice]:

@@ -4,13 +4,17 @@ A head can be a discriminator, a closed form or a bank of vectors. A closed form
 buffers; where their number of rows depends on the data, `hubmodels.scoring.size_by_data` lets them load strictly.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import reduce
+from operator import add
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 LEAKY_SLOPE = 0.2
+MOST_VALUES = 2**24  # of a picture at once, 64 MB in float32: an image of 1 megapixel needs no more with 1024 units
 
 
 class Head(nn.Module, ABC):
@@ -113,7 +117,7 @@ def affine_of_layers(aggregated: list[Tensor], weights: Sequence[Tensor], bias: 
         (B, h, w, H) on the finest grid.
     """
     first, *coarser = aggregated
-    total = first.movedim(1, -1) @ weights[0] + bias
+    total = (first.movedim(1, -1) @ weights[0]).add_(bias)
     for coarse, weight in zip(coarser, weights[1:], strict=True):
         part = (coarse.movedim(1, -1) @ weight).movedim(-1, 1)
         total += F.interpolate(part, first.shape[-2:], mode="bilinear", align_corners=False).movedim(1, -1)
@@ -150,9 +154,15 @@ class FoldedDiscriminator(nn.Module):
 
     def forward(self, aggregated: list[Tensor]) -> Tensor:
         """Aggregated maps (B, D/L, h_l, w_l), finest first -> logits (B, h, w) on the finest grid."""
-        total = affine_of_layers(aggregated, [getattr(self, f"weight{i}") for i in range(self.layers)], self.bias)
-        hidden = F.leaky_relu_(total, self.slope)  # in place: H values a patch are most of the head's memory
-        return (hidden @ self.last)[..., 0]  # a matrix of one column, because OpenVINO takes no vector here
+        units = max(1, MOST_VALUES // math.prod(aggregated[0].shape[-2:]))  # at once: so large images need little
+        weights = [getattr(self, f"weight{i}").split(units, dim=1) for i in range(self.layers)]
+        parts = zip(zip(*weights, strict=True), self.bias.split(units), self.last.split(units), strict=True)
+        return reduce(add, (self._logits(aggregated, *part) for part in parts))[..., 0]
+
+    def _logits(self, aggregated: list[Tensor], weights: Sequence[Tensor], bias: Tensor, last: Tensor) -> Tensor:
+        """What some hidden units give to the logits, (B, h, w, 1)."""
+        hidden = F.leaky_relu_(affine_of_layers(aggregated, weights, bias), self.slope)  # in place: it is large
+        return hidden @ last  # a matrix of one column, because OpenVINO takes no vector here
 
 
 def _version(tensor: Tensor) -> int:

@@ -197,7 +197,7 @@ def _from_8_bits(upright: Image.Image, palette: bytes | None, name: str) -> Imag
     if upright.mode == "P":  # without the detour Pillow warns about a transparent palette
         upright = upright.convert("RGBA")
     try:
-        return upright.convert("RGB")
+        return upright if upright.mode == "RGB" else upright.convert("RGB")
     except ValueError as error:
         raise PictureError(f"{name} has colour mode {upright.mode}; save it as RGB or grey") from error
 

@@ -31,15 +31,21 @@ def smooth_map(patch_scores: Tensor, image_size: Size) -> Tensor:
 @lru_cache(maxsize=16)
 def _smoothing_matrix(grid: int, size: int) -> Tensor:
     """(size, grid) float64: bilinear interpolation, then the Gaussian with mirrored borders (scipy 'reflect')."""
-    units = torch.eye(grid, dtype=torch.float64)[:, None]
-    bilinear = F.interpolate(units, size, mode="linear", align_corners=False)[:, 0].T
+    parts = torch.eye(grid, dtype=torch.float64)[:, None].split(64)  # less memory for large sizes
+    return torch.cat([_smoothed(units, size) for units in parts], dim=1)
+
+
+def _smoothed(units: Tensor, size: int) -> Tensor:
+    """Some unit vectors of the grid (n, 1, grid) -> their columns of the matrix (size, n)."""
+    bilinear = F.interpolate(units, size, mode="linear", align_corners=False)[:, 0].T.contiguous()
     taps = torch.arange(-SMOOTHING_RADIUS, SMOOTHING_RADIUS + 1, dtype=torch.float64)
     weights = torch.exp(-0.5 * (taps / SMOOTHING_SIGMA) ** 2)
-    positions = (torch.arange(size)[:, None] + taps.long()) % (2 * size)
-    mirrored = torch.where(positions < size, positions, 2 * size - 1 - positions)
-    gaussian = torch.zeros(size, size, dtype=torch.float64)
-    gaussian.scatter_add_(1, mirrored, (weights / weights.sum()).expand(size, -1))
-    return gaussian @ bilinear
+    positions = (torch.arange(size) + taps.long()[:, None]) % (2 * size)
+    mirrored = torch.where(positions < size, positions, 2 * size - 1 - positions)  # (taps, size)
+    smoothed = torch.zeros_like(bilinear)
+    for weight, rows in zip((weights / weights.sum()).tolist(), mirrored, strict=True):
+        smoothed.add_(bilinear[rows], alpha=weight)
+    return smoothed
 
 
 class SinglePrecision(nn.Module):

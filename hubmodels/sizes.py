@@ -1,11 +1,14 @@
 """Sizes in pixels: (height, width), or one number for a square, as in the papers."""
 
+import math
 from collections.abc import Sequence
 from operator import index
 
 Size = int | Sequence[int]
 
-SMALLEST_IMAGE, LARGEST_IMAGE = 32, 4096  # pixels: limits of what a backbone can use and a computer can store
+# limits of what a backbone can use and a computer can store
+SMALLEST_IMAGE, LARGEST_IMAGE = 32, 8192  # pixels of a side
+LARGEST_AREA = 2**25  # pixels
 
 
 def as_pair(size: Size) -> tuple[int, int]:
@@ -23,11 +26,13 @@ def as_pair(size: Size) -> tuple[int, int]:
 
 
 def as_image_size(size: Size) -> tuple[int, int]:
-    """(height, width) of a model input. Raises as `as_pair` does, and ValueError for a side outside of the limits."""
+    """(height, width) of a model input. Raises as `as_pair` does, and ValueError outside of the limits."""
     pair = as_pair(size)
     for side in pair:
         if not SMALLEST_IMAGE <= side <= LARGEST_IMAGE:
             raise ValueError(f"image_size, resize: {side} is not in [{SMALLEST_IMAGE}, {LARGEST_IMAGE}] pixels")
+    if math.prod(pair) > LARGEST_AREA:
+        raise ValueError(f"image_size, resize: {in_words(pair)} is more than {LARGEST_AREA:,} pixels")
     return pair
 
 

@@ -9,7 +9,16 @@ import numpy as np
 from hubmodels.backbone import feature_strides
 from hubmodels.compactnet import COMPACT_BACKBONE, COMPACT_IMAGE_SIZE
 from hubmodels.front_end import scales
-from hubmodels.sizes import LARGEST_IMAGE, SMALLEST_IMAGE, Size, as_image_size, as_pair, as_plain, in_words
+from hubmodels.sizes import (
+    LARGEST_AREA,
+    LARGEST_IMAGE,
+    SMALLEST_IMAGE,
+    Size,
+    as_image_size,
+    as_pair,
+    as_plain,
+    in_words,
+)
 from training.objectives import PAPER_IMAGE_SIZE
 
 AUTO = "auto"
@@ -27,7 +36,7 @@ def parse_image_size(text: str) -> int | list[int] | str:
     except (TypeError, ValueError):
         raise argparse.ArgumentTypeError(
             f"{text!r} is neither a side (512), nor height x width (640x256), nor {AUTO}; a side has "
-            f"{SMALLEST_IMAGE} to {LARGEST_IMAGE} pixels"
+            f"{SMALLEST_IMAGE} to {LARGEST_IMAGE} pixels, both together at most {LARGEST_AREA:,}"
         ) from None
 
 
@@ -90,7 +99,8 @@ def affordable_size(
         fitting = as_pair(fitting_size(sizes, backbone, stride * strides))
         return as_plain([max(stride * first, min(pair)) for pair in zip(fitting, most, strict=True)])
 
-    fits, beyond = first - 1, max(first, math.ceil(math.sqrt(math.prod(own)) / stride)) + 1
+    largest = math.isqrt(LARGEST_AREA) // stride - 1  # one less, because sides are rounded
+    fits, beyond = first - 1, min(max(first, math.ceil(math.sqrt(math.prod(own)) / stride)), largest) + 1
     tried = min(default_side(backbone) // stride, beyond - 1)
     while beyond - fits > 1:
         took = measure(at(tried))

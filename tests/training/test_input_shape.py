@@ -177,7 +177,9 @@ class Clock:
         ({(64, 64): 3}, 1e9, 64),
         ({(20, 20): 3}, 1e9, 32),  # the smallest input
         ({(64, 160): 3}, 1e9, [64, 160]),
-        ({(256, 16384): 3}, 1e9, [256, 4096]),  # the longest side
+        ({(256, 16384): 3}, 1e9, [256, 8192]),  # the longest side
+        ({(8000, 8000): 3}, 1e9, 5776),  # the largest area
+        ({(5000, 7992): 3}, 1e9, [4576, 7312]),
     ],
 )
 def test_a_budget_chooses_the_largest_input_that_was_measured_to_keep_it(sizes, budget, expected):
