@@ -1,8 +1,8 @@
-"""Large images in overlapping tiles: the maps of one whole pass, in the memory of a tile.
+"""Large images in overlapping tiles: the maps of one whole pass, and only a tile's memory for the network.
 
-A map's position depends on the pixels in its receptive field only, if the network just convolves and pools. So each
-tile has a margin of that size, which is cut off from its maps. The tiles begin at multiples of the coarsest stride, so
-that all grids stay in step, and end at the image's real borders, where the padding is that of the whole pass.
+If a network just convolves and pools, a position of its maps depends only on the pixels of its receptive field. So
+each tile has a margin of that size, and its maps are cropped. Tiles begin at multiples of the coarsest stride, so that
+the grids of all layers agree. At the image's borders a tile has no margin, and the network pads as in a whole pass.
 """
 
 import itertools
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 LARGEST_WHOLE = 2**20  # pixels of an image that is not cut, and about those of a tile: 0.2 GB with a small network
-SIDE = 65  # pixels of the image that a network is tried on: odd on every grid, so that rounding shows
+SIDE = 65  # pixels of the image that a network is tried on: odd at every stride, so that padding by size shows
 POINTWISE = ("ReluBackward0", "HardtanhBackward0", "NativeBatchNormBackward0")
 
 
@@ -26,7 +26,7 @@ class Field(NamedTuple):
 
 
 def receptive_fields(network: nn.Module) -> tuple[Field, ...] | None:
-    """The field of each map of a network; None where more than convolutions, pooling and sums leads to them.
+    """The field of each map of a network; None if it has steps other than convolution, pooling and sums.
 
     Squeeze-excitation, attention and padding that depends on the size make a position see the whole image. The fields
     are read from what autograd records for one image, so the network's tensors may be on the meta device.
