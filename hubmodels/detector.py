@@ -160,9 +160,12 @@ class AnomalyDetector(nn.Module, PyTorchModelHubMixin, library_name=LIBRARY, pip
         start = time.perf_counter()
         images = self.front_end.prepare(upright)
         aggregated = self.front_end(images)
+        features_s = time.perf_counter() - start
+        # before there are maps, because both of a large picture need much memory
+        seen = picture_statistics(images, aggregated, list(map(self.front_end.enlargement, upright)))
+        start = time.perf_counter() - features_s
         predictions = self.predict_from_features(aggregated, [(p.height, p.width) for p in upright])
         latency_ms = 1000 * (time.perf_counter() - start) / len(upright)
-        seen = picture_statistics(images, aggregated, list(map(self.front_end.enlargement, upright)))
         del aggregated  # before a second pass, because that of a large image needs as much again
         reasons = [self._doubts(image[None], own) for image, own in zip(images, seen, strict=True)]
         return [
