@@ -252,7 +252,7 @@ def edit_config(folder, **changes):
         ({"resize": 64.5}, ModelError, "build no model"),
         ({"resize": 0}, ModelError, "build no model"),
         ({"resize": [64, 32]}, ModelError, r"resize 64 x 32 is smaller than image_size 64;"),
-        ({"resize": [64, 4097]}, ModelError, "4097 is not in"),
+        ({"resize": [64, 8193]}, ModelError, "8193 is not in"),
         ({"image_size": "64x64"}, ModelError, "neither a whole number nor a pair"),
         ({"image_size": ["64", "64"]}, ModelError, "neither a whole number nor a pair"),
         ({"image_size": [64, 64, 3]}, ModelError, "neither a whole number nor a pair"),
