@@ -66,7 +66,7 @@ def measure(size: tuple[int, int], folder: Path) -> list[dict]:
         print(table(rows[-1:], COLUMNS).splitlines()[-1], flush=True)
     if len(maps) > 1:
         whole, ours = (maps[way] for way in WAYS)
-        rows[-1]["difference"] = float(f"{np.abs(whole - ours).max() / np.abs(whole).max():.1e}")
+        rows[-1]["difference"] = f"{np.abs(whole - ours).max() / np.abs(whole).max():.0e}"
     return rows
 
 

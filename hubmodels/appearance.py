@@ -88,8 +88,10 @@ def picture_statistics(
     """Images (B, 3, H, W) in [0, 1], their aggregated maps (B, D/L, h_l, w_l), enlargements -> statistics of each."""
     features = torch.cat([layer.mean((2, 3)) for layer in aggregated], dim=1).cpu()
     grey = images.mean(1)  # (B, H, W)
-    down, right = grey.diff(dim=1)[:, :, :-1], grey.diff(dim=2)[:, :-1]
-    sharpness = down.square_().add_(right.square_()).mean((1, 2)).sqrt() / grey.std((1, 2)).clamp_min(FLAT)
+    steps = (grey[:, 1:, :-1] - grey[:, :-1, :-1]).square_()
+    for some, rows in zip(steps.split(256, dim=1), grey[:, :-1].split(256, dim=1), strict=True):  # saves memory
+        some.add_(rows.diff(dim=2).square_())
+    sharpness = steps.mean((1, 2)).sqrt() / grey.std((1, 2)).clamp_min(FLAT)
     rows = zip(features, grey.mean((1, 2)).tolist(), sharpness.tolist(), enlargements, strict=True)
     return [PictureStatistics(*row) for row in rows]
 
