@@ -50,6 +50,7 @@ SHORT = {"training/train.py": ["--epochs", "1", "--image-size", "64"]}  # added 
 LONG = {  # programs that only read their arguments, and the reason
     r"^accelerate": "two processes, see test_train.py",
     r"train\.py .*parts:": "an hour, see test_train.py",
+    r"--image-size \d{4}": "minutes, see test_tiles.py",
     r"--position-tolerance": "four times as long, see test_position.py",
     r"training\.free_pictures": "downloads 6 GB, see test_free_pictures.py",
     r"training\.distill": "hours, see test_distill.py",

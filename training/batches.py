@@ -29,6 +29,7 @@ from hubmodels.sizes import Size, as_pair
 from training.synthesis import TextureSource, synthesise
 
 MEMORY_SHARE = 0.5  # of the available memory; the rest is for the data loader, the page cache and the user
+PASS_PIXELS = 2**22  # of the images that go through the network together: 50 with 288 px
 AUTOCAST = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 # --- cached features ---
@@ -113,12 +114,18 @@ def build_cache(
 
 
 def extract(detector: AnomalyDetector, images: Tensor, mixed_precision: str | None = None) -> list[Tensor]:
-    """uint8 images (B, 3, H, W) -> aggregated feature maps in fp32; only the backbone runs in mixed precision."""
+    """uint8 images (B, 3, H, W) -> aggregated feature maps in fp32; only the backbone runs in mixed precision.
+
+    Large images go through the network few at a time, so that its memory does not grow with them.
+    """
     device, dtype = detector.device, AUTOCAST.get(mixed_precision)
+    passes = []
     with torch.no_grad():
-        with torch.autocast(device.type, dtype, enabled=dtype is not None):
-            feature_maps = detector.front_end.feature_maps(images.to(device).float() / 255)
-        return detector.front_end.patch_features(feature_maps)
+        for some in images.split(max(1, PASS_PIXELS // images[0, 0].numel())):
+            with torch.autocast(device.type, dtype, enabled=dtype is not None):
+                feature_maps = detector.front_end.feature_maps(some.to(device).float() / 255)
+            passes.append(detector.front_end.patch_features(feature_maps))
+    return [torch.cat(layer) for layer in zip(*passes, strict=True)] if len(passes) > 1 else passes[0]
 
 
 def memory_budget() -> float:

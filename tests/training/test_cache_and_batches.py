@@ -52,6 +52,17 @@ def test_mixed_precision_ends_with_the_backbone(images, make_detector):
     assert all(f.allclose(e, atol=0.05) and not f.equal(e) for f, e in zip(features, exact, strict=True))
 
 
+def test_large_images_go_through_the_network_few_at_a_time(make_detector, monkeypatch):
+    detector, images = make_detector(SimpleNet), torch.randint(0, 256, (5, 3, 64, 64), dtype=torch.uint8)
+    together = module.extract(detector, images)
+    sizes, maps = [], detector.front_end.feature_maps
+    monkeypatch.setattr(detector.front_end, "feature_maps", lambda some: sizes.append(len(some)) or maps(some))
+    monkeypatch.setattr(module, "PASS_PIXELS", 2 * 64 * 64)
+    apart = module.extract(detector, images)
+    assert sizes == [2, 2, 1]
+    assert all(torch.allclose(one, other, atol=1e-5) for one, other in zip(together, apart, strict=True))
+
+
 def test_mean_and_rms_are_over_all_pictures(images, make_detector, tmp_path):
     detector = make_detector(SimpleNet)
     cache = build_cache(detector, images, tmp_path)
