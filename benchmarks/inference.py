@@ -27,7 +27,7 @@ from PIL import Image
 from reference import explicit
 from torch import nn
 
-from benchmarks.measuring import RESULTS, provenance, report, table
+from benchmarks.measuring import RESULTS, origin, provenance, report, table
 from benchmarks.timing import THREADS, memory_mb, spread, time_in_turns
 from hubmodels import AnomalyDetector, compare, methods
 from hubmodels.backbone import find_weights, load_backbone
@@ -72,8 +72,7 @@ def results_table() -> str:
     main_setup = {"backbone": PAPER_BACKBONE, "batch": 1}.items()
     wanted = [r for r in rows if r["case"] in SHOWN_CASES and (main_setup <= r.items() or r["method"] == "both")]
     shown = [row | {"backbone": row["backbone"].split(".")[0]} for row in wanted]
-    versions = ", ".join(f"{name} {number}" for name, number in rows[0]["versions"].items())
-    return f"{table(shown, COLUMNS)}\n\n{rows[0]['machine']}; {versions}; `.venv/bin/{rows[0]['command']}`."
+    return f"{table(shown, COLUMNS)}\n\n{origin(rows[0])}"
 
 
 # ------------------------------------------------------------------ the cases

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks.measuring import RESULTS, provenance, report, table
+from benchmarks.measuring import RESULTS, origin, provenance, report, table
 from benchmarks.timing import THREADS, resident_mb
 from hubmodels import Hybrid, heads, hybrid, tiles
 from hubmodels.compactnet import COMPACT_BACKBONE
@@ -49,8 +49,7 @@ def main() -> None:
 def results_table() -> str:
     """The rows, with the machine that measured them."""
     rows = json.loads((RESULTS / "large_pictures.json").read_text())
-    versions = ", ".join(f"{name} {number}" for name, number in rows[0]["versions"].items())
-    return f"{table(rows, COLUMNS)}\n\n{rows[0]['machine']}; {versions}; `.venv/bin/{rows[0]['command']}`."
+    return f"{table(rows, COLUMNS)}\n\n{origin(rows[0])}"
 
 
 def measure(size: tuple[int, int], folder: Path) -> list[dict]:

@@ -25,6 +25,12 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in (columns, rules, *cells))
 
 
+def origin(row: Mapping[str, Any]) -> str:
+    """Machine, versions and command of a row, for the line below a table."""
+    versions = ", ".join(f"{name} {number}" for name, number in row["versions"].items())
+    return f"{row['machine']}; {versions}; `.venv/bin/{row['command']}`."
+
+
 def report(name: str, rows: list[dict], columns: Sequence[str]) -> None:
     """Prints the table, with machine and versions, and writes `results/NAME.json`."""
     print(table(rows, columns))

@@ -12,17 +12,17 @@ import argparse
 import json
 import os
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from benchmarks.measuring import RESULTS, provenance, report, table
+from benchmarks.timing import spread, time_in_turns
 from hubmodels.folders import read_category
 from hubmodels.hub.catalog import Catalog
 from hubmodels.pictures import read_picture
@@ -65,19 +65,12 @@ def verdicts() -> list[dict]:
     """Milliseconds of `predict`, from the decoded picture to verdict and map, with all threads and with one."""
     detectors = Catalog.bundled().load("parts / washer")
     picture = read_picture(ROOT / "examples/parts/washer/scratch.png")
+    cases = {method: partial(detector.predict, picture) for method, detector in detectors.items()}
     rows, most = [], torch.get_num_threads()
     for threads in dict.fromkeys((most, 1)):
         torch.set_num_threads(threads)
-        times: dict[str, list[float]] = {method: [] for method in detectors}
-        for i in range(3 + ROUNDS):
-            for method, detector in detectors.items():
-                start = time.perf_counter()
-                detector.predict(picture)
-                times[method] += [1000 * (time.perf_counter() - start)] if i >= 3 else []
-        for method, values in times.items():
-            row = {"case": "verdict", "method": method, "threads": threads}
-            row |= {"median_ms": round(statistics.median(values), 1), "p95_ms": round(np.percentile(values, 95), 1)}
-            rows.append(row)
+        for method, times in time_in_turns(cases, ROUNDS).items():
+            rows.append({"case": "verdict", "method": method, "threads": threads} | spread(times))
     torch.set_num_threads(most)
     return rows
 

@@ -17,8 +17,8 @@ from training.input_shape import resolution_of
 from training.objectives import objective_of
 from training.sanity import SanityReport
 
-# settings that may differ when a run is repeated: places, how the work is distributed or logged, and how a size that
-# counts was found
+# settings that may differ when a run is repeated: places, how the work is distributed or logged, and the time budget,
+# because the size that was chosen for it counts
 FREE_SETTINGS = (
     *("output", "parallel", "tracker", "categories", "methods"),
     *("data_root", "backbone_weights", "skip_bad", "push_to_hub", "private", "budget_ms"),

@@ -75,7 +75,7 @@ from training.state import LOG_FILE, find_tracker
 
 logger = logging.getLogger("training")
 
-NO_SPACE = ": free some space for --output, and give the same command again. What was computed is kept."
+NO_SPACE = ": free some space for --output, and give the same command again."
 EXPECTED = (TrainingError, BackboneError, ValueError, OSError)  # their messages explain enough without a traceback
 
 
@@ -119,9 +119,8 @@ def run_jobs(jobs: list[Job], accelerator: Accelerator, parallel: str) -> tuple[
     world, done, failures = accelerator.num_processes, [], {}
     sharing = world > 1 and (parallel == "data" or (parallel == "auto" and len(jobs) < world))
     shared = [job for job in jobs if sharing and job.epochs]
-    alone = [job for job in jobs if job not in shared][accelerator.process_index :: world]
-    for job in (*shared, *alone):
-        together = job in shared
+    alone = [job for job in jobs if not (sharing and job.epochs)][accelerator.process_index :: world]
+    for job, together in (*((job, True) for job in shared), *((job, False) for job in alone)):
         try:
             run_job(job, accelerator, together)
             done += [job] if accelerator.is_main_process or not together else []
