@@ -29,7 +29,8 @@ from hubmodels.sizes import Size, as_pair
 from training.synthesis import TextureSource, synthesise
 
 MEMORY_SHARE = 0.5  # of the available memory; the rest is for the data loader, the page cache and the user
-PASS_PIXELS = 2**22  # of the images that go through the network together: 50 with 288 px
+PASS_PIXELS = 2**22  # of the images that are worked on together: 50 with 288 px
+STEP_PATCHES = 4096  # of a picture in a step; those of a square of 512 px with a finest stride of 8
 AUTOCAST = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 # --- cached features ---
@@ -49,13 +50,18 @@ class FeatureCache:
     def __len__(self) -> int:
         return len(self.images)
 
-    def features(self, indices: Tensor, device: torch.device) -> Tensor:
-        """Patch features (B, D, h, w) of the pictures chosen, on the device."""
-        return align([layer[indices].to(device, non_blocking=True) for layer in self.layers])
+    @property
+    def patches(self) -> int:
+        """Patches of a picture."""
+        return self.layers[0][0, 0].numel()
+
+    def features(self, indices: Tensor, device: torch.device, places: Tensor | None = None) -> Tensor:
+        """Patch features (B, D, h, w) of the pictures chosen, on the device; with places as `align_at` has them."""
+        return align_at([layer[indices].to(device, non_blocking=True) for layer in self.layers], places)
 
     def batches(self, batch_size: int, device: torch.device) -> Iterator[Tensor]:
-        """All patch features once, in order."""
-        for chunk in torch.arange(len(self)).split(batch_size):
+        """All patch features once, in order, of at most `batch_size` pictures at a time."""
+        for chunk in torch.arange(len(self)).split(together(self.images, batch_size)):
             yield self.features(chunk, device)
 
     def sample(self, count: int, project: Callable[[Tensor], Tensor] | None = None) -> Tensor:
@@ -65,7 +71,7 @@ class FeatureCache:
             project: applied to the patch features (n, D) of some pictures at a time, before they are put together; the
                 result has its width, and is where it puts it.
         """
-        each = min(self.layers[0][0, 0].numel(), -(-count // len(self)))
+        each = min(self.patches, -(-count // len(self)))
         rows = []
         for features in self.batches(16, torch.device("cpu")):
             places = torch.stack([torch.randperm(features[0, 0].numel())[:each] for _ in features])
@@ -85,6 +91,24 @@ class FeatureCache:
         return (total / len(self)) ** 0.5
 
 
+def align_at(layers: list[Tensor], places: Tensor | None) -> Tensor:
+    """Aggregated maps (B, D/L, h_l, w_l) -> patch features (B, D, h, w) on the first layer's grid.
+
+    Args:
+        places: (B, K) numbers of the patches wanted of each picture; the result is (B, D, K, 1) then, and no more than
+            one picture's patches are made at a time.
+    """
+    if places is None:
+        return align(layers)
+    maps = (align(one)[0].flatten(1) for one in zip(*(layer.split(1) for layer in layers), strict=True))
+    return torch.stack([each[:, chosen] for each, chosen in zip(maps, places, strict=True)])[..., None]
+
+
+def together(images: Tensor, most: int) -> int:
+    """How many of the images (n, 3, H, W) are worked on at a time: fewer large ones, so that memory stays bounded."""
+    return max(1, min(most, PASS_PIXELS // images[0, 0].numel()))
+
+
 def load_images(samples: list[Sample], image_size: Size, resize: Size) -> Tensor:
     """Pictures -> (n, 3, H, W) uint8 model inputs."""
     images = torch.empty(len(samples), 3, *as_pair(image_size), dtype=torch.uint8)
@@ -99,8 +123,9 @@ def build_cache(
     """Runs the frozen front end over all pictures once; `folder` is for files if memory is too small."""
     layers, in_memory = None, True
     progress = tqdm(total=len(images), desc="frozen features", unit="picture", leave=False, disable=None)
-    for start in range(0, len(images), 16):
-        chunk = extract(detector, images[start : start + 16], mixed_precision)
+    at_once = together(images, 16)
+    for start in range(0, len(images), at_once):
+        chunk = extract(detector, images[start : start + at_once], mixed_precision)
         if layers is None:
             in_memory = 4 * len(images) * sum(c[0].numel() for c in chunk) < memory_budget()
             layers = [
@@ -121,7 +146,7 @@ def extract(detector: AnomalyDetector, images: Tensor, mixed_precision: str | No
     device, dtype = detector.device, AUTOCAST.get(mixed_precision)
     passes = []
     with torch.no_grad():
-        for some in images.split(max(1, PASS_PIXELS // images[0, 0].numel())):
+        for some in images.split(together(images, len(images))):
             with torch.autocast(device.type, dtype, enabled=dtype is not None):
                 feature_maps = detector.front_end.feature_maps(some.to(device).float() / 255)
             passes.append(detector.front_end.patch_features(feature_maps))
@@ -256,14 +281,25 @@ class LocalSynthesis(Synthesis):
 
 
 class TrainingItems(Dataset):
-    """Map from (epoch, picture index) to everything that a step needs besides the cached features."""
+    """Map from (epoch, picture index) to everything that a step needs besides the cached features.
 
-    def __init__(self, synthesis: LocalSynthesis | None) -> None:
-        self.synthesis = synthesis
+    Of pictures with more than STEP_PATCHES patches each step takes so many, drawn anew in each epoch: `places`.
+
+    Attributes:
+        chosen: patches of each picture that a step takes.
+    """
+
+    def __init__(self, synthesis: Callable[[int, int], dict[str, Tensor]] | None, patches: int, seed: int) -> None:
+        self.synthesis, self.patches, self.seed = synthesis, patches, seed
+        self.chosen = min(patches, STEP_PATCHES)
 
     def __getitem__(self, key: tuple[int, int]) -> dict:
         epoch, index = key
-        return {"index": index} | (self.synthesis(epoch, index) if self.synthesis else {})
+        items = {"index": index} | (self.synthesis(epoch, index) if self.synthesis else {})
+        if self.chosen < self.patches:
+            rng = np.random.default_rng([self.seed, epoch, index, 1])  # not the stream of the synthesis
+            items["places"] = torch.from_numpy(np.sort(rng.permutation(self.patches)[: self.chosen]))
+        return items
 
 
 def loader_workers(device: torch.device) -> int:

@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from hubmodels.detector import AnomalyDetector
 from hubmodels.front_end import align
-from training.batches import Synthesis, as_image, extract
+from training.batches import Synthesis, as_image, extract, together
 from training.synthesis import MAX_DRAWS, blend, draw_blend_weight, draw_mask
 
 FEW, MOST = 100, 250  # pictures: below the first each is damaged twice as often, beyond the second only some are
@@ -127,7 +127,8 @@ def make_bank(detector: AnomalyDetector, pictures: DamagedPictures, workers: int
     # one place for all rows: many small tensors between large ones that come and go would leave holes in memory
     bank = {kind: torch.empty(count * most[kind], width) for kind, count in counts.items()}
     filled = Counter()
-    for batch in tqdm(DataLoader(pictures, BATCH, num_workers=workers), "damaged pictures", leave=False, disable=None):
+    loader = DataLoader(pictures, together(pictures.images, BATCH), num_workers=workers)
+    for batch in tqdm(loader, "damaged pictures", leave=False, disable=None):
         features = align(extract(detector, batch["damaged"])).movedim(1, -1).cpu()
         for kind, feature_map, covered in zip(batch["kind"], features, batch["covered"], strict=True):
             rows = feature_map[covered]

@@ -1,10 +1,11 @@
 """The training loop: epochs over cached features, stabilised and resumable, with the losses checked and logged."""
 
+import logging
 import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
+from typing import ClassVar, NoReturn
 
 import torch
 from accelerate import Accelerator
@@ -17,6 +18,8 @@ from training.jobs import Job, TrainingError
 from training.objectives import DirectFit, GradientObjective, Objective
 from training.state import JobLog, TrainingState
 
+logger = logging.getLogger("training")
+
 DECAY_AT, DECAY_FACTOR = (0.8, 0.9), 0.4  # SuperSimpleNet's schedule
 AVERAGED_SHARE = 0.1  # of all steps: over the last of them the weights are averaged
 SAVE_EVERY_S = 20.0
@@ -26,6 +29,7 @@ class DirectFitting:
     """One job's training without epochs, by one process."""
 
     first_epoch, saves = 0, True
+    record: ClassVar[dict] = {}
 
     def __init__(self, job: Job, objective: DirectFit, cache: FeatureCache) -> None:
         self.job, self.objective, self.cache = job, objective, cache
@@ -57,6 +61,7 @@ class Fitting:
 
     Attributes:
         saves: whether this process saves and evaluates the model.
+        record: what the model's report says of the steps.
     """
 
     def __init__(
@@ -84,8 +89,15 @@ class Fitting:
         self.state = TrainingState(self.head, self.optimizers, self.average, settings)
         self.state.load(self.state_path)
         self.plan = replace(plan, first_epoch=self.state.epoch)
+        items = TrainingItems(objective.synthesis, cache.patches, config.seed)
+        if items.chosen < cache.patches:
+            logger.info(
+                "%s: a step uses %s of each picture's %s patches, others in each epoch",
+                *(job.name, f"{items.chosen:,}", f"{cache.patches:,}"),
+            )
+        self.record = {"step_patches": items.chosen}
         workers = loader_workers(accelerator.device) if objective.synthesis else 0
-        self.batches = iter(make_loader(TrainingItems(objective.synthesis), self.plan, workers))
+        self.batches = iter(make_loader(items, self.plan, workers))
         self.log = JobLog(job, self.state.epoch, writes=self.saves)
 
     @property
@@ -146,7 +158,9 @@ class Fitting:
     def next_batch(self) -> dict[str, Tensor]:
         """Cached features, and what else the objective makes for each step."""
         items = next(self.batches)
-        batch = {"features": self.cache.features(items["index"], self.accelerator.device)}
+        if "places" in items:
+            items["places"] = items["places"].to(self.accelerator.device)
+        batch = {"features": self.cache.features(items["index"], self.accelerator.device, items.get("places"))}
         return batch | self.objective.inputs(items)
 
     def require_finite(self, history: Tensor, epoch: int) -> Tensor:

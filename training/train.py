@@ -368,7 +368,8 @@ def prepare(
     record = {"fit": pictures, "held_out": len(held_out), "features_in_memory": cache.in_memory}
     record["cache_seconds"] = cache_seconds
     names = [sample.name for sample in fit_samples]
-    return make_fitting(job, objective, cache, names, accelerator, sharing), held_out, record
+    fitting = make_fitting(job, objective, cache, names, accelerator, sharing)
+    return fitting, held_out, record | fitting.record
 
 
 def calibrate(fitting: Fitting | DirectFitting, held_out: list[Sample]) -> None:

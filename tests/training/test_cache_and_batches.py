@@ -102,7 +102,7 @@ def test_synthesis_depends_on_seed_epoch_and_picture_alone(images):
 def test_workers_change_nothing(images):
     synthesis = LocalSynthesis(images, TextureSource(64), None, (8, 8), seed=1)
     plan = BatchPlan(5, 2, 1, 0)
-    alone, shared = (list(make_loader(TrainingItems(synthesis), plan, workers)) for workers in (0, 2))
+    alone, shared = (list(make_loader(TrainingItems(synthesis, 64, 0), plan, workers)) for workers in (0, 2))
     assert all(torch.equal(a["augmented"], b["augmented"]) for a, b in zip(alone, shared, strict=True))
 
 
@@ -110,7 +110,7 @@ def test_loader_leaves_the_noise_stream_alone(images):
     torch.manual_seed(5)
     expected = torch.randn(3)
     torch.manual_seed(5)
-    list(make_loader(TrainingItems(None), BatchPlan(5, 2, 1, 0), 0))
+    list(make_loader(TrainingItems(None, 64, 0), BatchPlan(5, 2, 1, 0), 0))
     assert torch.equal(torch.randn(3), expected)
 
 

@@ -19,10 +19,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hubmodels.front_end import align, flatten
+from hubmodels.front_end import flatten
 from hubmodels.glass import GLASS
 from hubmodels.samples import Sample
-from training.batches import FeatureCache, LocalSynthesis, extract, load_images
+from training.batches import FeatureCache, LocalSynthesis, align_at, extract, load_images
 from training.foreground import foreground_masks
 from training.hypothesis import choose_hypothesis
 from training.objectives.objective import (
@@ -131,8 +131,11 @@ class GLASSObjective(DiscriminatorObjective):
 
     def inputs(self, items: dict[str, Tensor]) -> dict[str, Tensor]:
         """The features of newly synthesised defects, and where they are."""
-        augmented = align(extract(self.detector, items["augmented"], self.mixed_precision))
-        return {"augmented_features": augmented, "patch_label": items["patch_label"].to(self.detector.device)}
+        places, label = items.get("places"), items["patch_label"].to(self.detector.device)
+        augmented = align_at(extract(self.detector, items["augmented"], self.mixed_precision), places)
+        if places is None:
+            return {"augmented_features": augmented, "patch_label": label}
+        return {"augmented_features": augmented, "patch_label": label.flatten(1).gather(1, places), "places": places}
 
     @torch.no_grad()
     def update_center(self, mean_features: Tensor) -> None:
@@ -143,11 +146,15 @@ class GLASSObjective(DiscriminatorObjective):
         self.center = self.head.embed(flatten(mean_features[None]))
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """`features`, `augmented_features` (B, D, h, w), `patch_label` (B, h, w) bool -> `loss` and its parts."""
+        """`features`, `augmented_features` (B, D, h, w), `patch_label` (B, h, w) bool -> `loss` and its parts.
+
+        With `places` (B, K), the numbers of K patches of each picture, h and w are K and 1.
+        """
         normal = self.head.embed(flatten(batch["features"]))
         augmented = self.head.embed(flatten(batch["augmented_features"]))
         label = batch["patch_label"].flatten()
-        center = self.center.repeat(len(batch["features"]), 1)
+        places = batch.get("places")
+        center = self.center.repeat(len(batch["features"]), 1) if places is None else self.center[places.flatten()]
         radius = self._radius(normal, augmented, label, center)
         synthesised = self.synthesise_global(normal, center, radius)
         normal_logits, global_logits = self.head.discriminate(torch.cat([normal, synthesised])).chunk(2)
