@@ -1,11 +1,12 @@
 """Two methods on the same test pictures: differences with paired tests.
 
     python -m benchmarks.paired OURS OTHER [OTHER ...] [--data DIR]   # adds rows to results/paired.json
+    python -m benchmarks.paired --method glass LARGER SMALLER         # one method with inputs of two sizes
     python -m benchmarks.paired --table
 
-OURS and each OTHER are folders that contain model folders of one method, of all categories and seeds. Image AUROC
-comes from `scores.parquet`, is averaged over the seeds, and compared by the test of DeLong et al. (Biometrics 1988).
-AUPRO needs the weights and DIR, a folder of real pictures (`docs/data.md`): all models that have weights are applied
+OURS and each OTHER are folders that contain model folders of one method, of all categories and seeds; with `--method`
+those of others in them are left out. Image AUROC comes from `scores.parquet`, is averaged over the seeds, and compared
+by the test of DeLong et al. (Biometrics 1988). AUPRO needs the weights and DIR, a folder of real pictures (`docs/data.md`): all models that have weights are applied
 again, maps and masks are compared at 256 px, and the p-value comes from 2,000 bootstrap samples of the pictures.
 Pictures, not seeds, are what varies in both tests. "Top 1 %" is the image AUROC of these models if the image score of
 each is the mean of its highest 1 % of patches, as the hybrid has it; SimpleNet and GLASS take the maximum.
@@ -32,6 +33,8 @@ from hubmodels import AnomalyDetector, compare, load
 from hubmodels.comparison import PreparedPicture
 from hubmodels.folders import read_category
 from hubmodels.hybrid import TOP_SHARE
+from hubmodels.methods import METHODS
+from hubmodels.samples import Category
 from hubmodels.sizes import Size, in_words
 from training.evaluation import write_json
 
@@ -70,12 +73,13 @@ class Run:
         return cls(folder, report["method"], size, report["category"], report["seed"], scores)
 
 
-def runs_in(folder: Path) -> dict[str, list[Run]]:
-    """All runs by category, by seed."""
+def runs_in(folder: Path, method: str | None = None) -> dict[str, list[Run]]:
+    """All runs by category, by seed; of one method, if it is given."""
     found: dict[str, list[Run]] = {}
     for path in sorted(folder.rglob("metrics.json")):
         run = Run.read(path.parent)
-        found.setdefault(run.category, []).append(run)
+        if method in (None, run.method):
+            found.setdefault(run.category, []).append(run)
     return {category: sorted(runs, key=lambda run: run.seed) for category, runs in sorted(found.items())}
 
 
@@ -162,7 +166,7 @@ def pixel_rows(ours: list[Run], others: list[Run], data: Path) -> dict:
     sides = [
         [load(run.folder) for run in runs if (run.folder / "model.safetensors").is_file()] for runs in (ours, others)
     ]
-    category = read_category(None, ours[0].category, data / "data" / _place(ours[0].category))
+    category = category_of(ours[0].category, data)
     if not all(sides):
         return {}
     detectors = {f"{side}-{i}": d for side, models in enumerate(sides) for i, d in enumerate(models)}
@@ -201,8 +205,10 @@ def _highest(detector: AnomalyDetector, prepared: PreparedPicture) -> float:
     return patches.topk(max(1, round(TOP_SHARE * len(patches)))).values.mean().item()
 
 
-def _place(category: str) -> str:
-    return next(place for place in SETS.values() if place.endswith(f"/{category}"))
+def category_of(name: str, data: Path) -> Category:
+    """The pictures of a category in the folder of real pictures."""
+    place = next(place for place in SETS.values() if place.endswith(f"/{name}"))
+    return read_category(None, name, data / "data" / place)
 
 
 def _resized(values: np.ndarray) -> np.ndarray:
@@ -224,9 +230,9 @@ def small_mask(mask: np.ndarray) -> np.ndarray:
 # ---------------------------------------------------------------- rows
 
 
-def compared(ours: Path, other: Path, data: Path | None) -> Iterator[dict]:
+def compared(ours: Path, other: Path, data: Path | None, method: str | None = None) -> Iterator[dict]:
     """A row for each category that both folders have."""
-    first, second = runs_in(ours), runs_in(other)
+    first, second = (runs_in(folder, method) for folder in (ours, other))
     for category in (name for name in first if name in second):
         pair = first[category], second[category]
         names = [runs[0].method for runs in pair]
@@ -271,6 +277,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folders", type=Path, nargs="*", metavar="DIR", help="models of one method, then of others")
     parser.add_argument("--data", type=Path, help="folder of real pictures, for AUPRO")
+    parser.add_argument("--method", choices=METHODS, help="only models of this method")
     parser.add_argument("--table", action="store_true", help="print all rows")
     args = parser.parse_args()
     if args.table or len(args.folders) < 2:
@@ -279,7 +286,7 @@ def main() -> None:
     command = provenance(f"python -m benchmarks.paired {' '.join(sys.argv[1:])}")
     ours, *others = args.folders
     for other in others:
-        for row in compared(ours, other, args.data):
+        for row in compared(ours, other, args.data, args.method):
             print(paired_table([row]).splitlines()[-1], flush=True)
             add_rows([row | command])
 

@@ -3,6 +3,8 @@
     python -m benchmarks.real_data collect real_data runs/one runs/other   # adds rows to results/real_data.json
     python -m benchmarks.real_data table [real_data|ablation]              # all rows
     python -m benchmarks.real_data summary                                 # the short table of the README
+    python -m benchmarks.real_data inputs                                  # by input size and method
+    python -m benchmarks.real_data steps                                   # by patches in a training step
     python -m benchmarks.real_data bundled                                 # the bundled models
 
 Each row comes from a `metrics.json` that training wrote. It contains the command, so that anybody can repeat it.
@@ -11,6 +13,7 @@ Rows that differ only in the seed become one line of a table: the mean, and the 
 
 import argparse
 import json
+import math
 import re
 import statistics
 from collections.abc import Iterable
@@ -21,13 +24,12 @@ from hubmodels.compactnet import COMPACT_BACKBONE
 from hubmodels.hub.catalog import BUNDLED_MODELS
 from hubmodels.methods import METHODS
 from hubmodels.metric_names import HEADLINE, METRICS, OVERVIEW
-from hubmodels.sizes import in_words
+from hubmodels.sizes import Size, as_pair, in_words
 from training.evaluation import write_json
 
 OPERATING_POINT = ("false_alarm_rate", "recall_at_threshold")
 IDENTITY = ("method", "category", "command")
-SAME = ("method", "dataset", "category", "backbone", "image_size", "epochs", "held_out", "stabilise")
-SAME += ("textures", "hypothesis", "foreground")
+SAME = ("method", "dataset", "category", "backbone", "image_size", "epochs", "held_out", "stabilise", "textures")
 SHOWN = {key: METRICS[key].short for key in OVERVIEW}
 
 
@@ -42,6 +44,7 @@ def row_of(report: dict) -> dict:
         **{"epochs": report["epochs"]},
         **{key: training.get(key) for key in ("noise_std", "feature_rms", "hypothesis", "foreground", "textures")},
         **{"stabilise": settings.get("stabilise"), "fit": training["fit"], "held_out": training["held_out"]},
+        **{"step_patches": training.get("step_patches")},  # None: all
         **{"train_seconds": training["train_seconds"], "machine": report["machine"], "command": report["command"]},
         **{"versions": report["versions"], "commit": report.get("commit")},
     }
@@ -75,6 +78,33 @@ def summary_table(rows: list[dict]) -> str:
     return table(lines, ("category", *titles))
 
 
+def steps_table(rows: list[dict]) -> str:
+    """Image AUROC / AUPRO by how many patches of each picture a training step takes."""
+    lines = [
+        {
+            **{"category": runs[0]["category"], "method": runs[0]["method"], "input": in_words(_size(runs))},
+            **{"patches in a step": runs[0].get("step_patches") or "all", "AUROC / AUPRO": _summary(runs)},
+            **{"seeds": len(runs), "seconds": f"{statistics.mean(run['train_seconds'] for run in runs):.0f}"},
+        }
+        for runs in group(rows).values()
+    ]
+    return table(lines, lines[0])
+
+
+def inputs_table(rows: list[dict]) -> str:
+    """Image AUROC / AUPRO of each method, a line for each category and input; with the number of seeds."""
+    lines: dict[tuple, dict] = {}
+    for runs in sorted(group(rows).values(), key=lambda runs: (runs[0]["category"], math.prod(as_pair(_size(runs))))):
+        line = lines.setdefault((runs[0]["category"], in_words(_size(runs))), dict.fromkeys(METHODS))
+        line[runs[0]["method"]] = f"{_summary(runs)} ({len(runs)})"
+    named = [dict(zip(("category", "input"), key, strict=True)) | line for key, line in lines.items()]
+    return table(named, ("category", "input", *METHODS))
+
+
+def _size(runs: list[dict]) -> Size:
+    return runs[0]["image_size"]
+
+
 def _epochs(runs: list[dict]) -> int:
     return runs[0]["epochs"]
 
@@ -104,7 +134,7 @@ def group(rows: list[dict]) -> dict[tuple, list[dict]]:
     """Runs that repeat each other, by category and method, then in the order of their first appearance."""
     groups: dict[tuple, list[dict]] = {}
     for row in sorted(rows, key=lambda row: (row["category"], row["method"])):
-        key = (relative_noise(row), *(str(row[name]) for name in SAME))
+        key = (relative_noise(row), geometry(row), row.get("step_patches") or 0, *(str(row[name]) for name in SAME))
         groups.setdefault(key, []).append(row)
     return groups
 
@@ -157,12 +187,18 @@ def main() -> None:
     adding.add_argument("folders", type=Path, nargs="+", metavar="DIR", help="folders that training wrote to")
     actions.add_parser("table", help="print all rows").add_argument("name", nargs="?", default="real_data")
     actions.add_parser("summary", help="print the README's table")
+    actions.add_parser("steps", help="print the table of patches in a step")
+    actions.add_parser("inputs", help="print the table of inputs")
     actions.add_parser("bundled", help="print the table of the bundled models")
     args = parser.parse_args()
     if args.action == "collect":
         collect(RESULTS / f"{args.name}.json", args.folders)
     elif args.action == "table":
         print(full_table(read(args.name)))
+    elif args.action == "inputs":
+        print(inputs_table(read("shapes")))
+    elif args.action == "steps":
+        print(steps_table(read("step_patches")))
     else:
         print(summary_table(read("real_data")) if args.action == "summary" else bundled_table())
 

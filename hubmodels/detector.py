@@ -37,7 +37,7 @@ from hubmodels.hub.files import (
     read_weights,
 )
 from hubmodels.pictures import Picture, PictureWarning, read_picture
-from hubmodels.prediction import AnomalyPrediction
+from hubmodels.prediction import AnomalyPrediction, SizedMap
 from hubmodels.scoring import Calibration, smooth_map
 from hubmodels.sizes import Size, as_plain
 
@@ -196,8 +196,11 @@ class AnomalyDetector(nn.Module, PyTorchModelHubMixin, library_name=LIBRARY, pip
             raise ModelError(f"the {self.method} model gives scores that are not finite: its weights are damaged")
         image_scores = self.head.image_scores(patch_scores).tolist()
         maps = smooth_map(patch_scores, self.front_end.image_size).cpu()
-        resized = [to_picture_size(m, size, self.front_end.resize) for m, size in zip(maps, sizes, strict=True)]
-        return [self.calibration.decide(s, m) for s, m in zip(image_scores, resized, strict=True)]
+        sized = [
+            SizedMap(size, partial(to_picture_size, one, resize=self.front_end.resize))
+            for one, size in zip(maps, sizes, strict=True)
+        ]
+        return [self.calibration.decide(s, m) for s, m in zip(image_scores, sized, strict=True)]
 
     def decide(self, prediction: AnomalyPrediction, false_alarm_rate: float | None) -> AnomalyPrediction:
         """The same scores, decided at another false-alarm rate; None = the calibrated one.
@@ -205,7 +208,7 @@ class AnomalyDetector(nn.Module, PyTorchModelHubMixin, library_name=LIBRARY, pip
         Raises:
             ValueError: the rate is not in (0, 1).
         """
-        decided = self.calibration.decide(prediction.image_score, prediction.anomaly_map, false_alarm_rate)
+        decided = self.calibration.decide(prediction.image_score, prediction.map_source, false_alarm_rate)
         return replace(decided, latency_ms=prediction.latency_ms, warnings=prediction.warnings)
 
     def calibrate(self, pictures: Iterable[Picture], false_alarm_rate: float = 0.01) -> None:

@@ -106,7 +106,7 @@ def _from_file(picture: str | os.PathLike | bytes) -> Image.Image:
         name = _quoted(path)
         stream = _open_stream(path, name)
     with stream, _read_header(stream, name) as image:
-        return _from_pillow(image, name)
+        return _from_pillow(image, name, ours=True)
 
 
 def _open_stream(path: Path, name: str) -> BinaryIO:
@@ -173,8 +173,8 @@ def _decoding(name: str) -> Iterator[None]:
         raise PictureError(f"{name} is corrupt or truncated; save, export or upload it again", "corrupt") from error
 
 
-def _from_pillow(image: Image.Image, name: str) -> Image.Image:
-    """PIL image of any mode -> upright RGB picture."""
+def _from_pillow(image: Image.Image, name: str, ours: bool = False) -> Image.Image:
+    """PIL image of any mode -> upright RGB picture; one that is ours is changed, because a copy takes time."""
     _check_size(image.height, image.width, name)
     tags = getattr(image, "tag_v2", {}) if image.format == "TIFF" else {}
     with _decoding(name):
@@ -183,7 +183,8 @@ def _from_pillow(image: Image.Image, name: str) -> Image.Image:
         # MPO is what many phones call a JPEG: the photo first, then previews or a depth map; so may HEIC
         if getattr(image, "is_animated", False) and image.format not in ("MPO", "HEIF"):
             raise PictureError(f"{name} has several frames or pages; save the one to inspect as PNG", "animated")
-        upright = ImageOps.exif_transpose(image)
+        image.load()
+        upright = (ImageOps.exif_transpose(image, in_place=True) or image) if ours else ImageOps.exif_transpose(image)
     if upright.mode == "F" or upright.mode.startswith("I"):  # I, I;16, I;16L, I;16B: Pillow would clip at 255
         picture = _from_array(_wide_samples(upright, image.format, tags, name), name)
         return ImageChops.invert(picture) if tiff.white_is_zero(tags) else picture

@@ -4,6 +4,7 @@ Nothing here depends on a picture's own minimum or maximum. A part gets the same
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -16,27 +17,44 @@ OUTLINE = 0.7  # of a region's height; the best of 0.3 to 0.8 on the rendered pa
 EIGHT_CONNECTED = np.ones((3, 3), bool)  # as AUPRO counts regions
 
 
+class SizedMap:
+    """An anomaly map that is made when it is needed, at the size at which it is: large pictures have large maps.
+
+    Args:
+        size: (height, width) of the picture.
+        at: the map at a size (H, W), float32.
+    """
+
+    def __init__(self, size: tuple[int, int], at: Callable[[tuple[int, int]], np.ndarray]) -> None:
+        self.size, self.at = size, at
+
+    @cached_property
+    def whole(self) -> np.ndarray:
+        """The map at the picture's own size."""
+        return self.at(self.size)
+
+
 @dataclass(frozen=True, eq=False)
 class AnomalyPrediction:
     """The result for one picture. Every score is higher = more anomalous.
 
     Attributes:
         image_score: maximum of the unsmoothed patch scores; the range depends on the method.
-        anomaly_map: (H, W) float32 at the picture's own size, smoothed; same scale as the patch scores.
+        map_source: what `anomaly_map` is, or is made of.
         p_value: share of normal pictures at least as anomalous, in (0, 1]; conformal, from held-out normals.
         threshold: the picture is anomalous where `image_score > threshold`.
         pixel_threshold: a region is anomalous where `anomaly_map > pixel_threshold`.
         normal_level: median anomaly map value of held-out normal pictures: zero point of heat maps.
         normal_score: median image score of held-out normal pictures: zero point of `score_level`.
         latency_ms: wall time of a separate `predict` call without reading the picture and checking its appearance,
-            milliseconds.
+            and without enlarging the map, milliseconds.
         warnings: reasons to doubt the verdict, as `AppearanceCheck.warnings`; empty where nothing was checked.
 
     The fields from `p_value` to `normal_score` are None while the detector is not calibrated.
     """
 
     image_score: float
-    anomaly_map: np.ndarray = field(repr=False)
+    map_source: np.ndarray | SizedMap = field(repr=False)
     p_value: float | None = None
     threshold: float | None = None
     pixel_threshold: float | None = None
@@ -44,6 +62,16 @@ class AnomalyPrediction:
     normal_score: float | None = None
     latency_ms: float | None = None
     warnings: tuple[str, ...] = ()
+
+    @property
+    def anomaly_map(self) -> np.ndarray:
+        """(H, W) float32 at the picture's own size, smoothed; same scale as the patch scores. Made when first used."""
+        return self.map_source.whole if isinstance(self.map_source, SizedMap) else self.map_source
+
+    @property
+    def map_size(self) -> tuple[int, int]:
+        """(height, width) of the map, which is not made for it."""
+        return self.map_source.size if isinstance(self.map_source, SizedMap) else self.map_source.shape
 
     @property
     def is_anomalous(self) -> bool | None:
@@ -164,7 +192,7 @@ class Conformal:
         return self.size - int(np.searchsorted(self._array("image_scores"), np.float32(image_score)))
 
     def decide(
-        self, image_score: float, anomaly_map: np.ndarray, false_alarm_rate: float | None = None
+        self, image_score: float, anomaly_map: np.ndarray | SizedMap, false_alarm_rate: float | None = None
     ) -> AnomalyPrediction:
         """The prediction with its verdict, or without one when not calibrated.
 

@@ -3,6 +3,7 @@
 import importlib
 import json
 import math
+from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
 
@@ -226,15 +227,34 @@ def test_numbers_are_aligned_to_the_right():
 # --------------------------------------------------------------------------------------------------- GPU
 
 
-def test_pictures_are_copied_smaller_and_masks_keep_two_values(tmp_path):
+def test_pictures_are_copied_smaller_and_masks_as_they_are(tmp_path):
     for place in ("test/bad", "ground_truth/bad"):
         (tmp_path / "from" / place).mkdir(parents=True)
-        picture = Image.new("L", (100, 50))
-        picture.paste(255, (20, 10, 61, 31))
-        picture.save(tmp_path / "from" / place / "0.png")
+        Image.new("L", (100, 50), 255).save(tmp_path / "from" / place / "0.png")
     gpu.copy_smaller(tmp_path / "from", tmp_path / "to", 40)
-    with Image.open(tmp_path / "to/ground_truth/bad/0.png") as mask:
-        assert mask.size == (40, 20) and {value for _, value in mask.getcolors()} == {0, 255}
+    with (
+        Image.open(tmp_path / "to/test/bad/0.webp") as picture,
+        Image.open(tmp_path / "to/ground_truth/bad/0.png") as m,
+    ):
+        assert picture.size == (40, 20) and m.size == (100, 50)
+
+
+def test_shapes_are_trained_once_each(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".gpu/mvtec_ad/bottle").mkdir(parents=True)
+    args = Namespace(seed=1, options=[])
+    found = gpu.shapes(args)
+    assert [command[command.index("--image-size") + 1] for command in found] == ["256", "368"] * 3
+    (tmp_path / "runs/gpu/shapes/368/1/glass-mvtec-bottle").mkdir(parents=True)
+    assert len(gpu.shapes(args)) == len(found) - 1
+
+
+def test_all_commands_run_before_a_failure_is_said(tmp_path):
+    write = "from pathlib import Path; Path({!r}).touch()"
+    commands = [["-c", "raise SystemExit(3)"], *(["-c", write.format(str(tmp_path / name))] for name in "ab")]
+    with pytest.raises(SystemExit, match="3"):
+        gpu.run_all(commands, 60, parallel=2)
+    assert {path.name for path in tmp_path.iterdir()} == {"a", "b"}
 
 
 def test_a_step_that_takes_too_long_is_interrupted_and_can_be_continued():

@@ -90,12 +90,13 @@ class Fitting:
         self.state.load(self.state_path)
         self.plan = replace(plan, first_epoch=self.state.epoch)
         items = TrainingItems(objective.synthesis, cache.patches, config.seed)
+        self.record = {}
         if items.chosen < cache.patches:
+            self.record["step_patches"] = items.chosen
             logger.info(
                 "%s: a step uses %s of each picture's %s patches, others in each epoch",
                 *(job.name, f"{items.chosen:,}", f"{cache.patches:,}"),
             )
-        self.record = {"step_patches": items.chosen}
         workers = loader_workers(accelerator.device) if objective.synthesis else 0
         self.batches = iter(make_loader(items, self.plan, workers))
         self.log = JobLog(job, self.state.epoch, writes=self.saves)

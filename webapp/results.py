@@ -43,7 +43,7 @@ def overlay_png(picture: Image.Image, prediction: AnomalyPrediction, side: int |
     """PNG of the picture under its heat map, with at most so many pixels per side; needs a calibrated prediction."""
     if side is not None:
         prediction = shrink(prediction, side)
-        height, width = prediction.anomaly_map.shape
+        height, width = prediction.map_size
         picture = picture.resize((width, height), reducing_gap=3)
     return _png(overlay(picture, prediction))
 

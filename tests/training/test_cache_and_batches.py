@@ -63,6 +63,27 @@ def test_large_images_go_through_the_network_few_at_a_time(make_detector, monkey
     assert all(torch.allclose(one, other, atol=1e-5) for one, other in zip(together, apart, strict=True))
 
 
+def test_chosen_patches_are_those_of_the_whole_maps(images, make_detector, tmp_path):
+    cache = build_cache(make_detector(SimpleNet), images, tmp_path)
+    indices, places = torch.tensor([3, 0]), torch.tensor([[0, 9, 63], [5, 5, 1]])
+    whole = cache.features(indices, torch.device("cpu")).flatten(2)
+    chosen = cache.features(indices, torch.device("cpu"), places)
+    assert cache.patches == 64 and chosen.shape == (2, whole.shape[1], 3, 1)
+    for picture, row in enumerate(places.tolist()):
+        assert torch.equal(chosen[picture, :, :, 0], whole[picture][:, row])
+
+
+def test_large_pictures_give_other_patches_in_each_epoch(monkeypatch):
+    monkeypatch.setattr(module, "STEP_PATCHES", 10)
+    items = TrainingItems(None, patches=64, seed=1)
+    first, again, later = (items[epoch, 3]["places"].tolist() for epoch in (0, 0, 1))
+    assert items.chosen == 10 and first == again == sorted(set(first)) and len(first) == 10
+    assert first != later and max(first + later) < 64
+    seen = {place for epoch in range(60) for place in items[epoch, 3]["places"].tolist()}
+    assert seen == set(range(64))
+    assert "places" not in TrainingItems(None, patches=10, seed=1)[0, 3]
+
+
 def test_mean_and_rms_are_over_all_pictures(images, make_detector, tmp_path):
     detector = make_detector(SimpleNet)
     cache = build_cache(detector, images, tmp_path)

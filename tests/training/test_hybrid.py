@@ -55,6 +55,17 @@ def test_the_adaptor_standardises_good_features():
     assert torch.allclose(adapted.var(0) / normal.var(0), adapted.var(0)[0] / normal.var(0)[0])  # one scale for all
 
 
+def test_no_step_mixes_devices(objective):
+    """The meta device stands for a GPU: it refuses tensors of the CPU, too."""
+    objective.to("meta")
+    width = objective.detector.front_end.embed_dim
+    normal, damaged = torch.randn(40, width, device="meta"), torch.randn(20, width, device="meta")
+    hybrid.standardise(objective.head.adaptor, normal)
+    assert hybrid.draw(normal, 5).device.type == objective.losses(normal, damaged)["loss"].device.type == "meta"
+    assert objective.head.memory.distances(objective.head.memory.project(normal)).device.type == "meta"
+    objective.balance(normal)
+
+
 def test_the_losses_are_the_cross_entropies_of_one_batch(objective, monkeypatch):
     normal, damaged = rows(objective, 0.0, 2.0)
     monkeypatch.setattr(hybrid, "add_noise", lambda features, std: features + std)

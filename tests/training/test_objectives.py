@@ -112,6 +112,24 @@ def test_focal_loss_keeps_ties():
     assert glass().focal_loss(scores, torch.zeros(6, dtype=bool)).item() == pytest.approx(0.25 * math.log(2), rel=1e-4)
 
 
+@pytest.mark.parametrize("hypothesis", ["manifold", "hypersphere"])
+def test_glass_with_all_patches_chosen_is_glass(hypothesis):
+    objective = glass(hypothesis)
+    objective.update_center(torch.randn(8, 4, 3, dtype=torch.float64))
+    batch = {name: torch.randn(2, 8, 4, 3, dtype=torch.float64) for name in ("features", "augmented_features")}
+    batch["patch_label"] = torch.rand(2, 4, 3) > 0.7
+    order = torch.stack([torch.randperm(12), torch.randperm(12)])
+    chosen = {
+        name: torch.stack([v[:, o] for v, o in zip(batch[name].flatten(2), order)])[..., None]
+        for name in batch
+        if name != "patch_label"
+    }
+    chosen |= {"patch_label": batch["patch_label"].flatten(1).gather(1, order), "places": order}
+    objective.noise_std = 0.0  # no draw depends on the order
+    whole, some = objective(batch), objective(chosen)
+    assert all(some[name].item() == pytest.approx(whole[name].item(), rel=1e-9) for name in whole)
+
+
 def test_glass_loss_is_the_sum_of_three_plain_means():
     objective = glass()
     batch = {"features": torch.randn(2, 8, 4, 4).double(), "augmented_features": torch.randn(2, 8, 4, 4).double()}

@@ -129,6 +129,14 @@ def test_both_methods_from_folder_to_prediction(arguments, data_root, tmp_path):
     assert "| simplenet |" in (tmp_path / "runs/summary.md").read_text()
 
 
+def test_large_inputs_are_trained_on_some_patches_in_each_step(arguments, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(batches, "STEP_PATCHES", 20)
+    assert train.main(arguments) == 0
+    reports = [json.loads(path.read_text()) for path in tmp_path.rglob("metrics.json")]
+    assert len(reports) == 2 and {report["training"]["step_patches"] for report in reports} == {20}
+    assert "a step uses 20 of each picture's 64 patches, others in each epoch" in capsys.readouterr().err
+
+
 def test_a_folder_of_good_pictures_is_enough(arguments, data_root, tmp_path):
     """No test set, no masks: it trains, calibrates and saves; what was not measured says so."""
     extra = ["--data-root", str(data_root / "plate/train/good"), "--categories", "widget", "--methods", "simplenet"]

@@ -134,7 +134,7 @@ def test_a_batch_notices_a_changed_camera(catalog, picture, monkeypatch):
     """24 pictures that are defective everywhere; one good or bad picture alone suggests nothing."""
     real = inspect_picture(catalog, LABEL, picture)
     alike = {
-        name: replace(p, threshold=p.image_score - 1, anomaly_map=np.full_like(p.anomaly_map, p.pixel_threshold))
+        name: replace(p, threshold=p.image_score - 1, map_source=np.full_like(p.anomaly_map, p.pixel_threshold))
         for name, p in real.predictions.items()
     }
     fitting = replace(real, predictions=alike, appearance=AppearanceCheck(1.0, ()))

@@ -276,7 +276,7 @@ def test_pictures_that_are_unusual_in_the_same_way_get_a_notice(catalog, uploads
     """In units of the pixel threshold, above the level of good parts; all pictures are called defective."""
     real = inspected(catalog, SimpleNet=True, GLASS=True)
     alike = {
-        name: replace(p, anomaly_map=np.full((48, 80), p.normal_level + level * (p.pixel_threshold - p.normal_level)))
+        name: replace(p, map_source=np.full((48, 80), p.normal_level + level * (p.pixel_threshold - p.normal_level)))
         for name, p in real.predictions.items()
     }
     monkeypatch.setattr(batch_tab, "inspect_picture", lambda *_: replace(real, predictions=alike))

@@ -155,7 +155,7 @@ def standardise(adaptor: nn.Linear, normal: Tensor) -> None:
     """Makes the adaptor z = (x - mean) / s of the good patch features (N, D); s^2 is their mean variance."""
     variance, mean = torch.var_mean(normal, 0)
     scale = variance.mean().sqrt()
-    adaptor.weight.copy_(torch.eye(len(mean)) / scale)
+    adaptor.weight.copy_(torch.eye(len(mean), device=scale.device) / scale)
     adaptor.bias.copy_(-mean / scale)
 
 
