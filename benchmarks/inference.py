@@ -165,7 +165,8 @@ def explicit_file_case(backbone: str, image_size: int, batch: int, method: str, 
 
 def file_case(backbone: str, image_size: int, batch: int, method: str, folder: Path) -> Callable:
     """A file decoded, resized, scored, its map resized."""
-    return partial(compare, build_detectors(backbone, image_size, method, folder), photo_file(folder))
+    detectors, photo = build_detectors(backbone, image_size, method, folder), photo_file(folder)
+    return lambda: [prediction.anomaly_map for prediction in compare(detectors, photo).values()]
 
 
 def predict_once(case: str, setup: dict) -> None:

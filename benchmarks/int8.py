@@ -50,8 +50,8 @@ def quantise(path: Path, category: Category) -> Path:
 def test(model: ExportedModel, category: Category) -> dict[str, dict]:
     """By method: image AUROC, pixel AUROC and verdicts on all test pictures."""
     labels = [sample.label for sample in category.test]
-    predictions = {method: [] for method in model.calibrations}
-    pixels = {method: PixelMetrics() for method in model.calibrations}
+    predictions = {method: [] for method in model.held_out}
+    pixels = {method: PixelMetrics() for method in model.held_out}
     for sample in category.test:
         picture = sample.read()
         for method, prediction in model.compare(picture).items():

@@ -4,7 +4,7 @@ A hybrid on the compact backbone, untrained but with a full memory, inspects a P
 Each case runs in a fresh process. `peak_mb` is the highest resident memory above that of the libraries: it includes
 the weights, the picture, and its map. `in one piece` lifts the limits of `hubmodels/tiles.py` and
 `hubmodels/heads.py`; `difference` compares its map with that of the tiles, in units of the largest value. `seconds` is
-from file to verdict, the first of the process.
+from file to verdict and map, the first of the process.
 
 Writes `results/large_pictures.json`; `--table` prints the table of `docs/benchmarks.md` from it.
 """
@@ -78,9 +78,9 @@ def measure_one(picture: Path, size: tuple[int, int], way: str, result: Path) ->
         tiles.LARGEST_WHOLE, heads.MOST_VALUES, hybrid.MOST_VALUES = LARGEST_AREA, 2**62, 2**62
     detector = untrained(size)
     start = time.perf_counter()
-    prediction = detector.predict(picture)
+    anomaly_map = detector.predict(picture).anomaly_map
     measured = {"peak_mb": resident_mb() - libraries, "seconds": round(time.perf_counter() - start, 1)}
-    np.save(result, prediction.anomaly_map)
+    np.save(result, anomaly_map)
     return {"libraries_mb": libraries} | measured
 
 

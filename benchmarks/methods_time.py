@@ -16,7 +16,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -65,7 +64,10 @@ def verdicts() -> list[dict]:
     """Milliseconds of `predict`, from the decoded picture to verdict and map, with all threads and with one."""
     detectors = Catalog.bundled().load("parts / washer")
     picture = read_picture(ROOT / "examples/parts/washer/scratch.png")
-    cases = {method: partial(detector.predict, picture) for method, detector in detectors.items()}
+    cases = {
+        method: lambda detector=detector: detector.predict(picture).anomaly_map
+        for method, detector in detectors.items()
+    }
     rows, most = [], torch.get_num_threads()
     for threads in dict.fromkeys((most, 1)):
         torch.set_num_threads(threads)

@@ -6,10 +6,11 @@
 
 OURS and each OTHER are folders that contain model folders of one method, of all categories and seeds; with `--method`
 those of others in them are left out. Image AUROC comes from `scores.parquet`, is averaged over the seeds, and compared
-by the test of DeLong et al. (Biometrics 1988). AUPRO needs the weights and DIR, a folder of real pictures (`docs/data.md`): all models that have weights are applied
-again, maps and masks are compared at 256 px, and the p-value comes from 2,000 bootstrap samples of the pictures.
-Pictures, not seeds, are what varies in both tests. "Top 1 %" is the image AUROC of these models if the image score of
-each is the mean of its highest 1 % of patches, as the hybrid has it; SimpleNet and GLASS take the maximum.
+by the test of DeLong et al. (Biometrics 1988). AUPRO needs the weights and DIR, a folder of real pictures
+(`docs/data.md`): all models that have weights are applied again, maps and masks are compared at 256 px, and the
+p-value comes from 2,000 bootstrap samples of the pictures. Pictures, not seeds, are what varies in both tests. "Top
+1 %" is the image AUROC of these models if the image score of each is the mean of its highest 1 % of patches, as the
+hybrid has it; SimpleNet and GLASS take the maximum.
 """
 
 import argparse

@@ -19,10 +19,9 @@ import torch
 
 from benchmarks.measuring import RESULTS, provenance, table
 from hubmodels import AnomalyDetector, AnomalyPrediction, PreparedPicture
-from hubmodels.heatmap import shrink
 from hubmodels.hub.catalog import Catalog
 from hubmodels.methods import METHODS
-from hubmodels.setup_change import FEWEST, GRID, WINDOW, setup_changed
+from hubmodels.setup_change import CELL, FEWEST, GRID, WINDOW, setup_changed
 from training.evaluation import write_json
 from training.parts.dataset import DEFECTS, render
 from training.position import move
@@ -59,7 +58,7 @@ def inspect(detectors: dict[str, AnomalyDetector], picture: np.ndarray) -> dict[
     prepared, found = PreparedPicture(picture), {}
     for name, detector in detectors.items():
         maps = prepared.features(detector.front_end)[1]
-        found[name] = shrink(detector.predict_from_features(maps, [picture.shape[:2]])[0], GRID)
+        found[name] = detector.predict_from_features(maps, [picture.shape[:2]])[0].at_most(CELL * GRID)
     return found
 
 

@@ -1,6 +1,6 @@
 """Training with fewer patches of each picture in a step: `python -m benchmarks.step_patches 512 --data-root ...`.
 
-Large inputs have too many patches for the memory of a step, so `training/batches.py` takes STEP_PATCHES of each picture.
+Large inputs have too many patches for the memory of a step, so `training/batches.py` takes STEP_PATCHES of each one.
 What that costs is measured on an input that fits, with a smaller number. The options after the number are those of
 `training/train.py`; `python -m benchmarks.real_data collect step_patches DIR` adds the results to a table.
 """

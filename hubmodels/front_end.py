@@ -21,8 +21,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from hubmodels.backbone import Backbone, feature_channels, load_backbone
+from hubmodels.pictures import fit
 from hubmodels.scoring import SinglePrecision
-from hubmodels.sizes import Size, as_image_size, as_pair, in_words
+from hubmodels.sizes import Size, as_image_size, as_pair, crop_margins, crop_start
 from hubmodels.tiles import in_tiles, is_large
 
 _imported_by = os.getpid()
@@ -224,13 +225,8 @@ def to_image(picture: Image.Image, image_size: Size, resize: Size | None = None)
     Raises:
         ValueError: resize is smaller than image_size.
     """
-    height, width = as_pair(image_size)
-    whole = as_pair(image_size if resize is None else resize)
-    top, left = crop_start(whole, image_size)
-    resized = picture.resize(whole[::-1], Image.Resampling.BILINEAR)
-    if whole != (height, width):
-        resized = resized.crop((left, top, left + width, top + height))
-    return torch.from_numpy(np.array(resized)).permute(2, 0, 1).contiguous().float().div_(255)
+    fitted = fit(picture, image_size, resize)
+    return torch.from_numpy(np.array(fitted)).permute(2, 0, 1).contiguous().float().div_(255)
 
 
 def to_picture_size(anomaly_map: Tensor, size: tuple[int, int], resize: Size | None = None) -> np.ndarray:
@@ -264,24 +260,6 @@ def inspected_part(size: tuple[int, int], image_size: Size, resize: Size) -> tup
 def _inspected(side: int, start: int, length: int, whole: int) -> slice:
     """Pixels of one axis, which has `side` of them, for a crop of some of `whole` pixels."""
     return slice(*(math.ceil(edge * side / whole - 0.5) for edge in (start, start + length)))
-
-
-def crop_start(resize: Size, image_size: Size) -> tuple[int, int]:
-    """First row and first column of the centre crop, rounded as torchvision does (half to even)."""
-    (height, width), (rows, columns) = as_pair(resize), as_pair(image_size)
-    if height < rows or width < columns:
-        raise ValueError(
-            f"resize {in_words(resize)} is smaller than image_size {in_words(image_size)}; the crop needs at least as "
-            "much"
-        )
-    return round((height - rows) / 2), round((width - columns) / 2)
-
-
-def crop_margins(resize: Size, image_size: Size) -> tuple[int, int, int, int]:
-    """Pixels outside of the centre crop: at the left, right, top and bottom, which is the order of `F.pad`."""
-    (height, width), (rows, columns) = as_pair(resize), as_pair(image_size)
-    top, left = crop_start(resize, image_size)
-    return left, width - columns - left, top, height - rows - top
 
 
 def scales(size: tuple[int, int], resize: Size) -> tuple[float, float]:

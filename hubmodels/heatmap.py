@@ -9,14 +9,14 @@ from blue to yellow. Outlines are white on black, and verdicts are words.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
-from hubmodels.prediction import SMALLEST_SPAN, AnomalyPrediction, SizedMap
+from hubmodels.prediction import SMALLEST_SPAN, AnomalyPrediction
 
 # The step at level 1 is meant: a pixel is on one side of its threshold or on the other.
 LEVELS = (0.0, 0.5, 0.99, 1.0, 1.5, 2.0)
@@ -149,19 +149,6 @@ class Overlap:
     both: float
     first_only: float
     second_only: float
-
-
-def shrink(prediction: AnomalyPrediction, side: int) -> AnomalyPrediction:
-    """The prediction with a map of at most `side` pixels per side: maps are smooth, and screens are small."""
-    height, width = prediction.map_size
-    if max(height, width) <= side:
-        return prediction
-    scale = side / max(height, width)
-    size = (max(1, round(height * scale)), max(1, round(width * scale)))
-    source = prediction.map_source
-    if isinstance(source, SizedMap):
-        return replace(prediction, map_source=source.at(size))
-    return replace(prediction, map_source=np.asarray(Image.fromarray(source).resize(size[::-1], Image.Resampling.BOX)))
 
 
 def heat_layer(prediction: AnomalyPrediction) -> Image.Image:

@@ -19,6 +19,7 @@ import numpy as np
 from PIL import Image, ImageChops, ImageOps, UnidentifiedImageError
 
 from hubmodels import install_command, tiff
+from hubmodels.sizes import Size, as_pair, crop_start
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -95,6 +96,25 @@ def read_picture(picture: Picture) -> Image.Image:
     raise PictureError(
         f"a {type(picture).__name__} is not a picture; pass a path, bytes, a PIL image, a numpy array or a tensor"
     )
+
+
+def fit(picture: Image.Image, image_size: Size, resize: Size | None = None) -> Image.Image:
+    """A picture at the size of a model input: resized, bilinear and antialiased, then the centre cropped.
+
+    Args:
+        image_size: (height, width) of the result, or the side of a square.
+        resize: the same before the crop, at least as large; by default there is no crop.
+
+    Raises:
+        ValueError: resize is smaller than image_size.
+    """
+    height, width = as_pair(image_size)
+    whole = as_pair(image_size if resize is None else resize)
+    top, left = crop_start(whole, image_size)
+    resized = picture.resize(whole[::-1], Image.Resampling.BILINEAR)
+    if whole == (height, width):
+        return resized
+    return resized.crop((left, top, left + width, top + height))
 
 
 def _from_file(picture: str | os.PathLike | bytes) -> Image.Image:

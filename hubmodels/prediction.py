@@ -5,15 +5,17 @@ Nothing here depends on a picture's own minimum or maximum. A part gets the same
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike
+from PIL import Image
 from scipy import ndimage
 
 SMALLEST_SPAN = 1e-12  # avoids a division by zero where all held-out pictures are alike
 OUTLINE = 0.7  # of a region's height; the best of 0.3 to 0.8 on the rendered parts, see benchmarks/outline.py
+COUNTED_SIDE = 1024  # pixels
 EIGHT_CONNECTED = np.ones((3, 3), bool)  # as AUPRO counts regions
 
 
@@ -68,10 +70,18 @@ class AnomalyPrediction:
         """(H, W) float32 at the picture's own size, smoothed; same scale as the patch scores. Made when first used."""
         return self.map_source.whole if isinstance(self.map_source, SizedMap) else self.map_source
 
-    @property
-    def map_size(self) -> tuple[int, int]:
-        """(height, width) of the map, which is not made for it."""
-        return self.map_source.size if isinstance(self.map_source, SizedMap) else self.map_source.shape
+    def at_most(self, side: int) -> "AnomalyPrediction":
+        """The prediction with a map of at most `side` pixels per side: maps are smooth, and screens are small."""
+        lazy = isinstance(self.map_source, SizedMap)
+        height, width = self.map_source.size if lazy else self.map_source.shape
+        scale = side / max(height, width)
+        if scale >= 1:
+            return self
+        size = (max(1, round(height * scale)), max(1, round(width * scale)))
+        if lazy:
+            return replace(self, map_source=self.map_source.at(size))
+        smaller = Image.fromarray(self.map_source).resize(size[::-1], Image.Resampling.BOX)
+        return replace(self, map_source=np.asarray(smaller))
 
     @property
     def is_anomalous(self) -> bool | None:
@@ -105,8 +115,11 @@ class AnomalyPrediction:
         return 1 + (self.image_score - self.threshold) / span  # anchored at 1, so that rounding changes no verdict
 
     def numbers(self) -> dict[str, float | int | bool | None]:
-        """Everything except the map, ready for JSON; shares are in [0, 1]."""
-        mask = self.mask
+        """Everything except the map, ready for JSON; shares are in [0, 1].
+
+        Defects are counted in a map of at most COUNTED_SIDE pixels per side: larger ones show no more.
+        """
+        mask = self.at_most(COUNTED_SIDE).mask
         return {
             "is_anomalous": self.is_anomalous,
             "p_value": self.p_value,

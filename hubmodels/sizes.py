@@ -46,3 +46,21 @@ def in_words(size: Size) -> str:
     """The size for a message: "64" for a square, else "640 x 256"."""
     height, width = as_pair(size)
     return str(height) if height == width else f"{height} x {width}"
+
+
+def crop_start(resize: Size, image_size: Size) -> tuple[int, int]:
+    """First row and first column of the centre crop, rounded as torchvision does (half to even)."""
+    (height, width), (rows, columns) = as_pair(resize), as_pair(image_size)
+    if height < rows or width < columns:
+        raise ValueError(
+            f"resize {in_words(resize)} is smaller than image_size {in_words(image_size)}; the crop needs at least as "
+            "much"
+        )
+    return round((height - rows) / 2), round((width - columns) / 2)
+
+
+def crop_margins(resize: Size, image_size: Size) -> tuple[int, int, int, int]:
+    """Pixels outside of the centre crop: at the left, right, top and bottom, which is the order of `F.pad`."""
+    (height, width), (rows, columns) = as_pair(resize), as_pair(image_size)
+    top, left = crop_start(resize, image_size)
+    return left, width - columns - left, top, height - rows - top

@@ -18,11 +18,10 @@ from hubmodels import (
     rank_categories,
 )
 from hubmodels.appearance import BRIGHT, DARK
-from hubmodels.heatmap import shrink
 from hubmodels.hub.catalog import BUNDLE, CACHE, FOLDER, HUB, Catalog
 from hubmodels.methods import METHODS
 from hubmodels.pictures import Picture
-from hubmodels.setup_change import GRID, WINDOW, setup_changed
+from hubmodels.setup_change import CELL, GRID, WINDOW, setup_changed
 from webapp.texts import LANGUAGES, label, translate_plainly
 
 # Events that use a model share one place in Gradio's queue. A batch has its own place, otherwise nobody else could
@@ -98,7 +97,7 @@ class SetupWatch:
             return
         for method, prediction in inspection.predictions.items():
             last, calibration = self._last[method], inspection.detectors[method].calibration
-            last.append(shrink(prediction, GRID))
+            last.append(prediction.at_most(CELL * GRID))
             self.changed = self.changed or setup_changed(list(last), calibration, self._rate)
 
 

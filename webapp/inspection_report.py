@@ -15,7 +15,7 @@ from PIL import Image
 
 from hubmodels import AnomalyPrediction
 from hubmodels.appearance import UNLIKE
-from hubmodels.heatmap import agreement_layer, count_shares, heat_layer, outline_layer, overlap, shrink
+from hubmodels.heatmap import agreement_layer, count_shares, heat_layer, outline_layer, overlap
 from hubmodels.methods import METHODS
 from hubmodels.prediction import pictures_needed
 from hubmodels.scoring import Calibration
@@ -82,7 +82,7 @@ def render_report(
         note: to read first.
     """
     rates = step_rates(inspection)
-    drawn = replace(inspection, predictions={n: shrink(p, LAYER_SIDE) for n, p in inspection.predictions.items()})
+    drawn = replace(inspection, predictions={n: p.at_most(LAYER_SIDE) for n, p in inspection.predictions.items()})
     agreements = _agreements(drawn, rates, language)
     return render(
         "report.html",
@@ -219,7 +219,7 @@ def _patches(colours: tuple[tuple[int, int, int], ...]) -> list[str]:
 
 
 def _column(inspection: Inspection, drawn: Inspection, name: str, rates: list[float | None], language: str) -> Column:
-    """Numbers are measured on the whole picture; layers are drawn from the smaller maps of `drawn`."""
+    """Layers are drawn from the smaller maps of `drawn`."""
     calibration = inspection.detectors[name].calibration
     verdicts = []
     for steps in _alike(inspection, [name], rates):

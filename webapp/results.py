@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from hubmodels import AnomalyPrediction
-from hubmodels.heatmap import overlay, shrink
+from hubmodels.heatmap import overlay
 from hubmodels.hub.catalog import Catalog
 from webapp.hosting import fresh_path
 from webapp.inspection import Inspection, method_titles
@@ -42,8 +42,8 @@ def models_of(catalog: Catalog, category: str, shown: Collection[str]) -> dict[s
 def overlay_png(picture: Image.Image, prediction: AnomalyPrediction, side: int | None = None) -> bytes:
     """PNG of the picture under its heat map, with at most so many pixels per side; needs a calibrated prediction."""
     if side is not None:
-        prediction = shrink(prediction, side)
-        height, width = prediction.map_size
+        prediction = prediction.at_most(side)
+        height, width = prediction.anomaly_map.shape
         picture = picture.resize((width, height), reducing_gap=3)
     return _png(overlay(picture, prediction))
 

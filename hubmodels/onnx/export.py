@@ -5,6 +5,7 @@
 
 The file takes pictures of any size and does everything that `predict` does. `hubmodels.onnx.runtime` runs it. It is
 written only if it agrees with torch on every picture given; the measured differences are in bottle.parity.json.
+With `--without-resizing` the file takes pictures of the model's input size, which is faster for large ones.
 """
 
 import argparse
@@ -37,7 +38,9 @@ TOLERANCE = 1e-4  # largest relative difference of scores and maps
 TRACED_SIZE = (2, 90, 70, 3)  # any size with different sides, so that the tracer confuses none
 
 
-def export(detectors: Iterable[AnomalyDetector], path: str | Path, pictures: Iterable[Picture]) -> dict:
+def export(
+    detectors: Iterable[AnomalyDetector], path: str | Path, pictures: Iterable[Picture], resizes: bool = True
+) -> dict:
     """Writes the detectors as one ONNX file, if it agrees with them on all pictures, and a report.
 
     Scores and maps may differ by 1e-4. For scores this is relative to the score, or to the span from `normal_score` to
@@ -48,6 +51,8 @@ def export(detectors: Iterable[AnomalyDetector], path: str | Path, pictures: Ite
         detectors: of one category, calibrated, with equal front ends, each of another method.
         path: the file to write; the report has the same name, but ends in `.parity.json`.
         pictures: at least one; better some normal and some anomalous ones, at the sizes that will be inspected.
+        resizes: whether the file takes pictures of any size. If not, it takes those of the model's input size and
+            gives maps of that size; `ExportedModel` resizes both.
 
     Returns:
         the report.
@@ -69,7 +74,7 @@ def export(detectors: Iterable[AnomalyDetector], path: str | Path, pictures: Ite
         import_extra(name)
     try:
         with TemporaryDirectory(prefix=".export-", dir=path.parent) as folder:
-            return _write_checked(detectors, path, pictures, Path(folder))
+            return _write_checked(detectors, path, pictures, Path(folder), resizes)
     except OSError as error:
         raise ExportError(f"{path} cannot be written: {error.strerror or error}") from error
 
@@ -99,10 +104,12 @@ def _require_fitting(detectors: Sequence[AnomalyDetector]) -> None:
             raise ExportError(f"the {detector.method} detector {lack}")
 
 
-def _write_checked(detectors: Sequence[AnomalyDetector], path: Path, pictures: list[Picture], folder: Path) -> dict:
+def _write_checked(
+    detectors: Sequence[AnomalyDetector], path: Path, pictures: list[Picture], folder: Path, resizes: bool
+) -> dict:
     """Writes both files into a temporary folder, then moves them: a failure leaves nothing incomplete."""
     draft, report_draft = folder / "model.onnx", folder / "report.json"
-    _write_graph(detectors, draft)
+    _write_graph(detectors, draft, resizes)
     model = ExportedModel(draft)
     methods = _measure(detectors, model, pictures)
     _require_parity(methods, len(pictures))
@@ -118,20 +125,25 @@ def _write_checked(detectors: Sequence[AnomalyDetector], path: Path, pictures: l
     return report
 
 
-def _write_graph(detectors: Sequence[AnomalyDetector], path: Path) -> None:
-    graph, device = ExportGraph(detectors).eval(), detectors[0].device
-    example = torch.zeros(TRACED_SIZE, dtype=torch.uint8, device=device)
+def _write_graph(detectors: Sequence[AnomalyDetector], path: Path, resizes: bool) -> None:
+    graph, device, front_end = ExportGraph(detectors, resizes).eval(), detectors[0].device, detectors[0].front_end
+    size = TRACED_SIZE if resizes else (2, *front_end.image_size, 3)
+    example = torch.zeros(size, dtype=torch.uint8, device=device)
     with torch.no_grad():
         graph(example)  # values that are computed once and kept must not become steps of the trace
     names = output_names([detector.method for detector in detectors])
-    sides = {i: torch.export.Dim(name) for i, name in enumerate(("batch", "height", "width"))}
+    free = ("batch", "height", "width") if resizes else ("batch",)
+    sides = {i: torch.export.Dim(name) for i, name in enumerate(free)}
     shared = dict(dynamo=True, opset_version=OPSET, dynamic_shapes=(sides,), verbose=False)
     try:
         program = torch.onnx.export(graph, (example,), input_names=[INPUT], output_names=names, **shared)
     except torch.onnx.errors.OnnxExporterError as error:
         raise ExportError(f"the backbone {detectors[0].front_end.backbone_name} has no ONNX form: {error}") from error
     program.model.metadata_props[LIBRARY] = metadata(
-        detectors[0].dataset, detectors[0].category, {d.method: _held_out(d) for d in detectors}
+        detectors[0].dataset,
+        detectors[0].category,
+        {d.method: _held_out(d) for d in detectors},
+        None if resizes else {"image_size": front_end.image_size, "resize": front_end.resize},
     )
     program.save(path, external_data=False)
 
@@ -199,11 +211,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--pictures", nargs="+", required=True, metavar="PATH", help="files or folders to check with")
     parser.add_argument("--output", type=Path, required=True, metavar="FILE.onnx", help="the file to write")
     parser.add_argument("--backbone-weights", type=Path, metavar="FILE", help="safetensors weights of the backbone")
+    parser.add_argument(
+        "--without-resizing", action="store_true", help="the file takes pictures of the model's input size only"
+    )
     args = parser.parse_args(arguments)
     try:
         weights = dict(backbone_weights=args.backbone_weights)
         detectors = [load(model, **weights) for model in args.models]
-        report = export(detectors, args.output, find_pictures(args.pictures))
+        report = export(detectors, args.output, find_pictures(args.pictures), not args.without_resizing)
     except (ModelError, BackboneError, ExportError, PictureError) as error:
         parser.error(str(error))
     except KeyboardInterrupt:

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hubmodels.detector import AnomalyDetector
-from hubmodels.front_end import crop_margins, crop_start
 from hubmodels.scoring import smooth_map
+from hubmodels.sizes import crop_margins, crop_start
 
 BLOCK = 32  # with fewer the windows overlap more, with more they contain more zeros
 HALF = 2**11  # Pillow's weights are whole multiples of 1 / HALF**2
@@ -25,10 +25,12 @@ class ExportGraph(nn.Module):
 
     Args:
         detectors: in eval mode, calibrated, with equal front ends.
+        resizes: whether it takes pictures of any size; else those of the model input, and the maps have that size.
     """
 
-    def __init__(self, detectors: Sequence[AnomalyDetector]) -> None:
+    def __init__(self, detectors: Sequence[AnomalyDetector], resizes: bool = True) -> None:
         super().__init__()
+        self.resizes = resizes
         first = detectors[0].front_end
         self.image_size, self.resize = first.image_size, first.resize
         self.start, self.margins = (place(self.resize, self.image_size) for place in (crop_start, crop_margins))
@@ -45,12 +47,16 @@ class ExportGraph(nn.Module):
         for head in self.heads:
             patch_scores = head(aggregated)
             image_scores = head.image_scores(patch_scores)
-            anomaly_maps = self.at_picture_size(smooth_map(patch_scores, self.image_size), pictures)
+            anomaly_maps = smooth_map(patch_scores, self.image_size)
+            if self.resizes:
+                anomaly_maps = self.at_picture_size(anomaly_maps, pictures)
             outputs += [image_scores, anomaly_maps, head.p_values(image_scores)]
         return tuple(outputs)
 
     def prepare(self, pictures: Tensor) -> Tensor:
         """Pictures (B, H, W, 3) uint8 -> images (B, 3, *image_size) in [0, 1], equal to those of `to_image`."""
+        if not self.resizes:
+            return pictures.permute(0, 3, 1, 2) / WHITE
         rows, columns = zip(self.resize, self.start, self.image_size, strict=True)
         narrow = _resize_levels(pictures.permute(2, 0, 1, 3), *columns)
         levels = _resize_levels(narrow.permute(2, 1, 3, 0), *rows)

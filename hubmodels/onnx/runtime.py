@@ -10,15 +10,18 @@ model.compare("photo.png")   # by method
 import json
 import time
 from dataclasses import replace
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
+from PIL import Image
 
 from hubmodels import LIBRARY, install_command
-from hubmodels.pictures import Picture, read_picture
-from hubmodels.prediction import AnomalyPrediction, HeldOut
+from hubmodels.pictures import Picture, fit, read_picture
+from hubmodels.prediction import AnomalyPrediction, HeldOut, SizedMap
+from hubmodels.sizes import as_image_size, crop_margins, crop_start
 
 EXPORT_VERSION = 1  # of the file's metadata under `LIBRARY`
 INPUT = "pictures"
@@ -40,6 +43,7 @@ class ExportedModel:
     Attributes:
         dataset, category: what its methods were trained on.
         held_out: the scores that each method was calibrated with, by method.
+        model_input: `image_size` and `resize` of a file that does not resize, as of `fit`; None for one that does.
         session: ONNX Runtime's, for batches: `session.run(None, {"pictures": array})`, (B, H, W, 3) uint8 RGB.
 
     Raises:
@@ -54,8 +58,9 @@ class ExportedModel:
             self.dataset, self.category = known["dataset"], known["category"]
             self.held_out = {method: HeldOut.from_lists(values) for method, values in known["methods"].items()}
             _require_sound(self.held_out, self.session)
+            self.model_input = _input_of(known["model_input"], self.session)
         except (LookupError, TypeError, ValueError, AttributeError) as error:
-            raise ExportError(f"{name} is damaged: its calibration does not fit its graph ({error})") from error
+            raise ExportError(f"{name} is damaged: its metadata do not fit its graph ({error})") from error
 
     def predict(self, picture: Picture) -> AnomalyPrediction:
         """The prediction of the only method, as `AnomalyDetector.predict`, but without its warnings.
@@ -80,13 +85,32 @@ class ExportedModel:
         """
         upright = read_picture(picture)
         start = time.perf_counter()
-        outputs = self.session.run(None, {INPUT: np.asarray(upright)[None]})
+        fitted = fit(upright, **self.model_input) if self.model_input else upright
+        outputs = self.session.run(None, {INPUT: np.asarray(fitted)[None]})
         if not all(np.isfinite(output).all() for output in outputs):
             raise ExportError("the model gives scores that are not finite: its weights are damaged")
         found = zip(self.held_out.items(), outputs[::3], outputs[1::3], strict=True)
-        decided = {method: held_out.decide(s[0].item(), maps[0]) for (method, held_out), s, maps in found}
+        size = (upright.height, upright.width)
+        decided = {
+            method: held_out.decide(score[0].item(), self._sized(maps[0], size))
+            for (method, held_out), score, maps in found
+        }
         latency_ms = 1000 * (time.perf_counter() - start)
         return {method: replace(prediction, latency_ms=latency_ms) for method, prediction in decided.items()}
+
+    def _sized(self, values: np.ndarray, size: tuple[int, int]) -> np.ndarray | SizedMap:
+        """A map of the file at the picture's size."""
+        if self.model_input is None:
+            return values
+        return SizedMap(size, partial(enlarge, values, self.model_input["resize"]))
+
+
+def enlarge(values: np.ndarray, resize: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
+    """A map of the model input (H, W) -> map of the picture (height, width), as `to_picture_size` in torch."""
+    left, right, top, bottom = crop_margins(resize, values.shape)
+    whole = np.pad(values, ((top, bottom), (left, right)), constant_values=values.min())
+    resized = Image.fromarray(whole).resize(size[::-1], Image.Resampling.BILINEAR)
+    return np.clip(np.asarray(resized), values.min(), values.max())
 
 
 def output_names(methods: list[str]) -> list[str]:
@@ -95,14 +119,20 @@ def output_names(methods: list[str]) -> list[str]:
     return [prefix + name for prefix in prefixes for name in OUTPUTS]
 
 
-def metadata(dataset: str | None, category: str | None, held_out: dict[str, dict[str, list | float]]) -> str:
+def metadata(
+    dataset: str | None,
+    category: str | None,
+    held_out: dict[str, dict[str, list | float]],
+    model_input: dict[str, tuple[int, int]] | None = None,
+) -> str:
     """What a prediction needs besides the graph, as JSON.
 
     Args:
         held_out: by method, the fields of its `HeldOut`.
+        model_input: as `ExportedModel.model_input`.
     """
     known = {"library": LIBRARY, "format_version": EXPORT_VERSION, "dataset": dataset, "category": category}
-    return json.dumps(known | {"methods": held_out})
+    return json.dumps(known | {"methods": held_out, "model_input": model_input})
 
 
 def import_extra(name: str) -> ModuleType:
@@ -139,6 +169,18 @@ def _require_sound(held_out: dict[str, HeldOut], session) -> None:
         raise ValueError(f"its methods are {', '.join(held_out) or 'missing'}, its outputs {', '.join(named)}")
     for calibration in held_out.values():
         calibration.require_sound()
+
+
+def _input_of(known: dict | None, session) -> dict[str, tuple[int, int]] | None:
+    """`model_input` as the metadata have it; raises ValueError or TypeError where it does not fit the graph."""
+    if known is None:
+        return None
+    found = {name: as_image_size(known[name]) for name in ("image_size", "resize")}
+    crop_start(found["resize"], found["image_size"])
+    taken = session.get_inputs()[0].shape
+    if list(found["image_size"]) != taken[1:3]:
+        raise ValueError(f"its input is {taken}, not {found['image_size']}")
+    return found
 
 
 def _read_metadata(session, name: str) -> dict:

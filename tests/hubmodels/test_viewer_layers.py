@@ -12,7 +12,6 @@ from hubmodels.heatmap import (
     outline_layer,
     overlap,
     overlay,
-    shrink,
 )
 from hubmodels.prediction import AnomalyPrediction
 
@@ -94,9 +93,9 @@ def test_overlap_gives_shares_of_the_picture():
 
 
 def test_a_large_map_shrinks_to_the_side_and_a_small_one_stays(prediction):
-    smaller = shrink(prediction, 40)
+    smaller = prediction.at_most(40)
     assert smaller.anomaly_map.shape == (24, 40) and smaller.threshold == prediction.threshold
     assert abs(smaller.mask.mean() - prediction.mask.mean()) < 0.03
-    assert shrink(prediction, 80) is prediction
+    assert prediction.at_most(80) is prediction
     thin = AnomalyPrediction(1.0, np.ones((1, 5000), np.float32))
-    assert shrink(thin, 100).anomaly_map.shape == (1, 100)
+    assert thin.at_most(100).anomaly_map.shape == (1, 100)

@@ -120,7 +120,7 @@ def test_glass_with_all_patches_chosen_is_glass(hypothesis):
     batch["patch_label"] = torch.rand(2, 4, 3) > 0.7
     order = torch.stack([torch.randperm(12), torch.randperm(12)])
     chosen = {
-        name: torch.stack([v[:, o] for v, o in zip(batch[name].flatten(2), order)])[..., None]
+        name: torch.stack([v[:, o] for v, o in zip(batch[name].flatten(2), order, strict=True)])[..., None]
         for name in batch
         if name != "patch_label"
     }

@@ -71,7 +71,7 @@ def model(exported):
 @pytest.fixture
 def already_exported(exported, monkeypatch):
     """Tracing takes seconds: what is tested here comes before or after it."""
-    monkeypatch.setattr(export, "_write_graph", lambda detectors, path: shutil.copy(exported, path))
+    monkeypatch.setattr(export, "_write_graph", lambda detectors, path, resizes: shutil.copy(exported, path))
 
 
 def test_a_folder_whose_name_is_not_utf8_is_read(exported, tmp_path):
@@ -171,6 +171,30 @@ def test_all_methods_say_what_torch_says(detectors, model, size):
         assert got.latency_ms > 0
 
 
+@pytest.fixture(scope="module")
+def oblong(make_detector):
+    return make_detector(SimpleNet, image_size=(64, 96), resize=(75, 107))
+
+
+@pytest.fixture(scope="module")
+def without_resizing(oblong, tmp_path_factory):
+    """A file that takes pictures of the model's input size."""
+    path = tmp_path_factory.mktemp("export") / "small.onnx"
+    export.export([oblong], path, [picture(0)], resizes=False)
+    return ExportedModel(path, threads=1)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_file_that_does_not_resize_says_the_same(oblong, without_resizing, size):
+    assert without_resizing.session.get_inputs()[0].shape == ["batch", 64, 96, 3]
+    shown = picture(7, size)
+    found, expected = without_resizing.predict(shown), oblong.predict(shown)
+    np.testing.assert_allclose(found.image_score, expected.image_score, **CLOSE)
+    np.testing.assert_allclose(found.anomaly_map, expected.anomaly_map, **CLOSE)
+    assert found.anomaly_map.shape == size and found.anomaly_map.dtype == np.float32
+    assert (found.p_value, found.is_anomalous) == (expected.p_value, expected.is_anomalous)
+
+
 def test_a_batch_equals_single_pictures(model):
     shown = np.stack([np.asarray(picture(seed)) for seed in range(3)])
     together = model.session.run(None, {"pictures": shown})
@@ -247,7 +271,7 @@ def test_a_verdict_that_flips_is_refused_however_near_the_scores(detectors, alre
 
 
 def test_a_full_disk_leaves_nothing_half_written(detectors, old_file, monkeypatch):
-    def fill(detectors, path):
+    def fill(detectors, path, resizes):
         path.write_text("half")
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -324,10 +348,13 @@ def _with_metadata(exported, path, change):
         lambda known: known["methods"]["glass"].update(image_scores=[5, 1, 2, 3, 4]),
         lambda known: known["methods"]["glass"].update(false_alarm_rate=float("nan")),
         lambda known: known["methods"]["glass"].update(normal_level=None),
+        lambda known: known.pop("model_input"),
+        lambda known: known.update(model_input={"image_size": [64, 64], "resize": [64, 64]}),
+        lambda known: known.update(model_input={"image_size": [0, 64]}),
     ],
 )
 def test_metadata_that_do_not_fit_are_refused(exported, tmp_path, change):
-    with pytest.raises(ExportError, match=r"odd\.onnx is damaged: its calibration does not fit"):
+    with pytest.raises(ExportError, match=r"odd\.onnx is damaged: its metadata do not fit"):
         ExportedModel(_with_metadata(exported, tmp_path / "odd.onnx", change))
 
 
