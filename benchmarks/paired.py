@@ -2,7 +2,8 @@
 
     python -m benchmarks.paired OURS OTHER [OTHER ...] [--data DIR]   # adds rows to results/paired.json
     python -m benchmarks.paired --method glass LARGER SMALLER         # one method with inputs of two sizes
-    python -m benchmarks.paired --table
+    python -m benchmarks.paired --table                               # methods
+    python -m benchmarks.paired --inputs                              # inputs of two sizes
 
 OURS and each OTHER are folders that contain model folders of one method, of all categories and seeds; with `--method`
 those of others in them are left out. Image AUROC comes from `scores.parquet`, is averaged over the seeds, and compared
@@ -45,6 +46,7 @@ COLUMNS = (
     *("category", "ours", "other", "seeds", "image AUROC", "p"),
     *("seeds of maps", "top 1 %", "p of top 1 %", "AUPRO", "p of AUPRO"),
 )
+INPUT_COLUMNS = ("category", "method", "inputs", "seeds", "image AUROC", "p")
 SHOWN = (  # titles of a value and of its p-value, and their keys
     ("image AUROC", "p", "image_auroc", "image_p"),
     ("top 1 %", "p of top 1 %", "image_auroc_top", "image_p_top"),
@@ -250,8 +252,24 @@ def results() -> list[dict]:
 
 
 def paired_table(rows: Sequence[dict]) -> str:
-    """All comparisons, in per cent."""
+    """Comparisons of methods, in per cent."""
     return table([_line(row) for row in rows], COLUMNS)
+
+
+def of_inputs(rows: Sequence[dict], yes: bool = True) -> list[dict]:
+    """The rows that compare inputs of two sizes, or the others."""
+    return [row for row in rows if row["ours"].endswith(" px") == yes]
+
+
+def inputs_table(rows: Sequence[dict]) -> str:
+    """Comparisons of inputs, in per cent: the image AUROC at both sizes."""
+    lines = []
+    for row in of_inputs(rows):
+        (method, larger), (_, smaller) = (row[side].split(", ") for side in ("ours", "other"))
+        named = {"category": row["category"], "method": method, "inputs": f"{larger} / {smaller}"}
+        lines.append(_line(row) | named)
+    order = {(line["category"], line["inputs"], line["method"]): line for line in lines}
+    return table([order[key] for key in sorted(order)], INPUT_COLUMNS)
 
 
 def _line(row: dict) -> dict:
@@ -279,11 +297,13 @@ def main() -> None:
     parser.add_argument("folders", type=Path, nargs="*", metavar="DIR", help="models of one method, then of others")
     parser.add_argument("--data", type=Path, help="folder of real pictures, for AUPRO")
     parser.add_argument("--method", choices=METHODS, help="only models of this method")
-    parser.add_argument("--table", action="store_true", help="print all rows")
+    parser.add_argument("--table", action="store_true", help="print the rows of different methods")
+    parser.add_argument("--inputs", action="store_true", help="print the rows of different inputs")
     args = parser.parse_args()
+    if args.inputs:
+        return print(inputs_table(results()))
     if args.table or len(args.folders) < 2:
-        print(paired_table(results()))
-        return
+        return print(paired_table(of_inputs(results(), False)))
     command = provenance(f"python -m benchmarks.paired {' '.join(sys.argv[1:])}")
     ours, *others = args.folders
     for other in others:

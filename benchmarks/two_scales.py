@@ -40,6 +40,11 @@ def results() -> list[dict]:
     return json.loads(RESULT.read_text()) if RESULT.is_file() else []
 
 
+def results_table() -> str:
+    """All rows."""
+    return table(results(), COLUMNS)
+
+
 def at_size(detector: AnomalyDetector, image_size: Size) -> AnomalyDetector:
     """The same weights behind another input, not calibrated."""
     other = copy.deepcopy(detector)
@@ -93,7 +98,7 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="print all rows")
     args = parser.parse_args()
     if args.table or not args.folders:
-        return print(table(results(), COLUMNS))
+        return print(results_table())
     common = provenance(f"python -m benchmarks.two_scales {' '.join(sys.argv[1:])}")
     for row in rows(args.folders, args.size, args.data):
         print(table([row], COLUMNS).splitlines()[-1], flush=True)

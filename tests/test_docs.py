@@ -17,9 +17,12 @@ from benchmarks import (
     outline,
     paired,
     peers,
+    photo_time,
     position,
     position_training,
     real_data,
+    scratch_width,
+    two_scales,
 )
 from hubmodels import REPOSITORY
 from hubmodels.samples import Sample
@@ -48,7 +51,8 @@ TABLES = {  # without the folder of the environment
     "python -m benchmarks.real_data summary": lambda: real_data.summary_table(real_data.read("real_data")),
     "python -m benchmarks.real_data table": lambda: real_data.full_table(real_data.read("real_data")),
     "python -m benchmarks.real_data table ablation": lambda: real_data.full_table(real_data.read("ablation")),
-    "python -m benchmarks.real_data table shapes": lambda: real_data.full_table(real_data.read("shapes")),
+    "python -m benchmarks.real_data inputs": lambda: real_data.inputs_table(real_data.read("shapes")),
+    "python -m benchmarks.real_data steps": lambda: real_data.steps_table(real_data.read("step_patches")),
     "python -m benchmarks.real_data bundled": real_data.bundled_table,
     "python -m benchmarks.compact_backbone table auroc": compact_backbone.results_table,
     "python -m benchmarks.compact_backbone table missed": compact_backbone.missed_table,
@@ -58,7 +62,11 @@ TABLES = {  # without the folder of the environment
         hybrid_trials.results(), few=True
     ),
     "python -m benchmarks.hybrid_trials table left-out": lambda: hybrid_trials.left_out_table(hybrid_trials.results()),
-    "python -m benchmarks.paired --table": lambda: paired.paired_table(paired.results()),
+    "python -m benchmarks.paired --table": lambda: paired.paired_table(paired.of_inputs(paired.results(), False)),
+    "python -m benchmarks.paired --inputs": lambda: paired.inputs_table(paired.results()),
+    "python -m benchmarks.two_scales --table": two_scales.results_table,
+    "python -m benchmarks.scratch_width --table": scratch_width.results_table,
+    "python -m benchmarks.photo_time --table": photo_time.results_table,
     "python -m benchmarks.outline --table": lambda: outline.outline_table(outline.results()),
     "python -m benchmarks.methods_time --table": methods_time.results_table,
     "python -m benchmarks.inference --table": inference.results_table,

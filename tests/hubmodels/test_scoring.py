@@ -1,6 +1,7 @@
 """Patch scores -> map, score, p-value, verdict; against scipy and by hand."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from scipy.ndimage import gaussian_filter
 
-from hubmodels.prediction import AnomalyPrediction
+from hubmodels.prediction import AnomalyPrediction, SizedMap
 from hubmodels.scoring import Calibration, smooth_map
 
 
@@ -197,3 +198,34 @@ def test_the_numbers_are_ready_for_json():
     assert numbers["is_anomalous"] is True and numbers["defects"] == 2 and numbers["defect_share"] == 0.03
     uncalibrated = AnomalyPrediction(1.0, spots).numbers()
     assert uncalibrated["image_score"] == 1.0 and uncalibrated["defects"] is uncalibrated["is_anomalous"] is None
+
+
+class Recorder:
+    """Makes maps, and remembers at which sizes."""
+
+    def __init__(self):
+        self.sizes = []
+
+    def __call__(self, size):
+        self.sizes.append(size)
+        return np.full(size, 2.0, np.float32)
+
+
+def test_a_map_is_made_once_and_only_when_it_is_needed():
+    made = Recorder()
+    calibration = Calibration()
+    calibration.fit(predictions(range(10)), 0.1)
+    prediction = calibration.decide(100.0, SizedMap((3000, 4000), made))
+    assert prediction.is_anomalous and replace(prediction, latency_ms=1.0).score_level > 1 and made.sizes == []
+    assert prediction.at_most(40).anomaly_map.shape == (30, 40) and made.sizes == [(30, 40)]
+    other = calibration.decide(prediction.image_score, prediction.map_source, 0.5)
+    assert prediction.anomaly_map.shape == other.anomaly_map.shape == (3000, 4000)
+    assert made.sizes == [(30, 40), (3000, 4000)]
+    assert prediction.at_most(4000) is prediction
+
+
+def test_defects_of_a_large_picture_are_counted_in_a_smaller_map():
+    made = Recorder()
+    prediction = AnomalyPrediction(1.0, SizedMap((2000, 4000), made), pixel_threshold=1.0, normal_level=0.0)
+    numbers = prediction.numbers()
+    assert made.sizes == [(512, 1024)] and (numbers["defects"], numbers["defect_share"]) == (1, 1.0)
