@@ -61,6 +61,7 @@ class Run:
     folder: Path
     method: str
     image_size: Size
+    step_patches: int | None  # None: all
     category: str
     seed: int
     scores: dict[str, tuple[float, int]]
@@ -72,8 +73,14 @@ class Run:
         columns = pq.read_table(folder / "scores.parquet").to_pydict()
         pictures = [str(Path(name).with_suffix("")) for name in columns["name"]]  # copies can have another format
         scores = dict(zip(pictures, zip(columns["image_score"], columns["label"], strict=True), strict=True))
-        size = report["settings"]["image_size"]
-        return cls(folder, report["method"], size, report["category"], report["seed"], scores)
+        size, patches = report["settings"]["image_size"], report["training"].get("step_patches")
+        return cls(folder, report["method"], size, patches, report["category"], report["seed"], scores)
+
+    @property
+    def variant(self) -> str:
+        """The method with its input, and with the patches of a training step if it does not take all."""
+        patches = f" with {self.step_patches} patches" if self.step_patches else ""
+        return f"{self.method}, {in_words(self.image_size)} px{patches}"
 
 
 def runs_in(folder: Path, method: str | None = None) -> dict[str, list[Run]]:
@@ -240,7 +247,7 @@ def compared(ours: Path, other: Path, data: Path | None, method: str | None = No
         pair = first[category], second[category]
         names = [runs[0].method for runs in pair]
         if names[0] == names[1]:
-            names = [f"{runs[0].method}, {in_words(runs[0].image_size)} px" for runs in pair]
+            names = [runs[0].variant for runs in pair]
         seeds = [[run.seed for run in runs] for runs in pair]
         row = {"category": category, "ours": names[0], "other": names[1], "seeds": seeds}
         yield row | image_rows(*pair) | (pixel_rows(*pair, data) if data else {})
@@ -257,12 +264,12 @@ def paired_table(rows: Sequence[dict]) -> str:
 
 
 def of_inputs(rows: Sequence[dict], yes: bool = True) -> list[dict]:
-    """The rows that compare inputs of two sizes, or the others."""
-    return [row for row in rows if row["ours"].endswith(" px") == yes]
+    """The rows that compare variants of one method, or the others."""
+    return [row for row in rows if (" px" in row["ours"]) == yes]
 
 
 def inputs_table(rows: Sequence[dict]) -> str:
-    """Comparisons of inputs, in per cent: the image AUROC at both sizes."""
+    """Comparisons of inputs, or of patches in a step, in per cent: the image AUROC of both."""
     lines = []
     for row in of_inputs(rows):
         (method, larger), (_, smaller) = (row[side].split(", ") for side in ("ours", "other"))
@@ -280,8 +287,13 @@ def _line(row: dict) -> dict:
     for title, p_title, key, p in SHOWN:
         if key in row:
             line[title] = " / ".join(f"{100 * value:.1f}" for value in row[key])
-            line[p_title] = f"{row[p]:.3f}" if row[p] >= 0.001 else "<0.001"
+            line[p_title] = p_text(row[p])
     return line
+
+
+def p_text(p: float) -> str:
+    """A p-value for a table."""
+    return f"{p:.3f}" if p >= 0.001 else "<0.001"
 
 
 def add_rows(new: list[dict]) -> None:

@@ -1,4 +1,4 @@
-"""One model at two input sizes, fused, beside each size alone.
+"""One model at two input sizes, fused, compared with each size alone.
 
     python -m benchmarks.two_scales SIZE DIR [DIR ...] --data DIR   # adds rows to results/two_scales.json
     python -m benchmarks.two_scales --table
@@ -22,7 +22,7 @@ import numpy as np
 from tqdm import tqdm
 
 from benchmarks.measuring import RESULTS, provenance, table
-from benchmarks.paired import Run, category_of, delong, runs_in
+from benchmarks.paired import Run, category_of, delong, p_text, runs_in
 from hubmodels import AnomalyDetector, compare, load
 from hubmodels.samples import Category
 from hubmodels.sizes import Size, as_pair, in_words
@@ -42,7 +42,7 @@ def results() -> list[dict]:
 
 def results_table() -> str:
     """All rows."""
-    return table(results(), COLUMNS)
+    return table([row | {"p": p_text(row["p"])} for row in results()], COLUMNS)
 
 
 def at_size(detector: AnomalyDetector, image_size: Size) -> AnomalyDetector:
@@ -85,7 +85,7 @@ def measure(runs: list[Run], image_size: Size, category: Category) -> dict:
     better = max(tests, key=lambda name: tests[name][1])
     values = {name: test[1] for name, test in tests.items()} | {"both": tests[better][0]}
     return {f"AUROC {name}": round(100 * value, 1) for name, value in values.items()} | {
-        "p": round(tests[better][2], 3)
+        "p": round(tests[better][2], 6)
     }
 
 

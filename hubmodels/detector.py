@@ -196,8 +196,9 @@ class AnomalyDetector(nn.Module, PyTorchModelHubMixin, library_name=LIBRARY, pip
             raise ModelError(f"the {self.method} model gives scores that are not finite: its weights are damaged")
         image_scores = self.head.image_scores(patch_scores).tolist()
         maps = smooth_map(patch_scores, self.front_end.image_size).cpu()
+        resize = self.front_end.resize
         sized = [
-            SizedMap(size, partial(to_picture_size, one, resize=self.front_end.resize))
+            SizedMap(size, max(resize), partial(to_picture_size, one.clone(), resize=resize))
             for one, size in zip(maps, sizes, strict=True)
         ]
         return [self.calibration.decide(s, m) for s, m in zip(image_scores, sized, strict=True)]

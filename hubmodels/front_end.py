@@ -241,6 +241,7 @@ def to_picture_size(anomaly_map: Tensor, size: tuple[int, int], resize: Size | N
         size: (height, width) of the picture.
         resize: the one given to `to_image`.
     """
+    survive_fork()
     values = anomaly_map.detach().float().cpu()  # the small map travels, not the large one
     low, high = values.min(), values.max()
     if resize is not None and as_pair(resize) != values.shape:

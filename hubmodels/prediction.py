@@ -20,20 +20,23 @@ EIGHT_CONNECTED = np.ones((3, 3), bool)  # as AUPRO counts regions
 
 
 class SizedMap:
-    """An anomaly map that is made when it is needed, at the size at which it is: large pictures have large maps.
+    """An anomaly map that is made when it is needed, at the size that is needed: large pictures have large maps.
 
     Args:
         size: (height, width) of the picture.
-        at: the map at a size (H, W), float32.
+        detail: longest side of the model's own map, pixels; a larger map shows no more, a smaller one less.
+        make: gives the map at a size, (H, W) float32.
     """
 
-    def __init__(self, size: tuple[int, int], at: Callable[[tuple[int, int]], np.ndarray]) -> None:
-        self.size, self.at = size, at
+    def __init__(self, size: tuple[int, int], detail: int, make: Callable[[tuple[int, int]], np.ndarray]) -> None:
+        self.size, self.detail, self._make = size, detail, make
+        self._made: dict[tuple[int, int], np.ndarray] = {}
 
-    @cached_property
-    def whole(self) -> np.ndarray:
-        """The map at the picture's own size."""
-        return self.at(self.size)
+    def at(self, size: tuple[int, int]) -> np.ndarray:
+        """The map at a size, made once."""
+        if size not in self._made:
+            self._made[size] = self._make(size)
+        return self._made[size]
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +52,7 @@ class AnomalyPrediction:
         normal_level: median anomaly map value of held-out normal pictures: zero point of heat maps.
         normal_score: median image score of held-out normal pictures: zero point of `score_level`.
         latency_ms: wall time of a separate `predict` call without reading the picture and checking its appearance,
-            and without enlarging the map, milliseconds.
+            milliseconds. Enlarging the map is part of it only in an exported file that resizes.
         warnings: reasons to doubt the verdict, as `AppearanceCheck.warnings`; empty where nothing was checked.
 
     The fields from `p_value` to `normal_score` are None while the detector is not calibrated.
@@ -68,13 +71,16 @@ class AnomalyPrediction:
     @property
     def anomaly_map(self) -> np.ndarray:
         """(H, W) float32 at the picture's own size, smoothed; same scale as the patch scores. Made when first used."""
-        return self.map_source.whole if isinstance(self.map_source, SizedMap) else self.map_source
+        return self.map_source.at(self.map_source.size) if isinstance(self.map_source, SizedMap) else self.map_source
 
     def at_most(self, side: int) -> "AnomalyPrediction":
-        """The prediction with a map of at most `side` pixels per side: maps are smooth, and screens are small."""
+        """The prediction with a map of at most `side` pixels per side: maps are smooth, and screens are small.
+
+        The map stays as large as the model's own, where it is known, because a small defect must not vanish.
+        """
         lazy = isinstance(self.map_source, SizedMap)
         height, width = self.map_source.size if lazy else self.map_source.shape
-        scale = side / max(height, width)
+        scale = (max(side, self.map_source.detail) if lazy else side) / max(height, width)
         if scale >= 1:
             return self
         size = (max(1, round(height * scale)), max(1, round(width * scale)))
@@ -117,7 +123,7 @@ class AnomalyPrediction:
     def numbers(self) -> dict[str, float | int | bool | None]:
         """Everything except the map, ready for JSON; shares are in [0, 1].
 
-        Defects are counted in a map of at most COUNTED_SIDE pixels per side: larger ones show no more.
+        In large pictures defects are counted in a smaller map, as `at_most` makes it.
         """
         mask = self.at_most(COUNTED_SIDE).mask
         return {

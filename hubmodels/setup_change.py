@@ -14,7 +14,7 @@ from hubmodels.prediction import AnomalyPrediction, Conformal
 FEWEST, WINDOW = 8, 24  # pictures in a row
 LARGEST_CHANCE = 0.001  # that good parts give so many false alarms
 GRID = 32  # cells along each side of a map
-CELL = 8  # pixels of a cell that are enough
+CELL = 8  # pixels of a cell's side that its mean is taken of
 SHARE_BELOW = 0.25  # a level that three of four pictures exceed
 EVERYWHERE = 0.03  # mean of that level: above what batches of defective sample parts have, see `benchmarks.position`
 SAME_PLACE = 1  # its maximum: the threshold of a pixel

@@ -22,6 +22,7 @@ from benchmarks import (
     position_training,
     real_data,
     scratch_width,
+    training_memory,
     two_scales,
 )
 from hubmodels import REPOSITORY
@@ -67,6 +68,7 @@ TABLES = {  # without the folder of the environment
     "python -m benchmarks.two_scales --table": two_scales.results_table,
     "python -m benchmarks.scratch_width --table": scratch_width.results_table,
     "python -m benchmarks.photo_time --table": photo_time.results_table,
+    "python -m benchmarks.training_memory --table": training_memory.results_table,
     "python -m benchmarks.outline --table": lambda: outline.outline_table(outline.results()),
     "python -m benchmarks.methods_time --table": methods_time.results_table,
     "python -m benchmarks.inference --table": inference.results_table,

@@ -283,7 +283,7 @@ class LocalSynthesis(Synthesis):
 class TrainingItems(Dataset):
     """Map from (epoch, picture index) to everything that a step needs besides the cached features.
 
-    Of pictures with more than STEP_PATCHES patches each step takes so many, drawn anew in each epoch: `places`.
+    Of pictures with more than STEP_PATCHES patches each step takes so many, other ones in each epoch: `places`.
 
     Attributes:
         chosen: patches of each picture that a step takes.

@@ -61,7 +61,7 @@ class Fitting:
 
     Attributes:
         saves: whether this process saves and evaluates the model.
-        record: what the model's report says of the steps.
+        record: what is written about the steps in the model's `metrics.json`.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class Fitting:
         if items.chosen < cache.patches:
             self.record["step_patches"] = items.chosen
             logger.info(
-                "%s: a step uses %s of each picture's %s patches, others in each epoch",
+                "%s: a step uses %s of each picture's %s patches, and different ones in each epoch",
                 *(job.name, f"{items.chosen:,}", f"{cache.patches:,}"),
             )
         workers = loader_workers(accelerator.device) if objective.synthesis else 0

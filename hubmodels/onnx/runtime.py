@@ -23,7 +23,7 @@ from hubmodels.pictures import Picture, fit, read_picture
 from hubmodels.prediction import AnomalyPrediction, HeldOut, SizedMap
 from hubmodels.sizes import as_image_size, crop_margins, crop_start
 
-EXPORT_VERSION = 1  # of the file's metadata under `LIBRARY`
+EXPORT_VERSION = 2  # of the file's metadata under `LIBRARY`
 INPUT = "pictures"
 OUTPUTS = ("image_score", "anomaly_map", "p_value")
 ONLY_ERRORS = 3  # ONNX Runtime's severity level
@@ -102,15 +102,16 @@ class ExportedModel:
         """A map of the file at the picture's size."""
         if self.model_input is None:
             return values
-        return SizedMap(size, partial(enlarge, values, self.model_input["resize"]))
+        resize = self.model_input["resize"]
+        return SizedMap(size, max(resize), partial(enlarge, values, resize))
 
 
 def enlarge(values: np.ndarray, resize: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
     """A map of the model input (H, W) -> map of the picture (height, width), as `to_picture_size` in torch."""
     left, right, top, bottom = crop_margins(resize, values.shape)
     whole = np.pad(values, ((top, bottom), (left, right)), constant_values=values.min())
-    resized = Image.fromarray(whole).resize(size[::-1], Image.Resampling.BILINEAR)
-    return np.clip(np.asarray(resized), values.min(), values.max())
+    resized = np.array(Image.fromarray(whole).resize(size[::-1], Image.Resampling.BILINEAR))
+    return np.clip(resized, values.min(), values.max(), out=resized)
 
 
 def output_names(methods: list[str]) -> list[str]:
@@ -173,11 +174,13 @@ def _require_sound(held_out: dict[str, HeldOut], session) -> None:
 
 def _input_of(known: dict | None, session) -> dict[str, tuple[int, int]] | None:
     """`model_input` as the metadata have it; raises ValueError or TypeError where it does not fit the graph."""
+    taken = session.get_inputs()[0].shape
     if known is None:
+        if any(isinstance(side, int) for side in taken[1:3]):
+            raise ValueError(f"its input has the fixed size {taken[1:3]}")
         return None
     found = {name: as_image_size(known[name]) for name in ("image_size", "resize")}
     crop_start(found["resize"], found["image_size"])
-    taken = session.get_inputs()[0].shape
     if list(found["image_size"]) != taken[1:3]:
         raise ValueError(f"its input is {taken}, not {found['image_size']}")
     return found

@@ -215,17 +215,19 @@ def test_a_map_is_made_once_and_only_when_it_is_needed():
     made = Recorder()
     calibration = Calibration()
     calibration.fit(predictions(range(10)), 0.1)
-    prediction = calibration.decide(100.0, SizedMap((3000, 4000), made))
+    prediction = calibration.decide(100.0, SizedMap((3000, 4000), 20, made))
     assert prediction.is_anomalous and replace(prediction, latency_ms=1.0).score_level > 1 and made.sizes == []
     assert prediction.at_most(40).anomaly_map.shape == (30, 40) and made.sizes == [(30, 40)]
     other = calibration.decide(prediction.image_score, prediction.map_source, 0.5)
     assert prediction.anomaly_map.shape == other.anomaly_map.shape == (3000, 4000)
     assert made.sizes == [(30, 40), (3000, 4000)]
     assert prediction.at_most(4000) is prediction
+    assert prediction.at_most(10).anomaly_map.shape == (15, 20)  # as much as there is to see
 
 
-def test_defects_of_a_large_picture_are_counted_in_a_smaller_map():
+@pytest.mark.parametrize(("detail", "counted"), [(256, (512, 1024)), (2048, (1024, 2048)), (4096, (2000, 4000))])
+def test_defects_of_a_large_picture_are_counted_in_a_map_with_all_details(detail, counted):
     made = Recorder()
-    prediction = AnomalyPrediction(1.0, SizedMap((2000, 4000), made), pixel_threshold=1.0, normal_level=0.0)
+    prediction = AnomalyPrediction(1.0, SizedMap((2000, 4000), detail, made), pixel_threshold=1.0, normal_level=0.0)
     numbers = prediction.numbers()
-    assert made.sizes == [(512, 1024)] and (numbers["defects"], numbers["defect_share"]) == (1, 1.0)
+    assert made.sizes == [counted] and (numbers["defects"], numbers["defect_share"]) == (1, 1.0)

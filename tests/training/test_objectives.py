@@ -130,6 +130,19 @@ def test_glass_with_all_patches_chosen_is_glass(hypothesis):
     assert all(some[name].item() == pytest.approx(whole[name].item(), rel=1e-9) for name in whole)
 
 
+def test_glass_chooses_the_same_patches_of_defects_and_labels(make_detector):
+    objective = GLASSObjective(make_detector(GLASS), 0.015, "manifold")
+    items = {"augmented": torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)}
+    items["patch_label"] = torch.rand(2, 8, 8) > 0.5
+    whole, places = objective.inputs(items), torch.stack([torch.randperm(64)[:20] for _ in range(2)])
+    some = objective.inputs(items | {"places": places})
+    for i, chosen in enumerate(places):
+        features = whole["augmented_features"][i].flatten(1)[:, chosen]
+        assert torch.equal(some["augmented_features"][i, :, :, 0], features)
+        assert torch.equal(some["patch_label"][i], whole["patch_label"][i].flatten()[chosen])
+    assert torch.equal(some["places"], places)
+
+
 def test_glass_loss_is_the_sum_of_three_plain_means():
     objective = glass()
     batch = {"features": torch.randn(2, 8, 4, 4).double(), "augmented_features": torch.randn(2, 8, 4, 4).double()}

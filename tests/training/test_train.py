@@ -134,7 +134,7 @@ def test_large_inputs_are_trained_on_some_patches_in_each_step(arguments, tmp_pa
     assert train.main(arguments) == 0
     reports = [json.loads(path.read_text()) for path in tmp_path.rglob("metrics.json")]
     assert len(reports) == 2 and {report["training"]["step_patches"] for report in reports} == {20}
-    assert "a step uses 20 of each picture's 64 patches, others in each epoch" in capsys.readouterr().err
+    assert "a step uses 20 of each picture's 64 patches, and different ones in each epoch" in capsys.readouterr().err
 
 
 def test_a_folder_of_good_pictures_is_enough(arguments, data_root, tmp_path):

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -173,14 +174,15 @@ def test_all_methods_say_what_torch_says(detectors, model, size):
 
 @pytest.fixture(scope="module")
 def oblong(make_detector):
-    return make_detector(SimpleNet, image_size=(64, 96), resize=(75, 107))
+    """Detectors of two methods."""
+    return [make_detector(method, image_size=(64, 96), resize=(75, 107)) for method in (SimpleNet, GLASS)]
 
 
 @pytest.fixture(scope="module")
 def without_resizing(oblong, tmp_path_factory):
     """A file that takes pictures of the model's input size."""
     path = tmp_path_factory.mktemp("export") / "small.onnx"
-    export.export([oblong], path, [picture(0)], resizes=False)
+    export.export(oblong, path, [picture(0)], resizes=False)
     return ExportedModel(path, threads=1)
 
 
@@ -188,11 +190,29 @@ def without_resizing(oblong, tmp_path_factory):
 def test_a_file_that_does_not_resize_says_the_same(oblong, without_resizing, size):
     assert without_resizing.session.get_inputs()[0].shape == ["batch", 64, 96, 3]
     shown = picture(7, size)
-    found, expected = without_resizing.predict(shown), oblong.predict(shown)
-    np.testing.assert_allclose(found.image_score, expected.image_score, **CLOSE)
-    np.testing.assert_allclose(found.anomaly_map, expected.anomaly_map, **CLOSE)
-    assert found.anomaly_map.shape == size and found.anomaly_map.dtype == np.float32
-    assert (found.p_value, found.is_anomalous) == (expected.p_value, expected.is_anomalous)
+    for method, expected in compare({d.method: d for d in oblong}, shown).items():
+        found = without_resizing.compare(shown)[method]
+        np.testing.assert_allclose(found.image_score, expected.image_score, **CLOSE)
+        np.testing.assert_allclose(found.anomaly_map, expected.anomaly_map, **CLOSE)
+        assert found.anomaly_map.shape == size and found.anomaly_map.dtype == np.float32
+        assert (found.p_value, found.is_anomalous) == (expected.p_value, expected.is_anomalous)
+
+
+@pytest.mark.parametrize(("size", "damaged"), [(["batch", "height", "width", 3], False), (["batch", 64, 96, 3], True)])
+def test_only_a_file_that_resizes_needs_no_model_input(size, damaged):
+    session = SimpleNamespace(get_inputs=lambda: [SimpleNamespace(shape=size)])
+    with pytest.raises(ValueError, match="fixed size") if damaged else nullcontext():
+        assert onnx_runtime._input_of(None, session) is None
+
+
+@pytest.mark.parametrize("given", [[], ["--without-resizing"]])
+def test_the_command_leaves_resizing_out_if_asked(given, tmp_path, monkeypatch, capsys):
+    seen = []
+    monkeypatch.setattr(export, "load", lambda model, **_: model)
+    monkeypatch.setattr(export, "export", lambda *arguments: seen.append(arguments[3]) or {"bytes": 1})
+    monkeypatch.setattr(export, "describe", lambda *_: "")
+    export.main(["model", "--pictures", str(EXAMPLES), "--output", str(tmp_path / "x.onnx"), *given])
+    assert seen == [not given]
 
 
 def test_a_batch_equals_single_pictures(model):
@@ -367,7 +387,7 @@ def test_a_score_that_is_not_finite_is_no_verdict(model, monkeypatch):
 
 def test_a_newer_format_is_refused(exported, monkeypatch):
     monkeypatch.setattr(onnx_runtime, "EXPORT_VERSION", 0)
-    with pytest.raises(ExportError, match="has format 1, this library reads 0"):
+    with pytest.raises(ExportError, match="has format 2, this library reads 0"):
         ExportedModel(exported)
 
 
