@@ -28,7 +28,7 @@ from training.parts.dataset import render
 from training.parts.rendering import along, arc
 
 RESULT = RESULTS / "scratch_width.json"
-INPUTS = ("192x256", "384x512", "768x1024", "1536x2048")  # height x width
+INPUTS = ("192x256", "384x512", "768x1024")  # height x width
 WIDTHS = (3, 5, 8, 12, 20, 30)  # pixels
 TRAIN, GOOD, SCRATCHED = 30, 100, 12  # pictures; the last of each width
 FOUND = 0.9  # share of the scratches of a width that must be found
@@ -124,7 +124,7 @@ def results_table() -> str:
 
 def plot() -> str:
     """The shares found by width, a line for each input, as SVG."""
-    known, colours = json.loads(RESULT.read_text()), ("#8a8f98", "#c77700", "#1f6fb2", "#0b7a53")
+    known, colours = json.loads(RESULT.read_text()), ("#8a8f98", "#c77700", "#1f6fb2")
     across = {width: 70 + i * 90 for i, width in enumerate(WIDTHS)}
     parts = ['<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 700 330" font-family="sans-serif" font-size="13">']
     parts += ['<rect width="700" height="330" fill="white"/>']

@@ -181,6 +181,10 @@ def test_tables_are_those_of_the_results(page):
         assert table == TABLES[command](), command
 
 
+def test_the_plot_is_that_of_the_results():
+    assert (ROOT / "docs/scratch_width.svg").read_text() == scratch_width.plot()
+
+
 def test_each_table_is_printed_once():
     text = "".join(page.read_text() for page in [*PAGES, *OTHERS])
     assert {command: text.count(f"<!-- .venv/bin/{command} -->") for command in TABLES} == dict.fromkeys(TABLES, 1)
