@@ -21,8 +21,13 @@ class Clock:
         return self.now
 
     def predict(self, shown):
-        self.now += next(self.durations) / 1000
         self.seen.append(shown)
+        return self
+
+    @property
+    def anomaly_map(self):
+        """Takes the time, because it belongs to what is measured."""
+        self.now += next(self.durations) / 1000
 
     def to(self, device):
         self.device = torch.device(device)
