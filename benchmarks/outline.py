@@ -20,12 +20,12 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from benchmarks.compact_backbone import SETS
+from benchmarks import paired
 from benchmarks.measuring import RESULTS, provenance, table
 from hubmodels import load, prediction
-from hubmodels.folders import Category, read_category
 from hubmodels.heatmap import outline_layer
 from hubmodels.hub.catalog import Catalog
+from hubmodels.samples import Category
 from training.evaluation import read_report, write_json
 from training.parts.dataset import DATASET, parts_categories
 
@@ -64,8 +64,7 @@ def category_of(folder: Path, data: Path | None) -> Category | None:
     report = read_report(folder)
     if report["dataset"] == DATASET:
         return parts_categories([report["category"]])[0]
-    place = next((place for place in SETS.values() if place.endswith(f"/{report['category']}")), None)
-    category = read_category(None, report["category"], data / "data" / place) if data and place else None
+    category = paired.category_of(report["category"], data) if data else None
     return category if category and category.has_masks else None
 
 

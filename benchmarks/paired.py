@@ -215,10 +215,10 @@ def _highest(detector: AnomalyDetector, prepared: PreparedPicture) -> float:
     return patches.topk(max(1, round(TOP_SHARE * len(patches)))).values.mean().item()
 
 
-def category_of(name: str, data: Path) -> Category:
-    """The pictures of a category in the folder of real pictures."""
-    place = next(place for place in SETS.values() if place.endswith(f"/{name}"))
-    return read_category(None, name, data / "data" / place)
+def category_of(name: str, data: Path) -> Category | None:
+    """The pictures of a category in the folder of real pictures; None if it is not one of `SETS`."""
+    place = next((place for place in SETS.values() if place.endswith(f"/{name}")), None)
+    return read_category(None, name, data / "data" / place) if place else None
 
 
 def _resized(values: np.ndarray) -> np.ndarray:

@@ -2,9 +2,9 @@
 
 The part is a rendered sheet of brushed metal, 4000 x 3000 pixels, with fine streaks and sensor noise at the size of a
 pixel. Hybrids with inputs of several sizes learn from TRAIN good sheets, then inspect GOOD other ones, and SCRATCHED
-with a scratch of each width: slightly bent, 600 to 1,500 pixels long, and as bright as 40 % white paint. A scratch is
-found where the image score exceeds that of all but one in a hundred good sheets. Folders of the models are kept in
-`--output`; a second start continues.
+with a scratch of each width. It is slightly bent and 600 to 1,500 pixels long. A share OPACITY of it is of the grey
+level PAINT, and the metal shows through. A scratch is found where the image score exceeds that of all but one in a
+hundred good sheets. Folders of the models are kept in `--output`; a second start continues.
 
 Writes `results/scratch_width.json`; `--table` prints its table, and `--plot FILE.svg` draws it.
 """

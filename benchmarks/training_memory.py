@@ -19,6 +19,7 @@ from pathlib import Path
 from PIL import Image
 
 from benchmarks.measuring import RESULTS, origin, provenance, table
+from hubmodels.backbone import feature_channels, feature_strides
 from hubmodels.compactnet import COMPACT_BACKBONE
 from training.evaluation import write_json
 from training.parts.dataset import render
@@ -26,6 +27,7 @@ from training.parts.dataset import render
 RESULT = RESULTS / "training_memory.json"
 PICTURES, HELD_OUT = 300, 0.05  # and its share that is held out
 INPUTS = ("256", "512", "1024", "2048x1536")
+LAYERS = (2, 3)  # that are cached
 COLUMNS = ("input", "memory_mb", "mapped_mb", "features_gb", "minutes")
 
 
@@ -48,7 +50,9 @@ def measure(size: str, pictures: Path, output: Path) -> dict:
         raise SystemExit(process.returncode)
     (report,) = (json.loads(path.read_text()) for path in output.rglob("metrics.json"))
     height, width = (int(side) for side in (size.split("x") * 2)[:2])
-    values = (height // 8) * (width // 8) * 192 + (height // 16) * (width // 16) * 192  # of a picture's two layers
+    strides = feature_strides(COMPACT_BACKBONE, LAYERS)
+    channels = sum(feature_channels(COMPACT_BACKBONE, LAYERS)) // len(strides)  # of each cached layer
+    values = sum((height // stride) * (width // stride) * channels for stride in strides)
     return {
         **{"input": size.replace("x", " x "), "memory_mb": round((max(anonymous) - imports) / 1024)},
         **{"mapped_mb": round(max(mapped) / 1024), "in_memory": report["training"]["features_in_memory"]},

@@ -74,7 +74,7 @@ class FeatureCache:
         each = min(self.patches, -(-count // len(self)))
         rows = []
         for features in self.batches(16, torch.device("cpu")):
-            places = torch.stack([torch.randperm(features[0, 0].numel())[:each] for _ in features])
+            places = torch.stack([torch.randperm(self.patches)[:each] for _ in features])
             patches = features.flatten(2).transpose(1, 2)
             chosen = patches.gather(1, places[..., None].expand(-1, -1, patches.shape[-1])).flatten(0, 1)
             rows.append(project(chosen) if project else chosen)
