@@ -39,11 +39,12 @@ from hubmodels.hybrid import Hybrid, HybridHead, Memory
 from hubmodels.samples import Sample
 from hubmodels.scoring import smooth_map
 from training.batches import extract, load_images
+from training.coreset import greedy_coreset
 from training.damage import KINDS, LARGEST, DamagedPictures
 from training.evaluation import write_json
 from training.foreground import foreground_masks
 from training.metrics import PixelMetrics, image_metrics
-from training.objectives.hybrid import MEMBERS, MOST, covering, draw, standardise, whiten
+from training.objectives.hybrid import MEMBERS, MOST, draw, standardise, whiten
 from training.objectives.objective import add_noise
 from training.parts.dataset import PARTS, parts_categories
 from training.synthesis import TextureSource
@@ -301,7 +302,7 @@ class Remembered:
         order = torch.randperm(len(given.good))
         whiten(memory, given.good[order[:100_000]], self.shrink)
         rows = memory.project(given.good[order[: self.most]])
-        memory.vectors = covering(rows, min(self.vectors, int(len(rows) * MEMBERS)))
+        memory.vectors = rows[greedy_coreset(rows, min(self.vectors, int(len(rows) * MEMBERS)))]
         return lambda rows: torch.cat([memory.distances(memory.project(part)) for part in rows.split(8192)])
 
 

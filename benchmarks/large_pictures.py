@@ -24,7 +24,7 @@ from PIL import Image
 
 from benchmarks.measuring import RESULTS, origin, provenance, report, table
 from benchmarks.timing import THREADS, resident_mb
-from hubmodels import Hybrid, heads, hybrid, tiles
+from hubmodels import Hybrid, heads, tiles
 from hubmodels.compactnet import COMPACT_BACKBONE
 from hubmodels.sizes import LARGEST_AREA, in_words
 from training.objectives.hybrid import HybridObjective
@@ -75,7 +75,7 @@ def measure_one(picture: Path, size: tuple[int, int], way: str, result: Path) ->
     libraries = resident_mb("VmRSS")
     torch.set_num_threads(THREADS)
     if way == "in one piece":
-        tiles.LARGEST_WHOLE, heads.MOST_VALUES, hybrid.MOST_VALUES = LARGEST_AREA, 2**62, 2**62
+        tiles.LARGEST_WHOLE, heads.MOST_VALUES = LARGEST_AREA, 2**62
     detector = untrained(size)
     start = time.perf_counter()
     anomaly_map = detector.predict(picture).anomaly_map

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from functools import reduce
 from operator import add
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -122,6 +123,15 @@ def affine_of_layers(aggregated: list[Tensor], weights: Sequence[Tensor], bias: 
         part = (coarse.movedim(1, -1) @ weight).movedim(-1, 1)
         total += F.interpolate(part, first.shape[-2:], mode="bilinear", align_corners=False).movedim(1, -1)
     return total
+
+
+def nearest_distances(rows: Tensor, vectors: Tensor) -> Tensor:
+    """Rows (..., N, R) and vectors (K, R) -> Euclidean distances to the nearest vector (..., N)."""
+    factors, squares = -2 * vectors, vectors.square().sum(1)
+    some = rows.split(max(1, 2 * MOST_VALUES // len(factors)), dim=-2)  # at once: so large images need little
+    # |v|^2 - 2 p v in one pass; |p|^2 is the same for all vectors
+    nearest = torch.cat([F.linear(part, factors, squares).amin(-1) for part in some], dim=-1)
+    return (nearest + rows.square().sum(-1)).clamp(min=0).sqrt()
 
 
 class FoldedDiscriminator(nn.Module):

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hubmodels.detector import AnomalyDetector
-from hubmodels.heads import MOST_VALUES, DiscriminatorHead, affine_of_layers
+from hubmodels.heads import DiscriminatorHead, affine_of_layers, nearest_distances
 from hubmodels.scoring import size_by_data
 
 TOP_SHARE = 0.01
@@ -59,11 +59,7 @@ class Memory(nn.Module):
 
     def distances(self, projected: Tensor) -> Tensor:
         """Projected patches (..., N, R) -> distances to the nearest vector (..., N)."""
-        factors, squares = -2 * self.vectors, self.vectors.square().sum(1)
-        some = projected.split(max(1, 2 * MOST_VALUES // len(factors)), dim=-2)  # at once: so large images need little
-        # |v|^2 - 2 p v in one pass; |p|^2 is the same for all vectors
-        nearest = torch.cat([F.linear(part, factors, squares).amin(-1) for part in some], dim=-1)
-        return (nearest + projected.square().sum(-1)).clamp(min=0).sqrt()
+        return nearest_distances(projected, self.vectors)
 
 
 class HybridHead(DiscriminatorHead):

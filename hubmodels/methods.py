@@ -11,6 +11,8 @@ from hubmodels.glass import GLASS
 from hubmodels.hub.errors import ModelError
 from hubmodels.hub.files import CONFIG_FILE, fetch_model, read_config
 from hubmodels.hybrid import Hybrid
+from hubmodels.mahalanobis import Mahalanobis
+from hubmodels.patchcore import PatchCore
 from hubmodels.simplenet import SimpleNet
 
 
@@ -44,6 +46,7 @@ class Method:
         dash: SVG `stroke-dasharray` of its curves, so that colours alone are not needed.
         marker: a character that marks its points.
         about: what it does, in a few sentences for its cards; for a method without a paper.
+        baseline: a simple method to compare others with; trained only if it is asked for.
     """
 
     detector: type[AnomalyDetector]
@@ -52,6 +55,7 @@ class Method:
     dash: str = ""
     marker: str = "●"
     about: str = ""
+    baseline: bool = False
 
     @property
     def title(self) -> str:
@@ -94,6 +98,29 @@ METHODS: dict[str, Method] = {  # in the order of all listings
         colour=(150, 40, 140),
         dash="2 3",
         marker="▲",
+    ),
+    PatchCore.method: Method(
+        PatchCore,
+        Paper(
+            "Towards Total Recall in Industrial Anomaly Detection",
+            *("CVPR 2022", "2106.08265", "roth2022patchcore"),
+            image_auroc=0.991,
+            pixel_auroc=0.981,
+        ),
+        colour=(0, 130, 110),
+        dash="10 3 2 3",
+        marker="◆",
+        baseline=True,
+    ),
+    Mahalanobis.method: Method(
+        Mahalanobis,
+        about="One Gaussian describes the features of good parts. A patch is as anomalous as its Mahalanobis distance "
+        "from the mean of the Gaussian. It is the simplest method of this library, made to compare others with. It "
+        "has no paper: please refer to the repository.",
+        colour=(110, 90, 60),
+        dash="1 5",
+        marker="▼",
+        baseline=True,
     ),
 }
 

@@ -29,8 +29,10 @@ and writes one folder per (method, category), laid out as its Hub repository.
 
 
 def _methods_help() -> str:
-    quick = [name for name, objective in OBJECTIVES.items() if not objective.epochs]
-    return f"methods to train (default: all on a GPU; on a CPU {', '.join(quick)}, which takes a minute or two)"
+    known = [name for name in OBJECTIVES if not METHODS[name].baseline]
+    quick = [name for name in known if not OBJECTIVES[name].epochs]
+    defaults = f"{', '.join(known)} on a GPU; on a CPU {', '.join(quick)}, which takes a minute or two"
+    return f"methods to train (default: {defaults})"
 
 
 def _epochs_help() -> str:

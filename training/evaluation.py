@@ -29,6 +29,7 @@ from hubmodels.pictures import PictureError
 from hubmodels.prediction import AnomalyPrediction
 from hubmodels.samples import Category, Sample, shorten
 from training.metrics import PixelMetrics, false_alarm_rate, image_metrics, recall_at_threshold
+from training.pixel_curves import CURVES_FILE, CurveCollector
 
 logger = logging.getLogger(__name__)
 
@@ -43,10 +44,11 @@ OBJECTS = (
 
 
 def evaluate(detector: AnomalyDetector, category: Category, folder: Path, skip_bad: bool = False) -> dict[str, float]:
-    """Metrics over the category's test pictures; writes `scores.parquet` and `panels/*.png` into the folder.
+    """Metrics over the category's test pictures; writes raw scores and panels into the folder.
 
-    Pixel metrics need a mask for every anomalous picture, with `skip_bad` for some of them. Image metrics need both
-    kinds of picture. Metrics that cannot be computed are left out.
+    They are `scores.parquet`, `pixel_curves.parquet` and `panels/*.png`. Pixel metrics need a mask for every anomalous
+    picture, with `skip_bad` for some of them. Image metrics need both kinds of picture. Metrics that cannot be computed
+    are left out.
 
     Raises:
         ValueError: a test picture cannot be read, unless `skip_bad`.
@@ -63,7 +65,10 @@ def evaluate(detector: AnomalyDetector, category: Category, folder: Path, skip_b
         return {}
     pq.write_table(pa.Table.from_pylist(rows), folder / SCORES_FILE)
     _draw_panels(detector, category, rows, folder / PANELS)
-    return _image_metrics(rows) | (pixels.compute(skip_bad) if pixels is not None else {})
+    metrics = pixels.compute(skip_bad) if pixels is not None else {}
+    if metrics:
+        pq.write_table(pixels.curves.table(), folder / CURVES_FILE, compression="zstd")
+    return _image_metrics(rows) | metrics
 
 
 class PixelEvaluation:
@@ -72,10 +77,13 @@ class PixelEvaluation:
     `outline_iou`, of a calibrated detector, is the mean over the defective pictures of an intersection over its union,
     that of the outlined defects and the mask. With a centre crop, `cropped_defect_pixels` is the share of the defect
     pixels outside of it.
+
+    Attributes:
+        curves: counts of each picture, from which the metrics can be computed again.
     """
 
     def __init__(self, detector: AnomalyDetector) -> None:
-        self._metrics, self._faults = PixelMetrics(), []
+        self._metrics, self._faults, self.curves = PixelMetrics(), [], CurveCollector()
         self._crop = detector.front_end.image_size, detector.front_end.resize
         self._defects = self._inspected = 0  # pixels
         self._overlaps: list[float] = []
@@ -89,6 +97,7 @@ class PixelEvaluation:
             self._faults.append(str(error))
             return
         self._metrics.update(anomaly_map, mask)
+        self.curves.update(sample.name, anomaly_map, mask)
         if sample.label and prediction.mask is not None:
             both, either = (np.count_nonzero(f(mask > 0, prediction.mask)) for f in (np.logical_and, np.logical_or))
             self._overlaps.append(both / either)

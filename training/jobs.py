@@ -33,12 +33,22 @@ class TrainingError(RuntimeError):
 
 @dataclass(frozen=True)
 class Job:
-    """One model to train."""
+    """One model to train.
+
+    Attributes:
+        command: what trains it again, for its report; empty for the command that runs.
+    """
 
     category: Category
     method: str
     config: TrainConfig
     sanity: SanityReport
+    command: str = ""
+
+    @property
+    def title(self) -> str:
+        """What messages call it; unique in a run."""
+        return self.name
 
     @property
     def name(self) -> str:

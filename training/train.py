@@ -91,7 +91,7 @@ def main(arguments: list[str] | None = None) -> int:
             jobs, failures = plan_jobs(config)
             blocked = check_places(jobs, config)
         blocked = agree_on_jobs(jobs, blocked)
-        jobs = shaped([job for job in jobs if job.name not in blocked], accelerator)
+        jobs = shaped([job for job in jobs if job.title not in blocked], accelerator)
     except EXPECTED as error:
         logger.error("%s", error)
         return 1
@@ -114,7 +114,7 @@ def run_jobs(jobs: list[Job], accelerator: Accelerator, parallel: str) -> tuple[
     Ctrl-C ends the run with a SystemExit that names the interrupted job.
 
     Returns:
-        The jobs whose models this process wrote or kept, and the reasons of those that failed, by name.
+        The jobs whose models this process wrote or kept, and the reasons of those that failed, by title.
     """
     world, done, failures = accelerator.num_processes, [], {}
     sharing = world > 1 and (parallel == "data" or (parallel == "auto" and len(jobs) < world))
@@ -125,14 +125,14 @@ def run_jobs(jobs: list[Job], accelerator: Accelerator, parallel: str) -> tuple[
             run_job(job, accelerator, together)
             done += [job] if accelerator.is_main_process or not together else []
         except KeyboardInterrupt:
-            raise SystemExit(f"{job.name} was stopped: the same command continues from what was saved last") from None
+            raise SystemExit(f"{job.title} was stopped: the same command continues from what was saved last") from None
         except Exception as error:  # one failed job must not stop the others
             if together and not isinstance(error, TrainingError):
                 raise  # the other processes wait inside a step: end the run, a rerun continues
             origin = (together and error.__cause__) or error
             reason = f"{error}{NO_SPACE if getattr(origin, 'errno', None) == errno.ENOSPC else ''}"
-            logger.error("%s failed: %s", job.name, reason, exc_info=not isinstance(origin, EXPECTED))
-            failures[job.name] = reason
+            logger.error("%s failed: %s", job.title, reason, exc_info=not isinstance(origin, EXPECTED))
+            failures[job.title] = reason
     return done, failures
 
 
@@ -175,8 +175,8 @@ def fill_defaults(config: TrainConfig, accelerator: Accelerator) -> TrainConfig:
 
 
 def default_methods(on_gpu: bool) -> list[str]:
-    """All methods that can be trained; on a CPU those that are fitted at once, which takes a minute or two."""
-    known = [name for name in METHODS if name in OBJECTIVES]
+    """All methods but baselines; on a CPU those of them that are fitted at once, which takes a minute or two."""
+    known = [name for name, method in METHODS.items() if name in OBJECTIVES and not method.baseline]
     return known if on_gpu else [name for name in known if not OBJECTIVES[name].epochs] or known
 
 
@@ -249,14 +249,14 @@ def agree_on_jobs(jobs: list[Job], blocked: dict[str, str]) -> dict[str, str]:
     Raises:
         ValueError: the processes would train on different pictures.
     """
-    plans = gather_object([({job.name: job.sanity.train_sha256 for job in jobs}, blocked)])
+    plans = gather_object([({job.title: job.sanity.train_sha256 for job in jobs}, blocked)])
     if any(plan != plans[0][0] for plan, _ in plans):
         raise ValueError("the machines find different training pictures: give the same data to all of them")
     return {name: reason for _, reasons in plans for name, reason in reasons.items()}
 
 
 def check_places(jobs: list[Job], config: TrainConfig) -> dict[str, str]:
-    """Why models cannot be written where they belong, by the jobs' names; empty if all can.
+    """Why models cannot be written where they belong, by the jobs' titles; empty if all can.
 
     Raises:
         ValueError: nothing can be written into the output folder, or the Hub takes no repository of a model's name.
@@ -276,7 +276,7 @@ def check_places(jobs: list[Job], config: TrainConfig) -> dict[str, str]:
             is_whole(job)
         except ValueError as error:
             logger.error("%s", error)
-            blocked[job.name] = str(error)
+            blocked[job.title] = str(error)
     return blocked
 
 
@@ -296,7 +296,7 @@ def run_job(job: Job, accelerator: Accelerator, sharing: bool) -> None:
     if sharing:
         require_one_disk(prepared and prepared[0].first_epoch)
     if prepared is None:
-        logger.info("%s is finished: kept", job.name)
+        logger.info("%s is finished: kept", job.title)
         return
     fitting, held_out, record = prepared
 
@@ -389,7 +389,9 @@ def finish(job: Job, detector: AnomalyDetector, record: dict) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     detector.save_pretrained(folder)
     shipped = METHODS[job.method].detector.from_pretrained(folder, map_location=detector.device)
+    started = time.perf_counter()
     metrics = evaluate(shipped, category, folder, job.config.skip_bad)
+    record["evaluation_seconds"] = time.perf_counter() - started
     calibration = {
         "false_alarm_rate": job.config.false_alarm_rate,
         "guaranteed_rate": shipped.calibration.guaranteed_rate(),
@@ -403,7 +405,7 @@ def finish(job: Job, detector: AnomalyDetector, record: dict) -> None:
     content |= {"latency": measure_on_devices(shipped, category.train[0].read())}  # test pictures may be unreadable
     content |= {"backbone": {"name": shipped.front_end.backbone_name, "sha256": shipped.front_end.backbone_sha256}}
     content |= {"data": job.sanity.as_dict() | {"revision": category.revision}}
-    command = as_text(shlex.join(["python", "training/train.py", *sys.argv[1:]]))
+    command = job.command or as_text(shlex.join(["python", "training/train.py", *sys.argv[1:]]))
     content |= {"command": command, "commit": git_commit(), "machine": machine(), "versions": versions()}
     write_json(folder / REPORT_FILE, content)
     write_card(folder)

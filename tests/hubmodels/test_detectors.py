@@ -236,7 +236,7 @@ def edit_config(folder, **changes):
     [
         ({"format_version": 99}, ModelError, "reads format 1"),
         ({"hidden_dim": 20}, ModelError, "does not fit"),
-        ({"method": "patchcore"}, ModelError, "names no method"),
+        ({"method": "padim"}, ModelError, "names no method"),
         ({"method": None}, ModelError, "names no method"),
         ({"method": ["glass"]}, ModelError, "names no method"),
         ({"format_version": 1.9}, ModelError, "damaged"),

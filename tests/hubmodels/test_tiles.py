@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from hubmodels import compare, heads, hybrid, tiles
+from hubmodels import compare, heads, tiles
 from hubmodels.backbone import Backbone, _build, load_backbone
 from hubmodels.compactnet import BUNDLED_WEIGHTS, COMPACT_BACKBONE
 from hubmodels.front_end import FrontEnd
@@ -32,7 +32,6 @@ class Limits:
         with self.monkeypatch.context() as patch:
             patch.setattr(tiles, "LARGEST_WHOLE", 64 * 64)
             patch.setattr(heads, "MOST_VALUES", 10_000)
-            patch.setattr(hybrid, "MOST_VALUES", 10_000)
             patch.setattr(FrontEnd, "_aggregated", lambda own, x: self.tiles.append(x.shape[-2:]) or one_pass(own, x))
             return function(*arguments)
 

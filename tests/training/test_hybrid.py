@@ -15,8 +15,9 @@ from hubmodels.front_end import align, flatten
 from hubmodels.hybrid import Hybrid, HybridHead, Memory
 from training import damage
 from training.batches import FeatureCache
+from training.coreset import greedy_coreset
 from training.objectives import hybrid
-from training.objectives.hybrid import HybridObjective, covering, standardise, whiten
+from training.objectives.hybrid import HybridObjective, standardise, whiten
 
 
 @pytest.fixture
@@ -112,7 +113,7 @@ def test_a_fit_does_not_touch_the_adaptor(objective):
 
 def remember(memory, normal, count=2000):
     whiten(memory, normal)
-    memory.vectors = covering(memory.project(normal), count)
+    memory.vectors = memory.project(normal)[greedy_coreset(memory.project(normal), count)]
 
 
 @pytest.fixture
@@ -164,13 +165,13 @@ def test_each_vector_is_the_farthest_from_those_before_it(monkeypatch, candidate
     expected = [0]
     while len(expected) < 120:
         expected.append(int(distances[:, expected].amin(1).argmax()))
-    assert torch.equal(covering(normal, 120), normal[expected])
+    assert greedy_coreset(normal, 120).tolist() == expected
 
 
 @pytest.mark.parametrize("count", [1, 5, 40])
 def test_equal_patches_are_remembered_once_before_any_repeats(count):
     normal = torch.randn(10, 5).repeat(3, 1)
-    vectors = covering(normal, count)
+    vectors = normal[greedy_coreset(normal, count)]
     assert len(vectors) == min(count, 30)
     assert len(vectors[:10].unique(dim=0)) == min(count, 10)
 

@@ -776,7 +776,7 @@ def test_papers_crop():
 @pytest.mark.parametrize(
     "wrong",
     [
-        *(["--epochs", "0"], ["--holdout", "1.5"], ["--noise-std", "-1"], ["--methods", "patchcore"]),
+        *(["--epochs", "0"], ["--holdout", "1.5"], ["--noise-std", "-1"], ["--methods", "padim"]),
         *(["--seed", "-1"], ["--stabilise", "none", "average"]),
     ],
 )

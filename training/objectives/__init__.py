@@ -2,6 +2,7 @@
 
 from training.objectives.glass import GLASSObjective
 from training.objectives.hybrid import HybridObjective
+from training.objectives.mahalanobis import MahalanobisObjective
 from training.objectives.objective import (
     PAPER_BACKBONE,
     PAPER_IMAGE_SIZE,
@@ -10,6 +11,7 @@ from training.objectives.objective import (
     GradientObjective,
     Objective,
 )
+from training.objectives.patchcore import PatchCoreObjective
 from training.objectives.simplenet import SimpleNetObjective
 
 __all__ = [
@@ -21,7 +23,9 @@ __all__ = [
     "GLASSObjective",
     "GradientObjective",
     "HybridObjective",
+    "MahalanobisObjective",
     "Objective",
+    "PatchCoreObjective",
     "SimpleNetObjective",
     "objective_of",
 ]
@@ -30,6 +34,8 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "simplenet": SimpleNetObjective,
     "glass": GLASSObjective,
     "hybrid": HybridObjective,
+    "patchcore": PatchCoreObjective,
+    "mahalanobis": MahalanobisObjective,
 }
 
 

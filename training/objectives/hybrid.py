@@ -16,6 +16,7 @@ from tqdm import tqdm
 from hubmodels.hybrid import Hybrid, Memory
 from hubmodels.samples import Sample
 from training.batches import FeatureCache, loader_workers
+from training.coreset import greedy_coreset
 from training.damage import KINDS, DamagedPictures, kept_bank, make_bank
 from training.foreground import foreground_masks
 from training.objectives.objective import DirectFit, add_noise
@@ -30,7 +31,6 @@ PEAK_LR, WEIGHT_DECAY = 1e-3, 1e-2
 LARGEST = 100_000  # good patch features that are kept for the fit
 VECTORS, MOST = 2000, 300_000  # patches of the memory, and those from which they are chosen: all of 293 pictures
 MEMBERS = 0.25  # of the good patches at most; a patch of the memory says nothing about how far good ones are from it
-CANDIDATES = 512  # rows that are compared at a time while they are chosen
 MEMORY_WEIGHT = 2.0  # of the distance, compared with the logit
 SHRINK = 1.0  # share of the mean variance that is added to each before whitening
 
@@ -72,7 +72,8 @@ class HybridObjective(DirectFit):
         losses = self.fit_discriminator(normal)
         whiten(self.head.memory, normal)
         projected = cache.sample(MOST, lambda rows: self.head.memory.project(rows.to(normal.device)))
-        self.head.memory.vectors = covering(projected, min(VECTORS, int(len(projected) * MEMBERS)))
+        chosen = greedy_coreset(projected, min(VECTORS, int(len(projected) * MEMBERS)))
+        self.head.memory.vectors = projected[chosen]
         self.balance(normal)
         return losses
 
@@ -168,31 +169,6 @@ def whiten(memory: Memory, normal: Tensor, shrink: float = SHRINK) -> None:
     scale = (variances[kept] + shrink * variances.mean()).sqrt()
     memory.projection.copy_((directions[:, kept] / scale).T)
     memory.offset.copy_(-memory.projection @ mean)
-
-
-def covering(rows: Tensor, count: int) -> Tensor:
-    """At most `count` of the rows (N, R), each the farthest from those before it; the first one is the first row.
-
-    Greedy k-center, as in section 3.2 of PatchCore (arXiv 2106.08265). Rare patches are kept, too, unlike in a random
-    choice. Most rows need not be looked at each time: distances only shrink, so a row that was nearer than the
-    candidates were cannot become the farthest while one of them is still beyond that distance.
-    """
-    chosen, nearest = [0], (rows - rows[0]).square().sum(1)
-    while len(chosen) < min(count, len(rows)):
-        distances, places = nearest.topk(min(CANDIDATES, len(rows)))
-        candidates, bound, new = rows[places], distances[-1], []
-        while len(chosen) + len(new) < min(count, len(rows)):
-            best = int(distances.argmax())
-            if new and distances[best] < bound:
-                break
-            new.append(int(places[best]))
-            distances = torch.minimum(distances, (candidates - candidates[best]).square().sum(1))
-            distances[best] = -1  # equal rows are at distance 0, too
-        chosen += new
-        parts = [torch.cdist(part, rows[new]).amin(1).square() for part in rows.split(16384)]
-        nearest = torch.minimum(nearest, torch.cat(parts))
-        nearest[chosen] = -1
-    return rows[chosen].clone()
 
 
 def draw(rows: Tensor, count: int) -> Tensor:

@@ -36,7 +36,14 @@ SHOWN_PANELS = ("defective_median", "good_highest", "defective_lowest")  # of th
 JPEG_QUALITY = 85
 
 PRIVATE_FINDINGS = ("unreadable", "copies", "leaks", "missing_masks", "bad_masks", "unused")  # they name files
-NOT_DECISIONS = ("fit", "held_out", "features_in_memory", "cache_seconds", "train_seconds")  # of every training
+NOT_DECISIONS = (
+    "fit",
+    "held_out",
+    "features_in_memory",
+    "cache_seconds",
+    "train_seconds",
+    "evaluation_seconds",
+)  # of all
 
 
 def write_card(folder: Path, repo_id: str | None = None) -> None:

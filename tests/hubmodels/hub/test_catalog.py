@@ -70,7 +70,7 @@ def test_other_things_in_the_folder_are_no_models(model_folder):
         (lambda config: config.write_text("[]"), "damaged"),
         (lambda config: config.write_text("[" * 100_000), "damaged"),
         (lambda config: change_config(config.parent, method=["glass"]), "its method is"),
-        (lambda config: change_config(config.parent, method="patchcore"), "patchcore"),
+        (lambda config: change_config(config.parent, method="padim"), "padim"),
         (lambda config: change_config(config.parent, category=None), "category"),
         (lambda config: change_config(config.parent, dataset=7), "dataset"),
         (lambda config: change_config(config.parent, method="simplenet"), "same"),

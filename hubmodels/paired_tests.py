@@ -1,0 +1,162 @@
+"""Is one detector better than another? Paired tests on the same pictures, with intervals.
+
+Two things vary: the test pictures, and the seeds of the training. A difference of two methods is that of their mean
+metrics over the runs. Its variance is that of the pictures (DeLong, or a bootstrap over pictures), plus that of the
+runs where both methods have several. Intervals and p-values are those of Student's t with Satterthwaite's degrees of
+freedom. With one run of a method, the result is about this trained model and not about the method.
+
+All metrics are fractions in [0, 1]; scores are higher = more anomalous; labels are 0 = normal and 1 = anomalous.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A metric of two methods, and what their difference can be.
+
+    Attributes:
+        ours, other: mean of the metric over the runs of each.
+        pictures: variance of the difference because of the test pictures.
+        runs: the same because of the seeds; 0 if a method has one run.
+        freedom: degrees of freedom of the sum of both.
+        counts: number of runs of each.
+    """
+
+    ours: float
+    other: float
+    pictures: float
+    runs: float
+    freedom: float
+    counts: tuple[int, int]
+
+    @property
+    def value(self) -> float:
+        """Ours minus the other."""
+        return self.ours - self.other
+
+    @property
+    def error(self) -> float:
+        """Standard error of the difference."""
+        return float(np.sqrt(self.pictures + self.runs))
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Two-sided 95 % interval of the difference."""
+        reach = self._reach((1 + CONFIDENCE) / 2)
+        return self.value - reach, self.value + reach
+
+    @property
+    def at_least(self) -> float:
+        """One-sided 95 % bound: ours is not worse than the other by more than minus this."""
+        return self.value - self._reach(CONFIDENCE)
+
+    @property
+    def p(self) -> float:
+        """Two-sided p-value of no difference; 1 if nothing differs."""
+        if not self.error:
+            return float(self.value == 0)
+        return float(2 * stats.t.sf(abs(self.value) / self.error, self.freedom))
+
+    def _reach(self, quantile: float) -> float:
+        return float(stats.t.ppf(quantile, self.freedom) * self.error) if self.error else 0.0
+
+
+def difference(
+    ours: Sequence[float], other: Sequence[float], pictures: Sequence[float], freedom: Sequence[float]
+) -> Difference:
+    """The difference of two methods.
+
+    Args:
+        ours, other: the metric of each run.
+        pictures: independent parts of the variance of the difference that come from the test pictures.
+        freedom: degrees of freedom of each part.
+    """
+    parts, degrees = list(pictures), list(freedom)
+    if len(ours) > 1 and len(other) > 1:
+        parts += [float(np.var(runs, ddof=1)) / len(runs) for runs in (ours, other)]
+        degrees += [len(runs) - 1 for runs in (ours, other)]
+    total = sum(parts)
+    spread = sum(part**2 / count for part, count in zip(parts, degrees, strict=True))
+    of_pictures = sum(pictures)
+    return Difference(
+        *(float(np.mean(runs)) for runs in (ours, other)),
+        *(float(of_pictures), float(total - of_pictures)),
+        freedom=float(total**2 / spread) if spread else float("inf"),
+        counts=(len(ours), len(other)),
+    )
+
+
+# ---------------------------------------------------------------- image AUROC
+
+
+def placements(scores: ArrayLike, labels: ArrayLike) -> tuple[NDArray, NDArray]:
+    """Share of the normal pictures below each anomalous one, and of the anomalous ones above each normal one.
+
+    Ties count one half. The mean of either is the image AUROC.
+
+    Raises:
+        ValueError: a class is missing, or the shapes differ.
+    """
+    values, classes = np.asarray(scores, float), np.asarray(labels)
+    if values.shape != classes.shape or not {0, 1} <= set(classes.tolist()):
+        raise ValueError("image AUROC needs a score for each label, and pictures of both classes")
+    anomalous, normal = values[classes == 1], values[classes == 0]
+    higher = (anomalous[:, None] > normal) + 0.5 * (anomalous[:, None] == normal)
+    return higher.mean(1), higher.mean(0)
+
+
+def compare_auroc(ours: Sequence[ArrayLike], other: Sequence[ArrayLike], labels: ArrayLike) -> Difference:
+    """DeLong's test of the image AUROC of two methods on the same pictures (DeLong et al., Biometrics 1988).
+
+    Args:
+        ours, other: scores (N,) of each run.
+        labels: (N,), at least two pictures of each class.
+    """
+    both = [[placements(scores, labels) for scores in runs] for runs in (ours, other)]
+    means = [[np.mean([pair[i] for pair in pairs], axis=0) for i in (0, 1)] for pairs in both]
+    gaps = [one - two for one, two in zip(*means, strict=True)]
+    if min(map(len, gaps)) < 2:
+        raise ValueError("the variance of image AUROC needs at least two normal and two anomalous pictures")
+    aurocs = [[float(pair[0].mean()) for pair in pairs] for pairs in both]
+    return difference(*aurocs, [np.var(gap, ddof=1) / len(gap) for gap in gaps], [len(gap) - 1 for gap in gaps])
+
+
+# ---------------------------------------------------------------- verdicts
+
+
+def mcnemar(ours: ArrayLike, other: ArrayLike) -> float:
+    """Exact two-sided p-value of McNemar's test.
+
+    Args:
+        ours, other: (N,) bool, whether each is right on the same pictures.
+    """
+    ours, other = np.asarray(ours, bool), np.asarray(other, bool)
+    only = int((ours & ~other).sum()), int((other & ~ours).sum())
+    return float(stats.binomtest(only[0], sum(only)).pvalue) if sum(only) else 1.0
+
+
+# ---------------------------------------------------------------- several categories, several tests
+
+
+def wilcoxon(ours: ArrayLike, other: ArrayLike) -> float:
+    """Two-sided p-value of Wilcoxon's signed-rank test over categories; 1 if no category differs."""
+    gaps = np.asarray(ours, float) - np.asarray(other, float)
+    return float(stats.wilcoxon(gaps).pvalue) if np.any(gaps) else 1.0
+
+
+def holm(p_values: ArrayLike) -> NDArray:
+    """p-values (N,) of a family of tests, corrected by Holm's method, in the same order."""
+    values = np.asarray(p_values, float)
+    order = np.argsort(values)
+    scaled = np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1))
+    corrected = np.empty_like(values)
+    corrected[order] = np.minimum(scaled, 1)
+    return corrected

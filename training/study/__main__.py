@@ -1,0 +1,199 @@
+"""Trains and evaluates categories x methods x seeds x settings, and keeps raw scores, tables and plots.
+
+    python -m training.study study.toml --dry-run       # what would run, and how long it would take
+    python -m training.study study.toml                 # runs it; the same command continues
+    python -m training.study --data-root mvtec_ad --methods hybrid patchcore --seeds 0 1 2
+    accelerate launch --multi_gpu --num_processes 2 -m training.study study.toml
+    python -m training.study study.toml --collect       # results of what is finished, while it runs
+    python -m training.study --recompute FOLDER         # all numbers and plots again, from raw scores
+
+A job is one model. It is finished if the results contain it, or if its model folder is there. The jobs are spread over
+the processes as in `training/train.py`. `training.study.plan.Study` explains the keys of the file, and
+`training.study.tables` the files of results. `python -m training.compare` tests differences.
+"""
+
+import argparse
+import logging
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+
+from hubmodels.methods import METHODS
+from training import train
+from training.config import TrainConfig
+from training.jobs import open_backbone
+from training.study.plan import Setting, Study, StudyJob, fingerprint
+from training.study.tables import TABLE_FILE, Results, estimate, full_table, require_same, summary_table
+
+logger = logging.getLogger("training")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Returns the exit status: 1 if a job failed."""
+    args = _parser().parse_args(arguments)
+    try:
+        if args.recompute:
+            return recompute(args.recompute)
+        study = _study_of(args)
+        accelerator = train.start(TrainConfig(study.data_root[0]))
+        return run(study, accelerator, dry=args.dry_run, collect=args.collect)
+    except train.EXPECTED as error:
+        print(error, file=sys.stderr)
+        return 1
+
+
+def run(study: Study, accelerator: Accelerator, dry: bool = False, collect: bool = False) -> int:
+    """All jobs of the study that are not finished, then its results."""
+    logger.setLevel(logging.WARNING)  # defaults are filled in for each job
+    jobs = list(study.jobs(partial(train.fill_defaults, accelerator=accelerator)))
+    for config in {(job.method, job.setting): job.config for job in jobs}.values():
+        train.check_early(config)
+    logger.setLevel(logging.INFO if accelerator.is_main_process else logging.WARNING)
+    results = Results(study.results_folder)
+    if collect:
+        return _report(results, results.add(jobs, study.textures))
+    left = unfinished(jobs, results)
+    logger.info("%s", plan_text(jobs, left, results.rows, accelerator.num_processes))
+    if dry:
+        return 0
+    failures = {}
+    for batch in _by_seed(left):
+        blocked = train.agree_on_jobs(batch, _blocked(batch))
+        ready = train.shaped([job for job in batch if job.title not in blocked], accelerator)
+        _, failed = train.run_jobs(ready, accelerator, "jobs")
+        failures |= blocked | failed
+        failures = dict(gather_object(list(failures.items())))
+        if accelerator.is_main_process:  # seed by seed, so that there are results before the end
+            _report(results, results.add(ready, study.textures))
+    for name, reason in failures.items():
+        logger.error("FAILED %s: %s", name, reason)
+    accelerator.end_training()
+    return 1 if failures else 0
+
+
+def unfinished(jobs: Sequence[StudyJob], results: Results) -> list[StudyJob]:
+    """The jobs that the results do not contain.
+
+    Raises:
+        TrainingError: the results contain a job with other settings.
+    """
+    rows = {tuple(row[k] for k in jobs[0].key): row for row in results.rows} if jobs else {}
+    left = []
+    for job in jobs:
+        if (row := rows.get(tuple(job.key.values()))) is None:
+            left.append(job)
+            continue
+        backbone = open_backbone(job.config.backbone, job.config.backbone_weights)
+        require_same(job, row, fingerprint(job.settings | {"backbone_sha256": backbone.fingerprint}))
+    return left
+
+
+def plan_text(jobs: Sequence[StudyJob], left: Sequence[StudyJob], rows: Sequence[dict], processes: int) -> str:
+    """The jobs by setting and method, how many are left, and how long they take."""
+    lines = [f"{len(jobs)} jobs, {len(jobs) - len(left)} of them finished"]
+    known, unknown = 0.0, 0
+    groups: dict[tuple[str, str], list[StudyJob]] = {}
+    for job in left:
+        groups.setdefault((job.setting, job.method), []).append(job)
+    for (setting, method), some in groups.items():
+        times = [estimate(job, rows) for job in some]
+        known += sum(t for t in times if t is not None)
+        unknown += times.count(None)
+        about = "time unknown" if None in times else f"about {sum(times) / 60:.0f} min"
+        lines.append(f"  {setting}, {METHODS[method].title}: {len(some)} jobs, {about}")
+    if left:
+        lines.append(
+            f"about {known / 60 / processes:.0f} min with {processes} process{'es' if processes > 1 else ''}, from the "
+            f"times of finished models{f'; {unknown} jobs have none yet' if unknown else ''}"
+        )
+    return "\n".join(lines)
+
+
+def recompute(folder: Path) -> int:
+    """Tables and plots again, from raw scores; fails if a metric differs from the recorded one."""
+    results = Results(folder)
+    count = results.check()
+    print(f"{count} models: metrics equal those of their raw scores")
+    write_tables(results)
+    return 0
+
+
+def write_tables(results: Results) -> str:
+    """Writes `table.md` and the plots; returns the summary."""
+    from training.study.plots import draw_all  # matplotlib takes a second
+
+    rows = results.rows
+    parts = []
+    for setting in dict.fromkeys(row["setting"] for row in rows):
+        some = [row for row in rows if row["setting"] == setting]
+        parts.append(f"## {setting}\n\nImage AUROC / AUPRO@0.3, per cent.\n\n{summary_table(some)}")
+    summary = "\n\n".join(parts)
+    text = f"# Results\n\n{summary}\n\n## All\n\n{full_table(rows)}\n"
+    (results.folder / TABLE_FILE).write_text(text, encoding="utf-8")
+    draw_all(results, results.folder)
+    return summary
+
+
+def _report(results: Results, added: int) -> int:
+    logger.info("%d models added to %s", added, results.folder)
+    if results.rows:
+        logger.info("\n%s", write_tables(results))
+    return 0
+
+
+def _blocked(jobs: Sequence[StudyJob]) -> dict[str, str]:
+    """Reasons of jobs that cannot be written, by title."""
+    found = {}
+    for output in dict.fromkeys(job.config.output for job in jobs):
+        some = [job for job in jobs if job.config.output == output]
+        found |= train.check_places(some, some[0].config)
+    return found
+
+
+def _by_seed(jobs: Sequence[StudyJob]) -> list[list[StudyJob]]:
+    groups: dict[int, list[StudyJob]] = {}
+    for job in jobs:
+        groups.setdefault(job.config.seed, []).append(job)
+    return list(groups.values())
+
+
+def _study_of(args: argparse.Namespace) -> Study:
+    given = {
+        name: getattr(args, name) for name in ("data_root", "categories", "methods", "seeds", "output", "results")
+    }
+    given = {name: value for name, value in given.items() if value is not None}
+    if args.file is None:
+        if not {"data_root", "methods"} <= given.keys():
+            raise ValueError("give a TOML file, or --data-root and --methods")
+        return Study.of(given, {"default": Setting(options=shlex.join(args.options))})
+    if "data_root" in given or args.options:
+        raise ValueError("the file contains the data and the options: change the file instead")
+    return replace(Study.read(args.file), **given)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m training.study", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("file", type=Path, nargs="?", help="TOML file of the study")
+    parser.add_argument("--data-root", nargs="+", metavar="DIR", help="data sets, as for training/train.py")
+    parser.add_argument("--categories", nargs="+", metavar="NAME", help="only these")
+    parser.add_argument("--methods", nargs="+", choices=METHODS)
+    parser.add_argument("--seeds", nargs="+", type=int, metavar="S", help="default: 0")
+    parser.add_argument("--output", metavar="DIR", help="folder of the models (default: runs/study)")
+    parser.add_argument("--results", metavar="DIR", help="folder of scores, tables and plots (default: --output)")
+    parser.add_argument("--dry-run", action="store_true", help="list jobs and time, train nothing")
+    parser.add_argument("--collect", action="store_true", help="add what is finished to the results, train nothing")
+    parser.add_argument("--recompute", type=Path, metavar="DIR", help="rebuild tables and plots from raw scores")
+    parser.add_argument("options", nargs="*", help="after --: options of training/train.py, such as -- --epochs 24")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

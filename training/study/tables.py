@@ -1,0 +1,275 @@
+"""The results of a study: raw scores, one row for each trained model, and tables for people.
+
+`study.parquet` has one row for each model: `setting`, `method`, `dataset`, `category`, `seed`; `texture`, whether the
+category counts as one in the means; the metrics, fractions;
+`fit` and `held_out`, numbers of pictures; `epochs`, `noise_std`; `train_seconds`, `cache_seconds` (features),
+`evaluation_seconds`; `latency_ms` and its `device`; `model_mb`; `command`, `commit`, `machine`, `versions`; and
+`fingerprint`, of all settings, pictures and weights.
+
+`scores.parquet` has one row for each model and test picture: the same first five columns, and those of `scores.parquet`
+of a model: `name`, `defect_type`, `label`, `image_score`, `p_value`, `threshold`, `is_anomalous`, `map_max`.
+
+`pixel_curves.parquet` has the counts of `training.pixel_curves` for each of them.
+"""
+
+import json
+import statistics
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from hubmodels.hub.files import WEIGHTS_FILE, missing_files
+from hubmodels.methods import METHODS
+from hubmodels.metric_names import HEADLINE
+from training.evaluation import SCORES_FILE, TEXTURES, read_report
+from training.jobs import TrainingError
+from training.metrics import image_metrics
+from training.pixel_curves import CURVES_FILE, PixelCurves
+from training.study.plan import StudyJob, fingerprint
+
+STUDY_FILE = "study.parquet"
+TABLE_FILE = "table.md"
+KEY = ("setting", "method", "dataset", "category", "seed")
+METRICS = (*HEADLINE, "false_alarm_rate", "recall_at_threshold")
+CLOSE = {"pixel_auroc": 2e-3, "aupro": 2e-3}  # what curves of few thresholds can differ from the exact metrics
+
+
+def row_of(job: StudyJob, textures: Sequence[str]) -> dict:
+    """The row of a finished model; `textures` are the categories that count as such."""
+    report = read_report(job.folder)
+    training, settings = report["training"], report["settings"]
+    latency = next(iter(report["latency"].values()), {})
+    return {
+        **job.key,
+        **{"texture": job.category.name in textures},
+        **{key: report["metrics"].get(key) for key in METRICS},
+        **{"backbone": report["backbone"]["name"], "image_size": json.dumps(settings["image_size"])},
+        **{"epochs": report["epochs"], "fit": training["fit"], "held_out": training["held_out"]},
+        **{"noise_std": training.get("noise_std"), "hypothesis": training.get("hypothesis")},
+        **{key: training.get(key) for key in ("train_seconds", "cache_seconds", "evaluation_seconds")},
+        **{"latency_ms": latency.get("median_ms"), "device": latency.get("device")},
+        **{"model_mb": (job.folder / WEIGHTS_FILE).stat().st_size / 1e6},
+        **{"command": report["command"], "commit": report["commit"], "machine": report["machine"]},
+        **{"versions": json.dumps(report["versions"]), "fingerprint": fingerprint_of(report)},
+    }
+
+
+def fingerprint_of(report: dict) -> str:
+    """Of the settings that a finished model was made with."""
+    return fingerprint(report["settings"] | {"backbone_sha256": report["backbone"]["sha256"]})
+
+
+class Results:
+    """The files of a study's results in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @property
+    def rows(self) -> list[dict]:
+        """The rows of all models, in the order in which they were added; empty before the first."""
+        file = self.folder / STUDY_FILE
+        return pq.read_table(file).to_pylist() if file.is_file() else []
+
+    def table(self, name: str) -> pa.Table:
+        """All rows of `scores.parquet` or `pixel_curves.parquet`. Raises ValueError if there are none."""
+        if not (self.folder / name).is_file():
+            raise ValueError(f"{self.folder} has no {name}: it contains no results of a study")
+        return pq.read_table(self.folder / name)
+
+    def part(self, name: str, key: dict) -> pa.Table:
+        """The rows of one model in one of these files."""
+        return selected(self.table(name), key)
+
+    def add(self, jobs: Iterable[StudyJob], textures: Sequence[str] = ()) -> int:
+        """Adds what finished models have, and replaces rows of the same models; returns how many were added."""
+        jobs = [job for job in jobs if not missing_files(job.folder)]
+        if not jobs:
+            return 0
+        self.folder.mkdir(parents=True, exist_ok=True)
+        rows = [row_of(job, (*TEXTURES, *textures)) for job in jobs]
+        new = {tuple(row[k] for k in KEY) for row in rows}
+        kept = [row for row in self.rows if tuple(row[k] for k in KEY) not in new]
+        self._write(STUDY_FILE, pa.Table.from_pylist([*kept, *rows]))
+        for name in (SCORES_FILE, CURVES_FILE):
+            tables = [_keyed(pq.read_table(job.folder / name), job) for job in jobs if (job.folder / name).is_file()]
+            if (self.folder / name).is_file():
+                old = self.table(name)
+                for key in new:
+                    old = selected(old, dict(zip(KEY, key, strict=True)), others=True)
+                tables.insert(0, old)
+            if tables:
+                self._write(name, pa.concat_tables(tables, promote_options="permissive"))
+        return len(jobs)
+
+    def _write(self, name: str, table: pa.Table) -> None:
+        partial = self.folder / f"{name}.partial"
+        pq.write_table(table, partial, compression="zstd", compression_level=19)
+        partial.replace(self.folder / name)
+
+    def recomputed(self) -> Iterator[tuple[dict, dict[str, float]]]:
+        """Each row, and its metrics computed again from raw scores and curves."""
+        scores = self.table(SCORES_FILE)
+        curves = self.table(CURVES_FILE) if (self.folder / CURVES_FILE).is_file() else None
+        for row in self.rows:
+            key = {name: row[name] for name in KEY}
+            part, found = selected(scores, key), {}
+            labels = part["label"].to_numpy()
+            if len(set(labels.tolist())) == 2:
+                found |= image_metrics(part["image_score"].to_numpy(), labels)
+            if curves is not None and (some := selected(curves, key)).num_rows:
+                found |= {name: float(value[0]) for name, value in PixelCurves.of(some).metrics().items()}
+            yield row, found
+
+    def check(self) -> int:
+        """Compares the metrics of all rows with what raw scores and curves give; returns the number of rows.
+
+        Raises:
+            ValueError: a metric differs.
+        """
+        count = 0
+        for row, found in self.recomputed():
+            for name, value in found.items():
+                if abs(row[name] - value) > CLOSE.get(name, 1e-9):
+                    where = ", ".join(str(row[k]) for k in KEY)
+                    raise ValueError(f"{where}: {name} is {row[name]:.4f}, but its raw scores give {value:.4f}")
+            count += 1
+        return count
+
+
+def selected(table: pa.Table, key: dict, others: bool = False) -> pa.Table:
+    """The rows of one model, or the others."""
+    mask = None
+    for name, value in key.items():
+        equal = pc.equal(table[name], pa.scalar(value, table[name].type))
+        mask = equal if mask is None else pc.and_(mask, equal)
+    return table.filter(pc.invert(mask) if others else mask)
+
+
+def _keyed(table: pa.Table, job: StudyJob) -> pa.Table:
+    for i, (name, value) in enumerate(job.key.items()):
+        table = table.add_column(i, name, pa.array([value] * table.num_rows))
+    return table
+
+
+# ---------------------------------------------------------------- tables for people
+
+
+def cell(values: Sequence[float | None]) -> str:
+    """Per cent: the mean, and the standard deviation of several values; a dash if the metric cannot be computed."""
+    known = [100 * value for value in values if value is not None]
+    if not known or len(known) < len(values):
+        return "-"
+    mean = f"{statistics.mean(known):.1f}"
+    return mean if len(known) == 1 else f"{mean} ± {statistics.stdev(known):.1f}"
+
+
+def grouped(rows: Iterable[dict], *names: str) -> dict[tuple, list[dict]]:
+    """Rows by the values of some columns."""
+    groups: dict[tuple, list[dict]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[name] for name in names), []).append(row)
+    return groups
+
+
+def full_table(rows: Sequence[dict]) -> str:
+    """A line for each setting, category and method: mean and standard deviation over the seeds, in per cent."""
+    titles = {"image_auroc": "I-AUROC", "pixel_auroc": "P-AUROC", "aupro": "AUPRO@0.3"}
+    header = ("setting", "category", "method", *titles.values(), "false alarms", "recall", "seeds", "minutes", "ms")
+    lines = []
+    for (setting, category, method), runs in grouped(_ordered(rows), "setting", "category", "method").items():
+        metrics = [cell([run[key] for run in runs]) for key in titles]
+        at_threshold = [cell([run[key] for run in runs]) for key in ("false_alarm_rate", "recall_at_threshold")]
+        minutes = statistics.mean(run["train_seconds"] + run["cache_seconds"] for run in runs) / 60
+        times = [len(runs), f"{minutes:.1f}", _median([run["latency_ms"] for run in runs])]
+        lines.append([setting, category, METHODS[method].title, *metrics, *at_threshold, *times])
+    return markdown(header, lines)
+
+
+def summary_table(rows: Sequence[dict]) -> str:
+    """A line for each category, then means over textures, objects and all; image AUROC / AUPRO of each method."""
+    methods = [name for name in METHODS if any(row["method"] == name for row in rows)]
+    by_category = grouped(sorted(rows, key=lambda row: row["category"]), "category")
+    lines = [[category, *(_summary(_of(runs, m)) for m in methods)] for (category,), runs in by_category.items()]
+    groups = {
+        "mean of textures": [c for (c,), runs in by_category.items() if runs[0]["texture"]],
+        "mean of objects": [c for (c,), runs in by_category.items() if not runs[0]["texture"]],
+        "mean of all": [c for (c,) in by_category],
+    }
+    for name, members in groups.items():
+        if len(members) > 1:
+            means = [_summary(_means(_of(rows, m), members)) for m in methods]
+            lines.append([f"{name} ({len(members)})", *means])
+    return markdown(("category", *(METHODS[m].title for m in methods)), lines)
+
+
+def markdown(header: Sequence[str], lines: Sequence[Sequence]) -> str:
+    """A Markdown table."""
+    rows = [header, ["---"] * len(header), *lines]
+    return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in rows)
+
+
+def _ordered(rows: Iterable[dict]) -> list[dict]:
+    order = list(METHODS)
+    return sorted(rows, key=lambda row: (row["setting"], row["category"], order.index(row["method"]), row["seed"]))
+
+
+def _of(rows: Iterable[dict], method: str) -> list[dict]:
+    return [row for row in rows if row["method"] == method]
+
+
+def _means(rows: Sequence[dict], categories: Sequence[str]) -> list[dict]:
+    """A row for each seed that has all categories: their means."""
+    found = []
+    for runs in grouped((row for row in rows if row["category"] in categories), "seed").values():
+        if {run["category"] for run in runs} == set(categories):
+            found.append({k: _mean([run[k] for run in runs]) for k in ("image_auroc", "aupro")})
+    return found
+
+
+def _mean(values: list[float | None]) -> float | None:
+    """Over the categories that have the metric: some have no masks."""
+    known = [value for value in values if value is not None]
+    return statistics.mean(known) if known else None
+
+
+def _summary(rows: Sequence[dict]) -> str:
+    return " / ".join(cell([row[key] for row in rows]) for key in ("image_auroc", "aupro")) if rows else "-"
+
+
+def _median(values: Sequence[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    return f"{np.median(known):.0f}" if known else "-"
+
+
+# ---------------------------------------------------------------- time
+
+
+def estimate(job: StudyJob, rows: Sequence[dict]) -> float | None:
+    """Seconds that a job takes, from finished models of its method; None if there are none.
+
+    The nearest are used: of the same setting, else of the same backbone, else none.
+    """
+    alike = [row for row in rows if row["method"] == job.method]
+    near = [row for row in alike if row["setting"] == job.setting]
+    near = near or [row for row in alike if row["backbone"] == job.config.backbone]
+    if not near:
+        return None
+    pictures, epochs = len(job.category.train) * (1 - job.config.holdout), max(1, job.epochs)
+    each = [row["train_seconds"] / (row["fit"] * max(1, row["epochs"])) for row in near]
+    cache = [row["cache_seconds"] / row["fit"] for row in near]
+    test = [row["evaluation_seconds"] or 0 for row in near]
+    return pictures * (epochs * statistics.median(each) + statistics.median(cache)) + statistics.median(test)
+
+
+def require_same(job: StudyJob, row: dict, wanted: str) -> None:
+    """Raises TrainingError if a row was made with other settings than the job has."""
+    if row["fingerprint"] != wanted:
+        raise TrainingError(
+            f"{job.title}: the results contain a model with other settings, pictures or weights. Give another name to "
+            "the setting, or use another folder for results."
+        )
