@@ -104,6 +104,14 @@ class TrainConfig:
         "model",
     )
 
+    hidden_dim: int | None = option(
+        None,
+        "units of the discriminator's hidden layer (default: two thirds of the features' width; the official run "
+        "scripts of SimpleNet and GLASS have 1024)",
+        "model",
+        metavar="N",
+    )
+
     epochs: int | None = option(None, _epochs_help, "training", metavar="N")
     batch_size: int = option(8, "pictures per step and process", "training", metavar="N")
     seed: int = option(0, "seed of all random numbers", "training", metavar="S")
@@ -180,7 +188,7 @@ class TrainConfig:
 
     def _checked(self, parser: argparse.ArgumentParser) -> Self:
         """Ends with a usage message for a value that cannot work, before any time is spent."""
-        for name in ("epochs", "batch_size"):
+        for name in ("epochs", "batch_size", "hidden_dim"):
             if (value := getattr(self, name)) is not None and value < 1:
                 parser.error(f"--{name.replace('_', '-')} must be at least 1, not {value}")
         for name in ("holdout", "false_alarm_rate"):

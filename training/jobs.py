@@ -77,6 +77,12 @@ class Job:
         return self.config.epochs_of(self.method)
 
     @property
+    def head_settings(self) -> dict:
+        """Arguments of the head, if they are not its defaults."""
+        given = self.config.hidden_dim and "hidden_dim" not in objective_of(self.method).unused
+        return {"hidden_dim": self.config.hidden_dim} if given else {}
+
+    @property
     def settings(self) -> dict:
         """What must be equal for a rerun to continue or keep this job: the pictures, and all options the method reads.
 
@@ -155,4 +161,5 @@ def build_detector(job: Job) -> AnomalyDetector:
         resize=config.resize_of(job.method, job.category.name),
         dataset=job.category.dataset,
         category=job.category.name,
+        **job.head_settings,
     )

@@ -11,6 +11,8 @@ SHRINK = 1e-3  # share of the mean variance in the covariance
 class MahalanobisObjective(DirectFit):
     """Whitens with the inverse of S' = (1 - a) S + a tr(S) / D I, where S is the covariance of good patch features."""
 
+    unused = (*DirectFit.unused, "hidden_dim")
+
     @torch.no_grad()
     def fit(self, cache: FeatureCache) -> None:
         """Sets the head's whitening and offset; sums are in double precision."""

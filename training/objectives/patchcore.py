@@ -39,6 +39,7 @@ class PatchCoreObjective(DirectFit):
     """
 
     Settings = PatchCoreSettings
+    unused = (*DirectFit.unused, "hidden_dim")
 
     def __init__(self, detector: PatchCore, share: float) -> None:
         super().__init__(detector)

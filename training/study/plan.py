@@ -175,7 +175,11 @@ class StudyJob(Job):
 
 
 def fingerprint(settings: dict) -> str:
-    """SHA-256 of all settings that a model was made with, and of its pictures and weights."""
+    """SHA-256 of all settings that a model was made with, and of its pictures and weights.
+
+    Options that are not given do not count, so that new options change nothing.
+    """
+    settings = {name: value for name, value in settings.items() if value is not None}
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
