@@ -47,8 +47,8 @@ def evaluate(detector: AnomalyDetector, category: Category, folder: Path, skip_b
     """Metrics over the category's test pictures; writes raw scores and panels into the folder.
 
     They are `scores.parquet`, `pixel_curves.parquet` and `panels/*.png`. Pixel metrics need a mask for every anomalous
-    picture, with `skip_bad` for some of them. Image metrics need both kinds of picture. Metrics that cannot be computed
-    are left out.
+    picture, with `skip_bad` for some of them. Image metrics need both kinds of picture. Metrics that cannot be
+    computed are left out.
 
     Raises:
         ValueError: a test picture cannot be read, unless `skip_bad`.

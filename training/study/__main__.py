@@ -108,10 +108,9 @@ def plan_text(jobs: Sequence[StudyJob], left: Sequence[StudyJob], rows: Sequence
         about = "time unknown" if None in times else f"about {sum(times) / 60:.0f} min"
         lines.append(f"  {setting}, {METHODS[method].title}: {len(some)} jobs, {about}")
     if left:
-        lines.append(
-            f"about {known / 60 / processes:.0f} min with {processes} process{'es' if processes > 1 else ''}, from the "
-            f"times of finished models{f'; {unknown} jobs have none yet' if unknown else ''}"
-        )
+        total = f"about {known / 60 / processes:.0f} min on {processes} process{'es' if processes > 1 else ''}"
+        missing = f"; {unknown} jobs have none yet" if unknown else ""
+        lines.append(f"{total}, from the times of finished models{missing}")
     return "\n".join(lines)
 
 
