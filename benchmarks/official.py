@@ -10,8 +10,8 @@ added to adapted features, truncated L1, AdamW and Adam, running statistics of B
 
 `seeds` trains with different initial weights and records the scores of the last epoch, once with BatchNorm's running
 statistics, as the official code has it ("none"), and once with statistics over all features ("statistics"). It also
-records image AUROC after each epoch of the second half. `carry` gives both the same initial weights, batches and noise,
-and records how far they are apart. DIR is a folder of real pictures, see `docs/data.md`.
+records image AUROC after each epoch of the second half. `carry` gives both the same initial weights, batches and
+noise, and records how far they are apart. DIR is a folder of real pictures, see `docs/data.md`.
 """
 
 import argparse

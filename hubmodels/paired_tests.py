@@ -70,7 +70,11 @@ class Difference:
 
 
 def difference(
-    ours: Sequence[float], other: Sequence[float], pictures: Sequence[float], freedom: Sequence[float]
+    ours: Sequence[float],
+    other: Sequence[float],
+    pictures: Sequence[float],
+    freedom: Sequence[float],
+    both: Sequence[float] = (0, 0),
 ) -> Difference:
     """The difference of two methods.
 
@@ -78,10 +82,13 @@ def difference(
         ours, other: the metric of each run.
         pictures: independent parts of the variance of the difference that come from the test pictures.
         freedom: degrees of freedom of each part.
+        both: for ours and the other, the variance of its mean because runs differ in which pictures are difficult. It
+            is in `pictures`, and in the variance between runs, so it is taken from the latter.
     """
     parts, degrees = list(pictures), list(freedom)
     if len(ours) > 1 and len(other) > 1:
-        parts += [float(np.var(runs, ddof=1)) / len(runs) for runs in (ours, other)]
+        between = [float(np.var(runs, ddof=1)) / len(runs) for runs in (ours, other)]
+        parts += [max(0.0, whole - shared) for whole, shared in zip(between, both, strict=True)]
         degrees += [len(runs) - 1 for runs in (ours, other)]
     total = sum(parts)
     spread = sum(part**2 / count for part, count in zip(parts, degrees, strict=True))
@@ -120,13 +127,26 @@ def compare_auroc(ours: Sequence[ArrayLike], other: Sequence[ArrayLike], labels:
         ours, other: scores (N,) of each run.
         labels: (N,), at least two pictures of each class.
     """
-    both = [[placements(scores, labels) for scores in runs] for runs in (ours, other)]
-    means = [[np.mean([pair[i] for pair in pairs], axis=0) for i in (0, 1)] for pairs in both]
+    sides = [[np.array(p) for p in zip(*(placements(s, labels) for s in runs), strict=True)] for runs in (ours, other)]
+    means = [[each.mean(0) for each in side] for side in sides]
     gaps = [one - two for one, two in zip(*means, strict=True)]
     if min(map(len, gaps)) < 2:
         raise ValueError("the variance of image AUROC needs at least two normal and two anomalous pictures")
-    aurocs = [[float(pair[0].mean()) for pair in pairs] for pairs in both]
-    return difference(*aurocs, [np.var(gap, ddof=1) / len(gap) for gap in gaps], [len(gap) - 1 for gap in gaps])
+    return difference(
+        *(side[0].mean(1).tolist() for side in sides),
+        pictures=[np.var(gap, ddof=1) / len(gap) for gap in gaps],
+        freedom=[len(gap) - 1 for gap in gaps],
+        both=[sum(map(_interaction, side)) for side in sides],
+    )
+
+
+def _interaction(placed: NDArray) -> float:
+    """Variance of the mean of (R, n) placements because each run has other difficult pictures; 0 with one run."""
+    runs, count = placed.shape
+    if runs == 1:
+        return 0.0
+    rest = placed - placed.mean(0) - placed.mean(1, keepdims=True) + placed.mean()
+    return float((rest**2).sum() / ((runs - 1) * (count - 1)) / (runs * count))
 
 
 # ---------------------------------------------------------------- verdicts

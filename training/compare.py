@@ -181,8 +181,20 @@ def _pixels(ours: list[Run], other: list[Run], places: dict) -> tuple[Difference
 
 def _bootstrapped(ours: list[NDArray], other: list[NDArray], pictures: int) -> Difference:
     """From the metric of each run: the first is that of all pictures, the others are bootstrap samples."""
-    gaps = np.mean(ours, axis=0)[1:] - np.mean(other, axis=0)[1:]
-    return difference([v[0] for v in ours], [v[0] for v in other], [float(np.var(gaps, ddof=1))], [pictures - 1])
+    sides = [np.array(runs) for runs in (ours, other)]
+    gaps = sides[0].mean(0)[1:] - sides[1].mean(0)[1:]
+    return difference(
+        *(side[:, 0].tolist() for side in sides),
+        pictures=[float(np.var(gaps, ddof=1))],
+        freedom=[pictures - 1],
+        both=[_interaction(side[:, 1:]) for side in sides],
+    )
+
+
+def _interaction(samples: NDArray) -> float:
+    """Variance of the mean of (R, n) bootstrap samples because each run has other difficult pictures."""
+    runs = len(samples)
+    return float(np.var(samples - samples.mean(0), axis=1, ddof=1).sum() / (runs - 1) / runs) if runs > 1 else 0.0
 
 
 # ---------------------------------------------------------------- in words
@@ -199,8 +211,8 @@ def sentence(one: str, two: str, row: Row) -> str:
         return f"{row.category}: {better} is better than {worse} in image AUROC ({evidence}).{models}"
     worst = max(0.0, -100 * gap.at_least)
     return (
-        f"{row.category}: no significant difference in image AUROC ({evidence}). {one} is not worse than {two} by more "
-        f"than {worst:.1f} points (one-sided 95 %).{models}"
+        f"{row.category}: no significant difference in image AUROC ({evidence}). {one} is not worse than {two} by "
+        f"more than {worst:.1f} points (one-sided 95 %).{models}"
     )
 
 

@@ -157,25 +157,6 @@ def test_the_memory_covers_good_features_and_keeps_rare_ones(memory):
     assert chosen < 0.7 * at_random
 
 
-@pytest.mark.parametrize("candidates", [1, 7, 64, 5000])
-def test_each_vector_is_the_farthest_from_those_before_it(monkeypatch, candidates):
-    monkeypatch.setattr(hybrid, "CANDIDATES", candidates)
-    normal = torch.randn(800, 5)
-    distances = torch.cdist(normal.double(), normal.double())
-    expected = [0]
-    while len(expected) < 120:
-        expected.append(int(distances[:, expected].amin(1).argmax()))
-    assert greedy_coreset(normal, 120).tolist() == expected
-
-
-@pytest.mark.parametrize("count", [1, 5, 40])
-def test_equal_patches_are_remembered_once_before_any_repeats(count):
-    normal = torch.randn(10, 5).repeat(3, 1)
-    vectors = normal[greedy_coreset(normal, count)]
-    assert len(vectors) == min(count, 30)
-    assert len(vectors[:10].unique(dim=0)) == min(count, 10)
-
-
 def test_a_memory_has_at_most_as_many_vectors_as_there_are_patches(memory):
     remember(memory, torch.randn(30, 12))
     assert len(memory.vectors) == 30

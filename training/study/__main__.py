@@ -36,7 +36,10 @@ logger = logging.getLogger("training")
 
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit status: 1 if a job failed."""
-    args = _parser().parse_args(arguments)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    end = given.index("--") if "--" in given else len(given)
+    args = _parser().parse_args(given[:end])
+    args.options = given[end + 1 :]
     try:
         if args.recompute:
             return recompute(args.recompute)
@@ -173,24 +176,26 @@ def _study_of(args: argparse.Namespace) -> Study:
         return Study.of(given, {"default": Setting(options=shlex.join(args.options))})
     if "data_root" in given or args.options:
         raise ValueError("the file contains the data and the options: change the file instead")
-    return replace(Study.read(args.file), **given)
+    study = replace(Study.read(args.file), **given)
+    return study.only(args.settings) if args.settings else study
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m training.study", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("file", type=Path, nargs="?", help="TOML file of the study")
+    parser.add_argument("file", type=Path, nargs="?", metavar="FILE", help="TOML file of the study")
     parser.add_argument("--data-root", nargs="+", metavar="DIR", help="data sets, as for training/train.py")
     parser.add_argument("--categories", nargs="+", metavar="NAME", help="only these")
     parser.add_argument("--methods", nargs="+", choices=METHODS)
     parser.add_argument("--seeds", nargs="+", type=int, metavar="S", help="default: 0")
+    parser.add_argument("--settings", nargs="+", metavar="NAME", help="only these settings of the file")
     parser.add_argument("--output", metavar="DIR", help="folder of the models (default: runs/study)")
     parser.add_argument("--results", metavar="DIR", help="folder of scores, tables and plots (default: --output)")
     parser.add_argument("--dry-run", action="store_true", help="list jobs and time, train nothing")
     parser.add_argument("--collect", action="store_true", help="add what is finished to the results, train nothing")
     parser.add_argument("--recompute", type=Path, metavar="DIR", help="rebuild tables and plots from raw scores")
-    parser.add_argument("options", nargs="*", help="after --: options of training/train.py, such as -- --epochs 24")
+    parser.usage = "%(prog)s [FILE] [options] [-- options of training/train.py, such as --epochs 24]"
     return parser
 
 

@@ -99,6 +99,12 @@ class Study:
                 raise ValueError(f"{name}: at least 2 pictures are needed, one to train on and one to hold out")
         return study
 
+    def only(self, settings: Sequence[str]) -> Self:
+        """The study with some of its settings. Raises ValueError for an unknown one."""
+        if unknown := sorted(set(settings) - self.settings.keys()):
+            raise ValueError(f"no setting {', '.join(unknown)}; there are: {', '.join(self.settings)}")
+        return replace(self, settings={name: self.settings[name] for name in self.settings if name in settings})
+
     @property
     def results_folder(self) -> Path:
         """Where scores, tables and plots go."""

@@ -1,0 +1,154 @@
+"""Metrics by epoch: how far a short schedule is from its end.
+
+    python -m benchmarks.epochs run --data DIR --category bottle --method glass --epochs 60 [--every 4]
+    python -m benchmarks.epochs table
+    python -m benchmarks.epochs plot
+
+The state of the head is kept every few epochs. Only after the last one are all of them measured, each with BatchNorm's
+statistics over all features, as the last checkpoint of `training/train.py`. Nothing is chosen by these numbers. DIR is
+a folder of real pictures, see `docs/data.md`. The compact backbone, 256 px. The same command continues.
+"""
+
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from matplotlib.figure import Figure
+from safetensors.torch import load_file, save_file
+
+from benchmarks.compact_backbone import SETS
+from benchmarks.measuring import RESULTS, provenance, table
+from hubmodels.methods import METHODS
+from hubmodels.metric_names import OVERVIEW
+from training import train
+from training.batches import seed_of
+from training.config import TrainConfig
+from training.data import open_categories
+from training.evaluation import evaluate, write_json
+from training.fitting import Fitting
+from training.jobs import Job
+from training.sanity import inspect_category
+from training.study.tables import cell
+
+RESULT, PLOT = RESULTS / "epochs.json", Path("docs/epochs.svg")
+
+
+def job_of(args: argparse.Namespace) -> Job:
+    """The training of a category with the product's defaults on the compact backbone."""
+    root = args.data / "data" / Path(SETS[args.category]).parent
+    options = ["--backbone", "compactnet.distilled_in1k", "--epochs", str(args.epochs), "--seed", str(args.seed)]
+    config = TrainConfig.from_command_line(["--data-root", str(root), "--methods", args.method, *options])
+    config = train.fill_defaults(replace(config, output=args.output), Accelerator())
+    [opened] = open_categories(config.data_root, [Path(SETS[args.category]).name])
+    return Job(*_swapped(inspect_category(opened), args.method, config))
+
+
+def _swapped(found: tuple, method: str, config: TrainConfig) -> tuple:
+    category, sanity = found
+    return category, method, config, sanity
+
+
+def run(args: argparse.Namespace, command: dict) -> None:
+    """Trains, keeps states, then measures them."""
+    job = job_of(args)
+    states = job.workplace / "states"
+    states.mkdir(parents=True, exist_ok=True)
+    fitting, _, _ = train.prepare(job, Accelerator(), sharing=False)
+    keep_states(fitting, states, args.every)
+    fitting.run()
+    detector = fitting.objective.detector
+    for file in sorted(states.glob("*.safetensors")):
+        detector.head.load_state_dict(load_file(file))
+        torch.manual_seed(seed_of(args.seed, int(file.stem)))
+        fitting.objective.recompute_statistics(fitting.cache, job.config.batch_size)
+        metrics = evaluate(detector.eval(), job.category, states)
+        row = {"category": job.category.name, "method": args.method, "seed": args.seed, "epochs": args.epochs}
+        row |= {"epoch": int(file.stem), **{key: metrics.get(key) for key in OVERVIEW}, **command}
+        print(row["epoch"], {key: row[key] for key in OVERVIEW}, flush=True)
+        add(row)
+
+
+def keep_states(fitting: Fitting, states: Path, every: int) -> None:
+    """Makes the training write the head's state every few epochs."""
+    run_epoch = fitting.run_epoch
+
+    def kept(model, epoch, progress) -> dict:
+        record = run_epoch(model, epoch, progress)
+        if (epoch + 1) % every == 0:
+            head = {name: value.contiguous() for name, value in fitting.head.state_dict().items()}
+            save_file(head, states / f"{epoch + 1:04}.safetensors")
+        return record
+
+    fitting.run_epoch = kept
+
+
+def results() -> list[dict]:
+    """All rows."""
+    import json
+
+    return json.loads(RESULT.read_text()) if RESULT.is_file() else []
+
+
+def add(row: dict) -> None:
+    """Adds a row; that of the same run and epoch is replaced."""
+    key = ("category", "method", "seed", "epochs", "epoch")
+    write_json(RESULT, list({tuple(r[k] for k in key): r for r in [*results(), row]}.values()))
+
+
+def results_table() -> str:
+    """Image AUROC / AUPRO by epoch, a line for each category and method."""
+    groups: dict[tuple, dict[int, dict]] = {}
+    for row in results():
+        groups.setdefault((row["category"], row["method"], row["seed"]), {})[row["epoch"]] = row
+    shown = sorted({epoch for rows in groups.values() for epoch in rows})
+    lines = [
+        dict(zip(("category", "method", "seed"), key, strict=True))
+        | {str(e): " / ".join(cell([r[e][k]]) for k in ("image_auroc", "aupro")) for e in shown if e in (r := rows)}
+        for key, rows in groups.items()
+    ]
+    return table(lines, ("category", "method", "seed", *map(str, shown)))
+
+
+def draw() -> Figure:
+    """Curves of image AUROC and AUPRO."""
+    figure = Figure(figsize=(7, 2.8), layout="constrained")
+    groups: dict[tuple, list[dict]] = {}
+    for row in results():
+        groups.setdefault((row["category"], row["method"], row["seed"]), []).append(row)
+    for axes, key, title in zip(
+        figure.subplots(1, 2), ("image_auroc", "aupro"), ("image AUROC", "AUPRO"), strict=True
+    ):
+        for (category, method, _), rows in groups.items():
+            values = sorted((row["epoch"], 100 * row[key]) for row in rows if row[key] is not None)
+            axes.plot(*zip(*values, strict=True), label=f"{METHODS[method].title}, {category}", marker=".")
+        axes.set(xlabel="epoch", ylabel=f"{title}, per cent")
+    axes.legend()
+    return figure
+
+
+def main() -> None:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("part", choices=("run", "table", "plot"))
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--category", choices=SETS, default="bottle")
+    parser.add_argument("--method", choices=METHODS, default="glass")
+    parser.add_argument("--epochs", type=int, default=60)
+    parser.add_argument("--every", type=int, default=4)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", default="runs/epochs")
+    args = parser.parse_args()
+    if args.part == "table":
+        return print(results_table())
+    if args.part == "plot":
+        return draw().savefig(PLOT, metadata={"Date": None})
+    if args.data is None:
+        parser.error("--data is needed")
+    run(args, provenance("python -m benchmarks.epochs " + " ".join(sys.argv[1:]).replace(str(args.data), "DIR")))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,124 @@
+"""Paired tests: hand-worked cases, scipy and scikit-learn, and whether intervals contain the truth as often as said."""
+
+import numpy as np
+import pytest
+from scipy import stats
+from sklearn.metrics import roc_auc_score
+
+from hubmodels.paired_tests import compare_auroc, difference, holm, mcnemar, placements, wilcoxon
+
+LABELS = np.array([0] * 40 + [1] * 60)
+
+
+def scores(rng, shift, shared=None, noise=1.0):
+    """Scores of a method whose defective pictures are `shift` higher; `shared` are difficulties of the pictures."""
+    shared = 0 if shared is None else shared
+    return shift * LABELS + shared + noise * rng.normal(size=len(LABELS))
+
+
+def test_placements_with_ties_by_hand():
+    below, above = placements([1, 2, 2, 3], [0, 0, 1, 1])
+    assert below.tolist() == [0.75, 1.0]  # 2 is above 1 and ties with 2
+    assert above.tolist() == [1.0, 0.75]
+
+
+@pytest.mark.parametrize("digits", [0, 1, 6])
+def test_the_values_are_those_of_scikit_learn(digits):
+    rng = np.random.default_rng(0)
+    runs = [np.round(scores(rng, shift), digits) for shift in (1.0, 1.5, 0.2)]
+    gap = compare_auroc(runs[:2], runs[2:], LABELS)
+    aurocs = [roc_auc_score(LABELS, run) for run in runs]
+    assert gap.ours == pytest.approx(np.mean(aurocs[:2])) and gap.other == pytest.approx(aurocs[2])
+
+
+def test_delong_by_hand():
+    """Placements: ours (1, 1, 0.5) and (1, 0.667), other (0.5, 1, 1) and (0.667, 1)."""
+    labels = [0, 0, 1, 1, 1]
+    gap = compare_auroc([[1, 3, 4, 5, 2]], [[3, 1, 2, 4, 5]], labels)
+    assert (gap.ours, gap.other) == (pytest.approx(5 / 6), pytest.approx(5 / 6))
+    anomalous = np.var([0.5, 0, -0.5], ddof=1) / 3
+    normal = np.var([1 / 3, -1 / 3], ddof=1) / 2
+    assert gap.pictures == pytest.approx(anomalous + normal)
+    assert gap.runs == 0 and gap.p == 1 and gap.counts == (1, 1)
+
+
+def test_equal_scores_do_not_differ():
+    run = scores(np.random.default_rng(0), 1.0)
+    gap = compare_auroc([run], [3 * run + 1], LABELS)
+    assert (gap.value, gap.interval, gap.p, gap.at_least) == (0, (0, 0), 1, 0)
+
+
+def test_one_class_is_an_error():
+    with pytest.raises(ValueError, match="both classes"):
+        compare_auroc([[1, 2]], [[2, 1]], [1, 1])
+    with pytest.raises(ValueError, match="at least two normal"):
+        compare_auroc([[1, 2, 3]], [[2, 1, 3]], [0, 1, 1])
+
+
+def test_a_bound_of_one_side_is_nearer():
+    rng = np.random.default_rng(0)
+    gap = compare_auroc([scores(rng, 1.0)], [scores(rng, 1.0)], LABELS)
+    assert gap.interval[0] < gap.at_least < gap.value < gap.interval[1]
+
+
+@pytest.mark.parametrize(("runs", "spread"), [(1, 0.0), (3, 0.0), (3, 0.5), (6, 0.5)])
+def test_the_interval_contains_the_truth_in_95_of_100_cases(runs, spread):
+    """The truth is the difference of the expected AUROC, over pictures and, with several runs, over seeds."""
+    rng, cases, inside, below = np.random.default_rng(1), 800, 0, 0
+    big = 200_000
+    total = np.sqrt(2 * 1.0**2 + 2 * 0.7**2)
+    shifts = rng.normal(0, spread, big)
+    truth = np.mean(stats.norm.cdf((1.2 + shifts) / total)) - np.mean(stats.norm.cdf((0.9 + shifts) / total))
+    for _ in range(cases):
+        shared = 0.7 * rng.normal(size=len(LABELS))
+        sides = [[scores(rng, s + spread * rng.normal(), shared) for _ in range(runs)] for s in (1.2, 0.9)]
+        gap = compare_auroc(*sides, LABELS)
+        inside += gap.interval[0] <= truth <= gap.interval[1]
+        below += gap.at_least <= truth
+    assert 0.92 <= inside / cases <= 0.98
+    assert 0.92 <= below / cases <= 0.98
+
+
+def test_p_values_are_uniform_if_nothing_differs():
+    rng = np.random.default_rng(2)
+    values = []
+    for _ in range(600):
+        shared = rng.normal(size=len(LABELS))
+        values.append(compare_auroc([scores(rng, 1, shared)], [scores(rng, 1, shared)], LABELS).p)
+    assert stats.kstest(values, "uniform").pvalue > 0.01
+
+
+def test_seeds_count_where_both_have_several():
+    rng = np.random.default_rng(3)
+    pairs = [[scores(rng, 1 + 0.8 * rng.normal()) for _ in range(3)] for _ in range(2)]
+    both, alone = compare_auroc(*pairs, LABELS), compare_auroc(pairs[0], pairs[1][:1], LABELS)
+    assert both.runs > 0 == alone.runs
+    assert both.freedom < alone.freedom
+
+
+def test_degrees_of_freedom_are_those_of_welch_without_pictures():
+    rng = np.random.default_rng(4)
+    ours, other = rng.normal(0.9, 0.02, 5), rng.normal(0.88, 0.05, 7)
+    gap = difference(ours, other, [], [])
+    welch = stats.ttest_ind(ours, other, equal_var=False)
+    assert gap.p == pytest.approx(welch.pvalue)
+    assert gap.interval == pytest.approx(tuple(welch.confidence_interval(0.95)))
+
+
+def test_mcnemar_is_the_binomial_test_of_those_that_differ():
+    ours = np.array([True] * 50 + [True] * 9 + [False] * 2 + [False] * 5)
+    other = np.array([True] * 50 + [False] * 9 + [True] * 2 + [False] * 5)
+    assert mcnemar(ours, other) == pytest.approx(stats.binomtest(9, 11).pvalue)
+    assert mcnemar(ours, other) == pytest.approx(2 * sum(stats.binom.pmf(k, 11, 0.5) for k in (9, 10, 11)))
+    assert mcnemar(ours, ours) == 1
+
+
+def test_wilcoxon_over_categories():
+    assert wilcoxon([0.9, 0.8, 0.7, 0.95, 0.85, 0.6], [0.8, 0.71, 0.62, 0.88, 0.79, 0.55]) == pytest.approx(2 / 2**6)
+    assert wilcoxon([0.5, 0.6], [0.5, 0.6]) == 1
+
+
+def test_holm_by_hand():
+    assert holm([0.01, 0.04, 0.03, 0.005]).tolist() == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.6, 0.7]).tolist() == [1, 1]
+    assert holm([]).tolist() == []
