@@ -6,11 +6,15 @@
 
 The state of the head is kept every few epochs. Only after the last one are all of them measured, each with BatchNorm's
 statistics over all features, as the last checkpoint of `training/train.py`. Nothing is chosen by these numbers. DIR is
-a folder of real pictures, see `docs/data.md`. The compact backbone, 256 px. The same command continues.
+a folder of real pictures, see `docs/data.md`. The compact backbone, 256 px. The same command continues,
+also after `--limit`.
 """
 
 import argparse
+import json
 import sys
+import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +26,7 @@ from safetensors.torch import load_file, save_file
 from benchmarks.compact_backbone import SETS
 from benchmarks.measuring import RESULTS, provenance, table
 from hubmodels.methods import METHODS
-from hubmodels.metric_names import OVERVIEW
+from hubmodels.metric_names import METRICS, OVERVIEW
 from training import train
 from training.batches import seed_of
 from training.config import TrainConfig
@@ -43,12 +47,8 @@ def job_of(args: argparse.Namespace) -> Job:
     config = TrainConfig.from_command_line(["--data-root", str(root), "--methods", args.method, *options])
     config = train.fill_defaults(replace(config, output=args.output), Accelerator())
     [opened] = open_categories(config.data_root, [Path(SETS[args.category]).name])
-    return Job(*_swapped(inspect_category(opened), args.method, config))
-
-
-def _swapped(found: tuple, method: str, config: TrainConfig) -> tuple:
-    category, sanity = found
-    return category, method, config, sanity
+    category, sanity = inspect_category(opened)
+    return Job(category, args.method, config, sanity)
 
 
 def run(args: argparse.Namespace, command: dict) -> None:
@@ -57,8 +57,9 @@ def run(args: argparse.Namespace, command: dict) -> None:
     states = job.workplace / "states"
     states.mkdir(parents=True, exist_ok=True)
     fitting, _, _ = train.prepare(job, Accelerator(), sharing=False)
-    keep_states(fitting, states, args.every)
-    fitting.run()
+    keep_states(fitting, states, args.every, time.monotonic() + args.limit)
+    with suppress(OutOfTime):
+        fitting.run()
     detector = fitting.objective.detector
     for file in sorted(states.glob("*.safetensors")):
         detector.head.load_state_dict(load_file(file))
@@ -71,8 +72,12 @@ def run(args: argparse.Namespace, command: dict) -> None:
         add(row)
 
 
-def keep_states(fitting: Fitting, states: Path, every: int) -> None:
-    """Makes the training write the head's state every few epochs."""
+class OutOfTime(Exception):
+    """The training stops here; its state is saved."""
+
+
+def keep_states(fitting: Fitting, states: Path, every: int, end: float) -> None:
+    """Makes the training write the head's state every few epochs, and stop at a time."""
     run_epoch = fitting.run_epoch
 
     def kept(model, epoch, progress) -> dict:
@@ -80,6 +85,9 @@ def keep_states(fitting: Fitting, states: Path, every: int) -> None:
         if (epoch + 1) % every == 0:
             head = {name: value.contiguous() for name, value in fitting.head.state_dict().items()}
             save_file(head, states / f"{epoch + 1:04}.safetensors")
+        if time.monotonic() > end:
+            fitting.state.save(fitting.state_path)
+            raise OutOfTime
         return record
 
     fitting.run_epoch = kept
@@ -87,8 +95,6 @@ def keep_states(fitting: Fitting, states: Path, every: int) -> None:
 
 def results() -> list[dict]:
     """All rows."""
-    import json
-
     return json.loads(RESULT.read_text()) if RESULT.is_file() else []
 
 
@@ -118,13 +124,11 @@ def draw() -> Figure:
     groups: dict[tuple, list[dict]] = {}
     for row in results():
         groups.setdefault((row["category"], row["method"], row["seed"]), []).append(row)
-    for axes, key, title in zip(
-        figure.subplots(1, 2), ("image_auroc", "aupro"), ("image AUROC", "AUPRO"), strict=True
-    ):
+    for axes, key in zip(figure.subplots(1, 2), ("image_auroc", "aupro"), strict=True):
         for (category, method, _), rows in groups.items():
             values = sorted((row["epoch"], 100 * row[key]) for row in rows if row[key] is not None)
             axes.plot(*zip(*values, strict=True), label=f"{METHODS[method].title}, {category}", marker=".")
-        axes.set(xlabel="epoch", ylabel=f"{title}, per cent")
+        axes.set(xlabel="epoch", ylabel=f"{METRICS[key].short}, per cent")
     axes.legend()
     return figure
 
@@ -139,6 +143,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=60)
     parser.add_argument("--every", type=int, default=4)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--limit", type=float, default=float("inf"), help="seconds until the training stops")
     parser.add_argument("--output", default="runs/epochs")
     args = parser.parse_args()
     if args.part == "table":

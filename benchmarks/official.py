@@ -1,4 +1,4 @@
-"""Our training of SimpleNet compared with the official loop, on the same features: seeds, and one initialisation for long.
+"""Our training of SimpleNet and the official loop on the same features: several seeds, and one initialisation.
 
     python -m benchmarks.official seeds --data DIR --seeds 0 1 2 [--hidden-dim 1024] [--noise-std 0.2]
     python -m benchmarks.official carry --data DIR [--epochs 24]

@@ -3,7 +3,6 @@
 import importlib
 import json
 import math
-from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,6 +37,7 @@ from training.damage import KINDS
 from training.metrics import PixelMetrics
 from training.objectives import PAPER_BACKBONE, PAPER_IMAGE_SIZE
 from training.parts.dataset import parts_categories
+from training.study.plan import Study
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 SHARED = {"measuring", "timing"}  # imported by the others
@@ -239,28 +239,30 @@ def test_pictures_are_copied_smaller_and_masks_as_they_are(tmp_path):
         assert picture.size == (40, 20) and m.size == (100, 50)
 
 
-def test_shapes_are_trained_once_each(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / ".gpu/mvtec_ad/bottle").mkdir(parents=True)
-    args = Namespace(seed=1, options=[])
-    found = gpu.shapes(args)
-    assert [command[command.index("--image-size") + 1] for command in found] == ["256", "368"] * 3
-    (tmp_path / "runs/gpu/shapes/368/1/glass-mvtec-bottle").mkdir(parents=True)
-    assert len(gpu.shapes(args)) == len(found) - 1
-
-
-def test_all_commands_run_before_a_failure_is_said(tmp_path):
+def test_all_steps_run_before_a_failure_is_said(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("OUT", str(tmp_path))
     write = "from pathlib import Path; Path({!r}).touch()"
-    commands = [["-c", "raise SystemExit(3)"], *(["-c", write.format(str(tmp_path / name))] for name in "ab")]
-    with pytest.raises(SystemExit, match="3"):
-        gpu.run_all(commands, 60, parallel=2)
-    assert {path.name for path in tmp_path.iterdir()} == {"a", "b"}
+    failing = [["-c", "raise SystemExit(3)"], ["-c", write.format(str(tmp_path / "a"))]]
+    chosen = [
+        gpu.Step("one", failing, 60, parallel=2),
+        gpu.Step("two", [["-c", write.format(str(tmp_path / "b"))]], 60),
+    ]
+    assert gpu.run_all(chosen) == ["status 3: -c raise SystemExit(3)"]
+    assert {"a", "b", "results.tgz", "epochs.tgz"} == {path.name for path in tmp_path.iterdir()}
+    assert "== two: " in capsys.readouterr().out
 
 
-def test_a_step_that_takes_too_long_is_interrupted_and_can_be_continued():
-    with pytest.raises(SystemExit, match="same command again"):
-        gpu.run(["-c", "import time; time.sleep(60)"], 1)
-    gpu.run(["-c", "pass"], 60)
+def test_a_step_that_takes_too_long_is_stopped_and_the_next_one_runs():
+    slow, quick = (gpu.Step(n, [["-c", f"import time; time.sleep({s})"]], 7) for n, s in (("slow", 60), ("quick", 0)))
+    assert [fault.split(":")[0] for fault in gpu.run_all([slow, quick])] == ["out of time"]
+    assert gpu.run_all([quick], 3)[0].startswith("no time for")
+
+
+def test_every_training_of_the_gpu_study_is_one_of_the_steps(monkeypatch):
+    monkeypatch.setenv("DATA", "data")
+    planned = Study.read(Path("benchmarks/gpu.toml"))
+    shares = {(c[4], c[6]) for step in gpu.steps(False) if step.name == "study" for c in step.commands}
+    assert shares == {(method, category) for method in planned.methods for category in planned.categories}
 
 
 # --------------------------------------------------------------------------------------------------- paired tests

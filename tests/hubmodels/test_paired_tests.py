@@ -1,4 +1,4 @@
-"""Paired tests: hand-worked cases, scipy and scikit-learn, and whether intervals contain the truth as often as said."""
+"""Paired tests: hand-worked cases, scipy and scikit-learn, and how often intervals contain the truth."""
 
 import numpy as np
 import pytest

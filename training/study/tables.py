@@ -6,8 +6,9 @@ category counts as one in the means; the metrics, fractions;
 `evaluation_seconds`; `latency_ms` and its `device`; `model_mb`; `command`, `commit`, `machine`, `versions`; and
 `fingerprint`, of all settings, pictures and weights.
 
-`scores.parquet` has one row for each model and test picture: the same first five columns, and those of this file in the
-folder of a model: `name`, `defect_type`, `label`, `image_score`, `p_value`, `threshold`, `is_anomalous`, `map_max`.
+`scores.parquet` has one row for each model and test picture: the same first five columns, and those of this file in
+the folder of a model: `name`, `defect_type`, `label`, `image_score`, `p_value`, `threshold`, `is_anomalous` and
+`map_max`.
 
 `pixel_curves.parquet` has the counts of `training.pixel_curves` for each of them.
 """
