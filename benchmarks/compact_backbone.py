@@ -31,7 +31,7 @@ from hubmodels.backbone import Backbone, load_backbone, normalisation
 from hubmodels.folders import read_category
 from hubmodels.front_end import to_image
 from hubmodels.methods import METHODS
-from hubmodels.samples import Sample
+from hubmodels.samples import Category, Sample
 from training.evaluation import write_json
 from training.metrics import image_metrics
 
@@ -51,6 +51,12 @@ OLD_PICTURES = ("dtd/images", "mvtec_ad/screw/train", "magnetic_tile/*/train", "
 DESCRIBED = 2000  # pictures of each set, at most
 NEW_SETS = ("bottle", "capsule", "commutator")  # neither backbone saw pictures of these
 DIVERSITY = ("set", "pictures", "described", "directions", "nearest_median", *NEW_SETS)
+
+
+def category_of(name: str, data: Path) -> Category | None:
+    """The pictures of a category in the folder of real pictures; None if it is not one of `SETS`."""
+    place = next((place for place in SETS.values() if place.endswith(f"/{name}")), None)
+    return read_category(None, name, data / "data" / place) if place else None
 
 
 def images_of(samples: Iterable[Sample], backbone: str) -> Tensor:

@@ -1,11 +1,9 @@
 """Trials for the hybrid: other heads, noises, banks and memories on the same cached features.
 
     python -m benchmarks.hybrid_trials run --data DIR --cache FOLDER [--sets screw tile] [--trials H0 N0] [--seeds 0]
-    python -m benchmarks.hybrid_trials run ... --against "nearest neighbour"
     python -m benchmarks.hybrid_trials table [few | left-out]
 
-`run` adds rows to results/hybrid_trials.json, and with `--against` paired tests of the product's trial against another
-one to results/paired.json. TRIALS says what each name is; the hybrid of the product is the trial
+`run` adds rows to results/hybrid_trials.json. TRIALS says what each name is; the hybrid of the product is the trial
 "H0 + 2 memory". Features of the compact backbone at 256 px, at most 250 good pictures of a set; DIR is a folder of
 real pictures, see `docs/data.md`; pill and cloth are rendered. The file also has rows of trials that are not here any
 more: they were run by drafts of this program, say so, and describe their settings. Nothing is calibrated here, so all
@@ -30,7 +28,6 @@ from torch import Tensor, nn
 
 from benchmarks.compact_backbone import SETS, SIZE
 from benchmarks.measuring import RESULTS, provenance, table
-from benchmarks.paired import add_rows, bootstrap, delong, small_mask
 from hubmodels.backbone import load_backbone, normalisation
 from hubmodels.compactnet import COMPACT_BACKBONE
 from hubmodels.folders import Category, read_category
@@ -143,6 +140,22 @@ def _mask(sample: Sample) -> Tensor:
         return torch.zeros(SIZE, SIZE, dtype=torch.uint8)
     picture = sample.read()
     return torch.from_numpy(small_mask(sample.read_mask((picture.height, picture.width)))).to(torch.uint8)
+
+
+def small_mask(mask: np.ndarray) -> np.ndarray:
+    """A mask (H, W) -> (256, 256) bool.
+
+    A pixel is a defect if half of it is; a defect that is too thin for that keeps its fullest pixels.
+    """
+    share = _resized(mask.astype(np.float32))
+    return (share >= min(0.5, share.max())) & (share > 0)
+
+
+def _resized(values: np.ndarray) -> np.ndarray:
+    small = F.interpolate(
+        torch.from_numpy(np.ascontiguousarray(values))[None, None].float(), (SIZE, SIZE), mode="area"
+    )
+    return small[0, 0].numpy()
 
 
 def _bank(detector: Hybrid, pictures: DamagedPictures, good: Tensor) -> tuple[dict, Tensor]:
@@ -409,19 +422,6 @@ def measure(trial: str, given: Given, seed: int) -> dict[str, float]:
     return {key: round(100 * value, 2) for key, value in found.items()} | {"fit_seconds": round(seconds, 1)}
 
 
-def compared(given: Given, other: str, seed: int) -> dict:
-    """The product's trial and another one on the same pictures, with paired tests."""
-    with torch.no_grad():
-        both = [given.fitted(trial, seed)[0](given.test).view(len(given.labels), -1) for trial in (PRODUCT, other)]
-    tops = [[scores.topk(TOP, 1).values.mean(1).numpy()] for scores in both]
-    first, second, p = delong(*tops, np.array(given.labels))
-    found = {"image_auroc": [first, second], "image_p": p, "pictures": len(given.labels)}
-    if given.masks is None:
-        return found
-    maps = [[smooth_map(_grid(scores), SIZE).numpy()] for scores in both]
-    return found | bootstrap(maps, given.masks.numpy().astype(bool)) | {"map_seeds": [1, 1]}
-
-
 def _grid(scores: Tensor) -> Tensor:
     """Patch scores (n, h * w) -> (n, h, w) of a square picture."""
     side = round(scores.shape[1] ** 0.5)
@@ -523,7 +523,6 @@ def main() -> None:
         "--pictures", nargs="+", type=int, default=[FIT], help="good pictures, drawn anew by each seed"
     )
     running.add_argument("--seeds", nargs="+", type=int, default=[0])
-    running.add_argument("--against", choices=[*TRIALS], help=f"paired tests of {PRODUCT!r} against this trial")
     printing = actions.add_parser("table", help="print image AUROC / AUPRO of all trials")
     printing.add_argument(
         "which", nargs="?", default="all", choices=("all", "few", "left-out"), help="good pictures (default: all)"
@@ -540,9 +539,6 @@ def main() -> None:
             row |= measure(trial, features, seed)
             print(row, flush=True)
             add_row(row | {"settings": repr(TRIALS[trial])} | provenance(command))
-        if args.against:
-            row = {"category": name, "ours": PRODUCT, "other": args.against, "seeds": [[seed], [seed]]}
-            add_rows([row | compared(features, args.against, seed) | provenance(command)])
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from benchmarks import paired
+from benchmarks import compact_backbone
 from benchmarks.measuring import RESULTS, provenance, table
 from hubmodels import load, prediction
 from hubmodels.heatmap import outline_layer
@@ -64,7 +64,7 @@ def category_of(folder: Path, data: Path | None) -> Category | None:
     report = read_report(folder)
     if report["dataset"] == DATASET:
         return parts_categories([report["category"]])[0]
-    category = paired.category_of(report["category"], data) if data else None
+    category = compact_backbone.category_of(report["category"], data) if data else None
     return category if category and category.has_masks else None
 
 

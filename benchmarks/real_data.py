@@ -4,6 +4,7 @@
     python -m benchmarks.real_data table [real_data|ablation]              # all rows
     python -m benchmarks.real_data summary                                 # the short table of the README
     python -m benchmarks.real_data inputs                                  # by input size and method
+    python -m benchmarks.real_data pairs                                   # inputs on the same test pictures
     python -m benchmarks.real_data steps                                   # by patches in a training step
     python -m benchmarks.real_data bundled                                 # the bundled models
 
@@ -25,6 +26,7 @@ from hubmodels.hub.catalog import BUNDLED_MODELS
 from hubmodels.methods import METHODS
 from hubmodels.metric_names import HEADLINE, METRICS, OVERVIEW
 from hubmodels.sizes import Size, as_pair, in_words
+from training.compare import p_text
 from training.evaluation import write_json
 
 OPERATING_POINT = ("false_alarm_rate", "recall_at_threshold")
@@ -99,6 +101,23 @@ def inputs_table(rows: list[dict]) -> str:
         line[runs[0]["method"]] = f"{_summary(runs)} ({len(runs)})"
     named = [dict(zip(("category", "input"), key, strict=True)) | line for key, line in lines.items()]
     return table(named, ("category", "input", *METHODS))
+
+
+def pairs_table(rows: list[dict]) -> str:
+    """Comparisons of inputs, or of patches in a training step, on the same test pictures: image AUROC, per cent."""
+    lines = [_pair(row) for row in rows]
+    order = {(line["category"], line["inputs"], line["method"]): line for line in lines}
+    return table([order[key] for key in sorted(order)], ("category", "method", "inputs", "seeds", "image AUROC", "p"))
+
+
+def _pair(row: dict) -> dict:
+    (method, larger), (_, smaller) = (row[side].split(", ") for side in ("ours", "other"))
+    return {
+        **{"category": row["category"], "method": method, "inputs": f"{larger} / {smaller}"},
+        "seeds": " / ".join(str(len(seeds)) for seeds in row["seeds"]),
+        "image AUROC": " / ".join(f"{100 * value:.1f}" for value in row["image_auroc"]),
+        "p": p_text(row["image_p"]),
+    }
 
 
 def _size(runs: list[dict]) -> Size:
@@ -189,6 +208,7 @@ def main() -> None:
     actions.add_parser("summary", help="print the README's table")
     actions.add_parser("steps", help="print the table of patches in a step")
     actions.add_parser("inputs", help="print the table of inputs")
+    actions.add_parser("pairs", help="print the comparisons of inputs")
     actions.add_parser("bundled", help="print the table of the bundled models")
     args = parser.parse_args()
     if args.action == "collect":
@@ -197,6 +217,8 @@ def main() -> None:
         print(full_table(read(args.name)))
     elif args.action == "inputs":
         print(inputs_table(read("shapes")))
+    elif args.action == "pairs":
+        print(pairs_table(read("paired")))
     elif args.action == "steps":
         print(steps_table(read("step_patches")))
     else:

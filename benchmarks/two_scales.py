@@ -6,8 +6,8 @@
 DIR contains model folders with weights. Each model is applied at its own input size and, without another training, at
 SIZE, and calibrated at both with the pictures that were held out for its own calibration. `both` is the mean of the
 two image scores, each in units of its calibration (`score_level`). Image AUROC is a mean over the seeds; p compares
-`both` with the better of the two sizes by the test of `benchmarks.paired`. The better one is chosen by the test
-pictures, so `both` is compared with a choice that nobody has.
+`both` with the better of the two sizes by DeLong's test; in the rows of the file only pictures vary in it, not seeds.
+The better one is chosen by the test pictures, so `both` is compared with a choice that nobody has.
 """
 
 import argparse
@@ -21,11 +21,14 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from benchmarks.compact_backbone import category_of
 from benchmarks.measuring import RESULTS, provenance, table
-from benchmarks.paired import Run, category_of, delong, p_text, runs_in
 from hubmodels import AnomalyDetector, compare, load
+from hubmodels.hub.files import REPORT_FILE
+from hubmodels.paired_tests import compare_auroc
 from hubmodels.samples import Category
 from hubmodels.sizes import Size, as_pair, in_words
+from training.compare import p_text
 from training.data import hold_out
 from training.evaluation import read_report, write_json
 from training.input_shape import parse_image_size
@@ -56,22 +59,23 @@ def rows(folders: Sequence[Path], image_size: Size, data: Path) -> Iterator[dict
     """A row for each category and method, over all seeds."""
     found = defaultdict(list)
     for folder in folders:
-        for category, runs in runs_in(folder).items():
-            for run in runs:
-                found[category, run.method, in_words(run.image_size)].append(run)
+        for file in sorted(folder.rglob(REPORT_FILE)):
+            report = read_report(file.parent)
+            key = report["category"], report["method"], in_words(report["settings"]["image_size"])
+            found[key].append(file.parent)
     for (category, method, own), runs in found.items():
         if own != in_words(image_size):
             identity = {"category": category, "method": method, "own": own, "other": in_words(image_size)}
             yield identity | {"seeds": len(runs)} | measure(runs, image_size, category_of(category, data))
 
 
-def measure(runs: list[Run], image_size: Size, category: Category) -> dict:
+def measure(runs: list[Path], image_size: Size, category: Category) -> dict:
     """Image AUROC at both sizes, alone and fused."""
     detectors = {}
-    for i, run in enumerate(runs):
-        for name, detector in (("own", load(run.folder)), ("other", at_size(load(run.folder), image_size))):
-            report = read_report(run.folder)
-            given = report["settings"]["holdout"], run.seed, report["data"]["copies"]
+    for i, folder in enumerate(runs):
+        for name, detector in (("own", load(folder)), ("other", at_size(load(folder), image_size))):
+            report = read_report(folder)
+            given = report["settings"]["holdout"], report["seed"], report["data"]["copies"]
             detector.calibrate(sample.read() for sample in hold_out(category.train, *given)[1])
             detectors[name, i] = detector
     levels: dict[tuple[str, int], list[float]] = {key: [] for key in detectors}
@@ -81,12 +85,10 @@ def measure(runs: list[Run], image_size: Size, category: Category) -> dict:
     labels = np.array([sample.label for sample in category.test])
     alone = {name: [levels[name, i] for i in range(len(runs))] for name in ("own", "other")}
     both = [np.mean(pair, axis=0) for pair in zip(*alone.values(), strict=True)]
-    tests = {name: delong(both, scores, labels) for name, scores in alone.items()}
-    better = max(tests, key=lambda name: tests[name][1])
-    values = {name: test[1] for name, test in tests.items()} | {"both": tests[better][0]}
-    return {f"AUROC {name}": round(100 * value, 1) for name, value in values.items()} | {
-        "p": round(tests[better][2], 6)
-    }
+    gaps = {name: compare_auroc(both, scores, labels) for name, scores in alone.items()}
+    better = max(gaps.values(), key=lambda gap: gap.other)
+    values = {name: gap.other for name, gap in gaps.items()} | {"both": better.ours}
+    return {f"AUROC {name}": round(100 * value, 1) for name, value in values.items()} | {"p": round(better.p, 6)}
 
 
 def main() -> None:

@@ -15,7 +15,6 @@ from benchmarks import (
     large_pictures,
     methods_time,
     outline,
-    paired,
     peers,
     photo_time,
     position,
@@ -63,8 +62,7 @@ TABLES = {  # without the folder of the environment
         hybrid_trials.results(), few=True
     ),
     "python -m benchmarks.hybrid_trials table left-out": lambda: hybrid_trials.left_out_table(hybrid_trials.results()),
-    "python -m benchmarks.paired --table": lambda: paired.paired_table(paired.of_inputs(paired.results(), False)),
-    "python -m benchmarks.paired --inputs": lambda: paired.inputs_table(paired.results()),
+    "python -m benchmarks.real_data pairs": lambda: real_data.pairs_table(real_data.read("paired")),
     "python -m benchmarks.two_scales --table": two_scales.results_table,
     "python -m benchmarks.scratch_width --table": scratch_width.results_table,
     "python -m benchmarks.photo_time --table": photo_time.results_table,
