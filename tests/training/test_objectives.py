@@ -63,6 +63,7 @@ def test_geometry_is_the_papers_on_the_papers_backbone_and_scales_elsewhere():
     assert GLASSObjective(GLASS(), 0.015, "manifold").scale == pytest.approx(1.0)
     narrow = GLASSObjective(GLASS(backbone=BACKBONE), 0.06, "manifold")  # 384 dimensions, four times the noise
     assert narrow.scale == pytest.approx(4 * math.sqrt(384 / 1536))
+    assert GLASSObjective(GLASS(backbone=BACKBONE), 0.06, "manifold", "official").scale == 1
 
 
 def test_unknown_hypothesis_is_refused():

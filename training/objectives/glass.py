@@ -54,6 +54,9 @@ class GLASSSettings:
     hypothesis: Literal["table", "auto", "manifold", "hypersphere"] = option(
         "table", "the paper's table if it has the category, else decided from the mean picture"
     )
+    geometry: Literal["scaled", "official"] = option(
+        "scaled", "radii and ascent step: scaled with the noise, or as in the code at every width of the features"
+    )
     foreground: Literal["auto", "none"] = option("auto", "keep synthesised defects on the part")
     textures: str | None = option(
         None, "folder of textures such as DTD to paste as defects (default: procedural)", metavar="DIR"
@@ -65,8 +68,9 @@ class GLASSObjective(DiscriminatorObjective):
 
     Args:
         hypothesis: "manifold" or "hypersphere": what the truncated projection keeps its distance from.
-        noise_std: standard deviation of the Gaussian start of GAS. Radii and ascent step are stated for the papers'
-            noise norm (0.015 * sqrt(1536)) and scale with ours, so that another backbone sees the same geometry.
+        noise_std: standard deviation of the Gaussian start of GAS.
+        geometry: radii and ascent step are stated for the papers' noise norm (0.015 * sqrt(1536)). "scaled": they scale
+            with ours, so that another backbone sees the same geometry. "official": they are those of the code.
     """
 
     epochs = 640  # as in the code's run script
@@ -81,13 +85,14 @@ class GLASSObjective(DiscriminatorObjective):
     hard_quantile = 0.5  # OHEM: share of easy patches dropped
     focal_gamma, focal_eps = 2.0, 1e-5
 
-    def __init__(self, detector: GLASS, noise_std: float, hypothesis: str) -> None:
+    def __init__(self, detector: GLASS, noise_std: float, hypothesis: str, geometry: str = "scaled") -> None:
         super().__init__(detector, noise_std)
         if hypothesis not in ("manifold", "hypersphere"):
             raise ValueError(f"hypothesis must be manifold or hypersphere, not {hypothesis!r}")
         self.hypothesis = hypothesis
         embed_dim = detector.front_end.embed_dim
-        self.scale = noise_std * math.sqrt(embed_dim / REFERENCE_EMBED_DIM) / REFERENCE_NOISE_STD
+        scale = noise_std * math.sqrt(embed_dim / REFERENCE_EMBED_DIM) / REFERENCE_NOISE_STD
+        self.scale = scale if geometry == "scaled" else 1.0
         self.mean_features: Tensor | None = None  # (D, h, w) over all normal pictures
         self.mixed_precision: str | None = None
         self.register_buffer("center", torch.zeros(1, embed_dim), persistent=False)
@@ -108,7 +113,7 @@ class GLASSObjective(DiscriminatorObjective):
         logger.info(
             "%s: %s (%s); foreground: %s; textures: %s", job.name, hypothesis, reason, foreground, textures.name
         )
-        objective = cls(detector, decisions["noise_std"], hypothesis)
+        objective = cls(detector, decisions["noise_std"], hypothesis, settings.geometry)
         objective.decisions, objective.mixed_precision = decisions, job.config.mixed_precision
         objective.mean_features = cache.mean(detector.device)
         grid = tuple(cache.layers[0].shape[-2:])
