@@ -225,6 +225,7 @@ def test_methods_settings_models_and_all_pairs_are_compared(results, tmp_path, c
     assert compare([str(results), "--settings", "small"]) == 0
     assert "| PatchCore | Mahalanobis | 1 |" in capsys.readouterr().out
     assert {run.curves.names[0] for run in runs_in(results)} == {"test/good/0.png"}
+    assert "| plate | square | 3 | 100.0 ± 0.0 | 100.0 ± 0.0 |" in (results / "table.md").read_text()
 
 
 @pytest.mark.parametrize(

@@ -69,8 +69,8 @@ class GLASSObjective(DiscriminatorObjective):
     Args:
         hypothesis: "manifold" or "hypersphere": what the truncated projection keeps its distance from.
         noise_std: standard deviation of the Gaussian start of GAS.
-        geometry: radii and ascent step are stated for the papers' noise norm (0.015 * sqrt(1536)). "scaled": they scale
-            with ours, so that another backbone sees the same geometry. "official": they are those of the code.
+        geometry: radii and ascent step are stated for the papers' noise norm (0.015 * sqrt(1536)). "scaled": they
+            scale with ours, so that another backbone sees the same geometry. "official": they are those of the code.
     """
 
     epochs = 640  # as in the code's run script

@@ -29,7 +29,15 @@ from training import train
 from training.config import TrainConfig
 from training.jobs import open_backbone
 from training.study.plan import Setting, Study, StudyJob, fingerprint
-from training.study.tables import TABLE_FILE, Results, estimate, full_table, require_same, summary_table
+from training.study.tables import (
+    TABLE_FILE,
+    Results,
+    defect_table,
+    estimate,
+    full_table,
+    require_same,
+    summary_table,
+)
 
 logger = logging.getLogger("training")
 
@@ -131,12 +139,15 @@ def write_tables(results: Results) -> str:
     from training.study.plots import draw_all  # matplotlib takes a second
 
     rows = results.rows
-    parts = []
+    parts, defects = [], []
     for setting in dict.fromkeys(row["setting"] for row in rows):
         some = [row for row in rows if row["setting"] == setting]
         parts.append(f"## {setting}\n\nImage AUROC / AUPRO@0.3, per cent.\n\n{summary_table(some)}")
+        defects.append(
+            f"## {setting}, by kind of defect\n\nImage AUROC, per cent.\n\n{defect_table(results, setting)}"
+        )
     summary = "\n\n".join(parts)
-    text = f"# Results\n\n{summary}\n\n## All\n\n{full_table(rows)}\n"
+    text = f"# Results\n\n{summary}\n\n" + "\n\n".join([f"## All\n\n{full_table(rows)}", *defects]) + "\n"
     (results.folder / TABLE_FILE).write_text(text, encoding="utf-8")
     draw_all(results, results.folder)
     return summary

@@ -208,6 +208,28 @@ def summary_table(rows: Sequence[dict]) -> str:
     return markdown(("category", *(METHODS[m].title for m in methods)), lines)
 
 
+def defect_table(results: Results, setting: str) -> str:
+    """A line for each category and kind of defect: image AUROC of each method, only these defects against good ones."""
+    rows = [row for row in results.rows if row["setting"] == setting]
+    methods = [name for name in METHODS if any(row["method"] == name for row in rows)]
+    scores = results.table(SCORES_FILE)
+    found: dict[tuple[str, str], dict[str, list[float]]] = {}
+    counts: dict[tuple[str, str], int] = {}
+    for row in rows:
+        part = selected(scores, {name: row[name] for name in KEY})
+        kinds, labels, values = (part[name].to_numpy() for name in ("defect_type", "label", "image_score"))
+        for kind in sorted(set(kinds[labels == 1].tolist())) if 0 in labels else ():
+            chosen = (labels == 0) | (kinds == kind)
+            auroc = image_metrics(values[chosen], labels[chosen])["image_auroc"]
+            found.setdefault((row["category"], kind), {}).setdefault(row["method"], []).append(auroc)
+            counts[row["category"], kind] = int((kinds == kind).sum())
+    lines = [
+        [*key, counts[key], *(cell(by_method[m]) if m in by_method else "-" for m in methods)]
+        for key, by_method in sorted(found.items())
+    ]
+    return markdown(("category", "defect", "pictures", *(METHODS[m].title for m in methods)), lines)
+
+
 def markdown(header: Sequence[str], lines: Sequence[Sequence]) -> str:
     """A Markdown table."""
     rows = [header, ["---"] * len(header), *lines]
