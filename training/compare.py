@@ -39,6 +39,7 @@ class Run:
 
     Attributes:
         right: whether each verdict is right; None for a model without a threshold.
+        threshold: of the verdict.
         curves: None where there are no masks.
     """
 
@@ -50,6 +51,7 @@ class Run:
     labels: NDArray
     scores: NDArray
     right: NDArray | None
+    threshold: float | None
     curves: PixelCurves | None
 
     @property
@@ -68,9 +70,11 @@ def _run(key: dict, scores, curves) -> Run:
     labels, verdicts = scores["label"].to_numpy(), scores["is_anomalous"].to_pylist()
     right = None if None in verdicts else np.array(verdicts) == labels.astype(bool)
     found = PixelCurves.of(curves.sort_by("name")) if curves is not None and curves.num_rows else None
-    key = {name: key[name] for name in ("setting", "method", "category", "seed")}
-    return Run(**key, names=scores["name"].to_pylist(), labels=labels, scores=scores["image_score"].to_numpy(),
-               right=right, curves=found)  # fmt: skip
+    return Run(
+        **{name: key[name] for name in ("setting", "method", "category", "seed")},
+        **{"names": scores["name"].to_pylist(), "labels": labels, "scores": scores["image_score"].to_numpy()},
+        **{"right": right, "threshold": scores["threshold"][0].as_py(), "curves": found},
+    )
 
 
 def runs_of(results: Results) -> list[Run]:

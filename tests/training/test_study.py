@@ -178,7 +178,9 @@ def run(method, seed, shift, category="screw", names=60, noise=0.3):
     labels = np.array([i % 2 for i in range(names)])
     scores = shift * labels + noise * rng.normal(size=names)
     right = (scores > shift / 2) == labels.astype(bool)
-    return Run("default", method, category, seed, [f"{i:03}" for i in range(names)], labels, scores, right, None)
+    return Run(
+        "default", method, category, seed, [f"{i:03}" for i in range(names)], labels, scores, right, shift / 2, None
+    )
 
 
 def test_a_clear_difference_is_said_and_its_size(capsys):

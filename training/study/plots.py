@@ -14,7 +14,7 @@ from training.compare import Run, compared, runs_of
 from training.study.tables import Results
 
 LINES = ("-", "--", ":", "-.", (0, (1, 1)), (0, (5, 1, 1, 1)))
-BINS = 24
+BINS, LEVELS = 40, (-1.5, 4.0)  # scores beyond are counted at the edge
 matplotlib.rcParams |= {"svg.hashsalt": "study", "font.size": 8, "svg.fonttype": "path"}
 
 
@@ -45,18 +45,25 @@ def draw_roc(runs: Sequence[Run]) -> Figure:
 
 
 def draw_scores(runs: Sequence[Run]) -> Figure:
-    """For each category and method, good and defective pictures of its first seed by the rank of their score."""
+    """For each category and method, the scores of good and defective pictures of its first seed.
+
+    They are on one scale: 0 is the median of good pictures, 1 the threshold.
+    """
     figure, places = _grid(runs)
     for category, axes in places.items():
-        chosen = _firsts(run for run in runs if run.category == category)
+        chosen = [run for run in _firsts(run for run in runs if run.category == category) if run.threshold is not None]
         for i, run in enumerate(chosen):
-            ranks = np.argsort(np.argsort(run.scores)) / max(1, len(run.scores) - 1)
+            middle = np.median(run.scores[run.labels == 0])
+            levels = ((run.scores - middle) / max(run.threshold - middle, 1e-9)).clip(*LEVELS)
             for label, sign, colour in ((0, 1, "0.6"), (1, -1, "tab:red")):
-                counts, edges = np.histogram(ranks[run.labels == label], BINS, (0, 1))
-                heights = sign * 0.45 * counts / max(1, counts.max())
-                axes.fill_between(edges[:-1], i, i + heights, step="post", color=colour, linewidth=0)
-        axes.set(title=category, xlabel="rank of the score: good (grey, above), defective (red, below)")
+                counts, edges = np.histogram(levels[run.labels == label], BINS, LEVELS)
+                axes.stairs(
+                    i + sign * 0.45 * counts / max(1, counts.max()), edges, baseline=i, fill=True, color=colour
+                )
+        axes.axvline(1, color="0.3", linestyle="--", linewidth=0.8)
+        axes.set(title=category, xlim=LEVELS)
         axes.set_yticks(range(len(chosen)), [METHODS[run.method].title for run in chosen])
+    figure.supxlabel("score: 0 = median of good pictures, 1 = threshold; good grey, above; defective red, below")
     return figure
 
 

@@ -209,7 +209,7 @@ def summary_table(rows: Sequence[dict]) -> str:
 
 
 def defect_table(results: Results, setting: str) -> str:
-    """A line for each category and kind of defect: image AUROC of each method, only these defects against good ones."""
+    """A line for each category and kind of defect: image AUROC of each method, for these defects alone."""
     rows = [row for row in results.rows if row["setting"] == setting]
     methods = [name for name in METHODS if any(row["method"] == name for row in rows)]
     scores = results.table(SCORES_FILE)
