@@ -2,7 +2,8 @@
 
     python -m benchmarks.real_data collect real_data runs/one runs/other   # adds rows to results/real_data.json
     python -m benchmarks.real_data table [real_data|ablation]              # all rows
-    python -m benchmarks.real_data summary                                 # the short table of the README
+    python -m benchmarks.real_data summary                                 # the study: the short table of the README
+    python -m benchmarks.real_data study|methods|defects|sizes|conditions  # more of the studies
     python -m benchmarks.real_data inputs                                  # by input size and method
     python -m benchmarks.real_data pairs                                   # inputs on the same test pictures
     python -m benchmarks.real_data steps                                   # by patches in a training step
@@ -21,13 +22,19 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from benchmarks.measuring import RESULTS, table
-from hubmodels.compactnet import COMPACT_BACKBONE
 from hubmodels.hub.catalog import BUNDLED_MODELS
 from hubmodels.methods import METHODS
 from hubmodels.metric_names import HEADLINE, METRICS, OVERVIEW
 from hubmodels.sizes import Size, as_pair, in_words
-from training.compare import p_text
+from training.compare import all_pairs, p_text, runs_of
 from training.evaluation import write_json
+from training.study import tables
+from training.study.plan import Study
+from training.study.tables import Results
+
+STUDY, CONDITIONS = RESULTS / "study", RESULTS / "conditions"
+CONDITIONS_FILE = Path(__file__).with_name("conditions.toml")
+COMPACT = "compactnet"  # the setting with the bundled backbone
 
 OPERATING_POINT = ("false_alarm_rate", "recall_at_threshold")
 IDENTITY = ("method", "category", "command")
@@ -67,17 +74,57 @@ def full_table(rows: list[dict]) -> str:
     return table(lines, lines[0])
 
 
-def summary_table(rows: list[dict]) -> str:
-    """The bundled backbone: image AUROC / AUPRO of each method with its longest schedule, a line for each category."""
-    longest: dict[str, dict[str, list[dict]]] = {}
-    for runs in sorted(group([r for r in rows if r["backbone"] == COMPACT_BACKBONE]).values(), key=_epochs):
-        longest.setdefault(runs[0]["category"], {})[METHODS[runs[0]["method"]].title] = runs
-    titles = [method.title for method in METHODS.values()]
-    lines = [
-        {"category": category} | {title: _summary(runs) for title, runs in by_method.items()}
-        for category, by_method in sorted(longest.items())
-    ]
-    return table(lines, ("category", *titles))
+def summary_table() -> str:
+    """The study with the bundled backbone: image AUROC / AUPRO of each method, a line for each category, and means."""
+    return tables.summary_table(study_rows(COMPACT))
+
+
+def study_table() -> str:
+    """All models of the study, by setting, category and method."""
+    return tables.full_table(study_rows())
+
+
+def defects_table() -> str:
+    """Image AUROC by kind of defect, with the bundled backbone."""
+    return tables.defect_table(Results(STUDY), COMPACT)
+
+
+def methods_table() -> str:
+    """All pairs of methods of the study over its categories, with the bundled backbone."""
+    return all_pairs([run for run in runs_of(Results(STUDY)) if run.setting == COMPACT and run.has_both])
+
+
+def size_table() -> str:
+    """Time of a verdict, and size of a model, with the bundled backbone: medians."""
+    lines = []
+    for (method,), rows in tables.grouped(study_rows(COMPACT), "method").items():
+        title, known = METHODS[method].title, [row["latency_ms"] for row in rows if row["latency_ms"]]
+        values = (statistics.median(row[key] for row in rows) for key in ("model_mb", "train_seconds"))
+        mb, seconds = values
+        line = {"method": title, "verdict and map, ms": f"{statistics.median(known):.0f}", "model, MB": f"{mb:.1f}"}
+        lines.append(line | {"training, seconds": f"{seconds:.0f}"})
+    order = [method.title for method in METHODS.values()]
+    return table(sorted(lines, key=lambda line: order.index(line["method"])), list(lines[0]))
+
+
+def study_rows(setting: str | None = None) -> list[dict]:
+    """The rows of the study, of one setting or all."""
+    return [row for row in Results(STUDY).rows if setting in (None, row["setting"])]
+
+
+def conditions_table() -> str:
+    """Few good pictures, and defective ones among them: image AUROC, a line for each category and method."""
+    rows = Results(CONDITIONS).rows
+    settings = [s for s in Study.read(CONDITIONS_FILE).settings if any(row["setting"] == s for row in rows)]
+    lines = []
+    for (category, method), some in tables.grouped(rows, "category", "method").items():
+        line = {"category": category, "method": METHODS[method].title}
+        by_setting = tables.grouped(some, "setting")
+        line |= {s: tables.cell([r["image_auroc"] for r in by_setting.get((s,), [])]) for s in settings}
+        full = [row for row in study_rows(COMPACT) if (row["category"], row["method"]) == (category, method)]
+        lines.append(line | {"all": tables.cell([row["image_auroc"] for row in full])})
+    lines.sort(key=lambda line: (line["category"], line["method"]))
+    return table(lines, ("category", "method", *settings, "all"))
 
 
 def steps_table(rows: list[dict]) -> str:
@@ -122,10 +169,6 @@ def _pair(row: dict) -> dict:
 
 def _size(runs: list[dict]) -> Size:
     return runs[0]["image_size"]
-
-
-def _epochs(runs: list[dict]) -> int:
-    return runs[0]["epochs"]
 
 
 def _summary(runs: list[dict]) -> str:
@@ -205,24 +248,29 @@ def main() -> None:
     adding.add_argument("name", help="results/NAME.json")
     adding.add_argument("folders", type=Path, nargs="+", metavar="DIR", help="folders that training wrote to")
     actions.add_parser("table", help="print all rows").add_argument("name", nargs="?", default="real_data")
-    actions.add_parser("summary", help="print the README's table")
-    actions.add_parser("steps", help="print the table of patches in a step")
-    actions.add_parser("inputs", help="print the table of inputs")
-    actions.add_parser("pairs", help="print the comparisons of inputs")
-    actions.add_parser("bundled", help="print the table of the bundled models")
+    for name in PRINTED:
+        actions.add_parser(name, help="print a table")
     args = parser.parse_args()
     if args.action == "collect":
         collect(RESULTS / f"{args.name}.json", args.folders)
     elif args.action == "table":
         print(full_table(read(args.name)))
-    elif args.action == "inputs":
-        print(inputs_table(read("shapes")))
-    elif args.action == "pairs":
-        print(pairs_table(read("paired")))
-    elif args.action == "steps":
-        print(steps_table(read("step_patches")))
     else:
-        print(summary_table(read("real_data")) if args.action == "summary" else bundled_table())
+        print(PRINTED[args.action]())
+
+
+PRINTED = {
+    "summary": summary_table,
+    "study": study_table,
+    "methods": methods_table,
+    "defects": defects_table,
+    "sizes": size_table,
+    "conditions": conditions_table,
+    "inputs": lambda: inputs_table(read("shapes")),
+    "pairs": lambda: pairs_table(read("paired")),
+    "steps": lambda: steps_table(read("step_patches")),
+    "bundled": bundled_table,
+}
 
 
 if __name__ == "__main__":

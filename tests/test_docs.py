@@ -48,12 +48,9 @@ FORBIDDEN = (
     *(r"\bof (its|one's) own\b", r"\bwhatever\b", r"\btold\b", r"\bstands? in\b"),
 )
 TABLES = {  # without the folder of the environment
-    "python -m benchmarks.real_data summary": lambda: real_data.summary_table(real_data.read("real_data")),
+    **{f"python -m benchmarks.real_data {name}": printed for name, printed in real_data.PRINTED.items()},
     "python -m benchmarks.real_data table": lambda: real_data.full_table(real_data.read("real_data")),
     "python -m benchmarks.real_data table ablation": lambda: real_data.full_table(real_data.read("ablation")),
-    "python -m benchmarks.real_data inputs": lambda: real_data.inputs_table(real_data.read("shapes")),
-    "python -m benchmarks.real_data steps": lambda: real_data.steps_table(real_data.read("step_patches")),
-    "python -m benchmarks.real_data bundled": real_data.bundled_table,
     "python -m benchmarks.compact_backbone table auroc": compact_backbone.results_table,
     "python -m benchmarks.compact_backbone table missed": compact_backbone.missed_table,
     "python -m benchmarks.compact_backbone table pictures": compact_backbone.pictures_table,
@@ -62,7 +59,6 @@ TABLES = {  # without the folder of the environment
         hybrid_trials.results(), few=True
     ),
     "python -m benchmarks.hybrid_trials table left-out": lambda: hybrid_trials.left_out_table(hybrid_trials.results()),
-    "python -m benchmarks.real_data pairs": lambda: real_data.pairs_table(real_data.read("paired")),
     "python -m benchmarks.two_scales --table": two_scales.results_table,
     "python -m benchmarks.scratch_width --table": scratch_width.results_table,
     "python -m benchmarks.photo_time --table": photo_time.results_table,

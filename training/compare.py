@@ -145,7 +145,7 @@ def _row(category: str, ours: list[Run], other: list[Run]) -> Row:
     places = {id(run): np.searchsorted(run.names, names) for run in (*ours, *other)}
     labels = ours[0].labels[places[id(ours[0])]]
     scores = [[run.scores[places[id(run)]] for run in runs] for runs in (ours, other)]
-    pixels = _pixels(ours, other, places)
+    pixels = _pixels(ours, other)
     right = [
         _majority([run.right[places[id(run)]] for run in runs if run.right is not None]) for runs in (ours, other)
     ]
@@ -165,7 +165,7 @@ def _majority(verdicts: list[NDArray]) -> NDArray | None:
     return np.mean(verdicts, axis=0) > 0.5 if verdicts else None
 
 
-def _pixels(ours: list[Run], other: list[Run], places: dict) -> tuple[Difference, Difference] | None:
+def _pixels(ours: list[Run], other: list[Run]) -> tuple[Difference, Difference] | None:
     """Pixel AUROC and AUPRO, by a bootstrap over the pictures that all have."""
     if any(run.curves is None for run in (*ours, *other)):
         return None

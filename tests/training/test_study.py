@@ -1,18 +1,23 @@
 """Studies: their files, jobs, results and tables; and `training.compare` on what they write."""
 
 import json
+import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from scipy import stats
 from small_pictures import add_plates, mask, save
 from test_house import ROOT
 
+import training.compare as training_compare
 from hubmodels.metric_names import HEADLINE
 from training.compare import Run, compared, runs_in, sentence, table
 from training.compare import main as compare
+from training.pixel_curves import PixelCurves
 from training.study.__main__ import main as study
 from training.study.plan import Study
 from training.study.tables import STUDY_FILE, Results, summary_table
@@ -142,8 +147,6 @@ def test_two_processes_share_the_jobs(file, tmp_path):
     command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
     command += ["-m", "training.study", str(file), "--seeds", "0"]
     environment = {"ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(ROOT)}
-    import os
-
     run = subprocess.run(command, env=os.environ | environment, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stderr
     assert len(Results(tmp_path / "results").rows) == 3
@@ -265,3 +268,33 @@ def test_the_committed_study_can_be_read():
     planned = Study.read(ROOT / "benchmarks/study.toml")
     assert set(planned.methods) >= {"simplenet", "glass", "hybrid", "patchcore", "mahalanobis"}
     assert json.dumps(planned.seeds) == "[0, 1, 2]"
+
+
+# --------------------------------------------------------------------------------------------------- bootstrap
+
+
+THRESHOLDS = np.linspace(4, -4, 60)
+
+
+def simulated(rng, pictures, shift, shared, of_run=0.0):
+    """Curves of pictures whose difficulty is partly the same for all methods, and partly that of a run."""
+    own = shared + 0.4 * rng.normal(size=pictures)
+    level = 0.5 * rng.normal(size=pictures)
+    normal, found = (stats.norm.sf(THRESHOLDS - each[:, None]) for each in (level, shift + of_run + own))
+    ones = np.ones(pictures)
+    return PixelCurves([f"{i:05}" for i in range(pictures)], 1000 * ones, 100 * ones, ones, 1000 * normal, 100 * found,
+                       found)  # fmt: skip
+
+
+def test_bootstrap_intervals_of_aupro_contain_the_truth(monkeypatch):
+    monkeypatch.setattr(training_compare, "SAMPLES", 200)
+    rng, big, cases = np.random.default_rng(0), 20_000, 250
+    shared = 0.8 * rng.normal(size=big)
+    truth = np.subtract(*(simulated(rng, big, s, shared).metrics()["aupro"][0] for s in (1.5, 1.2)))
+    inside = 0
+    for _ in range(cases):
+        shared = 0.8 * rng.normal(size=60)
+        runs = [[replace(run("m", 0, 1.0), curves=simulated(rng, 60, s, shared))] for s in (1.5, 1.2)]
+        _, gap = training_compare._pixels(*runs)
+        inside += gap.interval[0] <= truth <= gap.interval[1]
+    assert 0.91 <= inside / cases <= 0.98
