@@ -11,6 +11,8 @@ Differences from the official code:
 - BatchNorm's running statistics are updated twice a step instead of 22 times. By default they are recomputed after
   training.
 - An epoch is all pictures, not 392 at most.
+- On backbones other than the paper's, noise and hidden units differ as in `hubmodels.simplenet`, and radii and ascent
+  step scale with the noise.
 - The model does not contain what only training needs: hypothesis, centre, ascent.
 """
 
