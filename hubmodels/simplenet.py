@@ -7,8 +7,8 @@ Differences from the official code:
 
 - By default the whole picture is inspected (`resize=329` gives the centre crop).
 - Aggregation is a grouped convolution, with equal results.
-- On backbones other than the paper's, training adds noise of 0.35 of the features' RMS instead of 0.015. This value was
-  chosen on the test pictures of screw and magnetic tile.
+- On backbones other than the paper's, training adds noise of 0.35 of the features' RMS instead of 0.015. This value
+  was chosen on the test pictures of screw and magnetic tile.
 - The discriminator has two thirds of the features' width as hidden units. That is the run script's 1024 on the paper's
   backbone, and fewer on others.
 - The verdict is calibrated on held-out normal pictures.

@@ -5,8 +5,8 @@ Source: GLASS, arXiv 2407.09359, code https://github.com/cqylunlun/GLASS/tree/f7
 Differences from the code: there BatchNorm's running statistics take 21 updates with [u; g] (20 ascent steps and the
 loss) and one with the LAS features in each step, here one and one, because the ascent is written out. With
 `--stabilise none` the LAS features have 53 % of the running statistics, and 11 % in the code. Only the published model
-reads them, and `--stabilise statistics` (default) recomputes them for it, from normal and noisy features alone. The code's limit of 392
-pictures per epoch is left out; no category of MVTec AD has more.
+reads them, and `--stabilise statistics` (default) recomputes them for it, from normal and noisy features alone. The
+code's limit of 392 pictures per epoch is left out; no category of MVTec AD has more.
 """
 
 import logging
