@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
+from scipy.special import expit, logit
 
 CONFIDENCE = 0.95
 
@@ -116,8 +117,12 @@ def placements(scores: ArrayLike, labels: ArrayLike) -> tuple[NDArray, NDArray]:
     if values.shape != classes.shape or not {0, 1} <= set(classes.tolist()):
         raise ValueError("image AUROC needs a score for each label, and pictures of both classes")
     anomalous, normal = values[classes == 1], values[classes == 0]
-    higher = (anomalous[:, None] > normal) + 0.5 * (anomalous[:, None] == normal)
-    return higher.mean(1), higher.mean(0)
+    return _share_below(anomalous, normal), _share_below(-normal, -anomalous)
+
+
+def _share_below(values: NDArray, others: NDArray) -> NDArray:
+    ordered = np.sort(others)
+    return sum(np.searchsorted(ordered, values, side) for side in ("left", "right")) / 2 / len(others)
 
 
 def compare_auroc(ours: Sequence[ArrayLike], other: Sequence[ArrayLike], labels: ArrayLike) -> Difference:
@@ -134,8 +139,7 @@ def compare_auroc(ours: Sequence[ArrayLike], other: Sequence[ArrayLike], labels:
         raise ValueError("the variance of image AUROC needs at least two normal and two anomalous pictures")
     return difference(
         *(side[0].mean(1).tolist() for side in sides),
-        pictures=[np.var(gap, ddof=1) / len(gap) for gap in gaps],
-        freedom=[len(gap) - 1 for gap in gaps],
+        *_delong(gaps),
         both=[sum(map(_interaction, side)) for side in sides],
     )
 
@@ -147,6 +151,58 @@ def _interaction(placed: NDArray) -> float:
         return 0.0
     rest = placed - placed.mean(0) - placed.mean(1, keepdims=True) + placed.mean()
     return float((rest**2).sum() / ((runs - 1) * (count - 1)) / (runs * count))
+
+
+def _delong(gaps: Sequence[NDArray]) -> tuple[list[float], list[int]]:
+    """The parts of DeLong's variance and their degrees of freedom, from the placements of each class."""
+    return [float(np.var(gap, ddof=1)) / len(gap) for gap in gaps], [len(gap) - 1 for gap in gaps]
+
+
+def auroc_interval(scores: ArrayLike, labels: ArrayLike) -> tuple[float, float]:
+    """95 % interval of the image AUROC of one model: DeLong's variance on the logit scale, so it stays inside [0, 1].
+
+    `hanley_interval` replaces it where this variance is 0 or unknown: at an AUROC of 0 or 1, if all scores are
+    equal, and with one picture of a class.
+
+    Near 0 and 1 it can be too narrow. In a simulation with 50 normal and 100 anomalous pictures, 94 % of the intervals
+    contained an AUROC of 0.99. With three times the spread of the anomalous scores it was 88 %.
+
+    Args:
+        scores, labels: (N,), pictures of both classes.
+    """
+    gaps = placements(scores, labels)
+    auroc, counts = float(gaps[0].mean()), [len(gap) for gap in gaps]
+    spread = difference([auroc], [0.0], *_delong(gaps)) if min(counts) > 1 else None
+    if spread is None or not spread.error:
+        return hanley_interval(auroc, normal=counts[1], anomalous=counts[0])
+    return _on_logit_scale(auroc, spread._reach((1 + CONFIDENCE) / 2))
+
+
+def hanley_interval(auroc: float, normal: int, anomalous: int) -> tuple[float, float]:
+    """95 % interval of an image AUROC if only its value and the numbers of pictures are known.
+
+    It has the variance of Hanley and McNeil ("The meaning and use of the area under a receiver operating
+    characteristic (ROC) curve", Radiology 143, 1982) on the logit scale. This variance assumes exponential scores.
+
+    It is 0 at an AUROC of 0 or 1. There, the one-sided limit needs no assumption. The pictures form min(normal,
+    anomalous) independent pairs of both classes. The probability that all are in order is at most AUROC ** pairs. For
+    many pictures, the limit is 3 / pairs away (the rule of three).
+
+    Args:
+        normal, anomalous: number of pictures, at least 1.
+    """
+    if auroc in (0, 1):
+        limit = (1 - CONFIDENCE) ** (1 / min(normal, anomalous))
+        return (limit, 1.0) if auroc else (0.0, 1 - limit)
+    shared = 1 + (anomalous - 1) * (1 - auroc) / (2 - auroc) + (normal - 1) * auroc / (1 + auroc)
+    error = np.sqrt(auroc * (1 - auroc) * shared / (normal * anomalous))  # their formula, without cancellation
+    return _on_logit_scale(auroc, float(stats.norm.ppf((1 + CONFIDENCE) / 2) * error))
+
+
+def _on_logit_scale(auroc: float, reach: float) -> tuple[float, float]:
+    """AUROC plus and minus `reach`, both taken on the logit scale."""
+    middle, reach = logit(auroc), reach / (auroc * (1 - auroc))
+    return float(expit(middle - reach)), float(expit(middle + reach))
 
 
 # ---------------------------------------------------------------- verdicts

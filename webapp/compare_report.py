@@ -13,17 +13,18 @@ from hubmodels.hub.catalog import ModelEntry
 from hubmodels.hub.model_info import ModelInfo
 from hubmodels.methods import METHODS, Method
 from hubmodels.metric_names import METRICS, OVERVIEW, PROTOCOLS
+from hubmodels.paired_tests import CONFIDENCE, Difference, hanley_interval
 from hubmodels.samples import GOOD
 from webapp.inspection import method_titles
-from webapp.labelled_results import LabelledResults, MethodResults, Outcome
-from webapp.texts import data_url, number, render, translate
+from webapp.labelled_results import LabelledResults, MethodResults, Outcome, PairedResults
+from webapp.texts import data_url, number, points, render, signed, translate
 
 FEW = 20  # pictures of a class; with fewer, one picture changes its rate by more than 5 points
 WORST = 4  # missed defects, and false alarms, of each method in the gallery
 LISTED_PROBLEMS = 50
 RECORDED = (*OVERVIEW, "recall_at_threshold", "false_alarm_rate")  # columns of the recorded table
 RECORDED_TEXTS = {"recall_at_threshold": "compare_recall", "false_alarm_rate": "compare_false_alarms"}
-LESS_IS_BETTER = {"false_alarm_rate"}
+NO_ERROR = 1e-9  # a standard error below it comes from rounding
 
 Draw = Callable[[Outcome], Image.Image | None]
 
@@ -33,9 +34,10 @@ Draw = Callable[[Outcome], Image.Image | None]
 
 @dataclass(frozen=True)
 class RecordedCell:
-    """A metric of one method; `is_best` marks the best methods of a comparison."""
+    """A metric of one method, its 95 % interval if that is known, and whether it is clearly the best."""
 
     value: float | None
+    interval: tuple[float, float] | None
     is_best: bool
 
 
@@ -61,11 +63,12 @@ def recorded_table(infos: Mapping[ModelEntry, ModelInfo], language: str, late: b
         if info.metrics:
             known.setdefault(entry.label, {})[entry.method] = info
     protocols = {info.protocol for by_method in known.values() for info in by_method.values()}
-    keys = [f"compare_protocol_{protocol.replace('-', '_')}" for protocol in PROTOCOLS if protocol in protocols]
+    notes = ["compare_recorded_about", "compare_recorded_best"]
+    notes += [f"compare_protocol_{protocol.replace('-', '_')}" for protocol in PROTOCOLS if protocol in protocols]
     rows = [_recorded_row(category, by_method) for category, by_method in known.items()]
     methods = list(method_titles().values())
     titles = {key: METRICS[key].short for key in OVERVIEW}
-    values = {"rows": rows, "notes": ["compare_recorded_about", *keys], "methods": methods, "late": late}
+    values = {"rows": rows, "notes": notes, "methods": methods, "late": late}
     return render("recorded.html", language, keys=RECORDED, titles=titles, texts=RECORDED_TEXTS, **values)
 
 
@@ -81,14 +84,26 @@ def _recorded_row(category: str, by_method: Mapping[str, ModelInfo]) -> Recorded
 
 
 def _recorded_cells(key: str, by_method: Mapping[str, ModelInfo]) -> list[RecordedCell]:
-    """One metric of every method. The best is marked if all values were measured in the same way."""
-    values = [by_method[m].metrics.get(key) if m in by_method else None for m in method_titles()]
-    shown = [None if value is None else round(100 * value, 1) for value in values]  # values that look equal are equal
-    known = [value for value in shown if value is not None]
-    measured = [info for info in by_method.values() if key in info.metrics]
-    comparable = len(set(known)) > 1 and _measured_alike(measured)
-    best = (min if key in LESS_IS_BETTER else max)(known) if comparable else None
-    return [RecordedCell(v, comparable and s == best) for v, s in zip(values, shown, strict=True)]
+    """One metric of every method."""
+    infos = [by_method.get(method, ModelInfo()) for method in method_titles()]
+    intervals = [_recorded_interval(key, info) for info in infos]
+    alike = _measured_alike([info for info in infos if key in info.metrics])
+    best = _clearly_best([interval for interval in intervals if interval]) if alike else None
+    pairs = zip(infos, intervals, strict=True)
+    return [RecordedCell(info.metrics.get(key), i, i is not None and i == best) for info, i in pairs]
+
+
+def _recorded_interval(key: str, info: ModelInfo) -> tuple[float, float] | None:
+    """Only the number of test pictures is recorded, and it is enough for image AUROC alone."""
+    total, good = _test_pictures(info.test_counts or {})
+    known = key == "image_auroc" and key in info.metrics and 0 < good < total
+    return hanley_interval(info.metrics[key], good, total - good) if known else None
+
+
+def _clearly_best(intervals: Sequence[tuple[float, float]]) -> tuple[float, float] | None:
+    """The interval that is above all others."""
+    *others, best = sorted(intervals) or [None]
+    return best if others and best[0] > max(high for _, high in others) else None
 
 
 def _measured_alike(infos: Sequence[ModelInfo]) -> bool:
@@ -105,11 +120,26 @@ def _test_pictures(counts: Mapping[str, int]) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two methods: pictures with two verdicts, both right, only one right, only the other right, both wrong."""
+    """Two methods on the pictures that both inspected.
+
+    Attributes:
+        counts: pictures with two verdicts, both right, only one right, only the other right, both wrong.
+        mcnemar: p-value of the verdicts; None without two verdicts.
+        difference: image AUROC of one minus that of the other; None if there is no test.
+        sentence: what the test of image AUROC shows, or why there is none.
+    """
 
     one: str
     other: str
     counts: tuple[int, ...]
+    mcnemar: float | None
+    difference: Difference | None
+    sentence: Markup
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether image AUROC differs significantly."""
+        return self.difference is not None and _is_significant(self.difference)
 
 
 @dataclass(frozen=True)
@@ -134,7 +164,7 @@ def render_comparison(results: LabelledResults, draw: Draw, language: str) -> Ma
         by_method=by_method,
         evidence=_evidence(results, language) if results.rows else "",
         groups={category: _outcomes_in(category, results, by_method) for category in results.categories},
-        pairs=_pairs(results, by_method),
+        pairs=_pairs(results, by_method, language),
         problems=results.problems,
         listed_problems=LISTED_PROBLEMS,
         galleries=[_gallery(name, found, draw, language) for name, found in by_method.items()],
@@ -164,14 +194,40 @@ def _outcomes_in(category: str, results: LabelledResults, methods: Mapping) -> d
     return {name: found for name in methods if (found := results.of(name, category)).outcomes}
 
 
-def _pairs(results: LabelledResults, methods: Mapping) -> list[Pair]:
-    """All unordered pairs of methods that gave verdicts on the same pictures."""
-    pairs = []
-    for one, other in combinations(methods, 2):
-        if counts := results.pairing(one, other):
-            kinds = ((True, True), (True, False), (False, True), (False, False))
-            pairs.append(Pair(one, other, (counts.total(), *(counts[kind] for kind in kinds))))
-    return pairs
+def _pairs(results: LabelledResults, methods: Mapping, language: str) -> list[Pair]:
+    """All unordered pairs of methods that inspected the same pictures."""
+    found = {names: results.pair(*names) for names in combinations(methods, 2)}
+    return [_pair(*names, paired, language) for names, paired in found.items() if paired.one.outcomes]
+
+
+def _pair(one: str, other: str, paired: PairedResults, language: str) -> Pair:
+    verdicts, difference = paired.verdicts(), paired.auroc_difference()
+    kinds = ((True, True), (True, False), (False, True), (False, False))
+    counts = (verdicts.total(), *(verdicts[kind] for kind in kinds))
+    if difference is None:
+        few = min(paired.one.count(label) for label in (0, 1)) < 2
+        sentence = translate("compare_pair_few" if few else "compare_pair_raw", language, one=one, other=other)
+    else:
+        sentence = _difference_words(one, other, difference, language)
+        difference = difference if difference.error > NO_ERROR else None
+    return Pair(one, other, counts, paired.mcnemar(), difference, sentence)
+
+
+def _is_significant(difference: Difference) -> bool:
+    return difference.p < 1 - CONFIDENCE
+
+
+def _difference_words(one: str, other: str, difference: Difference, language: str) -> Markup:
+    """The sentence about a pair; the better method comes first if there is one."""
+    key, value, (low, high) = "compare_pair_unsure", difference.value, difference.interval
+    if difference.error <= NO_ERROR:
+        key = "compare_pair_constant"
+    elif _is_significant(difference):
+        key = "compare_pair_better"
+        if value < 0:
+            one, other, value, low, high = other, one, -value, -high, -low
+    bounds = {name: points(bound, language) for name, bound in {"low": low, "high": high}.items()}
+    return translate(key, language, one=one, other=other, difference=signed(100 * value, language), **bounds)
 
 
 def _gallery(name: str, results: MethodResults, draw: Draw, language: str) -> Gallery:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from hubmodels import AnomalyPrediction
 from hubmodels.hub.catalog import ModelEntry
+from hubmodels.paired_tests import Difference, auroc_interval, compare_auroc, mcnemar
 from hubmodels.samples import Category, Sample
 
 
@@ -91,6 +92,11 @@ class MethodResults:
         labels, scores = self._labels_and_scores()
         return float(roc_auc_score(labels, scores)) if len(set(labels)) == 2 else None
 
+    def auroc_interval(self) -> tuple[float, float] | None:
+        """95 % interval of the image AUROC, because of the choice of the pictures."""
+        labels, scores = self._labels_and_scores()
+        return auroc_interval(scores, labels) if len(set(labels)) == 2 else None
+
     def roc(self) -> list[tuple[float, float]]:
         """(false-alarm rate, recall) at every threshold, from (0, 0) to (1, 1); empty if a class is missing."""
         from sklearn.metrics import roc_curve
@@ -135,6 +141,33 @@ class MethodResults:
         return self.flagged(label) / self.count(label) if self.is_calibrated and self.count(label) else None
 
 
+@dataclass(frozen=True)
+class PairedResults:
+    """The outcomes of two methods on the pictures that both inspected, in the same order."""
+
+    one: MethodResults
+    other: MethodResults
+
+    def verdicts(self) -> Counter[tuple[bool, bool]]:
+        """Number of pictures by (one is right, the other is right), where both gave a verdict."""
+        return Counter(self._both_right())
+
+    def mcnemar(self) -> float | None:
+        """p-value of McNemar's test: is one method right more often? None without two verdicts on a picture."""
+        right = self._both_right()
+        return mcnemar(*zip(*right, strict=True)) if right else None
+
+    def auroc_difference(self) -> Difference | None:
+        """Image AUROC of one minus that of the other; None if a class has fewer than two scores."""
+        (labels, ours), (_, others) = (results._labels_and_scores() for results in (self.one, self.other))
+        can_test = len(ours) == len(others) and min(labels.count(label) for label in (0, 1)) >= 2
+        return compare_auroc([ours], [others], labels) if can_test else None
+
+    def _both_right(self) -> list[tuple[bool, bool]]:
+        pairs = zip(self.one.outcomes, self.other.outcomes, strict=True)
+        return [(a.is_right, b.is_right) for a, b in pairs if None not in (a.is_right, b.is_right)]
+
+
 class LabelledResults:
     """The outcomes of several methods on the same pictures.
 
@@ -166,7 +199,7 @@ class LabelledResults:
         outcomes = (row[method] for row in self.rows if method in row)
         return MethodResults(tuple(o for o in outcomes if category in (None, o.category)))
 
-    def pairing(self, one: str, other: str) -> Counter[tuple[bool, bool]]:
-        """Number of pictures by (one is right, the other is right), where both gave a verdict."""
-        pairs = [(row[one].is_right, row[other].is_right) for row in self.rows if one in row and other in row]
-        return Counter(pair for pair in pairs if None not in pair)
+    def pair(self, one: str, other: str) -> PairedResults:
+        """The outcomes of two methods on the pictures that both inspected."""
+        shared = [row for row in self.rows if one in row and other in row]
+        return PairedResults(*(MethodResults(tuple(row[name] for row in shared)) for name in (one, other)))

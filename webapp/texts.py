@@ -68,8 +68,23 @@ def number(value: float, language: str, digits: int = 3) -> str:
 
 def fixed(value: float, language: str, decimals: int = 1) -> str:
     """A number with a fixed number of decimals, for a column of numbers."""
-    shown = Decimal(f"{value:.{decimals}f}")
-    return format_decimal(shown, f"0.{'0' * decimals}", language, group_separator=False)
+    return format_decimal(_to_decimals(value, decimals), f"0.{'0' * decimals}", language, group_separator=False)
+
+
+def signed(value: float, language: str) -> str:
+    """A difference with its sign and one decimal."""
+    return format_decimal(_to_decimals(value, 1), "+0.0;-0.0", language, group_separator=False)
+
+
+def points(share: float, language: str) -> str:
+    """A share, or a difference of shares, times 100 with one decimal; with more if it would look like zero."""
+    shown = fixed(100 * share, language)
+    return shown if shown != fixed(0, language) else number(100 * share, language, 1) if share else shown
+
+
+def p_value(p: float, language: str) -> str:
+    """The p-value of a test, with enough digits to show that it differs from the usual limit."""
+    return f"< {number(0.001, language)}" if p < 0.001 else distinct_numbers(p, 0.05, language)[0]
 
 
 def percent(share: float, language: str, digits: int = 2) -> str:
@@ -91,6 +106,10 @@ def language_of(request: gr.Request | None) -> str:
     return wanted if wanted in LANGUAGES else LANGUAGES[0]
 
 
+def _to_decimals(value: float, decimals: int) -> Decimal:
+    return Decimal(f"{value:.{decimals}f}") or Decimal(0)  # without the sign of -0.0
+
+
 def _rounded(value: float, digits: int) -> Decimal:
     exponent = int(f"{value:.{digits - 1}e}".split("e")[1]) if value else 0
     return Decimal(f"{value:.{max(0, digits - 1 - exponent)}f}")
@@ -108,7 +127,8 @@ _environment.filters["parts"] = re.compile(r"(?<=[-_/])(?=\w)").split  # of a na
 
 def render(name: str, language: str, **values: object) -> Markup:
     """A template with these values, and with the functions of `webapp.texts` for texts and numbers."""
-    functions = {f.__name__: partial(f, language=language) for f in (translate, number, fixed, percent)}
+    offered = (translate, number, fixed, signed, points, p_value, percent)
+    functions = {f.__name__: partial(f, language=language) for f in offered}
     return Markup(_environment.get_template(name).render(functions | {"language": language} | values))
 
 

@@ -16,6 +16,7 @@ from small_pictures import add_pictures, mask, save
 from hubmodels import GLASS, SimpleNet
 from hubmodels.hub.catalog import Catalog, ModelEntry
 from hubmodels.hub.model_info import ModelInfo
+from hubmodels.methods import METHODS
 from hubmodels.samples import Sample
 from webapp import compare_tab
 from webapp.compare_report import recorded_table
@@ -109,16 +110,56 @@ def test_the_recorded_table_holds_what_stands_beside_the_bundled_models():
     assert Outline(table).open == []
 
 
-def test_the_better_one_is_marked_by_a_sign_and_a_word():
+@pytest.mark.parametrize(
+    ("language", "value", "word", "interval", "note"),
+    [
+        ("en", "90.0", "best", "86.1 to 92.9", "Its interval is above"),
+        ("de", "90,0", "am besten", "86,1 bis 92,9", "Sein Intervall liegt über"),
+    ],
+)
+def test_the_better_one_is_marked_by_a_sign_and_a_word(language, value, word, interval, note):
+    table = recorded(*(facts(auroc, {"good": 100, "crack": 200}) for auroc in (0.9, 0.7)), language)
+    marked = f'<b><span aria-hidden="true">▲</span> {value}</b><span class="compare-hidden">{word}</span>'
+    assert f"{marked}<small>{interval}</small>" in table and table.count("▲</span>") == 1
+    assert note in table and "Hanley" in table
+
+
+def test_a_difference_within_the_intervals_has_no_mark():
+    """The same values with fewer pictures, and an interval that one of five methods reaches."""
     table = recorded(facts(0.9), facts(0.8))
-    assert re.search('<b><span aria-hidden="true">▲</span> 90.0</b><span class="compare-hidden">best</span>', table)
-    assert "▲</span> 10.0" in table and "▲</span> 80.0" not in table  # fewer false alarms are better
-    assert recorded(facts(0.9), facts(0.90001)).count("▲</span>") == 0  # looks equal
+    assert "▲</span>" not in table and table.count("<small>") == 2
 
 
-@pytest.mark.parametrize("other", [{"test_counts": {"good": 1, "crack": 2}}, {"protocol": "best-on-test"}])
+def five(*aurocs):
+    counts = {"good": 50, "crack": 50, "dent": 50}
+    entries = [ModelEntry(method, "parts", "pill", method) for method in METHODS]
+    return recorded_table(dict(zip(entries, (facts(a, counts) for a in aurocs), strict=True)), "en")
+
+
+def test_the_best_of_five_is_above_each_of_the_others():
+    assert "▲</span> 99.0" in five(0.7, 0.8, 0.99, 0.75, 0.85)
+    assert "▲</span>" not in five(0.7, 0.8, 0.99, 0.75, 0.95)
+    assert "▲</span>" not in five(1.0, 0.99, 0.95, 0.9, 0.97)
+
+
+def test_metrics_without_an_interval_have_no_mark():
+    infos = [
+        ModelInfo({"pixel_auroc": value, "false_alarm_rate": value}, "last", 0, {"good": 900, "crack": 900})
+        for value in (0.9, 0.1)
+    ]
+    assert "▲</span>" not in recorded(*infos) and "<small>" not in recorded(*infos)
+
+
+@pytest.mark.parametrize("counts", [{}, {"good": 0, "crack": 9}, {"good": 9}, {"crack": 9}])
+def test_without_the_pictures_of_both_classes_there_is_no_interval(counts):
+    table = recorded(facts(0.9, counts), facts(0.1, counts))
+    assert "<small>" not in table and "▲</span>" not in table and "90.0" in table
+
+
+@pytest.mark.parametrize("other", [{"test_counts": {"good": 100, "crack": 201}}, {"protocol": "best-on-test"}])
 def test_nothing_is_better_than_what_was_measured_otherwise(other):
-    table = recorded(facts(0.9), facts(0.8, **other))
+    counts = {"good": 100, "crack": 200}
+    table = recorded(facts(0.9, counts), facts(0.7, **{"test_counts": counts} | other))
     assert "▲</span>" not in table and " / " in table
 
 

@@ -161,7 +161,12 @@ def test_results_keep_numbers_and_count_pairs(tmp_path):
     for label, one, other in ((0, 0.2, 0.3), (0, 2, 0.1), (1, 2, 0.5), (1, 3, 4), (1, 0.1, 0.1)):
         results.add(labelled(tmp_path, label), "toy / widget", {"One": prediction(one), "Other": prediction(other)})
     results.add(labelled(tmp_path, 1), "toy / lid", {"One": prediction(5)})
-    assert results.pairing("One", "Other") == {(True, True): 2, (False, True): 1, (True, False): 1, (False, False): 1}
+    assert results.pair("One", "Other").verdicts() == {
+        (True, True): 2,
+        (False, True): 1,
+        (True, False): 1,
+        (False, False): 1,
+    }
     assert results.categories == ["toy / widget", "toy / lid"]
     assert (results.of("One").count(1), results.of("Other").count(1), results.of("One", "toy / lid").count(1)) == (
         4,
@@ -185,7 +190,7 @@ def test_without_calibration_there_is_an_auroc_but_no_rate(tmp_path):
         results.add(labelled(tmp_path, label), "a", {"One": uncalibrated(score), "Other": prediction(score)})
     one = results.of("One")
     assert (one.auroc(), one.recall, one.false_alarm_rate, one.worst(3), one.closest(3)) == (1, None, None, [], [])
-    assert not one.is_calibrated and results.pairing("One", "Other") == {}
+    assert not one.is_calibrated and results.pair("One", "Other").verdicts() == {}
     results.add(labelled(tmp_path, 0), "b", {"One": uncalibrated(0.1)})
     assert results.of("One").auroc() is None  # raw scores of two models cannot be ordered
 

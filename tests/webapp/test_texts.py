@@ -14,7 +14,10 @@ from webapp.texts import (
     label,
     language_of,
     number,
+    p_value,
     percent,
+    points,
+    signed,
     translate,
     translate_plainly,
 )
@@ -69,6 +72,18 @@ def test_the_largest_number_can_be_written():
 def test_numbers_that_differ_look_different():
     assert distinct_numbers(0.99996, 0.99992, "en") == ("1", "0.9999")
     assert distinct_numbers(1.5, 0.25, "de") == ("1,5", "0,25") and distinct_numbers(1.0, 1.0, "en") == ("1", "1")
+
+
+def test_differences_have_a_sign_and_bounds_show_their_side_of_zero():
+    assert [signed(value, "en") for value in (11.26, -0.04, 0.0, -2.0)] == ["+11.3", "+0.0", "+0.0", "-2.0"]
+    assert [points(share, "de") for share in (0.0604, -0.02, 0.0, 1.0)] == ["6,0", "-2,0", "0,0", "100,0"]
+    assert [points(share, "en") for share in (0.0002, -0.00004)] == ["0.02", "-0.004"]
+
+
+def test_p_values_show_on_which_side_of_the_limit_they_are():
+    shown = [p_value(p, "en") for p in (0.0009, 0.016, 0.0497, 0.04999, 0.05001, 0.941, 1.0)]
+    assert shown == ["< 0.001", "0.016", "0.0497", "0.04999", "0.05001", "0.941", "1"]
+    assert p_value(1e-9, "de") == "< 0,001"
 
 
 def test_percents_do_not_break_from_their_sign():
