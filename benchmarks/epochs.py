@@ -56,7 +56,7 @@ def run(args: argparse.Namespace, command: dict) -> None:
     job = job_of(args)
     states = job.workplace / "states"
     states.mkdir(parents=True, exist_ok=True)
-    fitting, _, _ = train.prepare(job, Accelerator(), sharing=False)
+    fitting, held_out, _ = train.prepare(job, Accelerator(), sharing=False)
     keep_states(fitting, states, args.every, time.monotonic() + args.limit)
     with suppress(OutOfTime):
         fitting.run()
@@ -65,7 +65,8 @@ def run(args: argparse.Namespace, command: dict) -> None:
         detector.head.load_state_dict(load_file(file))
         torch.manual_seed(seed_of(args.seed, int(file.stem)))
         fitting.objective.recompute_statistics(fitting.cache, job.config.batch_size)
-        metrics = evaluate(detector.eval(), job.category, states)
+        detector.eval().calibrate((sample.read() for sample in held_out), job.config.false_alarm_rate)
+        metrics = evaluate(detector, job.category, states)
         row = {"category": job.category.name, "method": args.method, "seed": args.seed, "epochs": args.epochs}
         row |= {"epoch": int(file.stem), **{key: metrics.get(key) for key in OVERVIEW}, **command}
         print(row["epoch"], {key: row[key] for key in OVERVIEW}, flush=True)
