@@ -107,7 +107,7 @@ class TrainConfig:
     hidden_dim: int | None = option(
         None,
         "units of the discriminator's hidden layer (default: two thirds of the features' width; the official run "
-        "scripts of SimpleNet and GLASS have 1024)",
+        "scripts have 1024)",
         "model",
         metavar="N",
     )

@@ -196,7 +196,7 @@ def _template() -> Template:
 def _sources(report: dict, repo_id: str | None) -> dict:
     """What `load` takes for this model, where the other methods' models may be, and their titles."""
     place = repo_id.split("/")[0] if repo_id else "."
-    others = [method.title for name, method in METHODS.items() if name != report["method"]]
+    others = [m.title for name, m in METHODS.items() if name != report["method"] and not m.baseline]
     return {"place": place, "source": repo_id or f"./{name_of(report)}", "others": others}
 
 
