@@ -128,6 +128,7 @@ def test_a_study_of_options(backbone_weights, tmp_path, capsys):
         (("seeds = [0, 1]", "seeds = 3"), "seeds must be a list"),
         (("contaminated = 0.34", "contaminated = 0.7"), "below 0.5"),
         (("pictures = 3", "pictures = 1"), "at least 2 pictures"),
+        (("seeds = [0, 1]", 'categories = ["plate", "sheet"]'), "no data set of the study has sheet"),
         (("pictures = 3", "pictures = 30"), "plate has 6 good pictures, not 30"),
         (("--image-size 64", "--image-size 64 --seed 4"), "--seed cannot be an option"),
         (("[settings.few]", '[settings."a/b"]'), "becomes a folder"),

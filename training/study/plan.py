@@ -120,6 +120,9 @@ class Study:
             ValueError: pictures cannot be used, or an option cannot be one of a study.
         """
         known = {root: self._inspected(os.path.expandvars(root)) for root in self.data_root}
+        names = {category.name for found in known.values() for category, _ in found}
+        if missing := sorted({*(self.categories or ())} - names):
+            raise ValueError(f"no data set of the study has {', '.join(missing)}")
         for seed in self.seeds:
             for name, setting in self.settings.items():
                 if seed not in (setting.seeds or self.seeds):
@@ -135,10 +138,7 @@ class Study:
     def _inspected(self, root: str) -> list[tuple[Category, SanityReport]]:
         """The categories of a root that are wanted, without unreadable pictures."""
         wanted = set(self.categories or ())
-        found = [each for each in open_categories(root) if not wanted or each.name in wanted]
-        if not found:
-            raise ValueError(f"{root} has none of the categories {', '.join(sorted(wanted))}")
-        return [inspect_category(category) for category in found]
+        return [inspect_category(each) for each in open_categories(root) if not wanted or each.name in wanted]
 
     def _job(
         self, name: str, setting: Setting, method: str, seed: int, root: str, category: Category, sanity: SanityReport
