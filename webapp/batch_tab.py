@@ -78,7 +78,7 @@ def add(catalog: Catalog) -> gr.Dropdown:
             gr.Markdown(label("batch_limits"), elem_classes="note")
         with gr.Column(scale=2, min_width=280):
             category = dropdown(catalog)
-            methods = method_choice()
+            methods = method_choice(catalog)
             rate = gr.Slider(0.5, 20, 1, step=0.5, label=label("batch_rate"), elem_id="batch-rate")
             with gr.Row():
                 start = gr.Button(label("batch_start"), variant="primary", min_width=120)

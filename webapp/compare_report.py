@@ -65,27 +65,28 @@ def recorded_table(infos: Mapping[ModelEntry, ModelInfo], language: str, late: b
     protocols = {info.protocol for by_method in known.values() for info in by_method.values()}
     notes = ["compare_recorded_about", "compare_recorded_best"]
     notes += [f"compare_protocol_{protocol.replace('-', '_')}" for protocol in PROTOCOLS if protocol in protocols]
-    rows = [_recorded_row(category, by_method) for category, by_method in known.items()]
-    methods = list(method_titles().values())
+    there = {method for by_method in known.values() for method in by_method}
+    methods = {name: title for name, title in method_titles().items() if name in there}
+    rows = [_recorded_row(category, by_method, list(methods)) for category, by_method in known.items()]
     titles = {key: METRICS[key].short for key in OVERVIEW}
-    values = {"rows": rows, "notes": notes, "methods": methods, "late": late}
+    values = {"rows": rows, "notes": notes, "methods": list(methods.values()), "late": late}
     return render("recorded.html", language, keys=RECORDED, titles=titles, texts=RECORDED_TEXTS, **values)
 
 
-def _recorded_row(category: str, by_method: Mapping[str, ModelInfo]) -> RecordedRow:
+def _recorded_row(category: str, by_method: Mapping[str, ModelInfo], methods: list[str]) -> RecordedRow:
     infos = list(by_method.values())
     return RecordedRow(
         category,
-        [_recorded_cells(key, by_method) for key in RECORDED],
+        [_recorded_cells(key, by_method, methods) for key in RECORDED],
         [info.protocol for info in infos if info.protocol],
         [_test_pictures(info.test_counts) for info in infos if info.test_counts],
         "1" if any(info.seed is not None for info in infos) else "",  # a model folder contains one run
     )
 
 
-def _recorded_cells(key: str, by_method: Mapping[str, ModelInfo]) -> list[RecordedCell]:
+def _recorded_cells(key: str, by_method: Mapping[str, ModelInfo], methods: list[str]) -> list[RecordedCell]:
     """One metric of every method."""
-    infos = [by_method.get(method, ModelInfo()) for method in method_titles()]
+    infos = [by_method.get(method, ModelInfo()) for method in methods]
     intervals = [_recorded_interval(key, info) for info in infos]
     alike = _measured_alike([info for info in infos if key in info.metrics])
     best = _clearly_best([interval for interval in intervals if interval]) if alike else None

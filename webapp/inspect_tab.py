@@ -20,8 +20,8 @@ from webapp.hosting import checked_path, fresh_path, hide_folders
 from webapp.inspection import (
     MODEL,
     Inspection,
-    chosen_methods,
     dropdown,
+    expected_methods,
     inspect_picture,
     method_choice,
     method_titles,
@@ -83,7 +83,7 @@ class InspectTab:
         sources = ["upload", "clipboard", "webcam"]
         self._picture = gr.Image(label=label("picture"), type="filepath", sources=sources, height=300, buttons=[])
         self._button = gr.Button(label("inspect"), variant="primary")
-        self._methods = method_choice()
+        self._methods = method_choice(self._catalog)
         gr.HTML(label("examples"), elem_classes=["quiet", "examples"], visible=bool(self._examples))
         self._gallery = gr.HTML(
             str(render("examples.html", LANGUAGES[0], groups=_grouped(self._examples))),
@@ -200,7 +200,7 @@ class InspectTab:
         """The reasons of the chosen methods without a result."""
         problems, entries = self._catalog.problems, self._catalog.entries
         reasons = {e.method: problems[e.source] for e in entries if e.label == category and e.source in problems}
-        wanted = {name: title for name, title in method_titles().items() if name in chosen_methods(methods)}
+        wanted = {name: title for name, title in method_titles().items() if name in expected_methods(methods)}
         absent = {name: title for name, title in wanted.items() if title not in inspection.predictions}
         return [
             translate("not_loadable", language, method=title, reason=hide_folders(reasons[name], self._catalog))

@@ -142,6 +142,12 @@ def chosen_methods(choice: object) -> list[str]:
     return [name for name in METHODS if isinstance(choice, list) and name in choice] or list(METHODS)
 
 
+def expected_methods(choice: object) -> list[str]:
+    """The chosen methods that should have a result: baselines only if they are named."""
+    named = choice if isinstance(choice, list) else []
+    return [name for name in chosen_methods(choice) if name in named or not METHODS[name].baseline]
+
+
 def suggest_category(catalog: Catalog, prepared: PreparedPicture) -> str | None:
     """The category that a picture resembles most; None if it resembles none."""
     candidates = catalog.appearances()
@@ -172,9 +178,10 @@ def method_titles() -> dict[str, str]:
 CHOSEN_AT_FIRST = 2  # methods; two heat maps fit on a screen
 
 
-def method_choice() -> gr.CheckboxGroup:
-    """A list of all methods, the first ones chosen."""
-    offered = [(title, name) for name, title in method_titles().items()]
+def method_choice(catalog: Catalog) -> gr.CheckboxGroup:
+    """A list of all methods, the first ones chosen; baselines only if there is a model of them."""
+    known = {entry.method for entry in catalog.entries}
+    offered = [(method.title, name) for name, method in METHODS.items() if name in known or not method.baseline]
     first = [name for _, name in offered[:CHOSEN_AT_FIRST]]
     return gr.CheckboxGroup(offered, value=first, label=label("methods"), info=label("methods_info"))
 

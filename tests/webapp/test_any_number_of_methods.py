@@ -170,8 +170,8 @@ def test_methods_without_a_model_are_a_note(all_models, upload, tmp_path):
 
 
 @every_number
-def test_two_methods_are_chosen_at_first_and_all_are_offered(registered):
-    choice = method_choice()
+def test_two_methods_are_chosen_at_first_and_all_are_offered(catalog, registered):
+    choice = method_choice(catalog)
     assert [title for title, _ in choice.choices] == TITLES[:registered]
     assert choice.value == [detector.method for detector in DETECTORS[: min(registered, 2)]]
 
@@ -198,10 +198,10 @@ def test_only_the_chosen_methods_are_shown_and_downloaded(catalog, upload, regis
 
 def test_the_only_method_of_a_category_is_shown_without_being_chosen(all_models, upload, tmp_path):
     catalog = catalog_of([Quadratic], all_models, tmp_path / "models")
-    report = InspectTab(catalog, []).inspect(LABEL, upload, method_choice().value, visitor())[0]
+    report = InspectTab(catalog, []).inspect(LABEL, upload, method_choice(catalog).value, visitor())[0]
     assert re.findall(r'class="method" aria-label="(\w+)"', report) == ["Quadratic"]
     assert "SimpleNet has no model for this category yet" in report and "Gaussian has no model" not in report
-    *_, (_, table, *_) = _Batches(catalog).run(LABEL, [upload], 20, method_choice().value, visitor())
+    *_, (_, table, *_) = _Batches(catalog).run(LABEL, [upload], 20, method_choice(catalog).value, visitor())
     assert [column.get("group") for column in table["columns"][2::4]] == ["Quadratic"]
 
 

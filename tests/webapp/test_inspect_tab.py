@@ -7,6 +7,7 @@ import shutil
 import zipfile
 from collections import defaultdict
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import gradio as gr
 import numpy as np
@@ -17,7 +18,7 @@ from hubmodels import GLASS, SimpleNet
 from hubmodels.hub.catalog import Catalog
 from webapp.hosting import uploaded_path
 from webapp.inspect_tab import InspectTab, find_examples
-from webapp.inspection import choices, find_category, inspect_picture
+from webapp.inspection import choices, expected_methods, find_category, inspect_picture, method_choice
 from webapp.inspection_report import RATES
 from webapp.texts import percent
 
@@ -403,3 +404,16 @@ def test_every_bundled_category_has_examples(bundle):
     from app import EXAMPLES
 
     assert {found.category for found in find_examples(EXAMPLES, bundle)} == set(bundle.categories())
+
+
+# ---------------------------------------------------------------- the choice of methods
+
+
+def test_baselines_are_offered_and_expected_only_if_they_are_there_or_named():
+    """The page used to list methods without a single model."""
+    bundled = Catalog.bundled()
+    assert [name for _, name in method_choice(bundled).choices] == ["simplenet", "glass", "hybrid"]
+    more = SimpleNamespace(entries=[*bundled.entries, SimpleNamespace(method="patchcore")])
+    assert [name for _, name in method_choice(more).choices] == ["simplenet", "glass", "hybrid", "patchcore"]
+    assert expected_methods(None) == expected_methods([]) == ["simplenet", "glass", "hybrid"]
+    assert expected_methods(["glass", "mahalanobis"]) == ["glass", "mahalanobis"]
