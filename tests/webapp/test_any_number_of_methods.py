@@ -50,15 +50,15 @@ def visitor(language="en"):
 
 
 @pytest.fixture(autouse=True)
-def only_these(request, monkeypatch):
-    """The registry contains `registered` methods, or all."""
-    for detector in DETECTORS:
-        monkeypatch.setitem(METHODS, detector.method, STYLES.get(detector.method, Method(detector)))
-    for method in METHODS.keys() - {detector.method for detector in DETECTORS}:
-        monkeypatch.delitem(METHODS, method)
+def only_these(request):
+    """The registry contains `registered` methods, or all; afterwards it is as it was, in the same order."""
     registered = request.getfixturevalue("registered") if "registered" in request.fixturenames else len(DETECTORS)
-    for detector in DETECTORS[registered:]:
-        monkeypatch.delitem(METHODS, detector.method)
+    before = dict(METHODS)
+    METHODS.clear()
+    METHODS.update({d.method: STYLES.get(d.method, Method(d)) for d in DETECTORS[:registered]})
+    yield
+    METHODS.clear()
+    METHODS.update(before)
 
 
 @pytest.fixture(scope="module")
