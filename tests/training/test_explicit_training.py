@@ -79,6 +79,47 @@ def test_glass_loss_and_gradients_are_the_explicit_ones(hypothesis, spread):
     assert_equal(ours, loss_and_gradients(twin, explicit))
 
 
+def trained(parameters, optimizers, loss, steps=60):
+    """The weights after some steps, with the same noise in each pair of runs."""
+    for step in range(steps):
+        torch.manual_seed(step)
+        loss().backward()
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+    return torch.nn.utils.parameters_to_vector(parameters)
+
+
+def optimizers_of(twin, *kinds):
+    """The codes' optimisers, adaptor first."""
+    adaptor, discriminator = kinds
+    settings = {torch.optim.Adam: {"weight_decay": 1e-5}, torch.optim.AdamW: {}}
+    return [
+        adaptor(twin.head.adaptor.parameters(), 1e-4, **settings[adaptor]),
+        discriminator(twin.head.discriminator.parameters(), 2e-4, **settings[discriminator]),
+    ]
+
+
+def test_simplenet_is_the_explicit_one_after_many_steps():
+    objective, twin = SimpleNetObjective(head(SimpleNet), NOISE_STD), head(SimpleNet)
+    ours = trained(
+        objective.parameters(), objective.optimizers(), lambda: objective({"features": features(2)})["loss"]
+    )
+    both = optimizers_of(twin, torch.optim.AdamW, torch.optim.Adam)
+    explicit = trained(twin.parameters(), both, lambda: truncated_l1(twin, flatten(features(2)), NOISE_STD))
+    assert (ours - explicit).norm() < 1e-8 * explicit.norm()
+    assert (ours - torch.nn.utils.parameters_to_vector(head(SimpleNet).parameters())).norm() > 1e-3 * ours.norm()
+
+
+@pytest.mark.parametrize("hypothesis", ["manifold", "hypersphere"])
+def test_glass_is_the_explicit_one_after_many_steps(hypothesis):
+    objective, batch, twin, explicit_loss = glass_pair(hypothesis, 1.0)
+    ours = trained(objective.parameters(), objective.optimizers(), lambda: objective(batch)["loss"], 20)
+    both = optimizers_of(twin, torch.optim.Adam, torch.optim.AdamW)
+    explicit = trained(twin.parameters(), both, explicit_loss, 20)
+    assert (ours - explicit).norm() < 1e-8 * explicit.norm()
+
+
 def test_running_statistics_are_the_one_deviation():
     """The code updates them in each of 21 passes over [u; g] and one over LAS; we only in the last two of them."""
     objective, batch, twin, explicit = glass_pair("manifold", 1.0)
