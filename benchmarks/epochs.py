@@ -34,10 +34,12 @@ from training.data import open_categories
 from training.evaluation import evaluate, write_json
 from training.fitting import Fitting
 from training.jobs import Job
+from training.objectives import OBJECTIVES
 from training.sanity import inspect_category
 from training.study.tables import cell
 
 RESULT, PLOT = RESULTS / "epochs.json", Path("docs/epochs.svg")
+MEASURING = 0.25  # share of `--limit` for measuring
 
 
 def job_of(args: argparse.Namespace) -> Job:
@@ -53,15 +55,20 @@ def job_of(args: argparse.Namespace) -> Job:
 
 def run(args: argparse.Namespace, command: dict) -> None:
     """Trains, keeps states, then measures them."""
+    if not OBJECTIVES[args.method].epochs:
+        raise SystemExit(f"{args.method} is not trained in epochs")
     job = job_of(args)
     states = job.workplace / "states"
     states.mkdir(parents=True, exist_ok=True)
     fitting, held_out, _ = train.prepare(job, Accelerator(), sharing=False)
-    keep_states(fitting, states, args.every, time.monotonic() + args.limit)
+    end = time.monotonic() + args.limit
+    keep_states(fitting, states, args.every, time.monotonic() + (1 - MEASURING) * args.limit)
     with suppress(OutOfTime):
         fitting.run()
     detector = fitting.objective.detector
-    for file in sorted(states.glob("*.safetensors")):
+    for file in sorted(states.glob("*.safetensors"), reverse=True):  # the last one first
+        if time.monotonic() > end:
+            break
         detector.head.load_state_dict(load_file(file))
         torch.manual_seed(seed_of(args.seed, int(file.stem)))
         fitting.objective.recompute_statistics(fitting.cache, job.config.batch_size)
@@ -71,6 +78,7 @@ def run(args: argparse.Namespace, command: dict) -> None:
         row |= {"epoch": int(file.stem), **{key: metrics.get(key) for key in OVERVIEW}, **command}
         print(row["epoch"], {key: row[key] for key in OVERVIEW}, flush=True)
         add(row)
+        file.unlink()  # what is measured needs not travel
 
 
 class OutOfTime(Exception):

@@ -9,7 +9,7 @@ All metrics are fractions in [0, 1]; scores are higher = more anomalous; labels 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -20,23 +20,50 @@ CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
+class Estimate:
+    """A metric of one method, with its limits on the logit scale, which stay inside [0, 1].
+
+    Attributes:
+        value: mean over the runs.
+        variance: of the mean.
+        freedom: degrees of freedom of the variance.
+        pairs: independent pairs of a normal and an anomalous picture; they limit a metric that is 0 or 1.
+    """
+
+    value: float
+    variance: float
+    freedom: float
+    pairs: int
+
+    def limits(self, confidence: float = CONFIDENCE) -> tuple[float, float]:
+        """Two-sided interval; one-sided at 0 and 1, where the variance is unknown (see `hanley_interval`)."""
+        if self.value in (0, 1) or not self.variance:
+            reach = 1 - (1 - confidence) ** (1 / self.pairs)
+            return max(0.0, self.value - reach), min(1.0, self.value + reach)
+        reach = stats.t.ppf((1 + confidence) / 2, self.freedom) * self.variance**0.5
+        return _on_logit_scale(self.value, float(reach))
+
+
+@dataclass(frozen=True)
 class Difference:
     """A metric of two methods, and what their difference can be.
 
     Attributes:
         ours, other: mean of the metric over the runs of each.
-        pictures: variance of the difference because of the test pictures.
-        runs: the same because of the seeds; 0 if a method has one run.
+        of_pictures: variance of the difference because of the test pictures.
+        of_runs: the same because of the seeds; 0 if a method has one run.
         freedom: degrees of freedom of the sum of both.
         counts: number of runs of each.
+        estimates: of ours and of the other, if the metric needs intervals that are not symmetric.
     """
 
     ours: float
     other: float
-    pictures: float
-    runs: float
+    of_pictures: float
+    of_runs: float
     freedom: float
     counts: tuple[int, int]
+    estimates: tuple[Estimate, Estimate] | None = None
 
     @property
     def value(self) -> float:
@@ -45,61 +72,86 @@ class Difference:
 
     @property
     def error(self) -> float:
-        """Standard error of the difference."""
-        return float(np.sqrt(self.pictures + self.runs))
+        """Standard error of the difference; 0 if no picture tells the two apart, so that no test is possible."""
+        return float(np.sqrt(self.of_pictures + self.of_runs))
 
     @property
     def interval(self) -> tuple[float, float]:
         """Two-sided 95 % interval of the difference."""
-        reach = self._reach((1 + CONFIDENCE) / 2)
-        return self.value - reach, self.value + reach
+        return self._bounds(CONFIDENCE)
 
     @property
     def at_least(self) -> float:
         """One-sided 95 % bound: ours is not worse than the other by more than minus this."""
-        return self.value - self._reach(CONFIDENCE)
+        return self._bounds(2 * CONFIDENCE - 1)[0]
 
     @property
     def p(self) -> float:
-        """Two-sided p-value of no difference; 1 if nothing differs."""
+        """Two-sided p-value of no difference; 1 if no picture tells the two apart."""
         if not self.error:
             return float(self.value == 0)
         return float(2 * stats.t.sf(abs(self.value) / self.error, self.freedom))
 
-    def _reach(self, quantile: float) -> float:
-        return float(stats.t.ppf(quantile, self.freedom) * self.error) if self.error else 0.0
+    def _bounds(self, confidence: float) -> tuple[float, float]:
+        if self.estimates is None or (not self.error and 0 < self.ours < 1):  # all pictures in the same order
+            reach = float(stats.t.ppf((1 + confidence) / 2, self.freedom) * self.error) if self.error else 0.0
+            return self.value - reach, self.value + reach
+        (low, high), (other_low, other_high) = (estimate.limits(confidence) for estimate in self.estimates)
+        down, up = self.ours - low, high - self.ours
+        other_down, other_up = self.other - other_low, other_high - self.other
+        return self.value - self._together(down, other_up), self.value + self._together(up, other_down)
+
+    def _together(self, one: float, other: float) -> float:
+        """Reach of the difference from those of both, which are correlated."""
+        return float(np.sqrt(max(0.0, one**2 + other**2 - 2 * self._correlation * one * other)))
+
+    @property
+    def _correlation(self) -> float:
+        variances = [estimate.variance for estimate in self.estimates]
+        if not all(variances):
+            return 0.0
+        return float(np.clip((sum(variances) - self.error**2) / (2 * np.sqrt(np.prod(variances))), -1, 1))
 
 
 def difference(
     ours: Sequence[float],
     other: Sequence[float],
-    pictures: Sequence[float],
+    of_pictures: Sequence[float],
     freedom: Sequence[float],
-    both: Sequence[float] = (0, 0),
+    counted_twice: Sequence[float] = (0, 0),
 ) -> Difference:
     """The difference of two methods.
 
     Args:
         ours, other: the metric of each run.
-        pictures: independent parts of the variance of the difference that come from the test pictures.
+        of_pictures: independent parts of the variance of the difference that come from the test pictures.
         freedom: degrees of freedom of each part.
-        both: for ours and the other, the variance of its mean because runs differ in which pictures are difficult. It
-            is in `pictures`, and in the variance between runs, so it is taken from the latter.
+        counted_twice: for ours and the other, the variance of its mean because runs differ in which pictures are
+            difficult. It is in `of_pictures` and between the runs; it is taken from the latter.
     """
-    parts, degrees = list(pictures), list(freedom)
+    parts, degrees = list(of_pictures), list(freedom)
     if len(ours) > 1 and len(other) > 1:
-        between = [float(np.var(runs, ddof=1)) / len(runs) for runs in (ours, other)]
-        parts += [max(0.0, whole - shared) for whole, shared in zip(between, both, strict=True)]
+        parts += [between_runs(*side) for side in zip((ours, other), counted_twice, strict=True)]
         degrees += [len(runs) - 1 for runs in (ours, other)]
-    total = sum(parts)
-    spread = sum(part**2 / count for part, count in zip(parts, degrees, strict=True))
-    of_pictures = sum(pictures)
+    total, degrees_of_total = sum_of_variances(parts, degrees)
     return Difference(
         *(float(np.mean(runs)) for runs in (ours, other)),
-        *(float(of_pictures), float(total - of_pictures)),
-        freedom=float(total**2 / spread) if spread else float("inf"),
+        *(float(sum(of_pictures)), float(total - sum(of_pictures))),
+        freedom=degrees_of_total,
         counts=(len(ours), len(other)),
     )
+
+
+def between_runs(values: Sequence[float], counted_twice: float) -> float:
+    """Variance of the mean of several runs because of their seeds, without what the pictures already account for."""
+    return max(0.0, float(np.var(values, ddof=1)) / len(values) - counted_twice)
+
+
+def sum_of_variances(parts: Sequence[float], freedom: Sequence[float]) -> tuple[float, float]:
+    """Sum of independent variances, and Satterthwaite's degrees of freedom of it."""
+    total = float(sum(parts))
+    spread = sum(part**2 / count for part, count in zip(parts, freedom, strict=True))
+    return total, float(total**2 / spread) if spread else float("inf")
 
 
 # ---------------------------------------------------------------- image AUROC
@@ -128,34 +180,72 @@ def _share_below(values: NDArray, others: NDArray) -> NDArray:
 def compare_auroc(ours: Sequence[ArrayLike], other: Sequence[ArrayLike], labels: ArrayLike) -> Difference:
     """DeLong's test of the image AUROC of two methods on the same pictures (DeLong et al., Biometrics 1988).
 
+    The p-value is that of DeLong's variance. The interval combines the intervals of both AUROCs on the logit scale and
+    their correlation (Zou and Donner, Statistics in Medicine 27, 2008), because DeLong's variance is too small near 1.
+    So in rare cases one of them excludes 0 and the other does not.
+
     Args:
         ours, other: scores (N,) of each run.
         labels: (N,), at least two pictures of each class.
+
+    Raises:
+        ValueError: a class has fewer than two pictures, or the shapes differ.
     """
     sides = [[np.array(p) for p in zip(*(placements(s, labels) for s in runs), strict=True)] for runs in (ours, other)]
     means = [[each.mean(0) for each in side] for side in sides]
     gaps = [one - two for one, two in zip(*means, strict=True)]
     if min(map(len, gaps)) < 2:
         raise ValueError("the variance of image AUROC needs at least two normal and two anomalous pictures")
-    return difference(
-        *(side[0].mean(1).tolist() for side in sides),
-        *_delong(gaps),
-        both=[sum(map(_interaction, side)) for side in sides],
-    )
+    twice = [sum(map(interaction, side)) for side in sides]
+    values = [side[0].mean(1).tolist() for side in sides]
+    found = difference(*values, *_delong(gaps), counted_twice=twice)
+    seeds = min(map(len, values)) > 1
+    both = zip(values, means, twice, strict=True)
+    return replace(found, estimates=tuple(_estimate(*side, seeds=seeds) for side in both))
 
 
-def _interaction(placed: NDArray) -> float:
-    """Variance of the mean of (R, n) placements because each run has other difficult pictures; 0 with one run."""
-    runs, count = placed.shape
+def _estimate(values: Sequence[float], placed: Sequence[NDArray], twice: float, seeds: bool) -> Estimate:
+    """Image AUROC of one method, from that of its runs and from the mean placements."""
+    parts, degrees = _delong(placed)
+    if seeds:
+        parts, degrees = [*parts, between_runs(values, twice)], [*degrees, len(values) - 1]
+    return Estimate(float(np.mean(values)), *sum_of_variances(parts, degrees), pairs=min(map(len, placed)))
+
+
+def interaction(values: NDArray) -> float:
+    """Variance of the mean of (R, n) values because each run has other difficult pictures; 0 with one run."""
+    runs, count = values.shape
     if runs == 1:
         return 0.0
-    rest = placed - placed.mean(0) - placed.mean(1, keepdims=True) + placed.mean()
+    rest = values - values.mean(0) - values.mean(1, keepdims=True) + values.mean()
     return float((rest**2).sum() / ((runs - 1) * (count - 1)) / (runs * count))
 
 
 def _delong(gaps: Sequence[NDArray]) -> tuple[list[float], list[int]]:
     """The parts of DeLong's variance and their degrees of freedom, from the placements of each class."""
     return [float(np.var(gap, ddof=1)) / len(gap) for gap in gaps], [len(gap) - 1 for gap in gaps]
+
+
+def bootstrap_auroc(
+    ours: Sequence[ArrayLike], other: Sequence[ArrayLike], labels: ArrayLike, samples: int = 1000
+) -> tuple[float, float]:
+    """95 % percentile interval of the difference in image AUROC, from a paired bootstrap over the pictures.
+
+    Normal and anomalous pictures are drawn apart, and all runs get the same ones. Seeds do not vary.
+
+    Args:
+        ours, other: scores (N,) of each run.
+        labels: (N,), pictures of both classes.
+    """
+    classes, rng = np.asarray(labels), np.random.default_rng(0)
+    groups = [np.flatnonzero(classes == label) for label in (0, 1)]
+    sides, gaps = [np.atleast_2d(np.asarray(runs, float)) for runs in (ours, other)], []
+    for _ in range(samples):
+        drawn = np.concatenate([rng.choice(group, len(group)) for group in groups])
+        one, two = (np.mean([placements(s[drawn], classes[drawn])[0].mean() for s in side]) for side in sides)
+        gaps.append(one - two)
+    low, high = np.quantile(gaps, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return float(low), float(high)
 
 
 def auroc_interval(scores: ArrayLike, labels: ArrayLike) -> tuple[float, float]:
@@ -170,12 +260,12 @@ def auroc_interval(scores: ArrayLike, labels: ArrayLike) -> tuple[float, float]:
     Args:
         scores, labels: (N,), pictures of both classes.
     """
-    gaps = placements(scores, labels)
-    auroc, counts = float(gaps[0].mean()), [len(gap) for gap in gaps]
-    spread = difference([auroc], [0.0], *_delong(gaps)) if min(counts) > 1 else None
-    if spread is None or not spread.error:
+    placed = placements(scores, labels)
+    auroc, counts = float(placed[0].mean()), [len(each) for each in placed]
+    found = _estimate([auroc], placed, 0, seeds=False) if min(counts) > 1 else None
+    if found is None or not found.variance:
         return hanley_interval(auroc, normal=counts[1], anomalous=counts[0])
-    return _on_logit_scale(auroc, spread._reach((1 + CONFIDENCE) / 2))
+    return found.limits()
 
 
 def hanley_interval(auroc: float, normal: int, anomalous: int) -> tuple[float, float]:

@@ -1,7 +1,7 @@
 """PatchCore: a bank of good patch features; a patch is as anomalous as it is far from the nearest one.
 
 Paper: Roth et al., "Towards Total Recall in Industrial Anomaly Detection", CVPR 2022, arXiv 2106.08265. Official code:
-https://github.com/amazon-science/patchcore-inspection (Apache-2.0).
+https://github.com/amazon-science/patchcore-inspection (Apache-2.0; no code of it was read for this module).
 
 Differences from the paper and the official code:
 

@@ -243,7 +243,7 @@ def test_all_steps_run_before_a_failure_is_said(tmp_path, monkeypatch, capsys):
         gpu.Step("two", [["-c", write.format(str(tmp_path / "b"))]], 60),
     ]
     assert gpu.run_all(chosen) == ["status 3: -c raise SystemExit(3)"]
-    assert {"a", "b", "results.tgz", "epochs.tgz"} == {path.name for path in tmp_path.iterdir()}
+    assert {"a", "b", "results.tgz", "state.tgz"} == {path.name for path in tmp_path.iterdir()}
     assert "== two: " in capsys.readouterr().out
 
 

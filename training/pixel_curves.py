@@ -1,8 +1,8 @@
 """How many pixels of each test picture are above common thresholds: enough to repeat pixel metrics without maps.
 
 Pixel AUROC and AUPRO of any choice of the pictures follow from these counts, so they can be bootstrapped, and anybody
-can compute them again. They are close to the exact metrics of `training.metrics`: the thresholds are few, and normal
-pixels are taken from a grid if a picture has many.
+can compute them again. They are close to the exact metrics of `training.metrics`: the thresholds are few. If a picture
+has many normal pixels, they are counted on a grid, and the counts are scaled to all of them.
 """
 
 import math
@@ -30,6 +30,7 @@ class CurveCollector:
 
     _names: list[str] = field(default_factory=list)
     _normal: list[NDArray] = field(default_factory=list)
+    _normal_pixels: list[int] = field(default_factory=list)
     _regions: list[list[NDArray]] = field(default_factory=list)
 
     def update(self, name: str, anomaly_map: NDArray, mask: NDArray) -> None:
@@ -37,10 +38,10 @@ class CurveCollector:
         mask = mask.astype(bool)
         step = max(1, math.ceil(math.sqrt(mask.size / MOST_NORMAL)))
         grid = np.s_[step // 2 :: step, step // 2 :: step]
-        labelled, count = ndimage.label(mask, np.ones((3, 3)))
         self._names.append(name)
         self._normal.append(np.sort(anomaly_map[grid][~mask[grid]]))
-        self._regions.append([np.sort(anomaly_map[labelled == i]) for i in range(1, count + 1)])
+        self._normal_pixels.append(int(mask.size - mask.sum()))
+        self._regions.append(_regions(anomaly_map, mask))
 
     def table(self) -> pa.Table:
         """Columns: `name`; `normal_pixels`, `defect_pixels`, `regions`: how many there are; and for each threshold,
@@ -50,20 +51,28 @@ class CurveCollector:
         # dense where curves are steep
         rates = np.linspace(0, 1, THRESHOLDS) ** 3
         thresholds = np.unique(np.quantile(np.concatenate(self._normal), 1 - rates, method="higher"))[::-1]
-        rows = [
-            {
-                **{"name": name, "normal_pixels": len(normal), "defect_pixels": sum(map(len, regions))},
-                **{"regions": len(regions), "normal_above": _above(normal, thresholds)},
-                "defect_above": sum(
-                    (_above(region, thresholds) for region in regions), np.zeros_like(thresholds, int)
-                ),
-                "overlap_above": sum((_above(region, thresholds) / len(region) for region in regions), 0 * thresholds)
-                .round(4)
-                .astype(np.float32),
-            }
-            for name, normal, regions in zip(self._names, self._normal, self._regions, strict=True)
-        ]
-        return pa.Table.from_pylist(rows, SCHEMA)
+        pictures = zip(self._names, self._normal, self._normal_pixels, self._regions, strict=True)
+        return pa.Table.from_pylist([_row(*picture, thresholds) for picture in pictures], SCHEMA)
+
+
+def _regions(anomaly_map: NDArray, mask: NDArray) -> list[NDArray]:
+    """The ascending values of each 8-connected region of a bool mask."""
+    numbers, values = ndimage.label(mask, np.ones((3, 3)))[0][mask], anomaly_map[mask]
+    order = np.lexsort((values, numbers))
+    ends = np.cumsum(np.bincount(numbers)[1:])[:-1]
+    return np.split(values[order], ends) if len(values) else []
+
+
+def _row(name: str, normal: NDArray, normal_pixels: int, regions: list[NDArray], thresholds: NDArray) -> dict:
+    found = np.array([_above(region, thresholds) for region in regions]).reshape(-1, len(thresholds))
+    sizes = np.array([len(region) for region in regions], int)[:, None]
+    scale = normal_pixels / max(1, len(normal))
+    return {
+        **{"name": name, "normal_pixels": normal_pixels, "defect_pixels": int(sizes.sum()), "regions": len(regions)},
+        "normal_above": np.round(scale * _above(normal, thresholds)).astype(int),
+        "defect_above": found.sum(0).astype(int),
+        "overlap_above": (found / np.maximum(sizes, 1)).sum(0).round(4),
+    }
 
 
 SCHEMA = pa.schema(
@@ -72,7 +81,7 @@ SCHEMA = pa.schema(
             ("name", pa.string()),
             ("normal_pixels", pa.int32()),
             ("defect_pixels", pa.int32()),
-            ("regions", pa.int16()),
+            ("regions", pa.int32()),
         ),
         *(("normal_above", pa.list_(pa.int32())), ("defect_above", pa.list_(pa.int32()))),
         ("overlap_above", pa.list_(pa.float32())),

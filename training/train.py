@@ -44,7 +44,7 @@ from hubmodels.backbone import find_weights
 from hubmodels.compactnet import COMPACT_BACKBONE
 from hubmodels.hub.files import REPORT_FILE, limit_waiting
 from hubmodels.methods import METHODS
-from hubmodels.samples import Sample, as_text, size_text
+from hubmodels.samples import Category, Sample, as_text, size_text
 from hubmodels.sizes import as_pair
 from training.auto_size import shaped
 from training.batches import AUTOCAST, build_cache, load_images, seed_of
@@ -220,16 +220,8 @@ def _warn_of_unused(config: TrainConfig) -> None:
 
 def plan_jobs(config: TrainConfig) -> tuple[list[Job], dict[str, str]]:
     """Sanity report of every category, then its jobs, slowest method first to balance the processes."""
-    found = open_categories(
-        config.data_root,
-        config.categories,
-        dataset_name=config.dataset_name,
-        normal_folder=config.normal_folder,
-        hub=hub_columns(config.hub_columns or ()),
-        revision=config.revision,
-    )
     healthy, failures = [], {}
-    for category in found:
+    for category in open_data(config):
         try:
             category, sanity = inspect_category(category, config.skip_bad)
         except ValueError as error:
@@ -241,6 +233,18 @@ def plan_jobs(config: TrainConfig) -> tuple[list[Job], dict[str, str]]:
     chosen = [method for method in METHODS if method in config.methods]
     methods = sorted(chosen, key=lambda method: objective_of(method).epochs, reverse=True)
     return [Job(category, method, config, sanity) for method in methods for category, sanity in healthy], failures
+
+
+def open_data(config: TrainConfig) -> list[Category]:
+    """The categories that the options name, as `open_categories`."""
+    return open_categories(
+        config.data_root,
+        config.categories,
+        dataset_name=config.dataset_name,
+        normal_folder=config.normal_folder,
+        hub=hub_columns(config.hub_columns or ()),
+        revision=config.revision,
+    )
 
 
 def agree_on_jobs(jobs: list[Job], blocked: dict[str, str]) -> dict[str, str]:

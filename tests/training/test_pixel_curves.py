@@ -10,14 +10,14 @@ from training.metrics import PixelMetrics
 from training.pixel_curves import CURVES_FILE, CurveCollector, PixelCurves
 
 
-def pictures(count=30, size=(60, 70), seed=0, contrast=1.2):
+def pictures(count=30, size=(60, 70), seed=0, contrast=1.2, size_of_defects=14):
     """Smooth random maps, two thirds of them with defects of one to three regions."""
     rng = np.random.default_rng(seed)
     for i in range(count):
         values, mask = ndimage.gaussian_filter(rng.normal(size=size), 2), np.zeros(size, np.uint8)
         for _ in range(i % 3):
-            row, column = rng.integers(5, 45, 2)
-            mask[row : row + 9, column : column + rng.integers(3, 14)] = 1
+            row, column = rng.integers(5, min(size) - 14, 2)
+            mask[row : row + 9, column : column + rng.integers(3, size_of_defects)] = 1
         yield f"test/{i:03}.png", (values + contrast * 0.3 * mask * rng.random()).astype(np.float32), mask
 
 
@@ -39,9 +39,18 @@ def test_they_are_close_to_the_exact_metrics(contrast):
 def test_normal_pixels_of_large_pictures_are_taken_from_a_grid(monkeypatch):
     monkeypatch.setattr(pixel_curves, "MOST_NORMAL", 1100)
     curves, exact = collected(pictures())
-    assert curves.normal_pixels.max() == 30 * 35  # every second row and column
+    assert curves.normal_pixels.max() == 60 * 70  # counted on every second row and column
     for name, (value,) in curves.metrics().items():
         assert value == pytest.approx(exact[name], abs=0.02)
+
+
+def test_large_pictures_count_as_much_as_their_pixels(monkeypatch):
+    """A grid that depends on the size once made a large picture count less than a small one."""
+    monkeypatch.setattr(pixel_curves, "MOST_NORMAL", 1200)
+    large = [(f"large {name}", values + 1, mask) for name, values, mask in pictures(15, (61, 69), 1)]
+    curves, exact = collected([*pictures(15, (30, 40), 2, size_of_defects=6), *large])
+    for name, (value,) in curves.metrics().items():
+        assert value == pytest.approx(exact[name], abs=0.01)
 
 
 def test_a_picture_that_counts_twice_is_there_twice():

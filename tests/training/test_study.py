@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -26,27 +27,24 @@ TESTS = ["test/good/0", "test/good/1", "test/square/0", "test/square/1", "test/s
 COMMITTED = ROOT / "benchmarks/results/study"
 
 
-@pytest.fixture
-def file(backbone_weights, tmp_path, monkeypatch):
-    """A study of two methods, two seeds and two settings."""
-    add_plates(tmp_path, TESTS)
+def write_study(place, weights):
+    """A study of two methods, two seeds and two settings, with its pictures."""
+    add_plates(place, TESTS)
     for i in range(3):
-        save(mask((72, 72)), tmp_path / f"toy/plate/ground_truth/square/{i}_mask.png")
-    monkeypatch.setenv("DATA", str(tmp_path))
-    monkeypatch.setenv("WEIGHTS", str(backbone_weights))
-    path = tmp_path / "study.toml"
+        save(mask((72, 72)), place / f"toy/plate/ground_truth/square/{i}_mask.png")
+    path = place / "study.toml"
     path.write_text(f"""
         data_root = ["$DATA/toy"]
         methods = ["patchcore", "mahalanobis"]
         seeds = [0, 1]
-        output = "{tmp_path / "runs"}"
-        results = "{tmp_path / "results"}"
+        output = "{place / "runs"}"
+        results = "{place / "results"}"
         [options]
         patchcore = "--coreset 0.5"
         [settings.small]
-        options = "--backbone resnet18.tv_in1k --backbone-weights $WEIGHTS --image-size 64"
+        options = "--backbone resnet18.tv_in1k --backbone-weights {weights} --image-size 64"
         [settings.few]
-        options = "--backbone resnet18.tv_in1k --backbone-weights $WEIGHTS --image-size 64"
+        options = "--backbone resnet18.tv_in1k --backbone-weights {weights} --image-size 64"
         methods = ["mahalanobis"]
         seeds = [0]
         pictures = 3
@@ -55,10 +53,26 @@ def file(backbone_weights, tmp_path, monkeypatch):
     return path
 
 
+@pytest.fixture
+def file(backbone_weights, tmp_path, monkeypatch):
+    monkeypatch.setenv("DATA", str(tmp_path))
+    return write_study(tmp_path, backbone_weights)
+
+
+@pytest.fixture(scope="module")
+def finished(backbone_weights, tmp_path_factory):
+    """Folder of a finished study; tests must not change it."""
+    place = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DATA", str(place))
+        assert study([str(write_study(place, backbone_weights))]) == 0
+    return place
+
+
 def test_a_study_runs_continues_and_can_be_recomputed(file, tmp_path, capsys):
     assert study([str(file), "--dry-run"]) == 0
     said = capsys.readouterr().err
-    assert "5 jobs, 0 of them finished" in said and "few, Mahalanobis: 1 jobs, time unknown" in said
+    assert "5 jobs, 0 of them finished" in said and "few, Mahalanobis: 1 job, " in said
     assert study([str(file), "--methods", "mahalanobis"]) == 0
     capsys.readouterr()
     assert study([str(file), "--dry-run"]) == 0
@@ -72,9 +86,10 @@ def test_a_study_runs_continues_and_can_be_recomputed(file, tmp_path, capsys):
         *(("small", "patchcore", 0), ("small", "patchcore", 1)),
     ]
     assert all(row[key] is not None for row in rows for key in (*HEADLINE, "latency_ms", "model_mb", "command"))
-    assert rows[0]["command"].startswith("python training/train.py --data-root '$DATA/toy' --categories plate")
+    assert rows[0]["command"].startswith(f"python -m training.study {file} --settings small --methods mahalanobis")
     assert {row["setting"]: row["fit"] for row in rows} == {"small": 5, "few": 2}
-    few = results.table("scores.parquet").filter(results.table("scores.parquet")["setting"].to_numpy() == "few")
+    scores = results.table("scores.parquet")
+    few = scores.filter(scores["setting"].to_numpy() == "few")
     assert few.num_rows == 4  # one defective test picture was trained on
 
     # the models are not needed any more
@@ -110,6 +125,51 @@ def test_wrong_scores_are_found(file, tmp_path, capsys):
     assert "image_auroc is 0.9000, but its raw scores give 1.0000" in capsys.readouterr().err
 
 
+def test_settings_with_their_own_sizes_are_not_mixed(file, backbone_weights, tmp_path, capsys):
+    weights = f"--backbone resnet18.tv_in1k --backbone-weights {backbone_weights}"
+    own = f'[settings.own]\noptions = "{weights} --image-size auto"'
+    file.write_text(f"{file.read_text()}\n{own}\n")
+    arguments = [str(file), "--methods", "mahalanobis", "--settings", "own", "small", "--seeds", "0"]
+    assert study(arguments) == 0
+    sizes = {row["setting"]: row["image_size"] for row in Results(tmp_path / "results").rows}
+    assert sizes["small"] == "64" and sizes["own"] != "64"
+    capsys.readouterr()
+    assert study(arguments) == 0
+    assert "2 jobs, 2 of them finished" in capsys.readouterr().err
+
+
+def test_models_with_other_settings_do_not_get_into_the_results(file, tmp_path, capsys):
+    arguments = [str(file), "--methods", "mahalanobis", "--settings", "small", "--seeds", "0"]
+    assert study(arguments) == 0
+    shutil.rmtree(tmp_path / "results")
+    file.write_text(file.read_text().replace("--image-size 64", "--image-size 80"))
+    assert study([*arguments, "--collect"]) == 0
+    assert "was made with other settings: not added" in capsys.readouterr().err
+    assert study(arguments) == 1
+    assert Results(tmp_path / "results").rows == []
+
+
+def test_a_study_without_test_pictures_trains_all_seeds(backbone_weights, tmp_path, capsys):
+    add_plates(tmp_path, [])
+    weights = ["--backbone", "resnet18.tv_in1k", "--backbone-weights", str(backbone_weights), "--image-size", "64"]
+    arguments = ["--data-root", str(tmp_path / "toy"), "--methods", "mahalanobis", "--output", str(tmp_path / "runs")]
+    assert study([*arguments, "--seeds", "0", "1", "--", *weights]) == 0
+    assert [row["image_auroc"] for row in Results(tmp_path / "runs").rows] == [None, None]
+    assert compare([str(tmp_path / "runs"), str(tmp_path / "runs")]) == 1
+    assert "has no raw scores" in capsys.readouterr().err
+
+
+def test_missing_scores_are_found(file, tmp_path, capsys):
+    assert study([str(file), "--methods", "mahalanobis", "--seeds", "0", "--settings", "small"]) == 0
+    for name, message in (("pixel_curves", "pixel_auroc are missing"), ("scores", "image_auroc are missing")):
+        (tmp_path / f"results/{name}.parquet").unlink()
+        assert study(["--recompute", str(tmp_path / "results")]) == 1
+        assert message in capsys.readouterr().err
+    (tmp_path / "results/study.parquet").write_bytes(b"torn")
+    assert study(["--recompute", str(tmp_path / "results")]) == 1
+    assert "cannot be read" in capsys.readouterr().err
+
+
 def test_a_study_of_options(backbone_weights, tmp_path, capsys):
     add_plates(tmp_path, TESTS)
     weights = ["--backbone", "resnet18.tv_in1k", "--backbone-weights", str(backbone_weights), "--image-size", "64"]
@@ -131,6 +191,9 @@ def test_a_study_of_options(backbone_weights, tmp_path, capsys):
         (("seeds = [0, 1]", 'categories = ["plate", "sheet"]'), "no data set of the study has sheet"),
         (("pictures = 3", "pictures = 30"), "plate has 6 good pictures, not 30"),
         (("--image-size 64", "--image-size 64 --seed 4"), "--seed cannot be an option"),
+        (("--image-size 64", "--image-size 64 --see 4"), "--see cannot be an option"),
+        (("contaminated = 0.34", "contaminated = 0.1"), "cannot be contaminated with 0 of 3"),
+        (("seeds = [0]\n", 'seeds = [0]\ncategories = ["plat"]\n'), "no data set of the study has plat"),
         (("[settings.few]", '[settings."a/b"]'), "becomes a folder"),
         (("data_root", "[data_root"), "cannot be read as TOML"),
         (("methods = [\"patchcore", "# methods = [\"patchcore"), "missing 1 required positional argument: 'methods'"),
@@ -177,22 +240,26 @@ def test_means_are_over_categories_and_deviations_over_seeds():
 # --------------------------------------------------------------------------------------------------- compare
 
 
-def run(method, seed, shift, category="screw", names=60, noise=0.3):
+def run(method, seed, shift, category="screw", names=60, noise=0.3, **changes):
     rng = np.random.default_rng([seed, len(method)])
     labels = np.array([i % 2 for i in range(names)])
     scores = shift * labels + noise * rng.normal(size=names)
     right = (scores > shift / 2) == labels.astype(bool)
-    return Run(
-        "default", method, category, seed, [f"{i:03}" for i in range(names)], labels, scores, right, shift / 2, None
+    found = Run(
+        **{"setting": "default", "method": method, "dataset": "toy", "category": category, "seed": seed},
+        **{"names": [f"{i:03}" for i in range(names)], "labels": labels, "scores": scores},
+        **{"right": right, "threshold": shift / 2, "curves": None},
     )
+    return replace(found, **changes)
 
 
 def test_a_clear_difference_is_said_and_its_size(capsys):
     ours, other = ([run(m, s, shift) for s in range(3)] for m, shift in (("hybrid", 2.0), ("simplenet", 0.2)))
     (found,) = compared(ours, other)
-    words = sentence("Hybrid", "SimpleNet", found)
+    words = sentence("Hybrid", "SimpleNet", found, found.image_auroc.p)
     assert words.startswith("screw: Hybrid is better than SimpleNet in image AUROC (+") and "p <0.001" in words
-    assert sentence("SimpleNet", "Hybrid", compared(other, ours)[0]).startswith(
+    (turned,) = compared(other, ours)
+    assert sentence("SimpleNet", "Hybrid", turned, turned.image_auroc.p).startswith(
         "screw: Hybrid is better than SimpleNet"
     )
     assert found.verdicts < 0.01 and found.right[0] > found.right[1]
@@ -201,10 +268,41 @@ def test_a_clear_difference_is_said_and_its_size(capsys):
 
 def test_no_difference_is_a_bound_and_one_run_is_about_the_model():
     (found,) = compared([run("hybrid", 0, 1.0)], [run("simplenet", 1, 1.0)])
-    words = sentence("Hybrid", "SimpleNet", found)
+    words = sentence("Hybrid", "SimpleNet", found, 0.5)
     bound = f"{-100 * found.image_auroc.at_least:.1f}"
     assert "no significant difference" in words and f"not worse than SimpleNet by more than {bound} points" in words
     assert "about these trained models" in words
+
+
+def test_perfect_methods_are_not_called_equal():
+    perfect = [run(m, 0, 5.0, noise=0.1) for m in ("hybrid", "simplenet")]
+    (found,) = compared(perfect[:1], perfect[1:])
+    words = sentence("Hybrid", "SimpleNet", found, 1.0)
+    assert "no picture tells them apart" in words and "by more than 0.0" not in words
+
+
+def test_labels_must_agree_and_equal_names_in_other_data_sets_are_not_compared():
+    one, other = run("hybrid", 0, 1.0), run("simplenet", 0, 1.0)
+    with pytest.raises(ValueError, match="good for one and defective for the other"):
+        compared([one], [replace(other, labels=1 - other.labels)])
+    assert compared([one], [replace(other, dataset="other")]) == []
+
+
+def test_verdicts_are_those_of_an_odd_number_of_seeds_that_both_have():
+    ours, other = [run("hybrid", s, 1.0) for s in (0, 1, 2)], [run("simplenet", s, 1.0) for s in (1, 2, 5)]
+    (found,) = compared(ours, other)
+    assert found.right == (ours[1].right.mean(), other[0].right.mean())  # of seed 1
+    (found,) = compared(ours, [run("simplenet", 7, 1.0)])
+    assert found.right[0] == ours[0].right.mean()
+
+
+def test_significance_is_corrected_for_the_number_of_tests(monkeypatch):
+    rows = compared(*([run(m, 0, shift, c) for c in "abcdef"] for m, shift in (("hybrid", 0.5), ("simplenet", 0.1))))
+    assert any(row.image_auroc.p < 0.05 for row in rows)
+    words = training_compare.report("A", "B", [run("hybrid", 0, 0.5, c) for c in "abcdef"],
+                                    [run("simplenet", 0, 0.1, c) for c in "abcdef"])  # fmt: skip
+    corrected = training_compare.holm([row.image_auroc.p for row in rows])
+    assert words.count("is better than") == sum(p < 0.05 for p in corrected)
 
 
 def test_pictures_that_only_one_has_do_not_count():
@@ -212,20 +310,14 @@ def test_pictures_that_only_one_has_do_not_count():
     assert found.pictures == 40
 
 
-@pytest.fixture
-def results(file, tmp_path):
-    assert study([str(file)]) == 0
-    return tmp_path / "results"
-
-
-def test_methods_settings_models_and_all_pairs_are_compared(results, tmp_path, capsys):
-    capsys.readouterr()
+def test_methods_settings_models_and_all_pairs_are_compared(finished, capsys):
+    results = finished / "results"
     assert compare([str(results), "--methods", "patchcore", "mahalanobis", "--settings", "small"]) == 0
     said = capsys.readouterr().out
     assert "# PatchCore and Mahalanobis" in said and "| plate | 5 | 2 / 2 | 100.0 / 100.0 |" in said
     assert compare([str(results), "--settings", "small", "few", "--methods", "mahalanobis"]) == 0
     assert "# Mahalanobis, small and Mahalanobis, few" in capsys.readouterr().out
-    models = [str(tmp_path / f"runs/small/seed-0/{m}-toy-plate") for m in ("patchcore", "mahalanobis")]
+    models = [str(finished / f"runs/small/seed-0/{m}-toy-plate") for m in ("patchcore", "mahalanobis")]
     assert compare(models) == 0
     assert "This is about these trained models" in capsys.readouterr().out
     assert compare([str(results), "--settings", "small"]) == 0
@@ -234,16 +326,31 @@ def test_methods_settings_models_and_all_pairs_are_compared(results, tmp_path, c
     assert "| plate | square | 3 | 100.0 ± 0.0 | 100.0 ± 0.0 |" in (results / "table.md").read_text()
 
 
+def test_studies_are_compared_method_by_method(finished, tmp_path, capsys):
+    other = tmp_path / "other"
+    shutil.copytree(finished / "results", other)
+    assert compare([str(finished / "results"), str(other), "--settings", "small"]) == 0
+    said = capsys.readouterr().out
+    assert said.count("# PatchCore, ") == said.count("# Mahalanobis, ") == 1
+
+
+def test_runs_that_are_there_twice_are_not_taken_for_seeds(finished, tmp_path, capsys):
+    shutil.copytree(finished / "runs/small", tmp_path / "both/small")
+    shutil.copytree(finished / "runs/small/seed-0", tmp_path / "both/again")
+    assert compare([str(tmp_path / "both"), str(finished / "runs/small")]) == 1
+    assert "has several runs of" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--methods", "glass", "patchcore"], "no runs of glass"),
-        ([], "several settings: choose one by --settings"),
+        (["--methods", "glass", "patchcore"], "has no runs of glass"),
+        ([], "has several settings: choose one by --settings (few, small)"),
         (["--methods", "a", "b", "c"], "at most two"),
     ],
 )
-def test_what_cannot_be_compared_is_said(results, capsys, arguments, message):
-    assert compare([str(results), *arguments]) == 1
+def test_what_cannot_be_compared_is_said(finished, capsys, arguments, message):
+    assert compare([str(finished / "results"), *arguments]) == 1
     assert message in capsys.readouterr().err
 
 

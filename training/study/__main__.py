@@ -22,15 +22,18 @@ from functools import partial
 from pathlib import Path
 
 from accelerate import Accelerator
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast_object_list, gather_object
 
+from hubmodels.hub.files import limit_waiting, missing_files
 from hubmodels.methods import METHODS
 from training import train
 from training.config import TrainConfig
-from training.jobs import open_backbone
-from training.study.plan import Setting, Study, StudyJob, fingerprint
+from training.publishing.publish import HUB_TIMEOUT
+from training.study.plan import Setting, Study, StudyJob
 from training.study.tables import (
+    KEY,
     TABLE_FILE,
+    Content,
     Results,
     defect_table,
     estimate,
@@ -40,6 +43,8 @@ from training.study.tables import (
 )
 
 logger = logging.getLogger("training")
+
+PUBLISHED = Path(__file__).parents[2] / "benchmarks/results/study"  # times for a study that has none yet
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -53,61 +58,82 @@ def main(arguments: list[str] | None = None) -> int:
             return recompute(args.recompute)
         study = _study_of(args)
         accelerator = train.start(TrainConfig(study.data_root[0]))
-        return run(study, accelerator, dry=args.dry_run, collect=args.collect)
+        with train.agreed(accelerator.num_processes > 1):
+            jobs = opened(study, accelerator)
+        jobs = [job for some in _groups(jobs, "setting", "seed") for job in train.shaped(some, accelerator)]
+        if args.collect:
+            return collect(study, jobs, accelerator)
+        [rows] = broadcast_object_list([Results(study.results_folder).rows])  # of the main process
+        with train.agreed(accelerator.num_processes > 1):
+            left = unfinished(jobs, rows)
+        return run(study, jobs, left, accelerator, dry=args.dry_run)
     except train.EXPECTED as error:
         print(error, file=sys.stderr)
         return 1
 
 
-def run(study: Study, accelerator: Accelerator, dry: bool = False, collect: bool = False) -> int:
-    """All jobs of the study that are not finished, then its results."""
-    logger.setLevel(logging.WARNING)  # defaults are filled in for each job
-    jobs = list(study.jobs(partial(train.fill_defaults, accelerator=accelerator)))
+def opened(study: Study, accelerator: Accelerator) -> list[StudyJob]:
+    """All jobs. Raises ValueError for what cannot run."""
+    limit_waiting(HUB_TIMEOUT)
+    jobs = study.jobs(partial(train.fill_defaults, accelerator=accelerator))
     for config in {(job.method, job.setting): job.config for job in jobs}.values():
         train.check_early(config)
-    logger.setLevel(logging.INFO if accelerator.is_main_process else logging.WARNING)
-    results = Results(study.results_folder)
-    if collect:
-        return _report(results, results.add(jobs, study.textures))
-    left = unfinished(jobs, results)
-    logger.info("%s", plan_text(jobs, left, results.rows, accelerator.num_processes))
-    if dry:
-        return 0
-    failures = {}
-    for batch in _by_seed(left):
-        blocked = train.agree_on_jobs(batch, _blocked(batch))
-        ready = train.shaped([job for job in batch if job.title not in blocked], accelerator)
-        _, failed = train.run_jobs(ready, accelerator, "jobs")
+    return jobs
+
+
+def unfinished(jobs: Sequence[StudyJob], rows: Sequence[dict]) -> list[StudyJob]:
+    """The jobs that have no row in the results. Raises TrainingError for a row with other settings."""
+    known, left = {tuple(row[name] for name in KEY): row for row in rows}, []
+    for job in jobs:
+        if row := known.get(tuple(job.key.values())):
+            require_same(job, row)
+        else:
+            left.append(job)
+    return left
+
+
+def run(study: Study, jobs: list[StudyJob], left: list[StudyJob], accelerator: Accelerator, dry: bool) -> int:
+    """All jobs that are left, seed by seed, so that there are results before the end."""
+    results, failures = Results(study.results_folder), {}
+    logger.info("%s", plan_text(jobs, left, results.rows or Results(PUBLISHED).rows, accelerator.num_processes))
+    for batch in _groups(left, "seed") if not dry else ():
+        with train.agreed(accelerator.num_processes > 1):
+            blocked = _blocked(batch)
+        blocked = train.agree_on_jobs(batch, blocked)
+        ready = [job for job in batch if job.title not in blocked]
+        done, failed = train.run_jobs(ready, accelerator, "jobs")
         failures |= blocked | failed
-        failures = dict(gather_object(list(failures.items())))
-        if accelerator.is_main_process:  # seed by seed, so that there are results before the end
-            _report(results, results.add(ready, study.textures))
-    for name, reason in failures.items():
+        save(study, done, accelerator)
+    failures = dict(gather_object(list(failures.items())))
+    for name, reason in failures.items() if accelerator.is_main_process else ():
         logger.error("FAILED %s: %s", name, reason)
     accelerator.end_training()
     return 1 if failures else 0
 
 
-def unfinished(jobs: Sequence[StudyJob], results: Results) -> list[StudyJob]:
-    """The jobs that the results do not contain.
+def collect(study: Study, jobs: list[StudyJob], accelerator: Accelerator) -> int:
+    """Results of what is finished."""
+    finished = [job for job in jobs if not missing_files(job.folder)]
+    save(study, finished if accelerator.is_main_process else [], accelerator)
+    return 0
 
-    Raises:
-        TrainingError: the results contain a job with other settings.
-    """
-    rows = {tuple(row[k] for k in jobs[0].key): row for row in results.rows} if jobs else {}
-    left = []
-    for job in jobs:
-        if (row := rows.get(tuple(job.key.values()))) is None:
-            left.append(job)
-            continue
-        backbone = open_backbone(job.config.backbone, job.config.backbone_weights)
-        require_same(job, row, fingerprint(job.settings | {"backbone_sha256": backbone.fingerprint}))
-    return left
+
+def save(study: Study, done: list[StudyJob], accelerator: Accelerator) -> None:
+    """Adds the finished models of all processes to the results, which the main process writes."""
+    contents = [content for job in done if (content := Content.of(job, study.textures))]
+    contents = gather_object(contents)
+    if not accelerator.is_main_process:
+        return
+    results = Results(study.results_folder)
+    results.add(contents)
+    logger.info("%d models added to %s", len(contents), results.folder)
+    if results.rows:
+        logger.info("\n%s", write_tables(results))
 
 
 def plan_text(jobs: Sequence[StudyJob], left: Sequence[StudyJob], rows: Sequence[dict], processes: int) -> str:
     """The jobs by setting and method, how many are left, and how long they take."""
-    lines = [f"{len(jobs)} jobs, {len(jobs) - len(left)} of them finished"]
+    lines = [f"{_jobs(len(jobs))}, {len(jobs) - len(left)} of them finished"]
     known, unknown = 0.0, 0
     groups: dict[tuple[str, str], list[StudyJob]] = {}
     for job in left:
@@ -117,12 +143,16 @@ def plan_text(jobs: Sequence[StudyJob], left: Sequence[StudyJob], rows: Sequence
         known += sum(t for t in times if t is not None)
         unknown += times.count(None)
         about = "time unknown" if None in times else f"about {sum(times) / 60:.0f} min"
-        lines.append(f"  {setting}, {METHODS[method].title}: {len(some)} jobs, {about}")
+        lines.append(f"  {setting}, {METHODS[method].title}: {_jobs(len(some))}, {about}")
     if left:
         total = f"about {known / 60 / processes:.0f} min on {processes} process{'es' if processes > 1 else ''}"
-        missing = f"; {unknown} jobs have none yet" if unknown else ""
+        missing = f"; {_jobs(unknown)} without such times" if unknown else ""
         lines.append(f"{total}, from the times of finished models{missing}")
     return "\n".join(lines)
+
+
+def _jobs(count: int) -> str:
+    return "1 job" if count == 1 else f"{count} jobs"
 
 
 def recompute(folder: Path) -> int:
@@ -153,13 +183,6 @@ def write_tables(results: Results) -> str:
     return summary
 
 
-def _report(results: Results, added: int) -> int:
-    logger.info("%d models added to %s", added, results.folder)
-    if results.rows:
-        logger.info("\n%s", write_tables(results))
-    return 0
-
-
 def _blocked(jobs: Sequence[StudyJob]) -> dict[str, str]:
     """Reasons of jobs that cannot be written, by title."""
     found = {}
@@ -169,10 +192,11 @@ def _blocked(jobs: Sequence[StudyJob]) -> dict[str, str]:
     return found
 
 
-def _by_seed(jobs: Sequence[StudyJob]) -> list[list[StudyJob]]:
-    groups: dict[int, list[StudyJob]] = {}
+def _groups(jobs: Sequence[StudyJob], *names: str) -> list[list[StudyJob]]:
+    """Jobs by parts of their keys, in the order of their first."""
+    groups: dict[tuple, list[StudyJob]] = {}
     for job in jobs:
-        groups.setdefault(job.config.seed, []).append(job)
+        groups.setdefault(tuple(job.key[name] for name in names), []).append(job)
     return list(groups.values())
 
 
@@ -193,7 +217,10 @@ def _study_of(args: argparse.Namespace) -> Study:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m training.study", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m training.study",
+        allow_abbrev=False,
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("file", type=Path, nargs="?", metavar="FILE", help="TOML file of the study")
     parser.add_argument("--data-root", nargs="+", metavar="DIR", help="data sets, as for training/train.py")

@@ -2,10 +2,12 @@
 
 import hashlib
 import json
+import logging
 import os
 import shlex
 import tomllib
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Self
@@ -15,11 +17,14 @@ import numpy as np
 from hubmodels.methods import METHODS
 from hubmodels.samples import Category, Sample
 from training.config import TrainConfig
-from training.data import open_categories
-from training.jobs import Job
+from training.jobs import Job, open_backbone
 from training.objectives import objective_of
 from training.sanity import SanityReport, inspect_category
+from training.train import open_data
 
+logger = logging.getLogger("training")
+
+READ_BY = ("data_root", "dataset_name", "normal_folder", "hub_columns", "revision", "skip_bad")
 GIVEN_BY_STUDY = ("--data-root", "--categor", "--method", "--seed", "--output", "--parallel", "--push", "--tracker")
 
 
@@ -56,6 +61,7 @@ class Study:
         textures: categories that count as textures in the means, besides those of MVTec AD.
         output: where the model folders go: OUTPUT/SETTING/seed-N/MODEL.
         results: where scores, tables and plots go; by default to `output`.
+        source: the file that it was read from.
     """
 
     data_root: list[str]
@@ -67,6 +73,7 @@ class Study:
     textures: list[str] = field(default_factory=list)
     output: str = "runs/study"
     results: str | None = None
+    source: str = ""
 
     @classmethod
     def read(cls, file: Path) -> Self:
@@ -80,7 +87,10 @@ class Study:
         except (OSError, tomllib.TOMLDecodeError) as error:
             raise ValueError(f"{file} cannot be read as TOML ({error})") from error
         settings = values.pop("settings", {"default": {}})
-        return cls.of(values, {name: _made(Setting, value, f"[settings.{name}]") for name, value in settings.items()})
+        return cls.of(
+            values | {"source": file.as_posix()},
+            {name: _made(Setting, value, f"[settings.{name}]") for name, value in settings.items()},
+        )
 
     @classmethod
     def of(cls, values: dict[str, Any], settings: dict[str, Setting]) -> Self:
@@ -110,54 +120,77 @@ class Study:
         """Where scores, tables and plots go."""
         return Path(self.results or self.output)
 
-    def jobs(self, fill: Callable[[TrainConfig], TrainConfig]) -> Iterator["StudyJob"]:
+    def jobs(self, fill: Callable[[TrainConfig], TrainConfig]) -> list["StudyJob"]:
         """All jobs: seed by seed, in each the settings in their order, in each the slowest method first.
 
         Args:
             fill: completes what options leave open.
 
         Raises:
-            ValueError: pictures cannot be used, or an option cannot be one of a study.
+            ValueError: pictures cannot be used, a category is nowhere, or an option cannot be one of a study.
         """
-        known = {root: self._inspected(os.path.expandvars(root)) for root in self.data_root}
-        names = {category.name for found in known.values() for category, _ in found}
-        if missing := sorted({*(self.categories or ())} - names):
-            raise ValueError(f"no data set of the study has {', '.join(missing)}")
+        opened, jobs = _Opened(), []
         for seed in self.seeds:
             for name, setting in self.settings.items():
-                if seed not in (setting.seeds or self.seeds):
-                    continue
-                chosen = [m for m in METHODS if m in self.methods and m in (setting.methods or self.methods)]
-                for method in sorted(chosen, key=lambda m: objective_of(m).epochs, reverse=True):
-                    for root, categories in known.items():
-                        for category, sanity in categories:
-                            if category.name in (setting.categories or [category.name]):
-                                job = self._job(name, setting, method, seed, root, category, sanity)
-                                yield replace(job, config=fill(job.config))
+                if seed in (setting.seeds or self.seeds):
+                    jobs += self._jobs_of(name, setting, seed, fill, opened)
+        named = {*(self.categories or ()), *(c for s in self.settings.values() for c in s.categories or ())}
+        if missing := sorted(named - opened.names):
+            raise ValueError(f"no data set of the study has {', '.join(missing)}")
+        return jobs
 
-    def _inspected(self, root: str) -> list[tuple[Category, SanityReport]]:
-        """The categories of a root that are wanted, without unreadable pictures."""
-        wanted = set(self.categories or ())
-        return [inspect_category(each) for each in open_categories(root) if not wanted or each.name in wanted]
+    def _jobs_of(
+        self, name: str, setting: "Setting", seed: int, fill: Callable, opened: "_Opened"
+    ) -> list["StudyJob"]:
+        """The jobs of one setting and seed."""
+        jobs = []
+        chosen = [m for m in METHODS if m in self.methods and m in (setting.methods or self.methods)]
+        for method in sorted(chosen, key=lambda m: objective_of(m).epochs, reverse=True):
+            for root in self.data_root:
+                options = self._options(name, setting, method)
+                given = ["--data-root", root, "--methods", method, "--seed", str(seed), *options]
+                config = TrainConfig.from_command_line([os.path.expandvars(each) for each in given])
+                config = fill(replace(config, output=str(Path(self.output) / name / f"seed-{seed}")))
+                for category, sanity in opened.categories(config):
+                    if all(
+                        category.name in (some or [category.name]) for some in (self.categories, setting.categories)
+                    ):
+                        job = StudyJob(category, method, config, sanity, setting=name)
+                        jobs.append(_changed(replace(job, command=self._command(job, root, options)), setting))
+        return jobs
 
-    def _job(
-        self, name: str, setting: Setting, method: str, seed: int, root: str, category: Category, sanity: SanityReport
-    ) -> "StudyJob":
+    def _options(self, name: str, setting: "Setting", method: str) -> list[str]:
+        """Options of `training/train.py` for a method of a setting."""
         options = [*shlex.split(setting.options), *shlex.split(self.options.get(method, ""))]
-        if taken := [o for o in options if o.startswith(GIVEN_BY_STUDY)]:
+        flags = [option.partition("=")[0] for option in options if option.startswith("--")]
+        if taken := [f for f in flags if any(each.startswith(f) or f.startswith(each) for each in GIVEN_BY_STUDY)]:
             raise ValueError(f"{name}: {', '.join(taken)} cannot be an option, because the study gives it")
-        arguments = ["--data-root", root, "--categories", category.name, "--methods", method, "--seed", str(seed)]
-        config = TrainConfig.from_command_line([os.path.expandvars(each) for each in (*arguments, *options)])
-        config = replace(config, output=str(Path(self.output) / name / f"seed-{seed}"))
-        changed, kept = _changed(category, setting, seed), ["python", "training/train.py", *arguments, *options]
-        if changed is not category:
-            pictures = "\n".join(sample.name for sample in changed.train)
-            digest = hashlib.sha256(f"{sanity.train_sha256}\n{pictures}".encode()).hexdigest()
-            names = {sample.name for sample in changed.train}
-            copies = [inside for group in sanity.copies if len(inside := [n for n in group if n in names]) > 1]
-            sanity = replace(sanity, train_sha256=digest, copies=copies)
-            kept = []
-        return StudyJob(changed, method, config, sanity, shlex.join(kept), setting=name)
+        return options
+
+    def _command(self, job: "StudyJob", root: str, options: list[str]) -> str:
+        """What trains a job again."""
+        named = ["--methods", job.method, "--categories", job.category.name, "--seeds", str(job.config.seed)]
+        if self.source:
+            return shlex.join(["python", "-m", "training.study", self.source, "--settings", job.setting, *named])
+        return shlex.join(["python", "-m", "training.study", "--data-root", root, *named, "--", *options])
+
+
+class _Opened:
+    """Data sets, opened and inspected once for all jobs that read them in the same way."""
+
+    def __init__(self) -> None:
+        self.names: set[str] = set()
+        self._known: dict[tuple, list[tuple[Category, SanityReport]]] = {}
+
+    def categories(self, config: TrainConfig) -> list[tuple[Category, SanityReport]]:
+        """All categories of a data set without unreadable pictures, with what was found in them."""
+        key = tuple(str(getattr(config, name)) for name in READ_BY)
+        if key not in self._known:
+            self._known[key] = [inspect_category(each, config.skip_bad) for each in open_data(config)]
+            for _, sanity in self._known[key]:
+                logger.info("%s", "\n".join(sanity.lines()))
+        self.names |= {category.name for category, _ in self._known[key]}
+        return self._known[key]
 
 
 @dataclass(frozen=True)
@@ -170,6 +203,12 @@ class StudyJob(Job):
     def title(self) -> str:
         """Its name, with what distinguishes it from the other jobs of that name."""
         return f"{self.name} ({self.setting}, seed {self.config.seed})"
+
+    @property
+    def fingerprint(self) -> str:
+        """Of all settings that it is made with."""
+        backbone = open_backbone(self.config.backbone, self.config.backbone_weights)
+        return fingerprint(self.settings | {"backbone_sha256": backbone.fingerprint})
 
     @property
     def key(self) -> dict[str, str | int]:
@@ -189,27 +228,45 @@ def fingerprint(settings: dict) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
-def _changed(category: Category, setting: Setting, seed: int) -> Category:
-    """The category with fewer or contaminated training pictures."""
-    rng = np.random.default_rng(seed)
-    train, test = list(category.train), list(category.test)
-    if setting.pictures is not None:
-        if setting.pictures > len(train):
-            raise ValueError(f"{category.name} has {len(train)} good pictures, not {setting.pictures}")
-        train = _some(train, setting.pictures, rng)
+def _changed(job: StudyJob, setting: Setting) -> StudyJob:
+    """The job with fewer or contaminated training pictures, if the setting says so."""
+    if setting.pictures is None and not setting.contaminated:
+        return job
+    rng, category = np.random.default_rng(job.config.seed), job.category
+    train, test = _some_good(category, setting.pictures, rng), list(category.test)
     if setting.contaminated:
-        count = round(setting.contaminated * len(train))
-        defective = [sample for sample in test if sample.label]
-        if count >= len(defective):
-            raise ValueError(f"{category.name} has too few defective pictures to contaminate with {count} of them")
-        moved = _some(defective, count, rng)
-        names = {sample.name for sample in moved}
-        # for training they are good pictures: that is the mistake
-        train = [*_some(train, len(train) - count, rng), *(_as_good(sample) for sample in moved)]
-        test = [sample for sample in test if sample.name not in names]
-    if len(train) == len(category.train) and len(test) == len(category.test):
-        return category
-    return replace(category, train=tuple(train), test=tuple(test))
+        train, test = _contaminated(category, train, setting.contaminated, rng)
+    category = replace(category, train=tuple(train), test=tuple(test))
+    names = {sample.name for sample in train}
+    copies = [inside for group in job.sanity.copies if len(inside := [n for n in group if n in names]) > 1]
+    counts = {"train": {"good": len(train)}, "test": dict(Counter(sample.defect_type for sample in test))}
+    digest = hashlib.sha256("\n".join([job.sanity.train_sha256, *(sample.name for sample in train)]).encode())
+    sanity = replace(job.sanity, train_sha256=digest.hexdigest(), copies=copies, counts=counts)
+    return replace(job, category=category, sanity=sanity)
+
+
+def _some_good(category: Category, count: int | None, rng: np.random.Generator) -> list[Sample]:
+    """So many good training pictures, or all."""
+    if count is not None and count > len(category.train):
+        raise ValueError(f"{category.name} has {len(category.train)} good pictures, not {count}")
+    return _some(category.train, len(category.train) if count is None else count, rng)
+
+
+def _contaminated(
+    category: Category, train: Sequence[Sample], share: float, rng: np.random.Generator
+) -> tuple[list[Sample], list[Sample]]:
+    """Training pictures of which a share shows defects, and the test pictures that are left."""
+    count, defective = round(share * len(train)), [sample for sample in category.test if sample.label]
+    if not 0 < count < len(defective):
+        raise ValueError(
+            f"{category.name} cannot be contaminated with {count} of {len(defective)} defective test pictures: give "
+            "another share, or more pictures"
+        )
+    moved = _some(defective, count, rng)
+    names = {sample.name for sample in moved}
+    kept = _some(train, len(train) - count, rng)
+    # for training they are good pictures: that is the mistake
+    return [*kept, *map(_as_good, moved)], [sample for sample in category.test if sample.name not in names]
 
 
 def _some(samples: Sequence[Sample], count: int, rng: np.random.Generator) -> list[Sample]:

@@ -87,15 +87,12 @@ def draw_intervals(runs: Sequence[Run]) -> Figure | None:
             style = {"color": _style(method)["color"]}
             axes.plot([low, high], [place, place], linewidth=1.5, **style)
             label = METHODS[method].title if row is rows[0] else None
-            axes.plot(100 * gap.value, place, METHODS_MARKERS[i % len(METHODS_MARKERS)], label=label, **style)
+            axes.plot(100 * gap.value, place, "o", label=label, **style)
     axes.set_yticks(range(len(categories)), categories)
     axes.invert_yaxis()
     axes.set(xlabel=f"image AUROC minus that of {METHODS[reference].title}, points, with 95 % intervals")
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=len(others))
     return figure
-
-
-METHODS_MARKERS = ("o", "s", "^", "D", "v")
 
 
 def _grid(runs: Sequence[Run]) -> tuple[Figure, dict[str, Axes]]:

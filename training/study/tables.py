@@ -14,16 +14,20 @@ the folder of a model: `name`, `defect_type`, `label`, `image_score`, `p_value`,
 """
 
 import json
+import logging
 import statistics
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from filelock import FileLock
 
-from hubmodels.hub.files import WEIGHTS_FILE, missing_files
+from hubmodels.hub.files import WEIGHTS_FILE
 from hubmodels.methods import METHODS
 from hubmodels.metric_names import HEADLINE
 from training.evaluation import SCORES_FILE, TEXTURES, read_report
@@ -32,15 +36,41 @@ from training.metrics import image_metrics
 from training.pixel_curves import CURVES_FILE, PixelCurves
 from training.study.plan import StudyJob, fingerprint
 
+logger = logging.getLogger("training")
+
 STUDY_FILE = "study.parquet"
 TABLE_FILE = "table.md"
 KEY = ("setting", "method", "dataset", "category", "seed")
 METRICS = (*HEADLINE, "false_alarm_rate", "recall_at_threshold")
+FROM_MAPS = ("pixel_ap", "pixel_f1_max")
 CLOSE = {"pixel_auroc": 2e-3, "aupro": 2e-3}  # what curves of few thresholds can differ from the exact metrics
 
 
-def row_of(job: StudyJob, textures: Sequence[str]) -> dict:
-    """The row of a finished model; `textures` are the categories that count as such."""
+@dataclass(frozen=True)
+class Content:
+    """What the results contain of one model: its row, and its raw scores and curves if it has them."""
+
+    row: dict
+    scores: pa.Table | None
+    curves: pa.Table | None
+
+    @classmethod
+    def of(cls, job: StudyJob, textures: Sequence[str]) -> Self | None:
+        """From a finished model folder; None, with a warning, if it was made with other settings than the job has.
+
+        Args:
+            textures: categories that count as such.
+        """
+        row = _row_of(job, (*TEXTURES, *textures))
+        if row["fingerprint"] != job.fingerprint:
+            logger.warning("%s was made with other settings: not added to the results", job.folder)
+            return None
+        files = (job.folder / name for name in (SCORES_FILE, CURVES_FILE))
+        return cls(row, *(_keyed(pq.read_table(file), job.key) if file.is_file() else None for file in files))
+
+
+def _row_of(job: StudyJob, textures: Sequence[str]) -> dict:
+    """The row of a finished model."""
     report = read_report(job.folder)
     training, settings = report["training"], report["settings"]
     latency = next(iter(report["latency"].values()), {})
@@ -54,7 +84,7 @@ def row_of(job: StudyJob, textures: Sequence[str]) -> dict:
         **{key: training.get(key) for key in ("train_seconds", "cache_seconds", "evaluation_seconds")},
         **{"latency_ms": latency.get("median_ms"), "device": latency.get("device")},
         **{"model_mb": (job.folder / WEIGHTS_FILE).stat().st_size / 1e6},
-        **{"command": report["command"], "commit": report["commit"], "machine": report["machine"]},
+        **{"command": job.command, "commit": report["commit"], "machine": report["machine"]},
         **{"versions": json.dumps(report["versions"]), "fingerprint": fingerprint_of(report)},
     }
 
@@ -73,55 +103,56 @@ class Results:
     @property
     def rows(self) -> list[dict]:
         """The rows of all models, in the order in which they were added; empty before the first."""
-        file = self.folder / STUDY_FILE
-        return pq.read_table(file).to_pylist() if file.is_file() else []
+        table = self.table(STUDY_FILE)
+        return table.to_pylist() if table else []
 
-    def table(self, name: str) -> pa.Table:
-        """All rows of `scores.parquet` or `pixel_curves.parquet`. Raises ValueError if there are none."""
-        if not (self.folder / name).is_file():
-            raise ValueError(f"{self.folder} has no {name}: it contains no results of a study")
-        return pq.read_table(self.folder / name)
+    def table(self, name: str) -> pa.Table | None:
+        """All rows of one of the three files; None if it is not there.
 
-    def part(self, name: str, key: dict) -> pa.Table:
-        """The rows of one model in one of these files."""
-        return selected(self.table(name), key)
+        Raises:
+            ValueError: it cannot be read.
+        """
+        file = self.folder / name
+        try:
+            return pq.read_table(file) if file.is_file() else None
+        except (OSError, pa.ArrowException) as error:
+            raise ValueError(f"{file} cannot be read ({error}): restore it, or delete {self.folder}") from error
 
-    def add(self, jobs: Iterable[StudyJob], textures: Sequence[str] = ()) -> int:
-        """Adds what finished models have, and replaces rows of the same models; returns how many were added."""
-        jobs = [job for job in jobs if not missing_files(job.folder)]
-        if not jobs:
-            return 0
+    def add(self, contents: Sequence[Content]) -> None:
+        """Adds models, and replaces those of the same setting, method, category and seed.
+
+        The row of a model is written last: a model whose scores are missing is not finished.
+        """
+        if not contents:
+            return
         self.folder.mkdir(parents=True, exist_ok=True)
-        rows = [row_of(job, (*TEXTURES, *textures)) for job in jobs]
-        new = {tuple(row[k] for k in KEY) for row in rows}
-        kept = [row for row in self.rows if tuple(row[k] for k in KEY) not in new]
-        self._write(STUDY_FILE, pa.Table.from_pylist([*kept, *rows]))
-        for name in (SCORES_FILE, CURVES_FILE):
-            tables = [_keyed(pq.read_table(job.folder / name), job) for job in jobs if (job.folder / name).is_file()]
-            if (self.folder / name).is_file():
-                old = self.table(name)
-                for key in new:
-                    old = selected(old, dict(zip(KEY, key, strict=True)), others=True)
-                tables.insert(0, old)
-            if tables:
-                self._write(name, pa.concat_tables(tables, promote_options="permissive"))
-        return len(jobs)
+        with FileLock(self.folder / ".lock"):
+            keys = [{name: content.row[name] for name in KEY} for content in contents]
+            for name, new in (
+                (SCORES_FILE, [content.scores for content in contents]),
+                (CURVES_FILE, [content.curves for content in contents]),
+                (STUDY_FILE, [pa.Table.from_pylist([content.row for content in contents])]),
+            ):
+                self._replace(name, keys, [table for table in new if table is not None])
 
-    def _write(self, name: str, table: pa.Table) -> None:
-        partial = self.folder / f"{name}.partial"
-        pq.write_table(table, partial, compression="zstd", compression_level=19)
-        partial.replace(self.folder / name)
+    def _replace(self, name: str, keys: Sequence[dict], new: list[pa.Table]) -> None:
+        """Writes a file again, without the rows of some models, and with new ones."""
+        old = self.table(name)
+        for key in keys if old is not None else ():
+            old = selected(old, key, others=True)
+        if tables := ([old] if old is not None else []) + new:
+            partial = self.folder / f"{name}.partial"
+            whole = pa.concat_tables(tables, promote_options="permissive")
+            pq.write_table(whole, partial, compression="zstd", compression_level=19)
+            partial.replace(self.folder / name)
 
     def recomputed(self) -> Iterator[tuple[dict, dict[str, float]]]:
         """Each row, and its metrics computed again from raw scores and curves."""
-        scores = self.table(SCORES_FILE)
-        curves = self.table(CURVES_FILE) if (self.folder / CURVES_FILE).is_file() else None
+        scores, curves = self.table(SCORES_FILE), self.table(CURVES_FILE)
         for row in self.rows:
-            key = {name: row[name] for name in KEY}
-            part, found = selected(scores, key), {}
-            labels = part["label"].to_numpy()
-            if len(set(labels.tolist())) == 2:
-                found |= image_metrics(part["image_score"].to_numpy(), labels)
+            key, found = {name: row[name] for name in KEY}, {}
+            if scores is not None:
+                found |= _from_scores(selected(scores, key))
             if curves is not None and (some := selected(curves, key)).num_rows:
                 found |= {name: float(value[0]) for name, value in PixelCurves.of(some).metrics().items()}
             yield row, found
@@ -129,17 +160,36 @@ class Results:
     def check(self) -> int:
         """Compares the metrics of all rows with what raw scores and curves give; returns the number of rows.
 
+        Average precision and F1-max of pixels are not compared: they need the maps.
+
         Raises:
-            ValueError: a metric differs.
+            ValueError: there are no rows, a metric differs, or its raw scores are missing.
         """
         count = 0
         for row, found in self.recomputed():
-            for name, value in found.items():
-                if abs(row[name] - value) > CLOSE.get(name, 1e-9):
-                    where = ", ".join(str(row[k]) for k in KEY)
-                    raise ValueError(f"{where}: {name} is {row[name]:.4f}, but its raw scores give {value:.4f}")
+            where = ", ".join(str(row[k]) for k in KEY)
+            for name in (name for name in METRICS if row[name] is not None and name not in FROM_MAPS):
+                if name not in found:
+                    raise ValueError(f"{where}: the raw scores of {name} are missing")
+                if abs(row[name] - found[name]) > CLOSE.get(name, 1e-9):
+                    raise ValueError(f"{where}: {name} is {row[name]:.4f}, but its raw scores give {found[name]:.4f}")
             count += 1
+        if not count:
+            raise ValueError(f"{self.folder} contains no results of a study")
         return count
+
+
+def _from_scores(part: pa.Table) -> dict[str, float]:
+    """Image metrics and rates of verdicts from the raw scores of one model."""
+    labels, found = part["label"].to_numpy(), {}
+    if len(set(labels.tolist())) == 2:
+        found |= image_metrics(part["image_score"].to_numpy(), labels)
+    verdicts = part["is_anomalous"].to_pylist()
+    for name, label in (("false_alarm_rate", 0), ("recall_at_threshold", 1)):
+        chosen = [verdict for verdict, each in zip(verdicts, labels, strict=True) if each == label]
+        if chosen and None not in chosen:
+            found[name] = sum(chosen) / len(chosen)
+    return found
 
 
 def selected(table: pa.Table, key: dict, others: bool = False) -> pa.Table:
@@ -151,8 +201,8 @@ def selected(table: pa.Table, key: dict, others: bool = False) -> pa.Table:
     return table.filter(pc.invert(mask) if others else mask)
 
 
-def _keyed(table: pa.Table, job: StudyJob) -> pa.Table:
-    for i, (name, value) in enumerate(job.key.items()):
+def _keyed(table: pa.Table, key: dict) -> pa.Table:
+    for i, (name, value) in enumerate(key.items()):
         table = table.add_column(i, name, pa.array([value] * table.num_rows))
     return table
 
@@ -212,10 +262,9 @@ def defect_table(results: Results, setting: str) -> str:
     """A line for each category and kind of defect: image AUROC of each method, for these defects alone."""
     rows = [row for row in results.rows if row["setting"] == setting]
     methods = [name for name in METHODS if any(row["method"] == name for row in rows)]
-    scores = results.table(SCORES_FILE)
-    found: dict[tuple[str, str], dict[str, list[float]]] = {}
+    scores, found = results.table(SCORES_FILE), {}
     counts: dict[tuple[str, str], int] = {}
-    for row in rows:
+    for row in rows if scores is not None else ():
         part = selected(scores, {name: row[name] for name in KEY})
         kinds, labels, values = (part[name].to_numpy() for name in ("defect_type", "label", "image_score"))
         for kind in sorted(set(kinds[labels == 1].tolist())) if 0 in labels else ():
@@ -255,9 +304,9 @@ def _means(rows: Sequence[dict], categories: Sequence[str]) -> list[dict]:
 
 
 def _mean(values: list[float | None]) -> float | None:
-    """Over the categories that have the metric: some have no masks."""
+    """Over the categories that have the metric, because some have no masks; None if fewer than two have it."""
     known = [value for value in values if value is not None]
-    return statistics.mean(known) if known else None
+    return statistics.mean(known) if len(known) > 1 else None
 
 
 def _summary(rows: Sequence[dict]) -> str:
@@ -289,9 +338,9 @@ def estimate(job: StudyJob, rows: Sequence[dict]) -> float | None:
     return pictures * (epochs * statistics.median(each) + statistics.median(cache)) + statistics.median(test)
 
 
-def require_same(job: StudyJob, row: dict, wanted: str) -> None:
+def require_same(job: StudyJob, row: dict) -> None:
     """Raises TrainingError if a row was made with other settings than the job has."""
-    if row["fingerprint"] != wanted:
+    if row["fingerprint"] != job.fingerprint:
         raise TrainingError(
             f"{job.title}: the results contain a model with other settings, pictures or weights. Give another name to "
             "the setting, or use another folder for results."
