@@ -14,6 +14,7 @@ from benchmarks import (
     inference,
     large_pictures,
     methods_time,
+    official,
     outline,
     peers,
     photo_time,
@@ -48,7 +49,12 @@ FORBIDDEN = (
     *(r"\bof (its|one's) own\b", r"\bwhatever\b", r"\btold\b", r"\bstands? in\b"),
 )
 TABLES = {  # without the folder of the environment
-    **{f"python -m benchmarks.real_data {name}": printed for name, printed in real_data.PRINTED.items()},
+    **{
+        f"python -m benchmarks.real_data {name}": printed
+        for name, printed in real_data.PRINTED.items()
+        if name != "conditions" or real_data.CONDITIONS.is_dir()  # not measured yet
+    },
+    "python -m benchmarks.official table": official.results_table,
     "python -m benchmarks.real_data table": lambda: real_data.full_table(real_data.read("real_data")),
     "python -m benchmarks.real_data table ablation": lambda: real_data.full_table(real_data.read("ablation")),
     "python -m benchmarks.compact_backbone table auroc": compact_backbone.results_table,
