@@ -144,10 +144,11 @@ def inputs_table(rows: list[dict]) -> str:
     """Image AUROC / AUPRO of each method, a line for each category and input; with the number of seeds."""
     lines: dict[tuple, dict] = {}
     for runs in sorted(group(rows).values(), key=lambda runs: (runs[0]["category"], math.prod(as_pair(_size(runs))))):
-        line = lines.setdefault((runs[0]["category"], in_words(_size(runs))), dict.fromkeys(METHODS))
+        line = lines.setdefault((runs[0]["category"], in_words(_size(runs))), {})
         line[runs[0]["method"]] = f"{_summary(runs)} ({len(runs)})"
     named = [dict(zip(("category", "input"), key, strict=True)) | line for key, line in lines.items()]
-    return table(named, ("category", "input", *METHODS))
+    methods = [method for method in METHODS if any(method in line for line in named)]
+    return table(named, ("category", "input", *methods))
 
 
 def pairs_table(rows: list[dict]) -> str:
