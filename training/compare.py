@@ -43,6 +43,7 @@ from training.pixel_curves import CURVES_FILE, PixelCurves
 from training.study.tables import KEY, STUDY_FILE, Results, markdown, selected
 
 SAMPLES = 1000  # of a bootstrap
+LEAST_CATEGORIES = 6  # for a Wilcoxon p below 0.05: 2 / 2**6
 TITLES = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "aupro": "AUPRO"}
 
 
@@ -108,8 +109,10 @@ def runs_in(folder: Path) -> list[Run]:
     """All models of a study's results, of a model folder, or of a folder of such.
 
     Raises:
-        ValueError: there are none.
+        ValueError: there are none, or no such folder.
     """
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is not a folder")
     if (folder / STUDY_FILE).is_file():
         runs = runs_of(Results(folder))
     else:
@@ -273,6 +276,8 @@ def overall(one: str, two: str, rows: Sequence[Row]) -> str:
     mean, ahead = 100 * float(np.mean(gaps)), sum(gap > 0 for gap in gaps)
     comparison = f"{abs(mean):.1f} points {'higher' if mean > 0 else 'lower'} than that of {two}"
     result = "significant" if p < 0.05 else "not significant"
+    if len(rows) < LEAST_CATEGORIES:
+        result = f"not significant, as with all that have fewer than {LEAST_CATEGORIES} categories"
     return (
         f"Over {len(rows)} categories, the mean image AUROC of {one} is {comparison}. It is higher in {ahead} of "
         f"them. The difference is {result} (Wilcoxon p {p_text(p)})."
@@ -323,15 +328,17 @@ def p_text(p: float) -> str:
 def report(one: str, two: str, ours: Sequence[Run], other: Sequence[Run]) -> str:
     """Table and sentences for two methods."""
     rows = compared(ours, other)
+    names = [{f"{run.category} (data set {run.dataset})" for run in runs} for runs in (ours, other)]
     if not rows:
-        raise ValueError(f"{one} and {two} have no category in common")
+        has = " and ".join(", ".join(sorted(each)) for each in names)
+        raise ValueError(f"{one} and {two} have no category in common, but {has}")
     corrected = holm([row.image_auroc.p for row in rows])
     words = [sentence(one, two, row, p) for row, p in zip(rows, corrected, strict=True)]
     words += [overall(one, two, rows)] if len(rows) > 1 else []
-    names = [{run.category for run in runs} for runs in (ours, other)]
     if alone := sorted(names[0] ^ names[1]):
         words.append(f"Only one of the two has {', '.join(alone)}: not compared.")
-    return "\n".join([f"# {one} and {two}", "", table(rows), "", *words])
+    caption = "Metrics in per cent. Differences are the first minus the second, in points, with 95 % intervals."
+    return "\n".join([f"# {one} and {two}", "", caption, "", table(rows), "", *words])
 
 
 def all_pairs(runs: Sequence[Run]) -> str:
@@ -354,6 +361,11 @@ def all_pairs(runs: Sequence[Run]) -> str:
 
 
 # ---------------------------------------------------------------- command line
+
+PAIRS = (
+    "Image AUROC, in points. Categories count as better if p < 0.05 after Holm's correction. With fewer than "
+    f"{LEAST_CATEGORIES} categories, Wilcoxon's p cannot be below 0.05. --methods A B prints all about two methods."
+)
 
 
 def _chosen(folder: Path, method: str | None, setting: str | None) -> list[Run]:
@@ -401,7 +413,9 @@ def _answer(args: argparse.Namespace) -> str:
     sides = list(zip(*map(_pair, (args.folders, args.methods, args.settings)), strict=True))
     ours, other = (_chosen(*side) for side in sides)
     if sides[0] == sides[1]:
-        return all_pairs(ours)
+        if len({run.method for run in ours}) < 2:
+            raise ValueError(f"{sides[0][0]} has one method only: give another folder, method or setting to compare")
+        return f"{PAIRS}\n\n{all_pairs(ours)}"
     methods = [[method for method in METHODS if any(run.method == method for run in runs)] for runs in (ours, other)]
     if [len(each) for each in methods] == [1, 1]:
         return report(*_titles(sides, methods), ours, other)
@@ -424,7 +438,7 @@ def _titles(sides: Sequence[tuple], methods: Sequence[Sequence[str]]) -> list[st
     if titles[0] != titles[1]:
         return titles
     place = 2 if sides[0][2] != sides[1][2] else 0
-    return [f"{title}, {side[place]}" for title, side in zip(titles, sides, strict=True)]
+    return [f"{title} ({side[place]})" for title, side in zip(titles, sides, strict=True)]
 
 
 if __name__ == "__main__":

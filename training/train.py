@@ -352,9 +352,9 @@ def prepare(
         return None
     job.workplace.mkdir(parents=True, exist_ok=True)
     shape = size_text(as_pair(config.image_size))
-    logger.info("%s: the input has %s pixels (height x width); %s", job.name, shape, job.resolution["in_words"])
+    logger.info("%s: the input has %s pixels (height x width); %s", job.title, shape, job.resolution["in_words"])
     if hint := squashed(job.resolution["scale"]):
-        logger.warning("%s: %s", job.name, hint)
+        logger.warning("%s: %s", job.title, hint)
 
     # data: pictures to train on, pictures to calibrate with
     fit_samples, held_out = hold_out(job.category.train, config.holdout, config.seed, job.sanity.copies)
@@ -384,7 +384,7 @@ def calibrate(fitting: Fitting | DirectFitting, held_out: list[Sample]) -> None:
         objective.recompute_statistics(fitting.cache, job.config.batch_size)
     detector.eval()
     detector.calibrate((sample.read() for sample in held_out), job.config.false_alarm_rate)
-    logger.info("%s %s", job.name, detector.calibration.describe())
+    logger.info("%s %s", job.title, detector.calibration.describe())
 
 
 def finish(job: Job, detector: AnomalyDetector, record: dict) -> None:

@@ -2,9 +2,12 @@
 
 import json
 import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -16,10 +19,11 @@ from test_house import ROOT
 
 import training.compare as training_compare
 from hubmodels.metric_names import HEADLINE
-from training.compare import Run, compared, runs_in, sentence, table
+from training.compare import Run, compared, overall, runs_in, sentence, table
 from training.compare import main as compare
 from training.pixel_curves import PixelCurves
 from training.study.__main__ import main as study
+from training.study.__main__ import plan_text
 from training.study.plan import Study
 from training.study.tables import STUDY_FILE, Results, summary_table
 
@@ -196,7 +200,7 @@ def test_a_study_of_options(backbone_weights, tmp_path, capsys):
         (("seeds = [0]\n", 'seeds = [0]\ncategories = ["plat"]\n'), "no data set of the study has plat"),
         (("[settings.few]", '[settings."a/b"]'), "becomes a folder"),
         (("data_root", "[data_root"), "cannot be read as TOML"),
-        (("methods = [\"patchcore", "# methods = [\"patchcore"), "missing 1 required positional argument: 'methods'"),
+        (("methods = [\"patchcore", "# methods = [\"patchcore"), "the study has no methods"),
     ],
 )  # fmt: skip
 def test_a_file_that_cannot_be_is_refused_before_anything_runs(file, tmp_path, capsys, change, message):
@@ -316,7 +320,7 @@ def test_methods_settings_models_and_all_pairs_are_compared(finished, capsys):
     said = capsys.readouterr().out
     assert "# PatchCore and Mahalanobis" in said and "| plate | 5 | 2 / 2 | 100.0 / 100.0 |" in said
     assert compare([str(results), "--settings", "small", "few", "--methods", "mahalanobis"]) == 0
-    assert "# Mahalanobis, small and Mahalanobis, few" in capsys.readouterr().out
+    assert "# Mahalanobis (small) and Mahalanobis (few)" in capsys.readouterr().out
     models = [str(finished / f"runs/small/seed-0/{m}-toy-plate") for m in ("patchcore", "mahalanobis")]
     assert compare(models) == 0
     assert "This is about these trained models" in capsys.readouterr().out
@@ -331,7 +335,7 @@ def test_studies_are_compared_method_by_method(finished, tmp_path, capsys):
     shutil.copytree(finished / "results", other)
     assert compare([str(finished / "results"), str(other), "--settings", "small"]) == 0
     said = capsys.readouterr().out
-    assert said.count("# PatchCore, ") == said.count("# Mahalanobis, ") == 1
+    assert said.count("# PatchCore (") == said.count("# Mahalanobis (") == 1
 
 
 def test_runs_that_are_there_twice_are_not_taken_for_seeds(finished, tmp_path, capsys):
@@ -406,3 +410,134 @@ def test_bootstrap_intervals_of_aupro_contain_the_truth(monkeypatch):
         _, gap = training_compare._pixels(*runs)
         inside += gap.interval[0] <= truth <= gap.interval[1]
     assert 0.91 <= inside / cases <= 0.98
+
+
+# --------------------------------------------------------------------------------------------------- mistakes of users
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("pictures = 3", 'pictures = "3"'), "[settings.few]: pictures must be a whole number, not '3'"),
+        (("contaminated = 0.34", 'contaminated = "34 %"'), "contaminated must be a number, not '34 %'"),
+        (("seeds = [0, 1]", 'seeds = ["0"]'), "the study: seeds must be a list of whole numbers that is not empty"),
+        (("[options]", "textures = []\n[options]"), "textures must be a list of texts that is not empty, not []"),
+        (("patchcore = ", "patchcore = 3 # "), "options must be a table of texts"),
+        (("[settings.small]\n        options", "[settings]\n        small"), "a table such as [settings.NAME]"),
+        (("pictures = 3", "seeds = [5]"), "Cannot overwrite a value"),
+        (("seeds = [0]\n", "seeds = [0, 5]\n"), "[settings.few]: seeds has 5, which the study does not have"),
+        (('methods = ["mahalanobis"]', 'methods = ["glass"]'), "methods has glass, which the study does not have"),
+        (("pictures = 3", 'categories = ["plait"]'), "no data set of the study has plait; it has plate"),
+        (("$DATA", "$DATEN"), "$DATEN/toy: the environment variable DATEN is not set"),
+        (("--image-size 64", "--image-sise 64"), "small: unrecognized arguments: --image-sise 64"),
+        (("--image-size 64", "--image-size '64"), "cannot be split (No closing quotation)"),
+    ],
+)
+def test_a_mistake_in_a_file_is_named(file, capsys, change, message):
+    assert change[0] in file.read_text()
+    file.write_text(file.read_text().replace(*change))
+    assert study([str(file), "--dry-run"]) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_paths_of_windows_and_spaces_are_options(file):
+    content = file.read_text().replace('"--coreset 0.5"', """'--textures C:\\dtd\\images --revision "a b"'""")
+    file.write_text(content)
+    job = next(job for job in Study.read(file).jobs(lambda config: config) if job.method == "patchcore")
+    assert job.config.own["glass"].textures == r"C:\dtd\images" and job.config.revision == "a b"
+
+
+def test_the_file_of_the_docs_can_be_read(tmp_path):
+    (content,) = re.findall(r"(?ms)^```toml\n(.*?)^```$", (ROOT / "docs/studies.md").read_text())
+    (tmp_path / "study.toml").write_text(content)
+    planned = Study.read(tmp_path / "study.toml")
+    assert planned.settings["few"].contaminated == 0.1 and planned.options == {"simplenet": "--epochs 24"}
+
+
+def test_two_data_sets_with_the_same_category_are_refused(file, tmp_path, capsys):
+    shutil.copytree(tmp_path / "toy", tmp_path / "copy")
+    file.write_text(file.read_text().replace('"$DATA/toy"', '"$DATA/toy", "$DATA/copy"'))
+    assert study([str(file), "--dry-run"]) == 1
+    assert "several data sets have the category plate" in capsys.readouterr().err
+
+
+def test_categories_that_are_not_wanted_are_not_read(file, tmp_path):
+    shutil.copytree(tmp_path / "toy/plate", tmp_path / "toy/other")
+    (tmp_path / "toy/other/train/good/0.png").write_bytes(b"no picture")
+    assert study([str(file), "--dry-run", "--categories", "plate"]) == 0
+
+
+def test_a_report_comes_once_and_shows_what_cannot_be_measured(file, tmp_path, capsys):
+    shutil.rmtree(tmp_path / "toy/plate/test/square")
+    assert study([str(file), "--dry-run", "--settings", "small"]) == 0
+    said = capsys.readouterr().err
+    assert said.count("toy/plate: train 6 good; test 2 good") == 1
+    assert said.count("plate: no image AUROC without good and defective test pictures") == 1
+
+
+def test_defaults_are_stated_once_for_all_jobs(file, capsys):
+    file.write_text(re.sub(r"--backbone resnet18.tv_in1k --backbone-weights \S+", "", file.read_text()))
+    assert study([str(file), "--dry-run"]) == 0
+    assert capsys.readouterr().err.count("backbone: compactnet") == 1
+
+
+def test_a_study_without_test_pictures_ends_well(file, tmp_path, capsys):
+    shutil.rmtree(tmp_path / "toy/plate/test")
+    shutil.rmtree(tmp_path / "toy/plate/ground_truth")
+    assert study([str(file), "--settings", "small", "--methods", "mahalanobis"]) == 0
+    assert "| plate | - / - |" in (tmp_path / "results/table.md").read_text()
+    assert compare([str(tmp_path / "results")]) == 1
+    assert "has no raw scores" in capsys.readouterr().err
+
+
+def test_models_that_the_results_do_not_contain_yet_count_as_finished(file, tmp_path, capsys):
+    assert study([str(file), "--methods", "mahalanobis"]) == 0
+    shutil.rmtree(tmp_path / "results")  # as after an interruption: they are written after each seed
+    assert study([str(file), "--dry-run"]) == 0
+    said = capsys.readouterr().err
+    assert "5 jobs, 3 of them finished" in said and not (tmp_path / "results").exists()
+    assert study([str(file), "--methods", "mahalanobis"]) == 0
+    assert len(Results(tmp_path / "results").rows) == 3
+
+
+def test_times_are_stated_only_where_some_are_known():
+    assert plan_text([], [], [], 1) == "0 jobs, 0 of them finished"
+
+
+def test_ctrl_c_is_one_line(file):
+    command = [sys.executable, "-m", "training.study", str(file)]
+    streams = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    with subprocess.Popen(command, cwd=ROOT, **streams) as process:
+        time.sleep(2)  # during the imports
+        process.send_signal(signal.SIGINT)
+        said = process.communicate(timeout=60)[0]
+    assert process.returncode in (-signal.SIGINT, 130) and said == "stopped: the same command continues\n"
+
+
+def test_tables_name_their_units_and_no_mean_twice(finished):
+    text = (finished / "results/table.md").read_text()
+    assert text.count("per cent: mean ± standard deviation over the seeds.") == 5
+    assert "`ms`: a verdict with its map" in text
+    rows = [row(name, "hybrid", 0, 0.9) for name in ("screw", "pill")]
+    assert [line for line in summary_table(rows).splitlines() if "mean" in line] == [
+        "| mean of all (2) | 90.0 / 50.0 |"
+    ]
+
+
+def test_what_a_comparison_lacks_is_named(finished, tmp_path, capsys):
+    models = tmp_path / "models"
+    shutil.copytree(finished / "runs/small/seed-0", models)
+    assert compare([str(tmp_path / "nowhere"), str(models)]) == 1
+    assert "nowhere is not a folder" in capsys.readouterr().err
+    assert compare([str(models / "patchcore-toy-plate")]) == 1
+    assert "has one method only" in capsys.readouterr().err
+    report = json.loads((models / "patchcore-toy-plate/metrics.json").read_text())
+    (models / "patchcore-toy-plate/metrics.json").write_text(json.dumps(report | {"dataset": "other"}))
+    assert compare([str(models / f"{method}-toy-plate") for method in ("patchcore", "mahalanobis")]) == 1
+    assert "no category in common, but plate (data set other) and plate (data set toy)" in capsys.readouterr().err
+
+
+def test_few_categories_are_not_called_a_result(capsys):
+    rows = [compared([run("a", 0, 2.0, name)], [run("b", 0, 0.2, name)])[0] for name in "abcdef"]
+    assert "not significant, as with all that have fewer than 6 categories" in overall("A", "B", rows[:5])
+    assert "The difference is significant (Wilcoxon p 0.031)" in overall("A", "B", rows)

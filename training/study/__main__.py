@@ -21,6 +21,11 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from hubmodels.interruption import end_interrupted
+
+if __name__ == "__main__":  # before the imports, which take seconds
+    sys.excepthook = partial(end_interrupted, "stopped: the same command continues")
+
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 
@@ -44,6 +49,8 @@ from training.study.tables import (
 
 logger = logging.getLogger("training")
 
+PER_CENT = "per cent: mean ± standard deviation over the seeds."
+TIMES = "`minutes`: features and training of a model; `ms`: a verdict with its map."
 PUBLISHED = Path(__file__).parents[2] / "benchmarks/results/study"  # times for a study that has none yet
 
 
@@ -75,9 +82,14 @@ def main(arguments: list[str] | None = None) -> int:
 def opened(study: Study, accelerator: Accelerator) -> list[StudyJob]:
     """All jobs. Raises ValueError for what cannot run."""
     limit_waiting(HUB_TIMEOUT)
-    jobs = study.jobs(partial(train.fill_defaults, accelerator=accelerator))
-    for config in {(job.method, job.setting): job.config for job in jobs}.values():
-        train.check_early(config)
+    seen: set[str] = set()
+    logger.addFilter(once := lambda record: not (record.getMessage() in seen or seen.add(record.getMessage())))
+    try:  # the defaults of all jobs are the same
+        jobs = study.jobs(partial(train.fill_defaults, accelerator=accelerator))
+        for config in {(job.method, job.setting): job.config for job in jobs}.values():
+            train.check_early(config)
+    finally:
+        logger.removeFilter(once)
     return jobs
 
 
@@ -95,7 +107,8 @@ def unfinished(jobs: Sequence[StudyJob], rows: Sequence[dict]) -> list[StudyJob]
 def run(study: Study, jobs: list[StudyJob], left: list[StudyJob], accelerator: Accelerator, dry: bool) -> int:
     """All jobs that are left, seed by seed, so that there are results before the end."""
     results, failures = Results(study.results_folder), {}
-    logger.info("%s", plan_text(jobs, left, results.rows or Results(PUBLISHED).rows, accelerator.num_processes))
+    rows, missing = results.rows or Results(PUBLISHED).rows, [job for job in left if missing_files(job.folder)]
+    logger.info("%s", plan_text(jobs, missing, rows, accelerator.num_processes))
     for batch in _groups(left, "seed") if not dry else ():
         with train.agreed(accelerator.num_processes > 1):
             blocked = _blocked(batch)
@@ -142,13 +155,17 @@ def plan_text(jobs: Sequence[StudyJob], left: Sequence[StudyJob], rows: Sequence
         times = [estimate(job, rows) for job in some]
         known += sum(t for t in times if t is not None)
         unknown += times.count(None)
-        about = "time unknown" if None in times else f"about {sum(times) / 60:.0f} min"
+        about = "time unknown" if None in times else _about(sum(times))
         lines.append(f"  {setting}, {METHODS[method].title}: {_jobs(len(some))}, {about}")
-    if left:
-        total = f"about {known / 60 / processes:.0f} min on {processes} process{'es' if processes > 1 else ''}"
+    if len(left) > unknown:
+        total = f"{_about(known / processes)} on {processes} process{'es' if processes > 1 else ''}"
         missing = f"; {_jobs(unknown)} without such times" if unknown else ""
         lines.append(f"{total}, from the times of finished models{missing}")
     return "\n".join(lines)
+
+
+def _about(seconds: float) -> str:
+    return f"about {seconds / 60:.0f} min" if seconds >= 60 else "less than 1 min"
 
 
 def _jobs(count: int) -> str:
@@ -172,12 +189,13 @@ def write_tables(results: Results) -> str:
     parts, defects = [], []
     for setting in dict.fromkeys(row["setting"] for row in rows):
         some = [row for row in rows if row["setting"] == setting]
-        parts.append(f"## {setting}\n\nImage AUROC / AUPRO@0.3, per cent.\n\n{summary_table(some)}")
+        parts.append(f"## {setting}\n\nImage AUROC / AUPRO@0.3, {PER_CENT}\n\n{summary_table(some)}")
         defects.append(
-            f"## {setting}, by kind of defect\n\nImage AUROC, per cent.\n\n{defect_table(results, setting)}"
+            f"## {setting}, by kind of defect\n\nImage AUROC, {PER_CENT}\n\n{defect_table(results, setting)}"
         )
     summary = "\n\n".join(parts)
-    text = f"# Results\n\n{summary}\n\n" + "\n\n".join([f"## All\n\n{full_table(rows)}", *defects]) + "\n"
+    everything = f"## All\n\nMetrics and rates, {PER_CENT} {TIMES}\n\n{full_table(rows)}"
+    text = f"# Results\n\n{summary}\n\n" + "\n\n".join([everything, *defects]) + "\n"
     (results.folder / TABLE_FILE).write_text(text, encoding="utf-8")
     draw_all(results, results.folder)
     return summary

@@ -1,16 +1,20 @@
 """What a study trains: one TOML file, or options, become the jobs of `training.train`."""
 
 import hashlib
+import io
 import json
 import logging
 import os
+import re
 import shlex
 import tomllib
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Callable, Collection, Sequence
+from contextlib import redirect_stderr
+from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Self
+from types import UnionType
+from typing import Any, Self, get_args, get_origin, get_type_hints
 
 import numpy as np
 
@@ -25,6 +29,7 @@ from training.train import open_data
 logger = logging.getLogger("training")
 
 READ_BY = ("data_root", "dataset_name", "normal_folder", "hub_columns", "revision", "skip_bad")
+TYPES = {str: ("a text", "texts"), int: ("a whole number", "whole numbers"), float: ("a number", "numbers")}
 GIVEN_BY_STUDY = ("--data-root", "--categor", "--method", "--seed", "--output", "--parallel", "--push", "--tracker")
 
 
@@ -87,6 +92,8 @@ class Study:
         except (OSError, tomllib.TOMLDecodeError) as error:
             raise ValueError(f"{file} cannot be read as TOML ({error})") from error
         settings = values.pop("settings", {"default": {}})
+        if not isinstance(settings, dict) or not all(isinstance(each, dict) for each in settings.values()):
+            raise ValueError(f"{file}: each setting is a table such as [settings.NAME], with its options below")
         return cls.of(
             values | {"source": file.as_posix()},
             {name: _made(Setting, value, f"[settings.{name}]") for name, value in settings.items()},
@@ -107,6 +114,9 @@ class Study:
                 raise ValueError(f"{name}: contaminated is a share below 0.5, not {setting.contaminated}")
             if setting.pictures is not None and setting.pictures < 2:
                 raise ValueError(f"{name}: at least 2 pictures are needed, one to train on and one to hold out")
+            for key in ("methods", "seeds"):
+                if other := [value for value in getattr(setting, key) or () if value not in getattr(study, key)]:
+                    raise ValueError(f"[settings.{name}]: {key} has {_listed(other)}, which the study does not have")
         return study
 
     def only(self, settings: Sequence[str]) -> Self:
@@ -130,13 +140,18 @@ class Study:
             ValueError: pictures cannot be used, a category is nowhere, or an option cannot be one of a study.
         """
         opened, jobs = _Opened(), []
-        for seed in self.seeds:
+        for seed in dict.fromkeys(self.seeds):
             for name, setting in self.settings.items():
                 if seed in (setting.seeds or self.seeds):
                     jobs += self._jobs_of(name, setting, seed, fill, opened)
         named = {*(self.categories or ()), *(c for s in self.settings.values() for c in s.categories or ())}
         if missing := sorted(named - opened.names):
-            raise ValueError(f"no data set of the study has {', '.join(missing)}")
+            raise ValueError(
+                f"no data set of the study has {_listed(missing)}; it has {_listed(sorted(opened.names))}"
+            )
+        places = {(job.category.name, job.config.data_root) for job in jobs}
+        if twice := [name for name, count in Counter(name for name, _ in places).items() if count > 1]:
+            raise ValueError(f"several data sets have the category {_listed(twice)}: use one study for each of them")
         return jobs
 
     def _jobs_of(
@@ -149,19 +164,16 @@ class Study:
             for root in self.data_root:
                 options = self._options(name, setting, method)
                 given = ["--data-root", root, "--methods", method, "--seed", str(seed), *options]
-                config = TrainConfig.from_command_line([os.path.expandvars(each) for each in given])
+                config = _config(name, [_expanded(each) for each in given])
                 config = fill(replace(config, output=str(Path(self.output) / name / f"seed-{seed}")))
-                for category, sanity in opened.categories(config):
-                    if all(
-                        category.name in (some or [category.name]) for some in (self.categories, setting.categories)
-                    ):
-                        job = StudyJob(category, method, config, sanity, setting=name)
-                        jobs.append(_changed(replace(job, command=self._command(job, root, options)), setting))
+                for category, sanity in opened.categories(config, (self.categories, setting.categories)):
+                    job = StudyJob(category, method, config, sanity, setting=name)
+                    jobs.append(_changed(replace(job, command=self._command(job, root, options)), setting))
         return jobs
 
     def _options(self, name: str, setting: "Setting", method: str) -> list[str]:
         """Options of `training/train.py` for a method of a setting."""
-        options = [*shlex.split(setting.options), *shlex.split(self.options.get(method, ""))]
+        options = [*_words(name, setting.options), *_words(method, self.options.get(method, ""))]
         flags = [option.partition("=")[0] for option in options if option.startswith("--")]
         if taken := [f for f in flags if any(each.startswith(f) or f.startswith(each) for each in GIVEN_BY_STUDY)]:
             raise ValueError(f"{name}: {', '.join(taken)} cannot be an option, because the study gives it")
@@ -176,21 +188,31 @@ class Study:
 
 
 class _Opened:
-    """Data sets, opened and inspected once for all jobs that read them in the same way."""
+    """Data sets, opened once for all jobs that read them in the same way, and their categories, inspected once."""
 
     def __init__(self) -> None:
         self.names: set[str] = set()
-        self._known: dict[tuple, list[tuple[Category, SanityReport]]] = {}
+        self._known: dict[tuple, list[Category]] = {}
+        self._inspected: dict[tuple, tuple[Category, SanityReport]] = {}
 
-    def categories(self, config: TrainConfig) -> list[tuple[Category, SanityReport]]:
-        """All categories of a data set without unreadable pictures, with what was found in them."""
+    def categories(
+        self, config: TrainConfig, wanted: Sequence[Collection[str] | None]
+    ) -> list[tuple[Category, SanityReport]]:
+        """Categories of a data set that all of `wanted` name, without unreadable pictures, and what was found."""
         key = tuple(str(getattr(config, name)) for name in READ_BY)
         if key not in self._known:
-            self._known[key] = [inspect_category(each, config.skip_bad) for each in open_data(config)]
-            for _, sanity in self._known[key]:
-                logger.info("%s", "\n".join(sanity.lines()))
-        self.names |= {category.name for category, _ in self._known[key]}
-        return self._known[key]
+            self._known[key] = open_data(config)
+        self.names |= {category.name for category in self._known[key]}
+        chosen = [c for c in self._known[key] if all(c.name in (names or [c.name]) for names in wanted)]
+        return [self._inspect((*key, category.name), category, config.skip_bad) for category in chosen]
+
+    def _inspect(self, key: tuple, category: Category, skip_bad: bool) -> tuple[Category, SanityReport]:
+        if key not in self._inspected:
+            category, sanity = self._inspected[key] = inspect_category(category, skip_bad)
+            logger.info("%s", "\n".join(sanity.lines()))
+            if {sample.label for sample in category.test} != {0, 1}:
+                logger.warning("%s: no image AUROC without good and defective test pictures", category.name)
+        return self._inspected[key]
 
 
 @dataclass(frozen=True)
@@ -277,16 +299,64 @@ def _as_good(sample: Sample) -> Sample:
     return replace(sample, defect_type="good", label=0, mask=None)
 
 
+def _words(where: str, options: str) -> list[str]:
+    """Words as a shell splits them, but a backslash is a character: paths of Windows have it."""
+    lexer = shlex.shlex(options, posix=True, punctuation_chars=False)
+    lexer.whitespace_split, lexer.commenters, lexer.escape = True, "", ""
+    try:
+        return list(lexer)
+    except ValueError as error:
+        raise ValueError(f"{where}: the options {options!r} cannot be split ({error})") from error
+
+
+def _expanded(text: str) -> str:
+    """With environment variables. Raises ValueError for one that is not set."""
+    expanded = os.path.expandvars(text)
+    if (unset := re.search(r"\$\{?(\w+)", expanded)) and not Path(expanded).exists():
+        raise ValueError(f"{text}: the environment variable {unset[1]} is not set")
+    return expanded
+
+
+def _config(where: str, arguments: list[str]) -> TrainConfig:
+    """Of the options of a setting. Raises ValueError for what `training/train.py` refuses."""
+    said = io.StringIO()
+    try:
+        with redirect_stderr(said):
+            return TrainConfig.from_command_line(arguments)
+    except SystemExit as error:
+        raise ValueError(f"{where}: {said.getvalue().rstrip().partition('error: ')[2]}") from error
+
+
+def _listed(values: Sequence) -> str:
+    return ", ".join(map(str, values))
+
+
 def _made(kind: type, values: dict[str, Any], where: str) -> Any:
     """A dataclass from plain values; raises ValueError for unknown or missing keys, or values of another type."""
-    known = {each.name for each in fields(kind)}
-    if unknown := sorted(values.keys() - known):
-        raise ValueError(f"{where} has the unknown key {', '.join(unknown)}; known are: {', '.join(sorted(known))}")
-    for name in ("data_root", "categories", "methods", "seeds", "textures"):
-        value = values.get(name)
-        if value is not None and not (isinstance(value, list) and value):
-            raise ValueError(f"{where}: {name} must be a list that is not empty, not {value!r}")
-    try:
-        return kind(**values)
-    except TypeError as error:
-        raise ValueError(f"{where}: {error}") from error
+    hints = get_type_hints(kind)
+    if unknown := sorted(values.keys() - hints.keys()):
+        raise ValueError(f"{where} has the unknown key {_listed(unknown)}; known are: {_listed(sorted(hints))}")
+    for name, value in values.items():
+        hint = get_args(hints[name])[0] if get_origin(hints[name]) is UnionType else hints[name]
+        if not _fits(value, hint):
+            raise ValueError(f"{where}: {name} must be {_in_words(hint)}, not {value!r}")
+    required = [each.name for each in fields(kind) if each.default is each.default_factory is MISSING]
+    if missing := [name for name in required if name not in values]:
+        raise ValueError(f"{where} has no {_listed(missing)}")
+    return kind(**values)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value of a TOML file has a type; lists must not be empty."""
+    if get_origin(hint) is list:
+        return isinstance(value, list) and bool(value) and all(_fits(each, get_args(hint)[0]) for each in value)
+    if get_origin(hint) is dict:
+        return isinstance(value, dict) and all(_fits(each, get_args(hint)[1]) for each in value.values())
+    kinds = (int, float) if hint is float else hint
+    return isinstance(value, kinds) and not isinstance(value, bool)
+
+
+def _in_words(hint: Any) -> str:
+    if get_origin(hint) is list:
+        return f"a list of {TYPES[get_args(hint)[0]][1]} that is not empty"
+    return "a table of texts" if get_origin(hint) is dict else TYPES[hint][0]

@@ -89,7 +89,7 @@ def draw_intervals(runs: Sequence[Run]) -> Figure | None:
             label = METHODS[method].title if row is rows[0] else None
             axes.plot(100 * gap.value, place, "o", label=label, **style)
     axes.set_yticks(range(len(categories)), categories)
-    axes.invert_yaxis()
+    axes.set_ylim(len(categories) - 0.5, -0.5)
     axes.set(xlabel=f"image AUROC minus that of {METHODS[reference].title}, points, with 95 % intervals")
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=len(others))
     return figure

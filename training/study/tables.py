@@ -246,13 +246,11 @@ def summary_table(rows: Sequence[dict]) -> str:
     methods = [name for name in METHODS if any(row["method"] == name for row in rows)]
     by_category = grouped(sorted(rows, key=lambda row: row["category"]), "category")
     lines = [[category, *(_summary(_of(runs, m)) for m in methods)] for (category,), runs in by_category.items()]
-    groups = {
-        "mean of textures": [c for (c,), runs in by_category.items() if runs[0]["texture"]],
-        "mean of objects": [c for (c,), runs in by_category.items() if not runs[0]["texture"]],
-        "mean of all": [c for (c,) in by_category],
-    }
+    textures = [c for (c,), runs in by_category.items() if runs[0]["texture"]]
+    objects = [c for (c,), runs in by_category.items() if not runs[0]["texture"]]
+    groups = {"mean of textures": textures, "mean of objects": objects, "mean of all": [*textures, *objects]}
     for name, members in groups.items():
-        if len(members) > 1:
+        if len(members) > 1 and (name == "mean of all" or len(members) < len(by_category)):
             means = [_summary(_means(_of(rows, m), members)) for m in methods]
             lines.append([f"{name} ({len(members)})", *means])
     return markdown(("category", *(METHODS[m].title for m in methods)), lines)
