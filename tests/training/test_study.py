@@ -500,6 +500,18 @@ def test_models_that_the_results_do_not_contain_yet_count_as_finished(file, tmp_
     assert len(Results(tmp_path / "results").rows) == 3
 
 
+def test_the_remedy_of_a_broken_file_keeps_the_models(file, tmp_path, capsys):
+    arguments = [str(file), "--methods", "mahalanobis", "--settings", "small", "--seeds", "0"]
+    assert study(arguments) == 0
+    (tmp_path / "results/scores.parquet").write_bytes(b"PAR1")
+    assert study(["--recompute", str(tmp_path / "results")]) == 1
+    assert "scores.parquet cannot be read" in (said := capsys.readouterr().err) and "the .parquet files" in said
+    for broken in (tmp_path / "results").glob("*.parquet"):
+        broken.unlink()
+    assert study(arguments) == 0
+    assert len(Results(tmp_path / "results").rows) == 1
+
+
 def test_times_are_stated_only_where_some_are_known():
     assert plan_text([], [], [], 1) == "0 jobs, 0 of them finished"
 

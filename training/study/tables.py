@@ -40,6 +40,7 @@ logger = logging.getLogger("training")
 
 STUDY_FILE = "study.parquet"
 TABLE_FILE = "table.md"
+REMEDY = "restore it, or delete the .parquet files next to it: then the models in --output are added again"
 KEY = ("setting", "method", "dataset", "category", "seed")
 METRICS = (*HEADLINE, "false_alarm_rate", "recall_at_threshold")
 FROM_MAPS = ("pixel_ap", "pixel_f1_max")
@@ -116,7 +117,7 @@ class Results:
         try:
             return pq.read_table(file) if file.is_file() else None
         except (OSError, pa.ArrowException) as error:
-            raise ValueError(f"{file} cannot be read ({error}): restore it, or delete {self.folder}") from error
+            raise ValueError(f"{file} cannot be read ({error}): {REMEDY}") from error
 
     def add(self, contents: Sequence[Content]) -> None:
         """Adds models, and replaces those of the same setting, method, category and seed.
