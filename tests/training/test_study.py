@@ -379,7 +379,9 @@ def test_committed_tables_and_plots_are_those_of_the_committed_scores(tmp_path):
 @pytest.mark.parametrize("file", sorted((ROOT / "benchmarks").glob("*.toml")), ids=lambda file: file.stem)
 def test_the_committed_studies_can_be_read(file):
     planned = Study.read(file)
-    assert planned.seeds[0] == 0 and all(setting.options.startswith("--backbone") for setting in planned.settings.values())
+    assert planned.seeds[0] == 0 and all(
+        setting.options.startswith("--backbone") for setting in planned.settings.values()
+    )
 
 
 # --------------------------------------------------------------------------------------------------- bootstrap

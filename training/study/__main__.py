@@ -160,7 +160,7 @@ def plan_text(jobs: Sequence[StudyJob], left: Sequence[StudyJob], rows: Sequence
     if len(left) > unknown:
         total = f"{_about(known / processes)} on {processes} process{'es' if processes > 1 else ''}"
         missing = f"; {_jobs(unknown)} without such times" if unknown else ""
-        lines.append(f"{total}, from the times of finished models{missing}")
+        lines.append(f"{total}, from the times of {'; '.join(sorted({row['machine'] for row in rows}))}{missing}")
     return "\n".join(lines)
 
 
