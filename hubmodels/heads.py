@@ -128,8 +128,7 @@ def affine_of_layers(aggregated: list[Tensor], weights: Sequence[Tensor], bias: 
 def nearest_distances(rows: Tensor, vectors: Tensor) -> Tensor:
     """Rows (..., N, R) and vectors (K, R) -> Euclidean distances to the nearest vector (..., N)."""
     factors, squares = -2 * vectors, vectors.square().sum(1)
-    values = len(factors) * math.prod(rows.shape[:-2])  # of one row of each picture
-    some = rows.split(max(1, 2 * MOST_VALUES // values), dim=-2)  # at once: so large images need little
+    some = rows.split(max(1, 2 * MOST_VALUES // len(factors)), dim=-2)  # at once: so large images need little
     # |v|^2 - 2 p v in one pass; |p|^2 is the same for all vectors
     nearest = torch.cat([F.linear(part, factors, squares).amin(-1) for part in some], dim=-1)
     return (nearest + rows.square().sum(-1)).clamp(min=0).sqrt()

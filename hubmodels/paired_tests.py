@@ -13,8 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
-from scipy.special import expit, logit
+from scipy.special import expit, logit, ndtri, stdtr, stdtrit
 
 CONFIDENCE = 0.95
 
@@ -40,7 +39,7 @@ class Estimate:
         if self.value in (0, 1) or not self.variance:
             reach = 1 - (1 - confidence) ** (1 / self.pairs)
             return max(0.0, self.value - reach), min(1.0, self.value + reach)
-        reach = stats.t.ppf((1 + confidence) / 2, self.freedom) * self.variance**0.5
+        reach = stdtrit(self.freedom, (1 + confidence) / 2) * self.variance**0.5
         return _on_logit_scale(self.value, float(reach))
 
 
@@ -90,11 +89,11 @@ class Difference:
         """Two-sided p-value of no difference; 1 if no picture tells the two apart."""
         if not self.error:
             return float(self.value == 0)
-        return float(2 * stats.t.sf(abs(self.value) / self.error, self.freedom))
+        return float(2 * stdtr(self.freedom, -abs(self.value) / self.error))
 
     def _bounds(self, confidence: float) -> tuple[float, float]:
         if self.estimates is None or (not self.error and 0 < self.ours < 1):  # all pictures in the same order
-            reach = float(stats.t.ppf((1 + confidence) / 2, self.freedom) * self.error) if self.error else 0.0
+            reach = float(stdtrit(self.freedom, (1 + confidence) / 2) * self.error) if self.error else 0.0
             return self.value - reach, self.value + reach
         (low, high), (other_low, other_high) = (estimate.limits(confidence) for estimate in self.estimates)
         down, up = self.ours - low, high - self.ours
@@ -286,7 +285,7 @@ def hanley_interval(auroc: float, normal: int, anomalous: int) -> tuple[float, f
         return (limit, 1.0) if auroc else (0.0, 1 - limit)
     shared = 1 + (anomalous - 1) * (1 - auroc) / (2 - auroc) + (normal - 1) * auroc / (1 + auroc)
     error = np.sqrt(auroc * (1 - auroc) * shared / (normal * anomalous))  # their formula, without cancellation
-    return _on_logit_scale(auroc, float(stats.norm.ppf((1 + CONFIDENCE) / 2) * error))
+    return _on_logit_scale(auroc, float(ndtri((1 + CONFIDENCE) / 2) * error))
 
 
 def _on_logit_scale(auroc: float, reach: float) -> tuple[float, float]:
@@ -304,9 +303,11 @@ def mcnemar(ours: ArrayLike, other: ArrayLike) -> float:
     Args:
         ours, other: (N,) bool, whether each is right on the same pictures.
     """
+    from scipy.stats import binomtest  # takes a second
+
     ours, other = np.asarray(ours, bool), np.asarray(other, bool)
     only = int((ours & ~other).sum()), int((other & ~ours).sum())
-    return float(stats.binomtest(only[0], sum(only)).pvalue) if sum(only) else 1.0
+    return float(binomtest(only[0], sum(only)).pvalue) if sum(only) else 1.0
 
 
 # ---------------------------------------------------------------- several categories, several tests
@@ -314,6 +315,8 @@ def mcnemar(ours: ArrayLike, other: ArrayLike) -> float:
 
 def wilcoxon(ours: ArrayLike, other: ArrayLike) -> float:
     """Two-sided p-value of Wilcoxon's signed-rank test over categories; 1 if no category differs."""
+    from scipy import stats  # takes a second
+
     gaps = np.asarray(ours, float) - np.asarray(other, float)
     return float(stats.wilcoxon(gaps).pvalue) if np.any(gaps) else 1.0
 

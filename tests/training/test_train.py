@@ -107,7 +107,8 @@ def test_both_methods_from_folder_to_prediction(arguments, data_root, tmp_path):
         folder = next((tmp_path / "runs").glob(f"{method}-*-plate"))  # the data set's name is pytest's numbered folder
         names = {path.name for path in folder.iterdir()}
         files = {"config.json", "model.safetensors", "README.md", "metrics.json", "scores.parquet", "panels"}
-        assert names == files | {"training_log.jsonl", "LICENSE.md"}  # the Hub has no word for the pictures' terms
+        files |= {"pixel_curves.parquet", "training_log.jsonl", "LICENSE.md"}
+        assert names == files  # the Hub has no word for the pictures' terms
         report = json.loads((folder / "metrics.json").read_text())
         keys = {"image_auroc", "image_ap", "image_f1_max", "pixel_auroc", "pixel_ap", "pixel_f1_max", "aupro"}
         keys |= {"outline_iou"}
@@ -569,7 +570,7 @@ def test_two_machines_without_a_shared_disk(arguments, tmp_path, hub):
 def test_machines_agree_on_their_jobs(monkeypatch):
     """What is in the way on one machine blocks the job on all; else they would share the jobs out differently."""
     sanity = SimpleNamespace(train_sha256="a")
-    jobs = [SimpleNamespace(name=name, sanity=sanity) for name in ("one", "two")]
+    jobs = [SimpleNamespace(title=name, sanity=sanity) for name in ("one", "two")]
     other = {"one": "a", "two": "a"}, {"two": "in the way"}
     monkeypatch.setattr(train, "gather_object", lambda mine: [*mine, other])
     assert train.agree_on_jobs(jobs, {"one": "full"}) == {"one": "full", "two": "in the way"}
