@@ -1,4 +1,4 @@
-"""Time of all methods in one run, on this machine and with the compact backbone: training, and a verdict.
+"""Time of all methods in one run with the compact backbone: training, and a verdict.
 
     python -m benchmarks.methods_time --data DIR     # about four minutes on two quiet cores
     python -m benchmarks.methods_time --table

@@ -234,7 +234,7 @@ def add(rows: list[dict]) -> None:
 
 
 def groups() -> dict[tuple, dict[int, dict]]:
-    """By code, hidden units, noise and statistics: for each seed the scores by name, labels and watched values."""
+    """By code, hidden units, noise, statistics and epochs: for each seed scores and labels by name, watched values."""
     found: dict[tuple, dict[int, dict]] = {}
     for row in pq.read_table(SCORES).to_pylist():
         key = (row["code"], row["hidden_dim"], row["noise_std"], row["stabilise"], row["epochs"])
@@ -245,7 +245,7 @@ def groups() -> dict[tuple, dict[int, dict]]:
 
 
 def results_table() -> str:
-    """Image AUROC of each code over the seeds, and the difference to the official loop with its interval."""
+    """Image AUROC of each code over the seeds, and how ours differs from the official code and loop."""
     found, lines = groups(), []
     for key, seeds in sorted(found.items(), key=lambda item: (item[0][1:], item[0][0])):
         code, hidden, noise, stabilise, epochs = key

@@ -99,8 +99,7 @@ def size_table() -> str:
     lines = []
     for (method,), rows in tables.grouped(study_rows(COMPACT), "method").items():
         title, known = METHODS[method].title, [row["latency_ms"] for row in rows if row["latency_ms"]]
-        values = (statistics.median(row[key] for row in rows) for key in ("model_mb", "train_seconds"))
-        mb, seconds = values
+        mb, seconds = (statistics.median(row[key] for row in rows) for key in ("model_mb", "train_seconds"))
         line = {"method": title, "verdict and map, ms": f"{statistics.median(known):.0f}", "model, MB": f"{mb:.1f}"}
         lines.append(line | {"training, seconds": f"{seconds:.0f}"})
     order = [method.title for method in METHODS.values()]
@@ -229,11 +228,8 @@ def geometry(row: dict) -> str | None:
 
 
 def cell(values: list[float | None]) -> str | None:
-    """Per cent: the mean, and the standard deviation of several values."""
-    if None in values:
-        return None
-    mean = f"{100 * statistics.mean(values):.1f}"
-    return mean if len(values) == 1 else f"{mean} ± {100 * statistics.stdev(values):.1f}"
+    """Per cent: the mean, and the standard deviation of several values; None if a metric cannot be computed."""
+    return None if None in values else tables.cell(values)
 
 
 def read(name: str) -> list[dict]:

@@ -195,7 +195,7 @@ def compare_auroc(ours: Sequence[ArrayLike], other: Sequence[ArrayLike], labels:
     gaps = [one - two for one, two in zip(*means, strict=True)]
     if min(map(len, gaps)) < 2:
         raise ValueError("the variance of image AUROC needs at least two normal and two anomalous pictures")
-    twice = [sum(map(interaction, side)) for side in sides]
+    twice = [sum(map(_interaction, side)) for side in sides]
     values = [side[0].mean(1).tolist() for side in sides]
     found = difference(*values, *_delong(gaps), counted_twice=twice)
     seeds = min(map(len, values)) > 1
@@ -211,7 +211,7 @@ def _estimate(values: Sequence[float], placed: Sequence[NDArray], twice: float, 
     return Estimate(float(np.mean(values)), *sum_of_variances(parts, degrees), pairs=min(map(len, placed)))
 
 
-def interaction(values: NDArray) -> float:
+def _interaction(values: NDArray) -> float:
     """Variance of the mean of (R, n) values because each run has other difficult pictures; 0 with one run."""
     runs, count = values.shape
     if runs == 1:
