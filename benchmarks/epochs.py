@@ -4,10 +4,10 @@
     python -m benchmarks.epochs table
     python -m benchmarks.epochs plot
 
-The state of the head is kept every few epochs. Only after the last one are all of them measured, each with BatchNorm's
-statistics over all features, as the last checkpoint of `training/train.py`. Nothing is chosen by these numbers. DIR is
-a folder of real pictures, see `docs/data.md`. The compact backbone, 256 px. The same command continues,
-also after `--limit`.
+The state of the head is kept every few epochs. Only after the last one are all of them measured, each twice: with
+BatchNorm's statistics over all features, as the last checkpoint of `training/train.py` (`recomputed`), and with the
+running ones, as in the official codes (`running`). Nothing is chosen by these numbers. DIR is a folder of real
+pictures, see `docs/data.md`. The compact backbone, 256 px. The same command continues, also after `--limit`.
 """
 
 import argparse
@@ -39,7 +39,8 @@ from training.sanity import inspect_category
 from training.study.tables import cell
 
 RESULT, PLOT = RESULTS / "epochs.json", Path("docs/epochs.svg")
-MEASURING = 0.25  # share of `--limit` for measuring
+MEASURING = 0.3  # share of `--limit` for measuring
+KEY = ("category", "method", "seed", "epochs", "statistics", "epoch")
 
 
 def job_of(args: argparse.Namespace) -> Job:
@@ -66,18 +67,21 @@ def run(args: argparse.Namespace, command: dict) -> None:
     with suppress(OutOfTime):
         fitting.run()
     detector = fitting.objective.detector
+    shared = {"category": job.category.name, "method": args.method, "seed": args.seed, "epochs": args.epochs}
     for file in sorted(states.glob("*.safetensors"), reverse=True):  # the last one first
         if time.monotonic() > end:
             break
-        detector.head.load_state_dict(load_file(file))
-        torch.manual_seed(seed_of(args.seed, int(file.stem)))
-        fitting.objective.recompute_statistics(fitting.cache, job.config.batch_size)
-        detector.eval().calibrate((sample.read() for sample in held_out), job.config.false_alarm_rate)
-        metrics = evaluate(detector, job.category, states)
-        row = {"category": job.category.name, "method": args.method, "seed": args.seed, "epochs": args.epochs}
-        row |= {"epoch": int(file.stem), **{key: metrics.get(key) for key in OVERVIEW}, **command}
-        print(row["epoch"], {key: row[key] for key in OVERVIEW}, flush=True)
-        add(row)
+        for statistics in ("recomputed", "running"):
+            detector.head.load_state_dict(load_file(file))
+            if statistics == "recomputed":
+                torch.manual_seed(seed_of(args.seed, int(file.stem)))
+                fitting.objective.recompute_statistics(fitting.cache, job.config.batch_size)
+            detector.eval().calibrate((sample.read() for sample in held_out), job.config.false_alarm_rate)
+            metrics = evaluate(detector, job.category, states)
+            row = shared | {"statistics": statistics, "epoch": int(file.stem)}
+            row |= {key: metrics.get(key) for key in OVERVIEW}
+            print({key: row[key] for key in ("epoch", "statistics", *OVERVIEW)}, flush=True)
+            add(row | command)
         file.unlink()  # what is measured needs not travel
 
 
@@ -109,36 +113,43 @@ def results() -> list[dict]:
 
 def add(row: dict) -> None:
     """Adds a row; that of the same run and epoch is replaced."""
-    key = ("category", "method", "seed", "epochs", "epoch")
-    write_json(RESULT, list({tuple(r[k] for k in key): r for r in [*results(), row]}.values()))
+    write_json(RESULT, list({tuple(r[k] for k in KEY): r for r in [*results(), row]}.values()))
+
+
+def curves() -> dict[tuple, dict[int, dict]]:
+    """Rows by epoch, of each run and kind of statistics."""
+    found: dict[tuple, dict[int, dict]] = {}
+    for row in sorted(results(), key=lambda row: row["epoch"]):
+        found.setdefault(tuple(row[k] for k in KEY[:-1]), {})[row["epoch"]] = row
+    return found
 
 
 def results_table() -> str:
-    """Image AUROC / AUPRO by epoch, a line for each category and method."""
-    groups: dict[tuple, dict[int, dict]] = {}
-    for row in results():
-        groups.setdefault((row["category"], row["method"], row["seed"]), {})[row["epoch"]] = row
-    shown = sorted({epoch for rows in groups.values() for epoch in rows})
-    lines = [
-        dict(zip(("category", "method", "seed"), key, strict=True))
-        | {str(e): " / ".join(cell([r[e][k]]) for k in ("image_auroc", "aupro")) for e in shown if e in (r := rows)}
-        for key, rows in groups.items()
-    ]
-    return table(lines, ("category", "method", "seed", *map(str, shown)))
+    """A line for each epoch; image AUROC / AUPRO of each category, method and kind of statistics."""
+    lines: dict[int, dict] = {}
+    names = []
+    for (category, method, _, _, statistics), rows in curves().items():
+        names.append(name := f"{category}, {METHODS[method].title}, {statistics}")
+        for epoch, row in rows.items():
+            values = " / ".join(cell([row[k]]) for k in ("image_auroc", "aupro"))
+            lines.setdefault(epoch, {"epoch": epoch})[name] = values
+    return table(
+        [lines[epoch] for epoch in sorted(lines)], tuple({name: None for row in lines.values() for name in row})
+    )
 
 
 def draw() -> Figure:
-    """Curves of image AUROC and AUPRO."""
+    """Curves of image AUROC and AUPRO; dashed with running statistics."""
     figure = Figure(figsize=(7, 2.8), layout="constrained")
-    groups: dict[tuple, list[dict]] = {}
-    for row in results():
-        groups.setdefault((row["category"], row["method"], row["seed"]), []).append(row)
-    for axes, key in zip(figure.subplots(1, 2), ("image_auroc", "aupro"), strict=True):
-        for (category, method, _), rows in groups.items():
-            values = sorted((row["epoch"], 100 * row[key]) for row in rows if row[key] is not None)
-            axes.plot(*zip(*values, strict=True), label=f"{METHODS[method].title}, {category}", marker=".")
-        axes.set(xlabel="epoch", ylabel=f"{METRICS[key].short}, per cent")
-    axes.legend()
+    colours = {key[:3]: f"C{i}" for i, key in enumerate(dict.fromkeys(key[:3] for key in curves()))}
+    for axes, metric in zip(figure.subplots(1, 2), ("image_auroc", "aupro"), strict=True):
+        for key, rows in curves().items():
+            (category, method, *_, statistics), run = key, key[:3]
+            values = [(epoch, 100 * row[metric]) for epoch, row in rows.items() if row[metric] is not None]
+            style = {"linestyle": "-" if statistics == "recomputed" else "--", "color": colours[run], "marker": "."}
+            axes.plot(*zip(*values, strict=True), label=f"{METHODS[method].title}, {category}, {statistics}", **style)
+        axes.set(xlabel="epoch", ylabel=f"{METRICS[metric].short}, per cent")
+    axes.legend(fontsize=6)
     return figure
 
 

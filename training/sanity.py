@@ -54,6 +54,7 @@ class SanityReport:
         bad_masks: fault by sample: unreadable, empty, or not the picture's size.
         train_sha256: of the names and bytes of the training pictures that are kept, independent of their folder.
         unused: what lies in the folders of the category and is not used, one line each.
+        contaminated: how many of the training pictures show defects because a study wanted it.
     """
 
     dataset: str
@@ -67,6 +68,7 @@ class SanityReport:
     bad_masks: dict[str, str]
     train_sha256: str
     unused: list[str]
+    contaminated: int = 0
 
     def lines(self) -> list[str]:
         """The report as text, one finding per line."""

@@ -154,7 +154,7 @@ def _saturation_and_hue(picture: Image.Image, rng: np.random.Generator) -> Image
 
 
 def _rotate(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
-    return picture.rotate(rng.uniform(-TEXTURE_ROTATION, TEXTURE_ROTATION), Image.Resampling.BILINEAR)
+    return picture.rotate(rng.uniform(-TEXTURE_ROTATION, TEXTURE_ROTATION), Image.Resampling.NEAREST)
 
 
 # The nine transforms of GLASS, each from (picture, generator) to a picture of the same size.

@@ -64,7 +64,7 @@ from training.evaluation import (
 from training.fitting import DirectFitting, Fitting, make_fitting
 from training.hub_data import HubColumns
 from training.input_shape import AUTO, default_side, require_multiples, squashed
-from training.jobs import Job, TrainingError, build_detector, is_finished, is_whole
+from training.jobs import Job, TrainingError, build_detector, is_finished, is_whole, open_backbone
 from training.objectives import OBJECTIVES, PAPER_BACKBONE, GradientObjective, objective_of
 from training.position import moved_once, moved_samples
 from training.publishing.card import require_templates, write_card
@@ -193,7 +193,7 @@ def default_backbone(on_gpu: bool, weights: str | None) -> str:
 
 
 def check_early(config: TrainConfig) -> None:
-    """Raises ValueError for what a job would otherwise find only after hours."""
+    """Raises ValueError or BackboneError for what a job would otherwise find only after hours."""
     if config.mixed_precision not in ("no", *AUTOCAST):
         raise ValueError(f"no mixed precision {config.mixed_precision} here: choose no, {', '.join(AUTOCAST)}")
     if config.tracker:
@@ -201,6 +201,8 @@ def check_early(config: TrainConfig) -> None:
     require_templates()
     if config.image_size != AUTO:
         require_multiples(config.image_size, config.backbone)
+    if config.backbone_weights:
+        open_backbone(config.backbone, config.backbone_weights)
     if config.push_to_hub:
         check_login(config.push_to_hub)
     for method in config.methods:

@@ -95,6 +95,9 @@ def test_a_study_runs_continues_and_can_be_recomputed(file, tmp_path, capsys):
     scores = results.table("scores.parquet")
     few = scores.filter(scores["setting"].to_numpy() == "few")
     assert few.num_rows == 4  # one defective test picture was trained on
+    warning = "1 of the training pictures show defects, on purpose"
+    cards = {s: (tmp_path / f"runs/{s}/seed-0/mahalanobis-toy-plate/README.md").read_text() for s in ("small", "few")}
+    assert warning in cards["few"] and warning not in cards["small"]
 
     # the models are not needed any more
     for place in (tmp_path / "runs").iterdir():
@@ -116,7 +119,10 @@ def test_a_setting_that_changed_is_not_taken_for_the_old_one(file, tmp_path, cap
     assert study([str(file), "--methods", "mahalanobis", "--seeds", "0"]) == 0
     file.write_text(file.read_text().replace("--image-size 64", "--image-size 80"))
     assert study([str(file), "--seeds", "0"]) == 1
-    assert "contain a model with other settings" in capsys.readouterr().err
+    assert "contain a model with image_size 64 instead of 80. Give another" in capsys.readouterr().err
+    file.write_text(file.read_text().replace("--image-size 80", "--image-size 64 --false-alarm-rate 0.1"))
+    assert study([str(file), "--seeds", "0"]) == 1
+    assert "contain a model with other options, pictures or weights" in capsys.readouterr().err
 
 
 def test_wrong_scores_are_found(file, tmp_path, capsys):
@@ -191,6 +197,8 @@ def test_a_study_of_options(backbone_weights, tmp_path, capsys):
         (('["patchcore", "mahalanobis"]', '["padim"]'), "padim cannot be trained here"),
         (("seeds = [0, 1]", "seeds = 3"), "seeds must be a list"),
         (("contaminated = 0.34", "contaminated = 0.7"), "below 0.5"),
+        (("seeds = [0, 1]", 'source = "toy"'), "unknown key source"),
+        (("-weights ", "-weights /none/of/"), "is not a file: give the safetensors weights"),
         (("pictures = 3", "pictures = 1"), "at least 2 pictures"),
         (("seeds = [0, 1]", 'categories = ["plate", "sheet"]'), "no data set of the study has sheet"),
         (("pictures = 3", "pictures = 30"), "plate has 6 good pictures, not 30"),

@@ -66,7 +66,7 @@ class Study:
         textures: categories that count as textures in the means, besides those of MVTec AD.
         output: where the model folders go: OUTPUT/SETTING/seed-N/MODEL.
         results: where scores, tables and plots go; by default to `output`.
-        source: the file that it was read from.
+        source: the file that it was read from; not one of its keys.
     """
 
     data_root: list[str]
@@ -91,6 +91,8 @@ class Study:
             values = tomllib.loads(file.read_text(encoding="utf-8"))
         except (OSError, tomllib.TOMLDecodeError) as error:
             raise ValueError(f"{file} cannot be read as TOML ({error})") from error
+        if "source" in values:
+            raise ValueError("the study has the unknown key source: data_root names the data")
         settings = values.pop("settings", {"default": {}})
         if not isinstance(settings, dict) or not all(isinstance(each, dict) for each in settings.values()):
             raise ValueError(f"{file}: each setting is a table such as [settings.NAME], with its options below")
@@ -255,15 +257,16 @@ def _changed(job: StudyJob, setting: Setting) -> StudyJob:
     if setting.pictures is None and not setting.contaminated:
         return job
     rng, category = np.random.default_rng(job.config.seed), job.category
-    train, test = _some_good(category, setting.pictures, rng), list(category.test)
+    train, test, defective = _some_good(category, setting.pictures, rng), list(category.test), 0
     if setting.contaminated:
-        train, test = _contaminated(category, train, setting.contaminated, rng)
+        train, test, defective = _contaminated(category, train, setting.contaminated, rng)
     category = replace(category, train=tuple(train), test=tuple(test))
     names = {sample.name for sample in train}
     copies = [inside for group in job.sanity.copies if len(inside := [n for n in group if n in names]) > 1]
     counts = {"train": {"good": len(train)}, "test": dict(Counter(sample.defect_type for sample in test))}
     digest = hashlib.sha256("\n".join([job.sanity.train_sha256, *(sample.name for sample in train)]).encode())
-    sanity = replace(job.sanity, train_sha256=digest.hexdigest(), copies=copies, counts=counts)
+    changes = {"copies": copies, "counts": counts, "contaminated": defective}
+    sanity = replace(job.sanity, train_sha256=digest.hexdigest(), **changes)
     return replace(job, category=category, sanity=sanity)
 
 
@@ -276,8 +279,8 @@ def _some_good(category: Category, count: int | None, rng: np.random.Generator) 
 
 def _contaminated(
     category: Category, train: Sequence[Sample], share: float, rng: np.random.Generator
-) -> tuple[list[Sample], list[Sample]]:
-    """Training pictures of which a share shows defects, and the test pictures that are left."""
+) -> tuple[list[Sample], list[Sample], int]:
+    """Training pictures of which a share shows defects, the test pictures that are left, and how many were moved."""
     count, defective = round(share * len(train)), [sample for sample in category.test if sample.label]
     if not 0 < count < len(defective):
         raise ValueError(
@@ -288,7 +291,7 @@ def _contaminated(
     names = {sample.name for sample in moved}
     kept = _some(train, len(train) - count, rng)
     # for training they are good pictures: that is the mistake
-    return [*kept, *map(_as_good, moved)], [sample for sample in category.test if sample.name not in names]
+    return [*kept, *map(_as_good, moved)], [sample for sample in category.test if sample.name not in names], count
 
 
 def _some(samples: Sequence[Sample], count: int, rng: np.random.Generator) -> list[Sample]:

@@ -63,7 +63,8 @@ def draw_scores(runs: Sequence[Run]) -> Figure:
         axes.axvline(1, color="0.3", linestyle="--", linewidth=0.8)
         axes.set(title=category, xlim=LEVELS)
         axes.set_yticks(range(len(chosen)), [METHODS[run.method].title for run in chosen])
-    figure.supxlabel("score: 0 = median of good pictures, 1 = threshold; good grey, above; defective red, below")
+    explained = "score: 0 = median of good pictures, 1 = threshold; good grey, above; defective red, below"
+    figure.supxlabel(f"{explained}; scores beyond an end are in its last bin")
     return figure
 
 

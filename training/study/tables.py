@@ -341,6 +341,15 @@ def require_same(job: StudyJob, row: dict) -> None:
     """Raises TrainingError if a row was made with other settings than the job has."""
     if row["fingerprint"] != job.fingerprint:
         raise TrainingError(
-            f"{job.title}: the results contain a model with other settings, pictures or weights. Give another name to "
-            "the setting, or use another folder for results."
+            f"{job.title}: the results contain a model with {_differences(job, row)}. Give another name to the "
+            "setting, or use another folder for results."
         )
+
+
+def _differences(job: StudyJob, row: dict) -> str:
+    """In what a row differs from the job, as far as its columns say."""
+    asked = {"backbone": job.config.backbone, "image_size": json.dumps(job.settings["image_size"])}
+    asked |= {"epochs": job.epochs, "training pictures": len(job.category.train)}
+    known = row | {"training pictures": row["fit"] + row["held_out"]}
+    found = [f"{name} {known[name]} instead of {value}" for name, value in asked.items() if known[name] != value]
+    return " and ".join(found) or "other options, pictures or weights"
