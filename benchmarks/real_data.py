@@ -3,7 +3,7 @@
     python -m benchmarks.real_data collect real_data runs/one runs/other   # adds rows to results/real_data.json
     python -m benchmarks.real_data table [real_data|ablation]              # all rows
     python -m benchmarks.real_data summary                                 # the study: the short table of the README
-    python -m benchmarks.real_data study|methods|defects|sizes|conditions  # more of the studies
+    python -m benchmarks.real_data study|methods|defects|sizes|deviations  # more of the studies
     python -m benchmarks.real_data inputs                                  # by input size and method
     python -m benchmarks.real_data pairs                                   # inputs on the same test pictures
     python -m benchmarks.real_data steps                                   # by patches in a training step
@@ -26,14 +26,12 @@ from hubmodels.hub.catalog import BUNDLED_MODELS
 from hubmodels.methods import METHODS
 from hubmodels.metric_names import HEADLINE, METRICS, OVERVIEW
 from hubmodels.sizes import Size, as_pair, in_words
-from training.compare import all_pairs, p_text, runs_of
+from training.compare import Run, all_pairs, compared, difference_cells, p_text, runs_of
 from training.evaluation import write_json
 from training.study import tables
-from training.study.plan import Study
 from training.study.tables import Results
 
-STUDY, CONDITIONS = RESULTS / "study", RESULTS / "conditions"
-CONDITIONS_FILE = Path(__file__).with_name("conditions.toml")
+STUDY = RESULTS / "study"
 COMPACT = "compactnet"  # the setting with the bundled backbone
 
 OPERATING_POINT = ("false_alarm_rate", "recall_at_threshold")
@@ -111,19 +109,26 @@ def study_rows(setting: str | None = None) -> list[dict]:
     return [row for row in Results(STUDY).rows if setting in (None, row["setting"])]
 
 
-def conditions_table() -> str:
-    """Few good pictures, and defective ones among them: image AUROC, a line for each category and method."""
-    rows = Results(CONDITIONS).rows
-    settings = [s for s in Study.read(CONDITIONS_FILE).settings if any(row["setting"] == s for row in rows)]
+def deviations_table() -> str:
+    """What differs from the official codes, one at a time, compared with the defaults on the same test pictures."""
+    runs, default = runs_of(Results(RESULTS / "deviations")), runs_of(Results(STUDY))
     lines = []
-    for (category, method), some in tables.grouped(rows, "category", "method").items():
-        line = {"category": category, "method": METHODS[method].title}
-        by_setting = tables.grouped(some, "setting")
-        line |= {s: tables.cell([r["image_auroc"] for r in by_setting.get((s,), [])]) for s in settings}
-        full = [row for row in study_rows(COMPACT) if (row["category"], row["method"]) == (category, method)]
-        lines.append(line | {"all": tables.cell([row["image_auroc"] for row in full])})
-    lines.sort(key=lambda line: (line["category"], line["method"]))
-    return table(lines, ("category", "method", *settings, "all"))
+    for (setting, method), some in _by_setting(runs).items():
+        for row in compared(some, [run for run in default if (run.setting, run.method) == (COMPACT, method)]):
+            line = {"change": setting, "method": METHODS[method].title, "category": row.category}
+            line |= {"seeds": "{} / {}".format(*row.image_auroc.counts)}
+            for title, gap in (("image AUROC", row.image_auroc), ("AUPRO", row.aupro)):
+                line |= dict(zip((title, f"difference in {title}", "p"), difference_cells(gap), strict=True))
+                line[f"p of {title}"] = line.pop("p")
+            lines.append(line)
+    return table(lines, lines[0])
+
+
+def _by_setting(runs: Iterable[Run]) -> dict[tuple[str, str], list[Run]]:
+    groups: dict[tuple[str, str], list[Run]] = {}
+    for run in runs:
+        groups.setdefault((run.setting, run.method), []).append(run)
+    return groups
 
 
 def steps_table(rows: list[dict]) -> str:
@@ -262,7 +267,7 @@ PRINTED = {
     "methods": methods_table,
     "defects": defects_table,
     "sizes": size_table,
-    "conditions": conditions_table,
+    "deviations": deviations_table,
     "inputs": lambda: inputs_table(read("shapes")),
     "pairs": lambda: pairs_table(read("paired")),
     "steps": lambda: steps_table(read("step_patches")),

@@ -6,7 +6,9 @@ Differences from the code: there BatchNorm's running statistics take 21 updates 
 loss) and one with the LAS features in each step, here one and one, because the ascent is written out. With
 `--stabilise none` the LAS features have 53 % of the running statistics, and 11 % in the code. Only the published model
 reads them, and `--stabilise statistics` (default) recomputes them for it, from normal and noisy features alone. The
-code's limit of 392 pictures per epoch is left out; no category of MVTec AD has more.
+code's limit of 392 pictures per epoch is left out; no category of MVTec AD has more. On other backbones than the
+papers', noise and hidden units differ as in `training.objectives.simplenet`, and radii and ascent step are scaled with
+the noise (`--geometry`).
 """
 
 import logging

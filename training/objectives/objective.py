@@ -29,7 +29,7 @@ PAPER_BACKBONE, PAPER_IMAGE_SIZE = "wide_resnet50_2.tv_in1k", 288
 
 REFERENCE_NOISE_STD = 0.015  # of both papers, on their backbone with 1536-dimensional patch features
 REFERENCE_EMBED_DIM = 1536
-NOISE_TO_RMS = 0.35  # noise relative to the features' RMS on other backbones, as measured on MVTec AD
+NOISE_TO_RMS = 0.35  # noise relative to the features' RMS on other backbones; chosen on screw and magnetic_tile
 ADAPTOR_LR, DISCRIMINATOR_LR = 1e-4, 2e-4
 DECOUPLED_DECAY, L2_DECAY = 1e-2, 1e-5
 
@@ -164,7 +164,7 @@ def decide_noise(job: "Job", cache: FeatureCache) -> dict[str, float]:
     """`noise_std` of a job, and the features' `feature_rms`.
 
     The papers' value is for the papers' backbone. Features of other backbones differ in scale, and so does the
-    noise.
+    noise: that is ours, and no part of the official codes.
     """
     rms = cache.rms()
     default = REFERENCE_NOISE_STD if job.config.backbone == PAPER_BACKBONE else NOISE_TO_RMS * rms
