@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import repeat
 from os import PathLike
 from pathlib import Path
 from typing import ClassVar, Self
@@ -107,18 +108,22 @@ class AnomalyDetector(nn.Module, PyTorchModelHubMixin, library_name=LIBRARY, pip
         """Where the detector is; pictures and the shared backbone follow it."""
         return self.front_end.device
 
-    def score_patches(self, aggregated: list[Tensor]) -> Tensor:
+    def score_patches(self, aggregated: list[Tensor], head: Head | None = None) -> Tensor:
         """Aggregated maps -> patch scores (B, h, w), without gradient, in the type of the head's weights.
+
+        Args:
+            head: instead of the detector's.
 
         Raises:
             RuntimeError: the detector is in training mode.
         """
         if self.training:  # batch statistics would make a score depend on the other pictures of the batch
             raise RuntimeError("the detector is in training mode: call .eval() before inspecting pictures")
-        weights = (tensor.dtype for tensor in self.head.state_dict().values() if tensor.is_floating_point())
+        head = head or self.head
+        weights = (tensor.dtype for tensor in head.state_dict().values() if tensor.is_floating_point())
         dtype = next(weights, torch.float32)
         with torch.no_grad():
-            return self.head.scores([layer.to(dtype) for layer in aggregated])
+            return head.scores([layer.to(dtype) for layer in aggregated])
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) float in [0, 1] -> patch scores (B, h, w), without gradient."""
@@ -184,17 +189,20 @@ class AnomalyDetector(nn.Module, PyTorchModelHubMixin, library_name=LIBRARY, pip
             warnings.warn(f"{self.category or self.method}: {MESSAGES[code]}", PictureWarning, stacklevel=3)
 
     def predict_from_features(
-        self, aggregated: list[Tensor], sizes: Sequence[tuple[int, int]]
+        self, aggregated: list[Tensor], sizes: Sequence[tuple[int, int]], head: Head | None = None
     ) -> list[AnomalyPrediction]:
         """Aggregated maps of B pictures and their (height, width) -> one prediction each.
+
+        Args:
+            head: instead of the detector's.
 
         Raises:
             ModelError: a score is not finite; it would pass for good, because no threshold is below it.
         """
-        patch_scores = self.score_patches(aggregated).float()
+        patch_scores = self.score_patches(aggregated, head).float()
         if not patch_scores.isfinite().all():
             raise ModelError(f"the {self.method} model gives scores that are not finite: its weights are damaged")
-        image_scores = self.head.image_scores(patch_scores).tolist()
+        image_scores = (head or self.head).image_scores(patch_scores).tolist()
         maps = smooth_map(patch_scores, self.front_end.image_size).cpu()
         resize = self.front_end.resize
         sized = [
@@ -212,23 +220,31 @@ class AnomalyDetector(nn.Module, PyTorchModelHubMixin, library_name=LIBRARY, pip
         decided = self.calibration.decide(prediction.image_score, prediction.map_source, false_alarm_rate)
         return replace(decided, latency_ms=prediction.latency_ms, warnings=prediction.warnings)
 
-    def calibrate(self, pictures: Iterable[Picture], false_alarm_rate: float = 0.01) -> None:
-        """Sets thresholds, and learns the category's appearance, from normal pictures not used for training.
+    def calibrate(
+        self, pictures: Iterable[Picture], false_alarm_rate: float = 0.01, heads: Iterable[Head | None] | None = None
+    ) -> None:
+        """Sets thresholds, and learns the category's appearance, from normal pictures.
 
         They are taken one at a time; nothing large is kept of them.
+
+        Args:
+            pictures: not used for training.
+            heads: what scores each picture, if the detector's own head was fitted to them: heads of the same kind that
+                were not.
         """
         seen: list[PictureStatistics] = []
-        self.calibration.fit((self._calibrate_one(picture, seen) for picture in pictures), false_alarm_rate)
+        pairs = zip(pictures, repeat(None) if heads is None else heads, strict=False)
+        self.calibration.fit((self._calibrate_one(picture, head, seen) for picture, head in pairs), false_alarm_rate)
         self.appearance.fit(seen)
 
     @torch.inference_mode()
-    def _calibrate_one(self, picture: Picture, seen: list[PictureStatistics]) -> AnomalyPrediction:
+    def _calibrate_one(self, picture: Picture, head: Head | None, seen: list[PictureStatistics]) -> AnomalyPrediction:
         """The prediction of one picture, and its statistics for the list, by a single backbone pass."""
         upright = read_picture(picture)
         images = self.front_end.prepare([upright])
         aggregated = self.front_end(images)
         seen += picture_statistics(images, aggregated, [self.front_end.enlargement(upright)])
-        return self.predict_from_features(aggregated, [(upright.height, upright.width)])[0]
+        return self.predict_from_features(aggregated, [(upright.height, upright.width)], head)[0]
 
     # ------------------------------------------------------------------ the Hub
 

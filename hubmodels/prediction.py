@@ -12,7 +12,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 from PIL import Image
 from scipy import ndimage
+from scipy.special import betaincinv
 
+CONFIDENCE = 0.95  # of `Conformal.bound`
 SMALLEST_SPAN = 1e-12  # avoids a division by zero where all held-out pictures are alike
 OUTLINE = 0.7  # of a region's height; the best of 0.3 to 0.8 on the rendered parts, see benchmarks/outline.py
 COUNTED_SIDE = 1024  # pixels
@@ -162,13 +164,15 @@ def _outlined(values: np.ndarray, above: np.ndarray, normal_level: float) -> np.
 
 
 class Conformal:
-    """Decisions from the scores of n held-out normal pictures: split conformal prediction (Vovk et al., 2005).
+    """Decisions from the scores of n normal pictures: split conformal prediction (Vovk et al., 2005).
 
-    If the inspected part is normal and drawn like the held-out ones, its p-value is at most `a` with probability at
-    most `a`, for any distribution of the scores. A subclass stores what was learned.
+    The pictures are held out, and if the inspected part is normal and drawn like them, its p-value is at most `a` with
+    probability at most `a`, for any distribution of the scores. Or they are cross-fitted: each is scored by a head
+    that was fitted without it, on fewer pictures than the head that judges. Then this holds as far as both heads give
+    a new picture like scores; `benchmarks.promises` measures it. A subclass stores what was learned.
 
     Attributes:
-        image_scores: (n,) ascending image scores of the held-out normal pictures; empty until calibrated.
+        image_scores: (n,) ascending image scores of the normal pictures; empty until calibrated.
         map_maxima: (n,) ascending maxima of their anomaly maps.
         normal_level: median over the pictures of the median anomaly map value.
         false_alarm_rate: share of good parts that may be flagged, as asked for, in (0, 1).
@@ -190,13 +194,23 @@ class Conformal:
 
     @property
     def size(self) -> int:
-        """Number n of held-out normal pictures; 0 = not calibrated."""
+        """Number n of normal pictures; 0 = not calibrated."""
         return len(self._array("image_scores"))
 
     def guaranteed_rate(self, false_alarm_rate: float | None = None) -> float:
-        """The lowest false-alarm rate that n held-out pictures can guarantee: the rate asked for, or 1/(n+1)."""
+        """The lowest false-alarm rate that n pictures allow on average: the rate asked for, or 1/(n+1)."""
         asked = round(float(self.false_alarm_rate), 6) if false_alarm_rate is None else false_alarm_rate
         return max(asked, 1 / (self.size + 1))
+
+    def bound(self, false_alarm_rate: float | None = None) -> float:
+        """The false-alarm rate that this model exceeds with a probability of 5 % only, over choices of n pictures.
+
+        The share of normal scores above the k-th smallest of n independent ones has the distribution
+        Beta(n + 1 - k, k) if they are continuous, else it is lower (Vovk, "Conditional validity of inductive conformal
+        predictors", ACML 2012). Its mean is (n + 1 - k) / (n + 1).
+        """
+        k = self._rank(self.guaranteed_rate(false_alarm_rate))
+        return float(betaincinv(self.size + 1 - k, k, CONFIDENCE))
 
     def is_sufficient(self) -> bool:
         """Whether there are enough held-out pictures for the rate asked for."""
@@ -242,16 +256,20 @@ class Conformal:
         if self.size == 0:
             return "not calibrated: scores only, no verdict"
         rate, asked = self.guaranteed_rate(), float(self.false_alarm_rate)
-        pictures = f"{self.size} held-out normal picture{'s' if self.size > 1 else ''}"
-        words = f"flags at most {100 * rate:.2g} % of good parts; calibrated on {pictures}"
+        pictures = f"{self.size} normal picture{'s' if self.size > 1 else ''}"
+        often = f"flags {100 * rate:.2g} % of good parts on average, hardly ever more than {100 * self.bound():.2g} %"
+        words = f"{often} ({100 * CONFIDENCE:.0f} % confidence); calibrated on {pictures}"
         if not self.is_sufficient():
             words += f" (too few for the {100 * asked:.2g} % asked for, which needs {pictures_needed(asked)})"
         return words
 
-    def _quantile(self, name: str, rate: float) -> float:
-        # the k-th smallest of n: a new normal exceeds it with probability (n + 1 - k) / (n + 1) at most
+    def _rank(self, rate: float) -> int:
+        """k: a new normal exceeds the k-th smallest of n with probability (n + 1 - k) / (n + 1) at most."""
         k = math.ceil((self.size + 1) * (1 - rate) - 1e-9)
-        return float(self._array(name)[min(max(k, 1), self.size) - 1])
+        return min(max(k, 1), self.size)
+
+    def _quantile(self, name: str, rate: float) -> float:
+        return float(self._array(name)[self._rank(rate) - 1])
 
 
 @dataclass(frozen=True, eq=False)

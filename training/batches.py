@@ -8,10 +8,11 @@ The pictures of each step, and their defects, are a function of (seed, epoch, pi
 running stream. So a resumed run, another number of loader workers or another order of jobs gives the same batches.
 """
 
+import copy
 import errno
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,15 +41,24 @@ class FeatureCache:
     """Aggregated feature maps of n pictures, one tensor (n, D/L, h, w) per layer, and the pictures as uint8.
 
     Attributes:
-        images: (n, 3, H, W) uint8, the backbone's input.
+        images: (N, 3, H, W) uint8, the backbone's input, of the whole cache.
         in_memory: False if the features are in memory-mapped files.
+        folds: the fold of each of the N pictures, if heads are fitted without some; else empty.
+        numbers: (n,) of the pictures among the N.
     """
 
-    def __init__(self, images: Tensor, layers: list[Tensor], in_memory: bool) -> None:
-        self.images, self.layers, self.in_memory = images, layers, in_memory
+    def __init__(self, images: Tensor, layers: list[Tensor], in_memory: bool, folds: Sequence[int] = ()) -> None:
+        self.images, self.layers, self.in_memory, self.folds = images, layers, in_memory, tuple(folds)
+        self.numbers = torch.arange(len(images))
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.numbers)
+
+    def without(self, fold: int) -> "FeatureCache":
+        """A cache without the pictures of a fold; nothing is copied."""
+        part = copy.copy(self)
+        part.numbers = (torch.tensor(self.folds) != fold).nonzero()[:, 0]
+        return part
 
     @property
     def patches(self) -> int:
@@ -57,7 +67,8 @@ class FeatureCache:
 
     def features(self, indices: Tensor, device: torch.device, places: Tensor | None = None) -> Tensor:
         """Patch features (B, D, h, w) of the pictures chosen, on the device; with places as `align_at` has them."""
-        return align_at([layer[indices].to(device, non_blocking=True) for layer in self.layers], places)
+        rows = self.numbers[indices]
+        return align_at([layer[rows].to(device, non_blocking=True) for layer in self.layers], places)
 
     def batches(self, batch_size: int, device: torch.device) -> Iterator[Tensor]:
         """All patch features once, in order, of at most `batch_size` pictures at a time."""
@@ -82,7 +93,8 @@ class FeatureCache:
 
     def mean(self, device: torch.device) -> Tensor:
         """Mean patch feature per grid position, (D, h, w)."""
-        return align([layer.mean(0, keepdim=True).to(device) for layer in self.layers])[0]
+        layers = self.layers if len(self) == len(self.images) else [layer[self.numbers] for layer in self.layers]
+        return align([layer.mean(0, keepdim=True).to(device) for layer in layers])[0]
 
     def rms(self) -> float:
         """Root mean square of the patch features over all pictures, positions and dimensions."""
@@ -118,7 +130,11 @@ def load_images(samples: list[Sample], image_size: Size, resize: Size) -> Tensor
 
 
 def build_cache(
-    detector: AnomalyDetector, images: Tensor, folder: Path, mixed_precision: str | None = None
+    detector: AnomalyDetector,
+    images: Tensor,
+    folder: Path,
+    mixed_precision: str | None = None,
+    folds: Sequence[int] = (),
 ) -> FeatureCache:
     """Runs the frozen front end over all pictures once; `folder` is for files if memory is too small."""
     layers, in_memory = None, True
@@ -135,7 +151,7 @@ def build_cache(
             layer[start : start + len(values)] = values.cpu()
         progress.update(len(chunk[0]))
     progress.close()
-    return FeatureCache(images, layers, in_memory)
+    return FeatureCache(images, layers, in_memory, folds)
 
 
 def extract(detector: AnomalyDetector, images: Tensor, mixed_precision: str | None = None) -> list[Tensor]:

@@ -16,6 +16,7 @@ from training.input_shape import AUTO, parse_image_size
 from training.objectives import OBJECTIVES, PAPER_BACKBONE, PAPER_IMAGE_SIZE, objective_of
 from training.objectives.objective import option
 
+FOLDS = 5  # as CV+ has mostly; each head sees 80 % of the pictures
 CROP_SCALE = 329 / 288  # the papers' codes resize to 329 pixels and inspect the 288 in the centre
 
 DESCRIPTION = """\
@@ -135,7 +136,16 @@ class TrainConfig:
         "training",
         metavar=("SHIFT", "TURN"),
     )
-    holdout: float = option(0.1, "share of good pictures held out to calibrate the verdict", "training", metavar="P")
+    folds: int | None = option(
+        None,
+        "calibrate the verdict with all good pictures: fit so many further heads, each without its part of them; 0 "
+        "holds some out instead (default: 5 for methods without epochs, else 0)",
+        "training",
+        metavar="K",
+    )
+    holdout: float = option(
+        0.1, "without folds: share of good pictures held out to calibrate the verdict", "training", metavar="P"
+    )
     false_alarm_rate: float = option(0.01, "share of good parts that may be flagged", "training", metavar="P")
 
     output: str = option("runs", "where the model folders go", "run", metavar="DIR")
@@ -168,6 +178,12 @@ class TrainConfig:
         default = objective_of(method).epochs
         return self.epochs or default if default else 0
 
+    def folds_of(self, method: str) -> int:
+        """Folds that cross-fit the calibration of a method; 0 = pictures are held out."""
+        if "folds" in objective_of(method).unused:
+            return 0
+        return FOLDS if self.folds is None else self.folds
+
     def resize_of(self, method: str, category: str) -> Size:
         """What pictures are resized to before the centre crop."""
         cropped = self.crop == "papers" and objective_of(method).crops(category)
@@ -191,6 +207,8 @@ class TrainConfig:
         for name in ("epochs", "batch_size", "hidden_dim"):
             if (value := getattr(self, name)) is not None and value < 1:
                 parser.error(f"--{name.replace('_', '-')} must be at least 1, not {value}")
+        if self.folds is not None and self.folds != 0 and self.folds < 2:
+            parser.error(f"--folds must be 0, or at least 2, not {self.folds}")
         for name in ("holdout", "false_alarm_rate"):
             if not 0 < getattr(self, name) < 1:
                 parser.error(f"--{name.replace('_', '-')} must be between 0 and 1, not {getattr(self, name)}")

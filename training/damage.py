@@ -10,6 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -33,21 +34,22 @@ COVERED = 0.25  # share of a cell's pixels
 SMALLEST = 12  # pixels of a mask; smaller ones are drawn again
 LARGEST = 40_000  # features of a kind; 60 MB with 384 dimensions, 250 MB with the 1,536 of the papers' backbone
 BATCH = 16  # pictures
+ORIGIN = " pictures"
 
 Pixels = np.ndarray  # (H, W, 3) float32 in [0, 1]
 
 
-def texture(image: Pixels, mask: np.ndarray, rng: np.random.Generator, source: "DamagedPictures") -> Pixels:
+def texture(image: Pixels, mask: np.ndarray, rng: np.random.Generator, source: "DamagedPictures", i: int) -> Pixels:
     """A foreign texture, through which the part shines."""
     return blend(image, source.textures.draw(rng), mask, draw_blend_weight(rng))
 
 
-def paste(image: Pixels, mask: np.ndarray, rng: np.random.Generator, source: "DamagedPictures") -> Pixels:
+def paste(image: Pixels, mask: np.ndarray, rng: np.random.Generator, source: "DamagedPictures", i: int) -> Pixels:
     """Another place of this or another good picture, shifted, turned and mirrored; half of them shine through.
 
-    A turn is a multiple of a quarter, or of a half where the pictures are not square.
+    The other picture is of the same fold. A turn is a multiple of a quarter, or of a half if pictures are not square.
     """
-    other = image if rng.uniform() < 0.5 else source.pixels(int(rng.integers(len(source.images))))
+    other = image if rng.uniform() < 0.5 else source.pixels(int(rng.choice(source.alike(i))))
     sides = np.array(image.shape[:2])
     moved = np.roll(other, rng.integers(sides // 16, sides - sides // 16), (0, 1))
     turns = 4 if sides[0] == sides[1] else 2
@@ -56,7 +58,7 @@ def paste(image: Pixels, mask: np.ndarray, rng: np.random.Generator, source: "Da
     return blend(image, moved, mask, 0.0 if rng.uniform() < 0.5 else rng.uniform(0.1, 0.6))
 
 
-def tone(image: Pixels, mask: np.ndarray, rng: np.random.Generator, source: "DamagedPictures") -> Pixels:
+def tone(image: Pixels, mask: np.ndarray, rng: np.random.Generator, source: "DamagedPictures", i: int) -> Pixels:
     """Brightness, sharpness, shape or colour changed behind a soft mask."""
     soft = ndimage.gaussian_filter(mask.astype(np.float32), rng.uniform(0.5, 3))
     soft /= max(soft.max(), 1e-6)
@@ -88,8 +90,20 @@ def _colour(image: Pixels, rng: np.random.Generator) -> Pixels:
 KINDS: dict[str, tuple[Callable, int]] = {"texture": (texture, 2), "paste": (paste, 1), "tone": (tone, 1)}  # and laps
 
 
+@dataclass(frozen=True)
 class DamagedPictures(Synthesis, Dataset):
-    """Each picture of a job with each kind of damage, some more than once; a function of seed and index."""
+    """Each picture of a job with each kind of damage, some more than once; a function of seed and index.
+
+    Attributes:
+        folds: the fold of each picture, so that its damage shows nothing of another fold; empty for one fold.
+    """
+
+    folds: tuple[int, ...] = ()
+
+    def alike(self, index: int) -> np.ndarray:
+        """The numbers of all pictures of a picture's fold."""
+        folds = np.array(self.folds or [0] * len(self.images))
+        return np.flatnonzero(folds == folds[index])
 
     @cached_property
     def plan(self) -> list[tuple[str, int, int]]:
@@ -107,7 +121,7 @@ class DamagedPictures(Synthesis, Dataset):
         kind, lap, i = self.plan[index]
         rng = np.random.default_rng([self.seed, list(KINDS).index(kind), lap, i])
         mask = self._mask(i, rng)
-        damaged = KINDS[kind][0](self.pixels(i), mask, rng, self)
+        damaged = KINDS[kind][0](self.pixels(i), mask, rng, self, i)
         covered = F.adaptive_avg_pool2d(torch.from_numpy(mask)[None].float(), self.grid)[0] >= COVERED
         return {"kind": kind, "picture": i, "damaged": as_image(damaged), "covered": covered}
 
@@ -121,21 +135,33 @@ class DamagedPictures(Synthesis, Dataset):
 
 
 def make_bank(detector: AnomalyDetector, pictures: DamagedPictures, workers: int = 0) -> dict[str, Tensor]:
-    """Features (m, D) of covered cells by kind of damage, at most LARGEST of each, by one backbone pass a picture."""
+    """Features (m, D) of covered cells by kind of damage, at most LARGEST of each, by one backbone pass a picture.
+
+    `pictures_of(kind)` names the numbers (m,) of the pictures that they come from.
+    """
     counts, width = Counter(kind for kind, _, _ in pictures.plan), detector.front_end.embed_dim
     most = {kind: -(-LARGEST // count) for kind, count in counts.items()}  # rows of a picture
     # one place for all rows: many small tensors between large ones that come and go would leave holes in memory
     bank = {kind: torch.empty(count * most[kind], width) for kind, count in counts.items()}
+    origins = {kind: torch.empty(len(rows), dtype=torch.int64) for kind, rows in bank.items()}
     filled = Counter()
     loader = DataLoader(pictures, together(pictures.images, BATCH), num_workers=workers)
     for batch in tqdm(loader, "damaged pictures", leave=False, disable=None):
         features = align(extract(detector, batch["damaged"])).movedim(1, -1).cpu()
-        for kind, feature_map, covered in zip(batch["kind"], features, batch["covered"], strict=True):
+        items = zip(batch["kind"], batch["picture"], features, batch["covered"], strict=True)
+        for kind, picture, feature_map, covered in items:
             rows = feature_map[covered]
             rows = rows[torch.randperm(len(rows))[: most[kind]]]
-            bank[kind][filled[kind] : filled[kind] + len(rows)] = rows
+            place = slice(filled[kind], filled[kind] + len(rows))
+            bank[kind][place], origins[kind][place] = rows, picture
             filled[kind] += len(rows)
-    return {kind: rows[: filled[kind]] for kind, rows in bank.items()}
+    bank |= {pictures_of(kind): numbers for kind, numbers in origins.items()}
+    return {name: rows[: filled[name.removesuffix(ORIGIN)]] for name, rows in bank.items()}
+
+
+def pictures_of(kind: str) -> str:
+    """The entry of a bank with the numbers of the pictures that the features of a kind come from."""
+    return kind + ORIGIN
 
 
 def kept_bank(path: Path, settings: dict, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:

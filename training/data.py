@@ -95,18 +95,39 @@ def hold_out(
     """
     if not 0 < share < 1:
         raise ValueError(f"the held-out share must be between 0 and 1, both excluded; got {share}.")
-    first_of = {name: min(group) for group in copies for name in group}
-    groups: dict[str, list[Sample]] = {}
-    for sample in sorted(train, key=lambda sample: sample.name):
-        groups.setdefault(first_of.get(sample.name, sample.name), []).append(sample)
-    if len(groups) < 2:
-        raise ValueError(f"holding out needs at least 2 training pictures that are no copies; got {len(groups)}.")
+    groups = _independent(train, copies)
     count = min(max(round(share * len(groups)), 1), len(groups) - 1)
     largest = max(groups, key=lambda first: len(groups[first]))  # fitted, so that enough is left to fit
     order = [first for first in groups if first != largest or len(groups[largest]) == 1]
     chosen = {order[i] for i in np.random.default_rng(seed).permutation(len(order))[:count]}
     fit = [sample for first, group in groups.items() if first not in chosen for sample in group]
     return sorted(fit, key=lambda sample: sample.name), [groups[first][0] for first in order if first in chosen]
+
+
+def make_folds(
+    train: Sequence[Sample], count: int, seed: int = 0, copies: Sequence[Sequence[str]] = ()
+) -> list[list[list[Sample]]]:
+    """Splits normal samples into at most `count` folds with about equally many groups of copies, mostly of one sample.
+
+    Depends on what `hold_out` depends on.
+
+    Raises:
+        ValueError: fewer than 2 independent samples.
+    """
+    groups = list(_independent(train, copies).values())
+    order = np.random.default_rng(seed).permutation(len(groups))
+    return [[groups[i] for i in order[start::count]] for start in range(min(count, len(groups)))]
+
+
+def _independent(train: Sequence[Sample], copies: Sequence[Sequence[str]]) -> dict[str, list[Sample]]:
+    """Samples ordered by name, in groups of copies, by the name of the first; ValueError for fewer than 2 groups."""
+    first_of = {name: min(group) for group in copies for name in group}
+    groups: dict[str, list[Sample]] = {}
+    for sample in sorted(train, key=lambda sample: sample.name):
+        groups.setdefault(first_of.get(sample.name, sample.name), []).append(sample)
+    if len(groups) < 2:
+        raise ValueError(f"calibrating needs at least 2 training pictures that are no copies; got {len(groups)}.")
+    return groups
 
 
 def dataset_slug(name: str) -> str:

@@ -1,5 +1,6 @@
 """The training loop: epochs over cached features, stabilised and resumable, with the losses checked and logged."""
 
+import copy
 import logging
 import sys
 import time
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
+from hubmodels.heads import Head
 from training.batches import BatchPlan, FeatureCache, TrainingItems, loader_workers, make_loader, seed_of
 from training.jobs import Job, TrainingError
 from training.objectives import DirectFit, GradientObjective, Objective
@@ -26,30 +28,46 @@ SAVE_EVERY_S = 20.0
 
 
 class DirectFitting:
-    """One job's training without epochs, by one process."""
+    """One job's training without epochs, by one process.
+
+    Attributes:
+        fold_heads: for each fold the head that was fitted without it.
+    """
 
     first_epoch, saves = 0, True
-    record: ClassVar[dict] = {}
 
     def __init__(self, job: Job, objective: DirectFit, cache: FeatureCache) -> None:
         self.job, self.objective, self.cache = job, objective, cache
+        self.fold_heads: list[Head] = []
+        self.record: dict = {}
 
     def run(self) -> float:
-        """Fits the head; returns the seconds it took.
+        """Fits the heads of the folds and then that of the detector; returns the seconds it took.
 
         Raises:
             TrainingError: a fitted value is not finite.
         """
-        started = time.perf_counter()
-        torch.manual_seed(seed_of(self.job.config.seed, 0))
-        record = self.objective.fit(self.cache) or {}
-        if not all_finite(self.objective.head):
-            raise TrainingError(f"{self.job.name}: a fitted value is not finite; check the pictures.")
+        started, untrained = time.perf_counter(), copy.deepcopy(self.objective.head)
+        for fold in tqdm(sorted(set(self.cache.folds)), "folds", leave=False, disable=None):
+            self.fit(self.cache.without(fold), fold + 1)
+            self.fold_heads.append(self.objective.head.eval())
+            self.objective.detector.head = copy.deepcopy(untrained)
+        if self.fold_heads:
+            self.record["fold_seconds"] = time.perf_counter() - started
+        record = self.fit(self.cache, 0)
         seconds = time.perf_counter() - started
         log = JobLog(self.job, 0)
         log.write({"epoch": 1, **record, "seconds": seconds})
         log.close()
         return seconds
+
+    def fit(self, cache: FeatureCache, number: int) -> dict:
+        """Fits the detector's head to some pictures; returns what the log records."""
+        torch.manual_seed(seed_of(self.job.config.seed, number))
+        record = self.objective.fit(cache) or {}
+        if not all_finite(self.objective.head):
+            raise TrainingError(f"{self.job.name}: a fitted value is not finite; check the pictures.")
+        return record
 
 
 class Fitting:
@@ -63,6 +81,8 @@ class Fitting:
         saves: whether this process saves and evaluates the model.
         record: what is written about the steps in the model's `metrics.json`.
     """
+
+    fold_heads: ClassVar[list[Head]] = []
 
     def __init__(
         self,

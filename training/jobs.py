@@ -77,6 +77,11 @@ class Job:
         return self.config.epochs_of(self.method)
 
     @property
+    def folds(self) -> int:
+        """How many folds cross-fit the calibration; 0 = pictures are held out."""
+        return self.config.folds_of(self.method)
+
+    @property
     def head_settings(self) -> dict:
         """Arguments of the head, if they are not its defaults."""
         given = self.config.hidden_dim and "hidden_dim" not in objective_of(self.method).unused
@@ -91,7 +96,8 @@ class Job:
         without = {"own", *FREE_SETTINGS, *objective_of(self.method).unused}
         shared = {k: v for k, v in asdict(self.config).items() if k not in without}
         own = asdict(self.config.own_settings(self.method))
-        return shared | own | {"train_sha256": self.sanity.train_sha256}
+        split = {"folds": self.folds, "holdout": None} if self.folds else {"folds": None}
+        return shared | own | split | {"train_sha256": self.sanity.train_sha256}
 
 
 def is_whole(job: Job) -> bool:

@@ -44,12 +44,13 @@ from hubmodels.backbone import find_weights
 from hubmodels.compactnet import COMPACT_BACKBONE
 from hubmodels.hub.files import REPORT_FILE, limit_waiting
 from hubmodels.methods import METHODS
-from hubmodels.samples import Category, Sample, as_text, size_text
+from hubmodels.samples import Category, as_text, size_text
 from hubmodels.sizes import as_pair
 from training.auto_size import shaped
 from training.batches import AUTOCAST, build_cache, load_images, seed_of
+from training.calibration import Split, calibrate, split_pictures
 from training.config import TrainConfig
-from training.data import hold_out, open_categories
+from training.data import open_categories
 from training.evaluation import (
     PROTOCOL,
     evaluate,
@@ -66,7 +67,6 @@ from training.hub_data import HubColumns
 from training.input_shape import AUTO, default_side, require_multiples, squashed
 from training.jobs import Job, TrainingError, build_detector, is_finished, is_whole, open_backbone
 from training.objectives import OBJECTIVES, PAPER_BACKBONE, GradientObjective, objective_of
-from training.position import moved_once, moved_samples
 from training.publishing.card import require_templates, write_card
 from training.publishing.latency import measure_on_devices
 from training.publishing.publish import HUB_TIMEOUT, Publication, check_login, publish
@@ -304,7 +304,7 @@ def run_job(job: Job, accelerator: Accelerator, sharing: bool) -> None:
     if prepared is None:
         logger.info("%s is finished: kept", job.title)
         return
-    fitting, held_out, record = prepared
+    fitting, split, record = prepared
 
     # training: the last checkpoint is what counts
     record["train_seconds"] = fitting.run()
@@ -312,9 +312,11 @@ def run_job(job: Job, accelerator: Accelerator, sharing: bool) -> None:
     # calibration, the model, its evaluation, then one move into place
     with agreed(sharing):
         if fitting.saves:
-            calibrate(fitting, held_out)
+            stabilise(fitting)
+            calibrate(fitting.objective.detector, split, fitting.fold_heads, job.config.false_alarm_rate)
+            logger.info("%s %s", job.title, fitting.objective.detector.calibration.describe())
             fitting.cache.layers.clear()  # Windows deletes no mapped file
-            finish(job, fitting.objective.detector, fitting.objective.decisions | record)
+            finish(job, fitting.objective.detector, fitting.objective.decisions | record | fitting.record)
 
 
 def require_one_disk(first_epoch: int | None) -> None:
@@ -342,10 +344,8 @@ def agreed(sharing: bool) -> Iterator[None]:
         raise TrainingError(met[0]) from failure
 
 
-def prepare(
-    job: Job, accelerator: Accelerator, sharing: bool
-) -> tuple[Fitting | DirectFitting, list[Sample], dict] | None:
-    """The training, ready to run, the held-out normals, and the record of both; None if the job is finished."""
+def prepare(job: Job, accelerator: Accelerator, sharing: bool) -> tuple[Fitting | DirectFitting, Split, dict] | None:
+    """The training, ready to run, its pictures, and the record of both; None if the job is finished."""
     config, started = job.config, time.perf_counter()
     torch.manual_seed(config.seed)
     detector = build_detector(job).to(accelerator.device)
@@ -359,34 +359,27 @@ def prepare(
         logger.warning("%s: %s", job.title, hint)
 
     # data: pictures to train on, pictures to calibrate with
-    fit_samples, held_out = hold_out(job.category.train, config.holdout, config.seed, job.sanity.copies)
-    pictures = len(fit_samples)
-    if config.position_tolerance:
-        shift, turn = config.position_tolerance
-        fit_samples = moved_samples(fit_samples, shift / 100, turn, config.seed)
-        held_out = moved_once(held_out, shift / 100, turn, config.seed)
-    images = load_images(fit_samples, front_end.image_size, front_end.resize)
-    cache = build_cache(detector, images, job.workplace, config.mixed_precision)
+    split = split_pictures(job)
+    images = load_images(split.fit, front_end.image_size, front_end.resize)
+    cache = build_cache(detector, images, job.workplace, config.mixed_precision, split.fit_folds)
     cache_seconds = time.perf_counter() - started
 
     # objective: everything that the method needs from the pictures
-    objective = objective_of(job.method).prepare(detector, job, cache, fit_samples).to(accelerator.device)
-    record = {"fit": pictures, "held_out": len(held_out), "features_in_memory": cache.in_memory}
-    record["cache_seconds"] = cache_seconds
-    names = [sample.name for sample in fit_samples]
+    objective = objective_of(job.method).prepare(detector, job, cache, split.fit).to(accelerator.device)
+    record = {"fit": split.pictures, "held_out": split.held_out, "folds": split.folds}
+    record |= {"features_in_memory": cache.in_memory, "cache_seconds": cache_seconds}
+    names = [sample.name for sample in split.fit]
     fitting = make_fitting(job, objective, cache, names, accelerator, sharing)
-    return fitting, held_out, record | fitting.record
+    return fitting, split, record
 
 
-def calibrate(fitting: Fitting | DirectFitting, held_out: list[Sample]) -> None:
-    """Stabilises the trained detector, and sets its thresholds with the held-out normals."""
+def stabilise(fitting: Fitting | DirectFitting) -> None:
+    """Ends the training of a detector: with BatchNorm's statistics over all features, if its options say so."""
     job, objective, detector = fitting.job, fitting.objective, fitting.objective.detector
     if "statistics" in job.config.stabilise and isinstance(objective, GradientObjective):
         torch.manual_seed(seed_of(job.config.seed, job.epochs))
         objective.recompute_statistics(fitting.cache, job.config.batch_size)
     detector.eval()
-    detector.calibrate((sample.read() for sample in held_out), job.config.false_alarm_rate)
-    logger.info("%s %s", job.title, detector.calibration.describe())
 
 
 def finish(job: Job, detector: AnomalyDetector, record: dict) -> None:
@@ -401,7 +394,9 @@ def finish(job: Job, detector: AnomalyDetector, record: dict) -> None:
     calibration = {
         "false_alarm_rate": job.config.false_alarm_rate,
         "guaranteed_rate": shipped.calibration.guaranteed_rate(),
-        "held_out": shipped.calibration.size,
+        "bound": shipped.calibration.bound(),
+        "pictures": shipped.calibration.size,
+        "folds": record["folds"],
         "in_words": shipped.calibration.describe(),
     }
     content = {"method": job.method, "dataset": category.dataset, "category": category.name}

@@ -39,7 +39,7 @@ class ModelInfo:
         metrics: fractions in [0, 1], by their keys in `METRICS`.
         protocol: which checkpoint the metrics are of: "last", or "best-on-test".
         test_counts: number of test pictures by defect type.
-        held_out: number of held-out normals that calibrated the threshold.
+        calibrated_on: number of normal pictures that set the threshold.
         smallest_defect: about how many pixels of a picture a defect needs, along the side that is shrunk most.
         licence: of the weights, as the Hub or its author names it.
         size_bytes: of the weights.
@@ -50,7 +50,7 @@ class ModelInfo:
     protocol: str | None = None
     seed: int | None = None
     test_counts: dict[str, int] | None = None
-    held_out: int | None = None
+    calibrated_on: int | None = None
     smallest_defect: int | None = None
     backbone: str | None = None
     licence: str | None = None
@@ -129,7 +129,7 @@ def _read_files(find: Callable[[str], Path | None]) -> ModelInfo:
         protocol=_word(report.get("protocol")),
         seed=_count(report.get("seed")),
         test_counts=_counts(_at(report, "data", "counts", "test")),
-        held_out=_count(_at(report, "calibration", "held_out")),
+        calibrated_on=_count(_at(report, "calibration", "pictures")),
         smallest_defect=_count(_at(report, "input", "smallest_defect")),
         backbone=_word(_at(report, "backbone", "name")),
         licence=_word(card.get("license_name")) or _word(card.get("license")),

@@ -74,6 +74,30 @@ def test_false_alarms_stay_under_the_rate_on_new_normals():
     assert 0.035 < np.mean(alarms) < 0.055
 
 
+@pytest.mark.parametrize(
+    ("n", "rate", "bound"), [(4, 0.01, 1 - 0.05 ** (1 / 4)), (50, 0.01, 1 - 0.05 ** (1 / 50)), (1, 0.5, 0.95)]
+)
+def test_the_bound_of_the_highest_score_by_hand(n, rate, bound):
+    """The share above the maximum of n is Beta(1, n): it is beyond x with probability (1 - x)^n."""
+    assert calibrated(n, rate).bound() == pytest.approx(bound)
+
+
+@pytest.mark.parametrize(("n", "rate"), [(20, 0.05), (60, 0.05), (60, 0.3)])
+def test_the_bound_is_exceeded_in_one_of_twenty_calibrations(n, rate):
+    rng, beyond = np.random.default_rng(1), []
+    for _ in range(2000):
+        calibration = Calibration()
+        calibration.fit(predictions(rng.uniform(size=n)), rate)
+        beyond.append(1 - calibration.decide(0.0, np.zeros((2, 2), np.float32)).threshold > calibration.bound())
+    assert 0.035 < np.mean(beyond) < 0.065
+
+
+def test_both_rates_are_in_the_words():
+    words = calibrated(50, 0.01).describe()
+    assert words.startswith("flags 2 % of good parts on average, hardly ever more than 5.8 % (95 % confidence)")
+    assert "calibrated on 50 normal pictures (too few for the 1 % asked for, which needs 99)" in words
+
+
 def test_too_few_held_out_pictures_are_named():
     calibration = calibrated(32, 0.01)
     assert not calibration.is_sufficient()

@@ -11,7 +11,7 @@ from hubmodels.front_end import align
 from hubmodels.hybrid import Hybrid
 from training import damage
 from training.batches import FeatureCache, extract
-from training.damage import KINDS, DamagedPictures, kept_bank, make_bank
+from training.damage import KINDS, DamagedPictures, kept_bank, make_bank, pictures_of
 from training.synthesis import TextureSource
 
 SIZE, GRID = 64, (8, 8)
@@ -72,9 +72,9 @@ def test_an_oblong_picture_is_damaged_at_its_place():
 def test_a_paste_turns_squares_by_quarters_and_other_pictures_by_halves(size, fewest_quarters):
     """In the picture all pixels of a row are equal. After a quarter turn they differ, and never otherwise."""
     image = np.repeat(np.arange(size[0], dtype=np.float32)[:, None, None] / size[0], size[1], axis=1).repeat(3, axis=2)
-    source, quarters = SimpleNamespace(images=[image], pixels=lambda index: image), 0
+    source, quarters = SimpleNamespace(alike=lambda index: [0], pixels=lambda index: image), 0
     for seed in range(30):
-        pasted = damage.paste(image, np.ones(size, bool), np.random.default_rng(seed), source)
+        pasted = damage.paste(image, np.ones(size, bool), np.random.default_rng(seed), source, 0)
         assert pasted.shape == image.shape
         quarters += np.ptp(pasted, axis=1).max() > 0.01
     assert quarters >= fewest_quarters and bool(quarters) == bool(fewest_quarters)
@@ -104,15 +104,27 @@ def detector(make_detector):
 
 def test_the_bank_has_the_features_of_covered_cells(detector):
     pictures = make_pictures()
-    expected = {kind: [] for kind in KINDS}
-    for index, (kind, _, _) in enumerate(pictures.plan):
+    expected = {(kind, i): [] for kind in KINDS for i in range(3)}
+    for index, (kind, _, i) in enumerate(pictures.plan):
         features = align(extract(detector, pictures[index]["damaged"][None]))[0]
-        expected[kind].append(features[:, pictures[index]["covered"]].T)
+        expected[kind, i].append(features[:, pictures[index]["covered"]].T)
     bank = make_bank(detector, pictures)
-    for kind, rows in expected.items():
-        rows = torch.cat(rows)
-        assert len(bank[kind]) == len(rows) > 0
-        assert torch.cdist(bank[kind], rows).amin(1).max() < 1e-2  # in any order
+    for (kind, i), rows in expected.items():
+        rows, found = torch.cat(rows), bank[kind][bank[pictures_of(kind)] == i]
+        assert len(found) == len(rows) > 0
+        assert torch.cdist(found, rows).amin(1).max() < 1e-2  # in any order
+
+
+def test_damage_shows_nothing_of_another_fold():
+    """Pictures of each fold have one grey value, so what is pasted says where it comes from."""
+    images = torch.tensor([10, 10, 200, 200], dtype=torch.uint8)[:, None, None, None].expand(4, 3, SIZE, SIZE)
+    pictures = DamagedPictures(images.contiguous(), TextureSource(SIZE), None, GRID, 0, folds=(0, 0, 1, 1))
+    pasted = [(i, pictures[index]["damaged"]) for index, (kind, _, i) in enumerate(pictures.plan) if kind == "paste"]
+    assert all((damaged == images[i]).all() for i, damaged in pasted)
+    mixed = DamagedPictures(images.contiguous(), TextureSource(SIZE), None, GRID, 0)
+    assert any(
+        (mixed[index]["damaged"] != images[i]).any() for index, (k, _, i) in enumerate(mixed.plan) if k == "paste"
+    )
 
 
 def test_the_bank_is_bounded(detector, monkeypatch):

@@ -7,7 +7,7 @@ from real_data import real_folder
 from small_pictures import SIZE, add_category, add_pictures, find, names, only, picture, save
 
 from hubmodels.samples import Sample
-from training.data import dataset_slug, hold_out, open_categories
+from training.data import dataset_slug, hold_out, make_folds, open_categories
 
 
 @pytest.fixture
@@ -245,7 +245,7 @@ def test_hold_out_depends_on_seed_not_on_order():
 
 @pytest.mark.parametrize(("count", "share"), [(1, 0.1), (0, 0.1), (10, 0.0), (10, 1.0), (10, -0.5)])
 def test_hold_out_refuses(count, share):
-    with pytest.raises(ValueError, match=r"held-out share|holding out needs"):
+    with pytest.raises(ValueError, match=r"held-out share|calibrating needs"):
         hold_out(normals(count), share)
 
 
@@ -272,6 +272,22 @@ def test_the_largest_group_of_copies_is_trained_on():
     for seed in range(5):
         fit, held_out = hold_out(train, 0.5, seed, [names(train[:10])])
         assert names(train[:10]) == names(fit)[:10] and names(held_out)[0] in names(train[10:])
+
+
+@pytest.mark.parametrize(("count", "folds", "sizes"), [(12, 5, [2, 2, 2, 3, 3]), (3, 5, [1, 1, 1])])
+def test_folds_cover_all_once(count, folds, sizes):
+    made = make_folds(normals(count), folds)
+    assert sorted(len(fold) for fold in made) == sizes
+    assert sorted(sample.name for fold in made for [sample] in fold) == names(normals(count))
+    assert made == make_folds(normals(count)[::-1], folds) != make_folds(normals(count), folds, seed=1)
+
+
+def test_copies_are_in_one_fold():
+    train = normals(20)
+    copies = [names(train[start : start + 4]) for start in range(0, 20, 4)]
+    made = make_folds(train, 3, 0, copies)
+    assert sorted(len(fold) for fold in made) == [1, 2, 2]
+    assert sorted(names(group) for fold in made for group in fold) == copies
 
 
 def test_copies_of_one_picture_cannot_be_split():

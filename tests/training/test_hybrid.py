@@ -266,7 +266,7 @@ def test_with_few_pictures_the_distance_counts_as_much_on_new_patches(make_detec
     head, width = objective.head, objective.detector.front_end.embed_dim
     mixing = torch.randn(4, width)
     layers = torch.einsum("nkhw,kd->ndhw", torch.randn(count, 4, 32, 32) ** 3, mixing).chunk(2, dim=1)
-    objective.fit_discriminator = lambda normal: {}
+    objective.fit_discriminator = lambda normal, numbers: {}
     objective.fit(FeatureCache(torch.zeros(count, 3, 64, 64), [*layers], in_memory=True))
     new = torch.randn(4000, 4) ** 3 @ mixing
     logits, distances = head.discriminate(head.embed(new)), head.memory.distances(head.memory.project(new))

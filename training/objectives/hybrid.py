@@ -17,7 +17,7 @@ from hubmodels.hybrid import Hybrid, Memory
 from hubmodels.samples import Sample
 from training.batches import FeatureCache, loader_workers
 from training.coreset import greedy_coreset
-from training.damage import KINDS, DamagedPictures, kept_bank, make_bank
+from training.damage import KINDS, DamagedPictures, kept_bank, make_bank, pictures_of
 from training.foreground import foreground_masks
 from training.objectives.objective import DirectFit, add_noise
 from training.synthesis import TextureSource
@@ -53,7 +53,7 @@ class HybridObjective(DirectFit):
         """With the part found in the pictures, so that damage is on it."""
         found = foreground_masks(cache.images.permute(0, 2, 3, 1).numpy())
         textures, grid = TextureSource(job.config.image_size), tuple(cache.layers[0].shape[-2:])
-        pictures = DamagedPictures(cache.images, textures, found.masks, grid, job.config.seed)
+        pictures = DamagedPictures(cache.images, textures, found.masks, grid, job.config.seed, cache.folds)
         settings = job.settings | {"backbone_sha256": detector.front_end.backbone_sha256}
         objective = cls(detector, pictures, job.workplace / "bank.safetensors", settings)
         objective.decisions = {"foreground": found.reason, "damaged_pictures": len(objective.pictures)}
@@ -69,7 +69,7 @@ class HybridObjective(DirectFit):
         """Adaptor, discriminator, BatchNorm's statistics, memory, mix; returns the losses of the last step."""
         normal = cache.sample(LARGEST).to(self.detector.device)
         standardise(self.head.adaptor, normal)
-        losses = self.fit_discriminator(normal)
+        losses = self.fit_discriminator(normal, cache.numbers)
         whiten(self.head.memory, normal)
         projected = cache.sample(MOST, lambda rows: self.head.memory.project(rows.to(normal.device)))
         chosen = greedy_coreset(projected, min(VECTORS, int(len(projected) * MEMBERS)))
@@ -77,9 +77,10 @@ class HybridObjective(DirectFit):
         self.balance(normal)
         return losses
 
-    def fit_discriminator(self, normal: Tensor) -> dict[str, float]:
-        """On good patch features (N, D) and on those of damaged pictures; returns the losses of the last step."""
+    def fit_discriminator(self, normal: Tensor, numbers: Tensor) -> dict[str, float]:
+        """On good patch features (N, D) and damaged ones of the same pictures; returns the losses of the last step."""
         bank = kept_bank(self.kept, self.settings, self.make_bank)
+        bank = {kind: bank[kind][torch.isin(bank.pop(pictures_of(kind)), numbers)] for kind in KINDS}
         if not sum(map(len, bank.values())):
             raise ValueError(
                 "no damage that was drawn covers a patch of the part: the part is too small or too thin in the model "

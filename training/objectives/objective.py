@@ -107,12 +107,13 @@ class DirectFit(Objective):
 
 
 class GradientObjective(Objective):
-    """A method that minimises a loss in steps.
+    """A method that minimises a loss in steps. It is fitted once, because each fold would take as long again.
 
     Attributes:
         synthesis: called with (epoch, picture index); returns what a step needs besides the cached features.
     """
 
+    unused = ("folds",)
     synthesis: Callable[[int, int], dict[str, Tensor]] | None = None
 
     @abstractmethod

@@ -2,7 +2,8 @@
 
 `study.parquet` has one row for each model: `setting`, `method`, `dataset`, `category`, `seed`; `texture`, whether the
 category counts as one in the means; the metrics, fractions;
-`fit` and `held_out`, numbers of pictures; `epochs`, `noise_std`; `train_seconds`, `cache_seconds` (features),
+`fit` and `held_out`, numbers of pictures, and `folds` that calibrated (0 or empty: the held-out pictures did);
+`epochs`, `noise_std`; `train_seconds`, `cache_seconds` (features),
 `evaluation_seconds`; `latency_ms` and its `device`; `model_mb`; `command`, `commit`, `machine`, `versions`; and
 `fingerprint`, of all settings, pictures and weights.
 
@@ -81,6 +82,7 @@ def _row_of(job: StudyJob, textures: Sequence[str]) -> dict:
         **{key: report["metrics"].get(key) for key in METRICS},
         **{"backbone": report["backbone"]["name"], "image_size": json.dumps(settings["image_size"])},
         **{"epochs": report["epochs"], "fit": training["fit"], "held_out": training["held_out"]},
+        **{"folds": training.get("folds")},
         **{"noise_std": training.get("noise_std"), "hypothesis": training.get("hypothesis")},
         **{key: training.get(key) for key in ("train_seconds", "cache_seconds", "evaluation_seconds")},
         **{"latency_ms": latency.get("median_ms"), "device": latency.get("device")},
@@ -330,8 +332,11 @@ def estimate(job: StudyJob, rows: Sequence[dict]) -> float | None:
     near = near or [row for row in alike if row["backbone"] == job.config.backbone]
     if not near:
         return None
-    pictures, epochs = len(job.category.train) * (1 - job.config.holdout), max(1, job.epochs)
-    each = [row["train_seconds"] / (row["fit"] * max(1, row["epochs"])) for row in near]
+    held_out, fits = (0, 1 + job.folds) if job.folds else (job.config.holdout, 1)
+    pictures, epochs = len(job.category.train) * (1 - held_out), max(1, job.epochs) * fits
+    each = [
+        row["train_seconds"] / (row["fit"] * max(1, row["epochs"]) * (1 + (row.get("folds") or 0))) for row in near
+    ]
     cache = [row["cache_seconds"] / row["fit"] for row in near]
     test = [row["evaluation_seconds"] or 0 for row in near]
     return pictures * (epochs * statistics.median(each) + statistics.median(cache)) + statistics.median(test)

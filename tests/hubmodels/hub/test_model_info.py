@@ -61,7 +61,7 @@ def test_a_bundled_model_has_the_licence_of_its_card_and_the_numbers_of_its_repo
     assert known.licence == card["license"] == "apache-2.0"
     shown = {m["name"]: m["value"] for m in card["model-index"][0]["results"][0]["metrics"]}
     assert {model_info.METRICS[key].name: value for key, value in known.metrics.items()} == shown
-    assert (known.protocol, known.seed, known.held_out, known.card) == ("last", 0, 100, None)
+    assert (known.protocol, known.seed, known.calibrated_on, known.card) == ("last", 0, 100, None)
     assert known.smallest_defect == 8  # a patch of 256 pixels that stand for 256
     assert sum(known.test_counts.values()) == 60 and 0.5e6 < known.size_bytes < 2e6
 
@@ -72,7 +72,7 @@ def test_a_folder_tells_what_training_wrote(folder):
         "protocol": "last",
         "seed": 7,
         "test_counts": TEST_COUNTS,
-        "held_out": 4,
+        "calibrated_on": 4,
         "backbone": "resnet18.tv_in1k",
     }
     licence = metadata_load(folder / "README.md")["license_name"]
@@ -137,7 +137,7 @@ def test_metrics_of_other_names_are_left_out(folder):
         ({"input": {"smallest_defect": "8"}}, "smallest_defect"),
         ({"data": {"counts": {"test": ["good"]}}}, "test_counts"),
         ({"data": {"counts": {"test": {"good": "4", "bent": -1}}}}, "test_counts"),
-        ({"calibration": {"held_out": 4.5}}, "held_out"),
+        ({"calibration": {"pictures": 4.5}}, "calibrated_on"),
         ({"backbone": {"name": 7}}, "backbone"),
     ],
 )

@@ -158,8 +158,12 @@ def test_what_was_measured_is_told():
     text = card(latency={"cuda": latency})
     assert "| image AUROC | 75.0 % |" in text and "| AUPRO@0.3 | 68.8 % |" in text
     assert "| GPU | 12.3 ms | 15.0 ms | H100; CPU threads: 2; picture: 72 x 96; 20 times |" in text
-    assert "It flags at most 20 % of good parts; calibrated on 4 held-out" in text
-    assert "| false alarms guaranteed by 4 held-out pictures | 20.0 % |" in text
+    assert (
+        "It flags 20 % of good parts on average, hardly ever more than 53 % (95 % confidence); calibrated on 4" in text
+    )
+    assert "for any distribution" in text and "cross-fitting" not in text
+    assert "| false alarms on average, promised by 4 pictures | 20.0 % |" in text
+    assert "| hardly ever more than (95 % confidence) | 52.7 % |" in text
     assert (
         "| false alarms on the test pictures | 25.0 % |" in text
         and "| defects found on the test pictures | 50.0 % |" in text
