@@ -211,13 +211,19 @@ class AnomalyDetector(nn.Module, PyTorchModelHubMixin, library_name=LIBRARY, pip
         ]
         return [self.calibration.decide(s, m) for s, m in zip(image_scores, sized, strict=True)]
 
-    def decide(self, prediction: AnomalyPrediction, false_alarm_rate: float | None) -> AnomalyPrediction:
+    def decide(
+        self, prediction: AnomalyPrediction, false_alarm_rate: float | None, unsure_rate: float | None = None
+    ) -> AnomalyPrediction:
         """The same scores, decided at another false-alarm rate; None = the calibrated one.
 
+        Args:
+            unsure_rate: a higher rate. `is_unsure` is true for what only this one would flag: a person should look.
+
         Raises:
-            ValueError: the rate is not in (0, 1).
+            ValueError: a rate is not in (0, 1).
         """
-        decided = self.calibration.decide(prediction.image_score, prediction.map_source, false_alarm_rate)
+        scores = prediction.image_score, prediction.map_source
+        decided = self.calibration.decide(*scores, false_alarm_rate, unsure_rate)
         return replace(decided, latency_ms=prediction.latency_ms, warnings=prediction.warnings)
 
     def calibrate(

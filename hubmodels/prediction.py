@@ -50,6 +50,7 @@ class AnomalyPrediction:
         map_source: what `anomaly_map` is, or is made of.
         p_value: share of normal pictures at least as anomalous, in (0, 1]; conformal, from held-out normals.
         threshold: the picture is anomalous where `image_score > threshold`.
+        unsure_threshold: above it, a picture that is not anomalous is unsure; None where no such rate was given.
         pixel_threshold: a region is anomalous where `anomaly_map > pixel_threshold`.
         normal_level: median anomaly map value of held-out normal pictures: zero point of heat maps.
         normal_score: median image score of held-out normal pictures: zero point of `score_level`.
@@ -69,6 +70,7 @@ class AnomalyPrediction:
     normal_score: float | None = None
     latency_ms: float | None = None
     warnings: tuple[str, ...] = ()
+    unsure_threshold: float | None = None
 
     @property
     def anomaly_map(self) -> np.ndarray:
@@ -95,6 +97,11 @@ class AnomalyPrediction:
     def is_anomalous(self) -> bool | None:
         """Verdict at the calibrated threshold; None when not calibrated."""
         return None if self.threshold is None else self.image_score > self.threshold
+
+    @property
+    def is_unsure(self) -> bool:
+        """Whether a person should look again: not anomalous, but above the threshold of a higher false-alarm rate."""
+        return self.unsure_threshold is not None and self.unsure_threshold < self.image_score <= self.threshold
 
     @cached_property
     def mask(self) -> np.ndarray | None:
@@ -130,9 +137,11 @@ class AnomalyPrediction:
         mask = self.at_most(COUNTED_SIDE).mask
         return {
             "is_anomalous": self.is_anomalous,
+            "is_unsure": self.is_unsure,
             "p_value": self.p_value,
             "image_score": self.image_score,
             "threshold": self.threshold,
+            "unsure_threshold": self.unsure_threshold,
             "score_level": self.score_level,
             "defects": None if mask is None else count_regions(mask),
             "defect_share": None if mask is None else float(np.count_nonzero(mask) / mask.size),
@@ -225,19 +234,25 @@ class Conformal:
         return self.size - int(np.searchsorted(self._array("image_scores"), np.float32(image_score)))
 
     def decide(
-        self, image_score: float, anomaly_map: np.ndarray | SizedMap, false_alarm_rate: float | None = None
+        self,
+        image_score: float,
+        anomaly_map: np.ndarray | SizedMap,
+        false_alarm_rate: float | None = None,
+        unsure_rate: float | None = None,
     ) -> AnomalyPrediction:
         """The prediction with its verdict, or without one when not calibrated.
 
         Args:
             false_alarm_rate: share of good parts that may be flagged, instead of the calibrated one. A picture is
                 anomalous exactly where its p-value is at most `guaranteed_rate(false_alarm_rate)`.
+            unsure_rate: a higher one; a picture that only this one would flag is unsure.
 
         Raises:
-            ValueError: the rate is not in (0, 1).
+            ValueError: a rate is not in (0, 1).
         """
-        if false_alarm_rate is not None:
-            check_rate(false_alarm_rate)
+        for given in (false_alarm_rate, unsure_rate):
+            if given is not None:
+                check_rate(given)
         if self.size == 0:
             return AnomalyPrediction(image_score, anomaly_map)
         rate = self.guaranteed_rate(false_alarm_rate)
@@ -246,6 +261,7 @@ class Conformal:
             anomaly_map,
             p_value=self.p_value(image_score),
             threshold=self._quantile("image_scores", rate),
+            unsure_threshold=None if unsure_rate is None else self._quantile("image_scores", max(rate, unsure_rate)),
             pixel_threshold=self._quantile("map_maxima", rate),
             normal_level=float(self.normal_level),
             normal_score=float(self._array("image_scores")[(self.size - 1) // 2]),

@@ -28,6 +28,7 @@ from webapp.inspection import (
 from webapp.inspection_report import describe_guarantee
 from webapp.results import BatchResults, models_of, printable
 from webapp.texts import (
+    LOOK,
     SIGNS,
     TONES,
     VERDICT_KEYS,
@@ -48,10 +49,10 @@ SHOWN_EVERY = 1.0  # seconds between updates of the page
 # some browsers do not know the last ones as pictures
 FILE_TYPES = ["image", ".pgm", ".ppm", ".pnm", ".jp2", ".heic"]
 THUMBNAIL_SIDE = 64  # pixels
-VERDICT_ORDER = {True: 0, False: 1, None: 2}
+VERDICT_ORDER = {True: 0, LOOK: 1, False: 2, None: 3}
 COLUMNS = ("batch_verdict", "batch_p_value", "batch_level", "batch_defects")  # of each method
-DISAGREEMENT, SOMETHING_ELSE, DEFECTIVE, UNREAD, NO_VERDICT, GOOD = range(6)  # the order of the table
-RANKS = ("batch_disagree", "batch_unlike", "defective", "batch_unread", "no_verdict", "good")  # their texts
+DISAGREEMENT, SOMETHING_ELSE, DEFECTIVE, AGAIN, UNREAD, NO_VERDICT, GOOD = range(7)  # the order of the table
+RANKS = ("batch_disagree", "batch_unlike", "defective", "look_again", "batch_unread", "no_verdict", "good")  # texts
 # without the hidden files of file managers
 JOIN_FOLDER = """(folder, pictures) => {
     const hidden = /^([.]|Thumbs[.]db$|desktop[.]ini$)/;
@@ -319,6 +320,8 @@ def _rank(record: dict) -> int:
         return DISAGREEMENT
     if record["defective_verdicts"]:
         return DEFECTIVE
+    if record["look_again"]:
+        return AGAIN
     return NO_VERDICT if record["verdicts"] < len(record["methods"]) else GOOD
 
 
@@ -330,19 +333,19 @@ def _result(record: dict, language: str) -> dict:
         return {"text": translate_plainly(key, language, count=count, total=total), "sign": "≠", "tone": "disagree"}
     if rank == SOMETHING_ELSE:
         return {"text": translate_plainly("unsure", language), "sign": SIGNS[None], "tone": TONES[None]}
-    return _verdict({DEFECTIVE: True, GOOD: False, NO_VERDICT: None}[rank], language)
+    return _verdict({DEFECTIVE: True, AGAIN: LOOK, GOOD: False, NO_VERDICT: None}[rank], language)
 
 
-def _verdict(is_anomalous: bool | None, language: str) -> dict:
-    words = translate_plainly(VERDICT_KEYS[is_anomalous], language)
-    return {"text": words, "sign": SIGNS[is_anomalous], "tone": TONES[is_anomalous]}
+def _verdict(verdict: bool | str | None, language: str) -> dict:
+    words = translate_plainly(VERDICT_KEYS[verdict], language)
+    return {"text": words, "sign": SIGNS[verdict], "tone": TONES[verdict]}
 
 
 def _method_cells(numbers: dict | None, language: str) -> list[tuple[dict, float | None]]:
     """Verdict, p-value, level and number of defects of one method, each with its key to sort by."""
     if numbers is None:  # no model of this method
         return [({"text": "-"}, None)] * len(COLUMNS)
-    verdict = numbers["is_anomalous"]
+    verdict = LOOK if numbers["is_unsure"] else numbers["is_anomalous"]
     cells = [(_verdict(verdict, language), VERDICT_ORDER[verdict])]
     for key, digits in (("p_value", 2), ("score_level", 3), ("defects", 6)):
         value = numbers[key]

@@ -22,11 +22,12 @@ from hubmodels.hub.catalog import BUNDLE, CACHE, FOLDER, HUB, Catalog
 from hubmodels.methods import METHODS
 from hubmodels.pictures import Picture
 from hubmodels.setup_change import CELL, GRID, WINDOW, setup_changed
-from webapp.texts import LANGUAGES, label, translate_plainly
+from webapp.texts import LANGUAGES, LOOK, label, translate_plainly
 
 # Events that use a model share one place in Gradio's queue. A batch has its own place, otherwise nobody else could
 # inspect while it runs. A batch and the other events then take turns (`_turn`), one picture each.
 MODEL = {"concurrency_id": "model", "concurrency_limit": 1}
+UNSURE, MOST_UNSURE = 5, 0.5  # times the accepted rate: which good parts a person has to look at again; at most half
 BATCH = {"concurrency_id": "batch", "concurrency_limit": 1}
 _turn = threading.Lock()
 
@@ -48,7 +49,7 @@ class Inspection:
 
     def at_rate(self, false_alarm_rate: float | None) -> dict[str, AnomalyPrediction]:
         """The predictions at another false-alarm rate; None = the rate that each method was calibrated for."""
-        return {name: self.detectors[name].decide(p, false_alarm_rate) for name, p in self.predictions.items()}
+        return {name: decided(self.detectors[name], p, false_alarm_rate) for name, p in self.predictions.items()}
 
     def record(self, category: str, rate: float | None = None) -> dict:
         """All results as numbers, ready for JSON."""
@@ -63,13 +64,17 @@ class Inspection:
             "agree": self.agree,
             "verdicts": verdicts.total(),
             "defective_verdicts": verdicts[True],
+            "look_again": needs_look(self.predictions),
             "methods": {name: self._numbers(name, rate) for name in self.predictions},
         }
 
     def _numbers(self, method: str, rate: float | None) -> dict:
         calibration = self.detectors[method].calibration
-        guaranteed = calibration.guaranteed_rate(rate) if calibration.size else None
-        return self.predictions[method].numbers() | {"guaranteed_false_alarm_rate": guaranteed}
+        guaranteed, bound = (
+            (calibration.guaranteed_rate(rate), calibration.bound(rate)) if calibration.size else [None] * 2
+        )
+        promised = {"guaranteed_false_alarm_rate": guaranteed, "false_alarm_rate_bound": bound}
+        return self.predictions[method].numbers() | promised
 
     @property
     def agree(self) -> bool | None:
@@ -123,8 +128,16 @@ def inspect_picture(
         predictions, appearance = compare(loaded, prepared), check_appearance(loaded, prepared)
     titles = method_titles()
     detectors = {titles[name]: detector for name, detector in loaded.items()}
-    decided = {titles[name]: loaded[name].decide(p, rate) for name, p in predictions.items()}
-    return Inspection(prepared.picture, appearance, detectors, decided)
+    verdicts = {titles[name]: decided(loaded[name], p, rate) for name, p in predictions.items()}
+    return Inspection(prepared.picture, appearance, detectors, verdicts)
+
+
+def decided(detector: AnomalyDetector, prediction: AnomalyPrediction, rate: float | None) -> AnomalyPrediction:
+    """The prediction at a false-alarm rate, None = the calibrated one, and unsure up to UNSURE times that rate."""
+    if not detector.calibration.size:
+        return prediction
+    unsure = min(MOST_UNSURE, UNSURE * detector.calibration.guaranteed_rate(rate))
+    return detector.decide(prediction, rate, unsure)
 
 
 def load_methods(catalog: Catalog, category: str | None, methods: list | None = None) -> dict[str, AnomalyDetector]:
@@ -159,6 +172,16 @@ def suggest_category(catalog: Catalog, prepared: PreparedPicture) -> str | None:
 def count_verdicts(predictions: Mapping[str, AnomalyPrediction]) -> Counter[bool]:
     """The number of methods by verdict, True = defective; methods without a calibration do not count."""
     return Counter(p.is_anomalous for p in predictions.values() if p.is_anomalous is not None)
+
+
+def verdict_of(prediction: AnomalyPrediction) -> bool | str | None:
+    """True = defective, LOOK = a person should look again, False = good, None = not calibrated."""
+    return LOOK if prediction.is_unsure else prediction.is_anomalous
+
+
+def needs_look(predictions: Mapping[str, AnomalyPrediction]) -> bool:
+    """Whether a person should look again: a method is unsure, and none calls the part defective."""
+    return any(p.is_unsure for p in predictions.values()) and not count_verdicts(predictions)[True]
 
 
 def all_agree(predictions: Mapping[str, AnomalyPrediction]) -> bool | None:

@@ -19,11 +19,23 @@ from hubmodels.heatmap import agreement_layer, count_shares, heat_layer, outline
 from hubmodels.methods import METHODS
 from hubmodels.prediction import pictures_needed
 from hubmodels.scoring import Calibration
-from webapp.inspection import Inspection, all_agree, count_verdicts
+from webapp.inspection import Inspection, all_agree, count_verdicts, needs_look, verdict_of
 from webapp.results import FILES
-from webapp.texts import SIGNS, TONES, VERDICT_KEYS, data_url, distinct_numbers, number, percent, render, translate
+from webapp.texts import (
+    LOOK,
+    SIGNS,
+    TONES,
+    VERDICT_KEYS,
+    data_url,
+    distinct_numbers,
+    number,
+    percent,
+    render,
+    translate,
+)
 
 RATES = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2)  # accepted false alarms of the slider
+FEWEST_FOR_P = 20  # good pictures; with fewer a p-value says nothing
 PICTURE_SIDE = 1600  # pixels; enough for a screen, also zoomed
 LAYER_SIDE = 640  # pixels; the anomaly maps are coarser
 PATCH = (96, 96)  # pixels of the legend, shown at a quarter
@@ -94,9 +106,9 @@ def render_report(
         columns={name: _column(inspection, drawn, name, rates, language) for name in inspection.predictions},
         agreements=agreements,
         legend=_legend(agreements[0].methods, language) if agreements else {},
-        start=rates.index(own_rate(inspection)),
+        start=rates.index(least_rate(inspection)),
         rates=[rate for rate in rates if rate is not None],
-        shown_rates=[percent(rate, language) for rate in rates if rate is not None],
+        shown_rates=_shown_rates(inspection, rates, language),
         absent=absent,
         warnings=warnings,
         note=note,
@@ -105,20 +117,40 @@ def render_report(
 
 def own_rate(inspection: Inspection) -> float | None:
     """The false-alarm rate that the first calibrated method was calibrated for."""
-    calibrations = (detector.calibration for detector in inspection.detectors.values())
-    return next((round(c.false_alarm_rate.item(), 6) for c in calibrations if c.size), None)
+    return next((round(c.false_alarm_rate.item(), 6) for c in _calibrations(inspection)), None)
+
+
+def least_rate(inspection: Inspection) -> float | None:
+    """The lowest false-alarm rate, not below their own, that the calibrations of all methods allow."""
+    return max((round(c.guaranteed_rate(), 4) for c in _calibrations(inspection)), default=None)
 
 
 def step_rates(inspection: Inspection) -> list[float | None]:
     """The rates of the slider, ascending; only None if nothing is calibrated."""
     own = own_rate(inspection)
-    return [None] if own is None else sorted({*RATES, own})
+    return [None] if own is None else sorted({*RATES, own, least_rate(inspection)})
+
+
+def _calibrations(inspection: Inspection) -> list[Calibration]:
+    return [c for detector in inspection.detectors.values() if (c := detector.calibration).size]
+
+
+def _shown_rates(inspection: Inspection, rates: list[float | None], language: str) -> list[Markup | str]:
+    """The rates in words; those that no calibration allows name the good pictures that they need."""
+    lowest = min((1 / (c.size + 1) for c in _calibrations(inspection)), default=0)
+    shown = []
+    for rate in (rate for rate in rates if rate is not None):
+        text = percent(rate, language)
+        beyond = rate < lowest - 1e-4
+        words = translate("rate_beyond", language, rate=text, needed=pictures_needed(rate)) if beyond else text
+        shown.append(words)
+    return shown
 
 
 def _alike(inspection: Inspection, methods: Iterable[str], rates: list[float | None]) -> list[list[int]]:
     """Indices of the rates, grouped by equal thresholds of these methods, and so by equal content."""
     decided = [[predictions[method] for method in methods] for predictions in map(inspection.at_rate, rates)]
-    thresholds = [[(p.threshold, p.pixel_threshold) for p in predictions] for predictions in decided]
+    thresholds = [[(p.threshold, p.unsure_threshold, p.pixel_threshold) for p in found] for found in decided]
     return [list(group) for _, group in groupby(range(len(rates)), thresholds.__getitem__)]
 
 
@@ -130,6 +162,8 @@ def _headline(inspection: Inspection, rate: float | None, language: str) -> tupl
     predictions = inspection.at_rate(rate)
     if UNLIKE in inspection.appearance.warnings:
         return TONES[None], translate("unreliable", language)
+    if needs_look(predictions):
+        return TONES[LOOK], translate("unsure_headline", language, verdicts=_verdicts(predictions, language))
     if all_agree(predictions):
         return _agreed(predictions, language)
     if len(predictions) > 2 and all_agree(predictions) is False:
@@ -153,7 +187,7 @@ def _disagreed(predictions: Mapping[str, AnomalyPrediction], language: str) -> M
 
 
 def _verdicts(predictions: Mapping[str, AnomalyPrediction], language: str) -> Markup:
-    shown = {name: translate(VERDICT_KEYS[p.is_anomalous], language) for name, p in predictions.items()}
+    shown = {name: translate(VERDICT_KEYS[verdict_of(p)], language) for name, p in predictions.items()}
     return Markup(", ").join(
         translate("method_verdict", language, method=n, verdict=verdict) for n, verdict in shown.items()
     )
@@ -242,9 +276,9 @@ def _verdict(
     unlike = UNLIKE in inspection.appearance.warnings
     return Verdict(
         steps=steps,
-        key=VERDICT_KEYS[prediction.is_anomalous],
-        tone=TONES[None if unlike else prediction.is_anomalous],  # no colour for a verdict on another kind of part
-        sign=SIGNS[prediction.is_anomalous],
+        key=VERDICT_KEYS[verdict_of(prediction)],
+        tone=TONES[None if unlike else verdict_of(prediction)],  # no colour for a verdict on another kind of part
+        sign=SIGNS[verdict_of(prediction)],
         level=prediction.score_level,
         rows=_rows(calibration, prediction, outlined, language),
         outlined=outlined,
@@ -259,8 +293,9 @@ def _rows(calibration: Calibration, prediction: AnomalyPrediction, outlined: str
     if prediction.is_anomalous is not None:
         score, threshold = distinct_numbers(prediction.image_score, prediction.threshold, language)
         p, count = number(prediction.p_value, language, 2), calibration.count_as_unusual(prediction.image_score)
+        words = "p_value_words" if calibration.size >= FEWEST_FOR_P else "p_value_few"
         rows = {
-            "p_value": translate("p_value_words", language, p=p, count=count, size=calibration.size),
+            "p_value": translate(words, language, p=p, count=count, size=calibration.size),
             "image_score": translate("score_words", language, score=score, threshold=threshold),
             "outlined": outlined,
         }
@@ -280,6 +315,7 @@ def describe_guarantee(calibration: Calibration, rate: float | None, language: s
         return translate("not_calibrated", language)
     guaranteed = calibration.guaranteed_rate(rate)
     values = {"size": calibration.size, "rate": percent(guaranteed, language)}
+    values["bound"] = percent(calibration.bound(rate), language)
     if guaranteed == rate:
         return translate("guarantee", language, **values)
     return translate(

@@ -30,9 +30,10 @@ FLOAT_DIGITS = 400  # more than any float has before the point; Decimal's usual 
 AS_IT_IS = {"decimal_quantization": False, "group_separator": False}  # Babel must not round or group digits
 
 I18N = gr.I18n(**{code: {key: text[code] for key, text in TEXTS.items()} for code in LANGUAGES})
-VERDICT_KEYS = {True: "defective", False: "good", None: "no_verdict"}
-TONES = {True: "defective", False: "good", None: "unsure"}  # classes of the style sheets
-SIGNS = {True: "✕", False: "✓", None: "?"}  # the verdict must not depend on colour alone
+LOOK = "look"  # the verdict of an unsure method: a person should look again
+VERDICT_KEYS = {True: "defective", LOOK: "look_again", False: "good", None: "no_verdict"}
+TONES = {True: "defective", LOOK: "look", False: "good", None: "unsure"}  # classes of the style sheets
+SIGNS = {True: "✕", LOOK: "↻", False: "✓", None: "?"}  # the verdict must not depend on colour alone
 
 
 def label(key: str):

@@ -132,7 +132,9 @@ def test_the_legend_counts_from_three_methods_on(catalog, upload, registered):
     ],
 )
 def test_the_headline_counts_verdicts(verdicts, tone, words):
-    predictions = dict(zip(TITLES, (SimpleNamespace(is_anomalous=verdict) for verdict in verdicts), strict=False))
+    predictions = dict(
+        zip(TITLES, (SimpleNamespace(is_anomalous=verdict, is_unsure=False) for verdict in verdicts), strict=False)
+    )
     inspection = SimpleNamespace(appearance=AppearanceCheck(1.0, ()), at_rate=lambda rate: predictions)
     found, sentence = inspection_report._headline(inspection, None, "en")
     assert found == tone and sentence.startswith(words)

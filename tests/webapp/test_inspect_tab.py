@@ -6,6 +6,7 @@ import re
 import shutil
 import zipfile
 from collections import defaultdict
+from dataclasses import replace
 from html.parser import HTMLParser
 from types import SimpleNamespace
 
@@ -14,12 +15,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hubmodels import GLASS, SimpleNet
+from hubmodels import GLASS, AnomalyPrediction, SimpleNet
+from hubmodels.appearance import AppearanceCheck
 from hubmodels.hub.catalog import Catalog
+from hubmodels.scoring import Calibration
+from webapp import inspection_report
 from webapp.hosting import uploaded_path
 from webapp.inspect_tab import InspectTab, find_examples
 from webapp.inspection import choices, expected_methods, find_category, inspect_picture, method_choice
-from webapp.inspection_report import RATES
+from webapp.inspection_report import RATES, render_report
 from webapp.texts import percent
 
 LABEL = "toy / widget"
@@ -130,8 +134,34 @@ def test_the_report_opens_at_the_rate_that_the_models_were_calibrated_for(catalo
 def test_too_few_held_out_pictures_are_named_at_low_rates(catalog, picture):
     """Five pictures guarantee 17 % at best."""
     report = inspected(catalog, LABEL, picture)
-    assert "allow 17% false alarms. For 1% you need 99" in report
-    assert "At most 20% of good parts are called defective. Calibrated on 5" in report
+    assert "allow 17% false alarms on average, hardly ever more than 45%. For 1% you need 99" in report
+    assert "On average 20% of good parts are called defective, hardly ever more than 45%. This comes from 5" in report
+    assert "1%: needs 99 good parts|" in report.replace("\xa0", " ") and "needs 4 good parts" not in report
+
+
+@pytest.mark.parametrize(("size", "shown"), [(19, False), (20, True)])
+def test_a_p_value_needs_twenty_good_parts(size, shown):
+    calibration = Calibration()
+    predictions = [AnomalyPrediction(float(i), np.full((2, 2), float(i), np.float32)) for i in range(size)]
+    calibration.fit(predictions, 0.1)
+    rows = inspection_report._rows(
+        calibration, replace(calibration.decide(9.5, np.zeros((2, 2))), latency_ms=1), "", "en"
+    )
+    assert rows["p_value"].endswith(f"{size - 10} of {size} good parts are at least this unusual")
+    assert (":" in rows["p_value"]) == shown
+
+
+def test_a_method_that_is_unsure_asks_for_another_look(catalog, picture):
+    real = inspect_picture(catalog, LABEL, picture["path"])
+    shown = {name: replace(p, image_score=p.threshold) for name, p in real.predictions.items()}
+    inspection = replace(real, appearance=AppearanceCheck(1.0, ()), predictions=shown)
+    report = render_report(inspection, LABEL, [], [], None, "en")
+    start = int(re.search(r'data-start="(\d)"', report)[1])
+    assert "Look again. SimpleNet: Look again, GLASS: Look again." in report
+    assert all("Look again" in step(report, start, name) for name in shown) and report.count('class="look"') >= 2
+    assert inspection.record(LABEL, 0.2)["look_again"] is False  # these predictions are not decided again
+    decided = replace(inspection, predictions=inspection.at_rate(None)).record(LABEL, None)
+    assert decided["look_again"] and decided["methods"]["GLASS"]["is_unsure"] and decided["defective_verdicts"] == 0
 
 
 @pytest.mark.parametrize("size", [(80, 48), (3000, 150), (20, 900)])
