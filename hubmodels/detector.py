@@ -62,6 +62,7 @@ class AnomalyDetector(nn.Module, PyTorchModelHubMixin, library_name=LIBRARY, pip
         patch_size: side of the neighbourhood aggregated around each position.
         embed_dim: width D of a patch feature; default: the backbone's channels added up (1536 for wide_resnet50_2).
         dataset, category: what the head was trained on.
+        region: whether only a part of the picture counts; which one is in the weights.
         head_settings: arguments of the method's head, for example `hidden_dim`.
     """
 
@@ -82,6 +83,7 @@ class AnomalyDetector(nn.Module, PyTorchModelHubMixin, library_name=LIBRARY, pip
         embed_dim: int | None = None,
         dataset: str | None = None,
         category: str | None = None,
+        region: bool = False,
         **head_settings: object,
     ) -> None:
         super().__init__()
@@ -96,6 +98,7 @@ class AnomalyDetector(nn.Module, PyTorchModelHubMixin, library_name=LIBRARY, pip
             resize=resize,
             patch_size=patch_size,
             embed_dim=embed_dim,
+            region=region,
         )
         self.head = self.head_class(self.front_end.embed_dim, len(self.front_end.layers), **head_settings)
         self.calibration = Calibration()
@@ -202,8 +205,11 @@ class AnomalyDetector(nn.Module, PyTorchModelHubMixin, library_name=LIBRARY, pip
         patch_scores = self.score_patches(aggregated, head).float()
         if not patch_scores.isfinite().all():
             raise ModelError(f"the {self.method} model gives scores that are not finite: its weights are damaged")
-        image_scores = (head or self.head).image_scores(patch_scores).tolist()
-        maps = smooth_map(patch_scores, self.front_end.image_size).cpu()
+        region = self.front_end.region
+        counting = patch_scores if region is None else region.counting(patch_scores)
+        image_scores = (head or self.head).image_scores(counting).tolist()
+        maps = smooth_map(patch_scores, self.front_end.image_size) if region is None else region.smooth(patch_scores)
+        maps = maps.cpu()
         resize = self.front_end.resize
         sized = [
             SizedMap(size, max(resize), partial(to_picture_size, one.clone(), resize=resize))
@@ -261,6 +267,7 @@ class AnomalyDetector(nn.Module, PyTorchModelHubMixin, library_name=LIBRARY, pip
         names = ("layers", "backbone_sha256", "mean", "std", "patch_size", "embed_dim")
         settings = {"backbone": front_end.backbone_name} | {name: getattr(front_end, name) for name in names}
         settings |= {name: as_plain(getattr(front_end, name)) for name in ("image_size", "resize")}
+        settings |= {"region": True} if front_end.region is not None else {}
         identity = {"method": self.method, "format_version": FORMAT_VERSION}
         return identity | settings | {"dataset": self.dataset, "category": self.category} | self.head.settings()
 
@@ -323,6 +330,8 @@ class AnomalyDetector(nn.Module, PyTorchModelHubMixin, library_name=LIBRARY, pip
         try:
             if self.calibration.size:
                 self.calibration.require_sound()
+            if self.front_end.region is not None:
+                self.front_end.region.require_sound()
             if not all(tensor.isfinite().all() for tensor in self.head.state_dict().values()):
                 raise ValueError("the head has weights that are not finite")
         except ValueError as error:

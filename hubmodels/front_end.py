@@ -20,8 +20,9 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from hubmodels.backbone import Backbone, feature_channels, load_backbone
+from hubmodels.backbone import Backbone, feature_channels, feature_strides, load_backbone
 from hubmodels.pictures import fit
+from hubmodels.region import Region
 from hubmodels.scoring import SinglePrecision
 from hubmodels.sizes import Size, as_image_size, as_pair, crop_margins, crop_start
 from hubmodels.tiles import in_tiles, is_large
@@ -61,6 +62,7 @@ class FrontEnd(nn.Module):
         resize: what a picture is resized to before the centre crop to `image_size`; by default it is not cropped.
         patch_size: side of the neighbourhood aggregated around each position.
         embed_dim: width D of a patch feature; default: the backbone's channels added up.
+        region: whether only a part of the picture counts. At first it is the whole picture.
 
     Raises:
         ValueError: a size or a normalisation that cannot work.
@@ -79,6 +81,7 @@ class FrontEnd(nn.Module):
         resize: Size | None,
         patch_size: int,
         embed_dim: int | None,
+        region: bool = False,
     ) -> None:
         super().__init__()
         self.backbone_name, self.layers, self.backbone_sha256 = backbone, tuple(layers), backbone_sha256
@@ -89,6 +92,8 @@ class FrontEnd(nn.Module):
         channels = feature_channels(backbone, self.layers)
         self.embed_dim = embed_dim or sum(channels)
         self.patch_features = PatchFeatures(channels, self.embed_dim, patch_size)
+        stride = feature_strides(backbone, self.layers)[0]
+        self.region = Region(self.image_size, stride, self.mean) if region else None
         self._backbone: tuple[Backbone, ...] = ()  # in a tuple, or torch would make it part of the model
         self._weights: str | Path | None = None  # file of the backbone's weights, where the user named one
 
@@ -130,13 +135,15 @@ class FrontEnd(nn.Module):
     def key(self) -> tuple:
         """All that patch features depend on, for comparing front ends."""
         size = (self.image_size, self.resize, self.mean, self.std)
+        region = None if self.region is None else self.region.mask.cpu().numpy().tobytes()
         network = (self.backbone_name, self.layers, self.backbone_sha256 or self._weights, self.device)
-        return (*network, *size, self.patch_size, self.embed_dim)
+        return (*network, *size, self.patch_size, self.embed_dim, region)
 
     def prepare(self, pictures: list[Image.Image]) -> Tensor:
-        """PIL RGB pictures -> images (B, 3, H, W) in [0, 1] on the front end's device."""
+        """PIL RGB pictures -> images (B, 3, H, W) in [0, 1] on the front end's device, covered outside the region."""
         survive_fork()
-        return torch.stack([to_image(p, self.image_size, self.resize) for p in pictures]).to(self.device)
+        images = torch.stack([to_image(p, self.image_size, self.resize) for p in pictures]).to(self.device)
+        return images if self.region is None else self.region.cover(images)
 
     def enlargement(self, picture: Image.Image) -> float:
         """How many pixels of the resized picture there are for one of its own, along the axis where there are more."""

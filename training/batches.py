@@ -45,11 +45,19 @@ class FeatureCache:
         in_memory: False if the features are in memory-mapped files.
         folds: the fold of each of the N pictures, if heads are fitted without some; else empty.
         numbers: (n,) of the pictures among the N.
+        counting: (K,) numbers of the patches of a picture that count; None for all.
     """
 
-    def __init__(self, images: Tensor, layers: list[Tensor], in_memory: bool, folds: Sequence[int] = ()) -> None:
+    def __init__(
+        self,
+        images: Tensor,
+        layers: list[Tensor],
+        in_memory: bool,
+        folds: Sequence[int] = (),
+        counting: Tensor | None = None,
+    ) -> None:
         self.images, self.layers, self.in_memory, self.folds = images, layers, in_memory, tuple(folds)
-        self.numbers = torch.arange(len(images))
+        self.numbers, self.counting = torch.arange(len(images)), counting
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -62,12 +70,17 @@ class FeatureCache:
 
     @property
     def patches(self) -> int:
-        """Patches of a picture."""
-        return self.layers[0][0, 0].numel()
+        """Patches of a picture that count."""
+        return self.layers[0][0, 0].numel() if self.counting is None else len(self.counting)
 
     def features(self, indices: Tensor, device: torch.device, places: Tensor | None = None) -> Tensor:
-        """Patch features (B, D, h, w) of the pictures chosen, on the device; with places as `align_at` has them."""
+        """Patch features (B, D, h, w) of the pictures chosen, on the device; with places as `align_at` has them.
+
+        Where some patches do not count, the places are by default all others.
+        """
         rows = self.numbers[indices]
+        if places is None and self.counting is not None:
+            places = self.counting.to(device).expand(len(rows), -1)
         return align_at([layer[rows].to(device, non_blocking=True) for layer in self.layers], places)
 
     def batches(self, batch_size: int, device: torch.device) -> Iterator[Tensor]:
@@ -151,7 +164,8 @@ def build_cache(
             layer[start : start + len(values)] = values.cpu()
         progress.update(len(chunk[0]))
     progress.close()
-    return FeatureCache(images, layers, in_memory, folds)
+    region = detector.front_end.region
+    return FeatureCache(images, layers, in_memory, folds, None if region is None else region.numbers.cpu())
 
 
 def extract(detector: AnomalyDetector, images: Tensor, mixed_precision: str | None = None) -> list[Tensor]:
@@ -299,22 +313,31 @@ class LocalSynthesis(Synthesis):
 class TrainingItems(Dataset):
     """Map from (epoch, picture index) to everything that a step needs besides the cached features.
 
-    Of pictures with more than STEP_PATCHES patches each step takes so many, other ones in each epoch: `places`.
+    Of pictures with more than STEP_PATCHES patches each step takes so many, other ones in each epoch: `places`. They
+    are also named where some patches do not count.
+
+    Args:
+        patches: of each picture, if all count; else the numbers (K,) of those that do.
 
     Attributes:
         chosen: patches of each picture that a step takes.
     """
 
-    def __init__(self, synthesis: Callable[[int, int], dict[str, Tensor]] | None, patches: int, seed: int) -> None:
-        self.synthesis, self.patches, self.seed = synthesis, patches, seed
-        self.chosen = min(patches, STEP_PATCHES)
+    def __init__(
+        self, synthesis: Callable[[int, int], dict[str, Tensor]] | None, patches: int | Tensor, seed: int
+    ) -> None:
+        self.synthesis, self.seed = synthesis, seed
+        self.places = np.asarray(patches) if isinstance(patches, Tensor) else np.arange(patches)
+        self.names_places = isinstance(patches, Tensor) or patches > STEP_PATCHES
+        self.chosen = min(len(self.places), STEP_PATCHES)
 
     def __getitem__(self, key: tuple[int, int]) -> dict:
         epoch, index = key
         items = {"index": index} | (self.synthesis(epoch, index) if self.synthesis else {})
-        if self.chosen < self.patches:
+        if self.names_places:
             rng = np.random.default_rng([self.seed, epoch, index, 1])  # not the stream of the synthesis
-            items["places"] = torch.from_numpy(np.sort(rng.permutation(self.patches)[: self.chosen]))
+            chosen = rng.permutation(len(self.places))[: self.chosen]
+            items["places"] = torch.from_numpy(self.places[np.sort(chosen)])
         return items
 
 

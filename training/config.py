@@ -105,6 +105,13 @@ class TrainConfig:
         "model",
     )
 
+    region: str | None = option(
+        None,
+        "picture of what counts: bright pixels do, dark ones are ignored in training and in use (default: the whole "
+        "picture)",
+        "model",
+        metavar="FILE",
+    )
     hidden_dim: int | None = option(
         None,
         "units of the discriminator's hidden layer (default: two thirds of the features' width; the official run "

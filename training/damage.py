@@ -148,6 +148,8 @@ def make_bank(detector: AnomalyDetector, pictures: DamagedPictures, workers: int
     loader = DataLoader(pictures, together(pictures.images, BATCH), num_workers=workers)
     for batch in tqdm(loader, "damaged pictures", leave=False, disable=None):
         features = align(extract(detector, batch["damaged"])).movedim(1, -1).cpu()
+        if (region := detector.front_end.region) is not None:
+            batch["covered"] &= region.patches.cpu()
         items = zip(batch["kind"], batch["picture"], features, batch["covered"], strict=True)
         for kind, picture, feature_map, covered in items:
             rows = feature_map[covered]

@@ -9,6 +9,7 @@ import logging
 import os
 import platform
 import subprocess
+import warnings
 from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
@@ -25,7 +26,7 @@ from hubmodels.front_end import inspected_part
 from hubmodels.heatmap import panel
 from hubmodels.hub.files import REPORT_FILE
 from hubmodels.metric_names import HEADLINE, METRICS
-from hubmodels.pictures import PictureError
+from hubmodels.pictures import PictureError, PictureWarning
 from hubmodels.prediction import AnomalyPrediction
 from hubmodels.samples import Category, Sample, shorten
 from training.metrics import PixelMetrics, false_alarm_rate, image_metrics, recall_at_threshold
@@ -55,6 +56,12 @@ def evaluate(detector: AnomalyDetector, category: Category, folder: Path, skip_b
     """
     if not category.test:
         return {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PictureWarning)  # test pictures are what they are
+        return _evaluate(detector, category, folder, skip_bad)
+
+
+def _evaluate(detector: AnomalyDetector, category: Category, folder: Path, skip_bad: bool) -> dict[str, float]:
     rows, pixels = [], PixelEvaluation(detector) if category.has_masks else None
     for sample, prediction in _predict_all(detector, category.test, skip_bad):
         rows.append(_row(sample, prediction))
@@ -75,8 +82,8 @@ class PixelEvaluation:
     """Pixel metrics of a detector's maps against the masks; unusable masks do not affect the image metrics.
 
     `outline_iou`, of a calibrated detector, is the mean over the defective pictures of an intersection over its union,
-    that of the outlined defects and the mask. With a centre crop, `cropped_defect_pixels` is the share of the defect
-    pixels outside of it.
+    that of the outlined defects and the mask. With a centre crop or a region, `cropped_defect_pixels` is the share of
+    the defect pixels outside of it.
 
     Attributes:
         curves: counts of each picture, from which the metrics can be computed again.
@@ -85,6 +92,7 @@ class PixelEvaluation:
     def __init__(self, detector: AnomalyDetector) -> None:
         self._metrics, self._faults, self.curves = PixelMetrics(), [], CurveCollector()
         self._crop = detector.front_end.image_size, detector.front_end.resize
+        self._region = detector.front_end.region
         self._defects = self._inspected = 0  # pixels
         self._overlaps: list[float] = []
 
@@ -102,7 +110,8 @@ class PixelEvaluation:
             both, either = (np.count_nonzero(f(mask > 0, prediction.mask)) for f in (np.logical_and, np.logical_or))
             self._overlaps.append(both / either)
         self._defects += int(mask.sum())
-        self._inspected += int(mask[inspected_part(mask.shape, *self._crop)].sum())
+        seen = mask if self._region is None else mask * self._region.of_picture(mask.shape, self._crop[1])
+        self._inspected += int(seen[inspected_part(mask.shape, *self._crop)].sum())
 
     def compute(self, skip_bad: bool) -> dict[str, float]:
         """The metrics; empty, with a warning, if masks are bad (unless `skip_bad`) or a class of pixels is missing."""
@@ -118,7 +127,7 @@ class PixelEvaluation:
             return {}
         metrics |= {"outline_iou": float(np.mean(self._overlaps))} if self._overlaps else {}
         cropped = {"cropped_defect_pixels": (self._defects - self._inspected) / self._defects}
-        return metrics | (cropped if self._crop[1] != self._crop[0] else {})
+        return metrics | (cropped if self._crop[1] != self._crop[0] or self._region is not None else {})
 
 
 def _predict_all(

@@ -109,7 +109,8 @@ class Fitting:
         self.state = TrainingState(self.head, self.optimizers, self.average, settings)
         self.state.load(self.state_path)
         self.plan = replace(plan, first_epoch=self.state.epoch)
-        items = TrainingItems(objective.synthesis, cache.patches, config.seed)
+        counting = cache.patches if cache.counting is None else cache.counting
+        items = TrainingItems(objective.synthesis, counting, config.seed)
         self.record = {}
         if items.chosen < cache.patches:
             self.record["step_patches"] = items.chosen

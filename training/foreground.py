@@ -11,6 +11,8 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
+from hubmodels.region import Region
+
 WORKING_SIDE = 144  # pixels; pictures are segmented at this square's area, and lengths below are in these pixels
 BORDER_WIDTH = 4  # of the ring that is assumed to show background
 MARGIN = 4  # kept away from the object when the background is measured
@@ -76,6 +78,15 @@ def foreground_masks(images: Sequence[np.ndarray]) -> Foreground:
     ]
     outliers = f", {(~accepted).sum()} of {len(images)} pictures used in full" if not accepted.all() else ""
     return Foreground(masks, f"object on a plain background, about {median:.0%} of the picture{outliers}")
+
+
+def within(region: Region | None, masks: list[np.ndarray] | None, count: int) -> list[np.ndarray] | None:
+    """The foregrounds (H, W) bool of so many pictures inside a region; the region itself where nothing is left."""
+    if region is None:
+        return masks
+    counting = region.mask.cpu().numpy()
+    inside = [counting & mask for mask in masks] if masks else [counting] * count
+    return [mask if mask.any() else counting for mask in inside]
 
 
 def _robust_spread(values: np.ndarray, axis: int | None = None) -> np.ndarray:

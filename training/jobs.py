@@ -1,5 +1,6 @@
 """The jobs of a run, one per (category, method): their folders, their settings, and whether they are finished."""
 
+import hashlib
 import os
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -10,6 +11,7 @@ from hubmodels.detector import AnomalyDetector
 from hubmodels.hub.catalog import model_name
 from hubmodels.hub.files import missing_files
 from hubmodels.methods import METHODS
+from hubmodels.region import read_region
 from hubmodels.samples import Category
 from training.config import TrainConfig
 from training.evaluation import read_report
@@ -97,7 +99,8 @@ class Job:
         shared = {k: v for k, v in asdict(self.config).items() if k not in without}
         own = asdict(self.config.own_settings(self.method))
         split = {"folds": self.folds, "holdout": None} if self.folds else {"folds": None}
-        return shared | own | split | {"train_sha256": self.sanity.train_sha256}
+        region = {"region": self.config.region and hashlib.sha256(Path(self.config.region).read_bytes()).hexdigest()}
+        return shared | own | split | region | {"train_sha256": self.sanity.train_sha256}
 
 
 def is_whole(job: Job) -> bool:
@@ -158,7 +161,7 @@ def build_detector(job: Job) -> AnomalyDetector:
     config = job.config
     backbone = open_backbone(config.backbone, config.backbone_weights)
     mean, std = normalisation(config.backbone)
-    return METHODS[job.method].detector(
+    detector = METHODS[job.method].detector(
         backbone=config.backbone,
         backbone_sha256=backbone.fingerprint,
         mean=mean,
@@ -167,5 +170,10 @@ def build_detector(job: Job) -> AnomalyDetector:
         resize=config.resize_of(job.method, job.category.name),
         dataset=job.category.dataset,
         category=job.category.name,
+        region=config.region is not None,
         **job.head_settings,
     )
+    if detector.front_end.region is not None:
+        front_end = detector.front_end
+        front_end.region.set(read_region(config.region, front_end.image_size, front_end.resize))
+    return detector

@@ -40,10 +40,11 @@ from accelerate.utils import gather_object
 from huggingface_hub.utils import validate_repo_id
 
 from hubmodels import AnomalyDetector, BackboneError
-from hubmodels.backbone import find_weights
+from hubmodels.backbone import feature_strides, find_weights
 from hubmodels.compactnet import COMPACT_BACKBONE
 from hubmodels.hub.files import REPORT_FILE, limit_waiting
 from hubmodels.methods import METHODS
+from hubmodels.region import Region, read_region
 from hubmodels.samples import Category, as_text, size_text
 from hubmodels.sizes import as_pair
 from training.auto_size import shaped
@@ -205,6 +206,9 @@ def check_early(config: TrainConfig) -> None:
         open_backbone(config.backbone, config.backbone_weights)
     if config.push_to_hub:
         check_login(config.push_to_hub)
+    if config.region and config.image_size != AUTO:
+        stride, size = feature_strides(config.backbone)[0], as_pair(config.image_size)
+        Region(size, stride, (0, 0, 0)).set(read_region(config.region, size))
     for method in config.methods:
         objective_of(method).check(config, config.own_settings(method))
     _warn_of_unused(config)
@@ -361,6 +365,7 @@ def prepare(job: Job, accelerator: Accelerator, sharing: bool) -> tuple[Fitting 
     # data: pictures to train on, pictures to calibrate with
     split = split_pictures(job)
     images = load_images(split.fit, front_end.image_size, front_end.resize)
+    images = images if front_end.region is None else front_end.region.cover_levels(images)
     cache = build_cache(detector, images, job.workplace, config.mixed_precision, split.fit_folds)
     cache_seconds = time.perf_counter() - started
 
@@ -368,6 +373,8 @@ def prepare(job: Job, accelerator: Accelerator, sharing: bool) -> tuple[Fitting 
     objective = objective_of(job.method).prepare(detector, job, cache, split.fit).to(accelerator.device)
     record = {"fit": split.pictures, "held_out": split.held_out, "folds": split.folds}
     record |= {"features_in_memory": cache.in_memory, "cache_seconds": cache_seconds}
+    if front_end.region is not None:
+        record["region"] = front_end.region.share
     names = [sample.name for sample in split.fit]
     fitting = make_fitting(job, objective, cache, names, accelerator, sharing)
     return fitting, split, record

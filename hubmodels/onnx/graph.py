@@ -34,7 +34,7 @@ class ExportGraph(nn.Module):
         first = detectors[0].front_end
         self.image_size, self.resize = first.image_size, first.resize
         self.start, self.margins = (place(self.resize, self.image_size) for place in (crop_start, crop_margins))
-        self.backbone, self.patch_features = first.backbone, first.patch_features
+        self.backbone, self.patch_features, self.region = first.backbone, first.patch_features, first.region
         self.heads = nn.ModuleList(_Head(detector) for detector in detectors)
         for name in ("mean", "std"):
             values = torch.tensor(getattr(first, name), dtype=torch.float32, device=first.device)
@@ -42,12 +42,15 @@ class ExportGraph(nn.Module):
 
     def forward(self, pictures: Tensor) -> tuple[Tensor, ...]:
         """Pictures (B, H, W, 3) uint8 RGB -> per detector image scores (B,), anomaly maps (B, H, W), p-values (B,)."""
-        feature_maps = self.backbone((self.prepare(pictures) - self.mean) / self.std)
+        images = self.prepare(pictures)
+        images = images if self.region is None else self.region.cover(images)
+        feature_maps = self.backbone((images - self.mean) / self.std)
         aggregated, outputs = self.patch_features([maps.float() for maps in feature_maps]), []
         for head in self.heads:
             patch_scores = head(aggregated)
-            image_scores = head.image_scores(patch_scores)
-            anomaly_maps = smooth_map(patch_scores, self.image_size)
+            region = self.region
+            image_scores = head.image_scores(patch_scores if region is None else region.counting(patch_scores))
+            anomaly_maps = smooth_map(patch_scores, self.image_size) if region is None else region.smooth(patch_scores)
             if self.resizes:
                 anomaly_maps = self.at_picture_size(anomaly_maps, pictures)
             outputs += [image_scores, anomaly_maps, head.p_values(image_scores)]

@@ -126,8 +126,8 @@ def test_calibration_holds_one_picture_and_one_map_at_a_time(make_detector, monk
     detector, seen, alive = make_detector(SimpleNet, calibrated=False), [], []
     study = detector._calibrate_one
 
-    def watched(shown, picture_statistics):
-        prediction = study(shown, picture_statistics)
+    def watched(shown, head, picture_statistics):
+        prediction = study(shown, head, picture_statistics)
         alive.append(sum(reference() is not None for reference in seen))
         seen.extend(map(weakref.ref, (shown, prediction.anomaly_map)))
         return prediction

@@ -26,7 +26,7 @@ from hubmodels.front_end import flatten
 from hubmodels.glass import GLASS
 from hubmodels.samples import Sample
 from training.batches import FeatureCache, LocalSynthesis, align_at, extract, load_images
-from training.foreground import foreground_masks
+from training.foreground import foreground_masks, within
 from training.hypothesis import choose_hypothesis
 from training.objectives.objective import (
     ADAPTOR_LR,
@@ -110,6 +110,7 @@ class GLASSObjective(DiscriminatorObjective):
         if settings.foreground == "auto":
             found = foreground_masks(_as_arrays(cache.images))
             masks, foreground = found.masks, found.reason
+        masks = within(detector.front_end.region, masks, len(cache.images))
         textures = TextureSource(job.config.image_size, settings.textures)
         decisions |= {"hypothesis": hypothesis, "hypothesis_reason": reason, "foreground": foreground}
         decisions |= {"textures": textures.name}

@@ -18,7 +18,7 @@ from hubmodels.samples import Sample
 from training.batches import FeatureCache, loader_workers
 from training.coreset import greedy_coreset
 from training.damage import KINDS, DamagedPictures, kept_bank, make_bank, pictures_of
-from training.foreground import foreground_masks
+from training.foreground import foreground_masks, within
 from training.objectives.objective import DirectFit, add_noise
 from training.synthesis import TextureSource
 
@@ -53,7 +53,8 @@ class HybridObjective(DirectFit):
         """With the part found in the pictures, so that damage is on it."""
         found = foreground_masks(cache.images.permute(0, 2, 3, 1).numpy())
         textures, grid = TextureSource(job.config.image_size), tuple(cache.layers[0].shape[-2:])
-        pictures = DamagedPictures(cache.images, textures, found.masks, grid, job.config.seed, cache.folds)
+        masks = within(detector.front_end.region, found.masks, len(cache.images))
+        pictures = DamagedPictures(cache.images, textures, masks, grid, job.config.seed, cache.folds)
         settings = job.settings | {"backbone_sha256": detector.front_end.backbone_sha256}
         objective = cls(detector, pictures, job.workplace / "bank.safetensors", settings)
         objective.decisions = {"foreground": found.reason, "damaged_pictures": len(objective.pictures)}

@@ -37,8 +37,8 @@ JPEG_QUALITY = 85
 
 PRIVATE_FINDINGS = ("unreadable", "copies", "leaks", "missing_masks", "bad_masks", "unused")  # they name files
 NOT_DECISIONS = (  # of every training
-    *("fit", "held_out", "features_in_memory"),
-    *("cache_seconds", "train_seconds", "evaluation_seconds"),
+    *("fit", "held_out", "folds", "features_in_memory", "region"),
+    *("cache_seconds", "train_seconds", "fold_seconds", "evaluation_seconds"),
 )
 
 

@@ -106,6 +106,28 @@ def test_the_snippets_of_the_docs_run(exported, tmp_path, monkeypatch):
 # ---------------------------------------------------------------------- the graph
 
 
+@pytest.mark.parametrize("resizes", [True, False])
+def test_a_file_looks_at_the_region_alone(make_detector, tmp_path, resizes):
+    """Both methods, and pixels outside change nothing."""
+    detectors = [make_detector(method, calibrated=False, region=True) for method in (SimpleNet, GLASS)]
+    inside = torch.zeros(64, 64, dtype=torch.bool)
+    inside[16:48, 8:40] = True
+    for detector in detectors:
+        detector.front_end.region.set(inside)
+        detector.calibrate([picture(i, (64, 64)) for i in range(5)], 0.2)
+    export.export(detectors, tmp_path / "region.onnx", [picture(0, (64, 64)), picture(1, (64, 64))], resizes=resizes)
+    model = ExportedModel(tmp_path / "region.onnx", threads=1)
+    pixels, other = (np.asarray(picture(i, (64, 64))).copy() for i in (2, 3))
+    other[inside.numpy()] = pixels[inside.numpy()]
+    one, two = model.compare(pixels), model.compare(other)
+    for detector in detectors:
+        found = one[detector.method]
+        assert found.image_score == two[detector.method].image_score
+        expected = detector.predict(pixels)
+        assert np.allclose(found.anomaly_map, expected.anomaly_map, **CLOSE)
+        assert found.image_score == pytest.approx(expected.image_score, rel=1e-4)
+
+
 @pytest.mark.parametrize("size", [*SIZES, (1000, 700)])
 def test_images_equal_those_of_pillow(detectors, size):
     shown = picture(3, size)
