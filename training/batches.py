@@ -21,12 +21,12 @@ import psutil
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
-from tqdm import tqdm
 
 from hubmodels.detector import AnomalyDetector
 from hubmodels.front_end import align, to_image
 from hubmodels.samples import Sample
 from hubmodels.sizes import Size, as_pair
+from training.progress import tqdm
 from training.synthesis import TextureSource, synthesise
 
 MEMORY_SHARE = 0.5  # of the available memory; the rest is for the data loader, the page cache and the user
@@ -137,7 +137,7 @@ def together(images: Tensor, most: int) -> int:
 def load_images(samples: list[Sample], image_size: Size, resize: Size) -> Tensor:
     """Pictures -> (n, 3, H, W) uint8 model inputs."""
     images = torch.empty(len(samples), 3, *as_pair(image_size), dtype=torch.uint8)
-    for i, sample in enumerate(tqdm(samples, desc="reading pictures", leave=False, disable=None)):
+    for i, sample in enumerate(tqdm(samples, desc="reading pictures")):
         images[i] = (to_image(sample.read(), image_size, resize) * 255).round().to(torch.uint8)
     return images
 
@@ -151,7 +151,7 @@ def build_cache(
 ) -> FeatureCache:
     """Runs the frozen front end over all pictures once; `folder` is for files if memory is too small."""
     layers, in_memory = None, True
-    progress = tqdm(total=len(images), desc="frozen features", unit="picture", leave=False, disable=None)
+    progress = tqdm(total=len(images), desc="frozen features", unit="picture")
     at_once = together(images, 16)
     for start in range(0, len(images), at_once):
         chunk = extract(detector, images[start : start + at_once], mixed_precision)

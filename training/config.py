@@ -156,6 +156,9 @@ class TrainConfig:
     false_alarm_rate: float = option(0.01, "share of good parts that may be flagged", "training", metavar="P")
 
     output: str = option("runs", "where the model folders go", "run", metavar="DIR")
+    replace: bool = option(
+        False, "train again where a model was made with other pictures or settings; it stays until then", "run"
+    )
     parallel: Literal["auto", "jobs", "data"] = option(
         "auto",
         "several processes: each takes its own jobs, or all share each job's batches (auto: jobs if there are enough)",

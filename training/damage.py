@@ -22,11 +22,11 @@ from safetensors.torch import save_file
 from scipy import ndimage
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
 
 from hubmodels.detector import AnomalyDetector
 from hubmodels.front_end import align
 from training.batches import Synthesis, as_image, extract, together
+from training.progress import tqdm
 from training.synthesis import MAX_DRAWS, blend, draw_blend_weight, draw_mask
 
 FEW, MOST = 100, 250  # pictures: below the first each is damaged twice as often, beyond the second only some are
@@ -146,7 +146,7 @@ def make_bank(detector: AnomalyDetector, pictures: DamagedPictures, workers: int
     origins = {kind: torch.empty(len(rows), dtype=torch.int64) for kind, rows in bank.items()}
     filled = Counter()
     loader = DataLoader(pictures, together(pictures.images, BATCH), num_workers=workers)
-    for batch in tqdm(loader, "damaged pictures", leave=False, disable=None):
+    for batch in tqdm(loader, "damaged pictures"):
         features = align(extract(detector, batch["damaged"])).movedim(1, -1).cpu()
         if (region := detector.front_end.region) is not None:
             batch["covered"] &= region.patches.cpu()

@@ -19,7 +19,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from PIL import Image
-from tqdm import tqdm
 
 from hubmodels.detector import AnomalyDetector
 from hubmodels.front_end import inspected_part
@@ -31,6 +30,7 @@ from hubmodels.prediction import AnomalyPrediction
 from hubmodels.samples import Category, Sample, shorten
 from training.metrics import PixelMetrics, false_alarm_rate, image_metrics, recall_at_threshold
 from training.pixel_curves import CURVES_FILE, CurveCollector
+from training.progress import tqdm
 
 logger = logging.getLogger(__name__)
 
@@ -133,7 +133,7 @@ class PixelEvaluation:
 def _predict_all(
     detector: AnomalyDetector, samples: tuple[Sample, ...], skip_bad: bool
 ) -> Iterable[tuple[Sample, AnomalyPrediction]]:
-    progress = tqdm(total=len(samples), desc="test pictures", unit="picture", leave=False, disable=None)
+    progress = tqdm(total=len(samples), desc="test pictures", unit="picture")
     for start in range(0, len(samples), BATCH_SIZE):
         batch = samples[start : start + BATCH_SIZE]
         read = [(sample, picture) for sample in batch if (picture := _read(sample, skip_bad)) is not None]

@@ -12,12 +12,12 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from tqdm import tqdm
 
 from hubmodels.heads import Head
 from training.batches import BatchPlan, FeatureCache, TrainingItems, loader_workers, make_loader, seed_of
 from training.jobs import Job, TrainingError
 from training.objectives import DirectFit, GradientObjective, Objective
+from training.progress import tqdm
 from training.state import JobLog, TrainingState
 
 logger = logging.getLogger("training")
@@ -48,7 +48,7 @@ class DirectFitting:
             TrainingError: a fitted value is not finite.
         """
         started, untrained = time.perf_counter(), copy.deepcopy(self.objective.head)
-        for fold in tqdm(sorted(set(self.cache.folds)), "folds", leave=False, disable=None):
+        for fold in tqdm(sorted(set(self.cache.folds)), "folds"):
             self.fit(self.cache.without(fold), fold + 1)
             self.fold_heads.append(self.objective.head.eval())
             self.objective.detector.head = copy.deepcopy(untrained)
@@ -107,7 +107,7 @@ class Fitting:
         )
         settings = job.settings | {"processes": processes, "backbone_sha256": front_end.backbone_sha256}
         self.state = TrainingState(self.head, self.optimizers, self.average, settings)
-        self.state.load(self.state_path)
+        self.state.load(self.state_path, config.replace)
         self.plan = replace(plan, first_epoch=self.state.epoch)
         counting = cache.patches if cache.counting is None else cache.counting
         items = TrainingItems(objective.synthesis, counting, config.seed)
@@ -250,4 +250,5 @@ def progress_bar(job: Job, plan: BatchPlan, accelerator: Accelerator) -> tqdm:
     interval = 0.5 if sys.stderr.isatty() else 30.0
     initial = plan.steps_per_epoch * plan.first_epoch
     position = accelerator.process_index if sys.stderr.isatty() else 0
-    return tqdm(total=total, initial=initial, desc=job.name, unit="step", mininterval=interval, position=position)
+    shown = {"mininterval": interval, "position": position, "leave": True, "disable": False}
+    return tqdm(total=total, initial=initial, desc=job.name, unit="step", **shown)

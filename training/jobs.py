@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -22,7 +23,7 @@ from training.sanity import SanityReport
 # settings that may differ when a run is repeated: places, how the work is distributed or logged, and the time budget,
 # because the size that was chosen for it counts
 FREE_SETTINGS = (
-    *("output", "parallel", "tracker", "categories", "methods"),
+    *("output", "replace", "parallel", "tracker", "categories", "methods"),
     *("data_root", "backbone_weights", "skip_bad", "push_to_hub", "private", "budget_ms"),
 )
 LEFT_BY_SYSTEMS = {".ds_store", "thumbs.db", "desktop.ini"}
@@ -136,12 +137,24 @@ def is_finished(job: Job, backbone_sha256: str) -> bool:
         return False
     report, wanted = read_report(job.folder), job.settings | {"backbone_sha256": backbone_sha256}
     made_with = report["settings"] | {"backbone_sha256": report["backbone"]["sha256"]}
-    if changed := differences({k: made_with.get(k) for k in wanted}, wanted):
+    changed = differences({k: made_with.get(k) for k in wanted}, wanted)
+    if changed and not job.config.replace:
         raise ValueError(
-            f"{job.folder} contains a finished model with other settings ({changed}): delete it, or use another "
-            "--output."
+            f"{job.folder} contains a finished model with other settings ({changed}): give --replace, delete it, or "
+            "use another --output."
         )
-    return True
+    return not changed
+
+
+def put_in_place(folder: Path, job: Job) -> None:
+    """Moves a finished model's folder to its place. An older model is NAME.1 until the new one is there."""
+    older = job.folder.with_name(f"{job.folder.name}.1")
+    shutil.rmtree(older, ignore_errors=True)
+    if not missing_files(job.folder):
+        os.replace(job.folder, older)
+    shutil.rmtree(job.folder, ignore_errors=True)  # it contains hidden files at most, see `is_whole`
+    os.replace(folder, job.folder)
+    shutil.rmtree(older, ignore_errors=True)
 
 
 def differences(saved: dict, wanted: dict) -> str:

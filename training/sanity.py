@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.sparse import coo_array, vstack
 from scipy.sparse.csgraph import connected_components
-from tqdm import tqdm
 
 from hubmodels.pictures import PictureError
 from hubmodels.samples import (
@@ -29,6 +28,7 @@ from hubmodels.samples import (
     shorten,
     size_text,
 )
+from training.progress import tqdm
 
 THUMBNAIL = 48  # pixels
 # Root mean square of grey levels. Measured on 6 real and 5 rendered sets: different parts differ by 1.5 and more; a
@@ -155,7 +155,7 @@ def _decode_all(
 ) -> tuple[dict[tuple[int, int], int], dict[str, NDArray[np.float32]], dict[str, str]]:
     """Number of pictures by (height, width), the thumbnail of each by name, and why others cannot be used."""
     sizes, thumbnails, unreadable, flat = Counter(), {}, {}, []
-    for sample in tqdm(samples, desc="checking pictures", leave=False, disable=None):
+    for sample in tqdm(samples, desc="checking pictures"):
         try:
             picture = read_source(sample.source)
             if sample.mask is not None and decode_mask(sample.mask).any():

@@ -70,8 +70,11 @@ class TrainingState:
                 "from the last saved epoch."
             ) from error
 
-    def load(self, path: Path) -> None:
+    def load(self, path: Path, replace: bool = False) -> None:
         """Continues from `path` if it exists.
+
+        Args:
+            replace: begin anew where the state was saved under other settings.
 
         Raises:
             ValueError: the state was saved under other settings.
@@ -82,9 +85,11 @@ class TrainingState:
             progress = json.loads(file.metadata()["json"])
             tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # Windows replaces no mapped file
         if changed := differences(progress["settings"], self.settings):
+            if replace:
+                return
             raise ValueError(
                 f"{path.parent} contains an unfinished job with other settings ({changed}): continue it with the same "
-                "command, or delete that folder, or use another --output."
+                "command, give --replace, or use another --output."
             )
         self.head.load_state_dict(_below(tensors, "head"))
         for i, optimizer in enumerate(self.optimizers):

@@ -66,7 +66,7 @@ from training.evaluation import (
 from training.fitting import DirectFitting, Fitting, make_fitting
 from training.hub_data import HubColumns
 from training.input_shape import AUTO, default_side, require_multiples, squashed
-from training.jobs import Job, TrainingError, build_detector, is_finished, is_whole, open_backbone
+from training.jobs import Job, TrainingError, build_detector, is_finished, is_whole, open_backbone, put_in_place
 from training.objectives import OBJECTIVES, PAPER_BACKBONE, GradientObjective, objective_of
 from training.publishing.card import require_templates, write_card
 from training.publishing.latency import measure_on_devices
@@ -418,8 +418,7 @@ def finish(job: Job, detector: AnomalyDetector, record: dict) -> None:
     write_json(folder / REPORT_FILE, content)
     write_card(folder)
     shutil.copy(job.workplace / LOG_FILE, folder / LOG_FILE)
-    shutil.rmtree(job.folder, ignore_errors=True)  # it contains hidden files at most, see `is_whole`
-    os.replace(folder, job.folder)
+    put_in_place(folder, job)
     shutil.rmtree(job.workplace)
 
 

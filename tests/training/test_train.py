@@ -396,6 +396,26 @@ def test_a_finished_job_is_kept_for_the_same_pictures_elsewhere_and_refused_for_
     assert "finished model with other settings (training pictures)" in capsys.readouterr().err
 
 
+def test_a_model_is_replaced_if_asked_for_and_stays_until_then(own_set, tmp_path, monkeypatch, capsys):
+    root, arguments = own_set
+    assert train.main(arguments) == 0
+    [folder] = (
+        (tmp_path / "runs").glob("simplenet-*") if (tmp_path / "runs").exists() else root.parent.glob("*/simplenet-*")
+    )
+    before = (folder / "model.safetensors").read_bytes()
+    write_picture(root / "plate/train/good/003.png", np.random.default_rng(7))
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        kill_after(1, patch)
+        train.main([*arguments, "--replace"])
+    assert (folder / "model.safetensors").read_bytes() == before
+    assert train.main(arguments) == 1  # the unfinished one is refused, too
+    (root / "plate/train/good/003.png").unlink()
+    assert train.main([*arguments, "--replace"]) == 0
+    assert (folder / "model.safetensors").read_bytes() != before
+    assert not folder.with_name(f"{folder.name}.1").exists()
+    assert train.main([*arguments, "--replace"]) == 0 and "is finished: kept" in capsys.readouterr().err
+
+
 def test_an_unfinished_job_is_not_continued_on_other_pictures(own_set, monkeypatch, capsys):
     root, arguments = own_set
     with monkeypatch.context() as patch, pytest.raises(Killed):

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Self
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from hubmodels.hybrid import Hybrid, Memory
 from hubmodels.samples import Sample
@@ -20,6 +19,7 @@ from training.coreset import greedy_coreset
 from training.damage import KINDS, DamagedPictures, kept_bank, make_bank, pictures_of
 from training.foreground import foreground_masks, within
 from training.objectives.objective import DirectFit, add_noise
+from training.progress import tqdm
 from training.synthesis import TextureSource
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ class HybridObjective(DirectFit):
         """STEPS steps of AdamW, whose rate falls to zero by a cosine, on adapted features (N, D) and (M, D)."""
         optimizer = torch.optim.AdamW(self.head.discriminator.parameters(), PEAK_LR, weight_decay=WEIGHT_DECAY)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
-        for _ in tqdm(range(STEPS), "discriminator", leave=False, disable=None):
+        for _ in tqdm(range(STEPS), "discriminator"):
             losses = self.losses(draw(normal, NORMAL), draw(damaged, DAMAGED))
             optimizer.zero_grad()
             losses["loss"].backward()
