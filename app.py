@@ -22,10 +22,11 @@ if __name__ == "__main__":
 import httpx
 
 from hubmodels.folders import find_labelled
-from hubmodels.hub.catalog import Catalog, list_bundle, list_folder, list_namespace
-from hubmodels.hub.files import CONFIG_FILE, limit_waiting
+from hubmodels.hub.catalog import Catalog, list_bundle, list_folder, list_namespace, list_own
+from hubmodels.hub.files import limit_waiting
 from webapp.hosting import keep_deleting, refuse_web_addresses, return_freed_memory
 from webapp.page import CHECKED_EVERY, KEPT_FOR, build_page, launch_settings
+from webapp.teaching import Teacher
 
 OWN_MODELS = Path("runs")  # default output folder of training
 HUB_TIMEOUT = 10  # seconds without a byte from the Hub
@@ -82,9 +83,17 @@ def open_catalog(args: argparse.Namespace) -> Catalog:
         places.append(partial(list_folder, args.models, args.backbone_weights))
     if args.namespace:
         places.append(partial(list_namespace, args.namespace, args.backbone_weights))
-    if not places and any(OWN_MODELS.glob(f"*/{CONFIG_FILE}")):
-        places.append(partial(list_folder, OWN_MODELS, args.backbone_weights))
+    if not args.models:
+        places.append(partial(list_own, OWN_MODELS, args.backbone_weights))
     return Catalog(*places, list_bundle)
+
+
+def open_teacher(args: argparse.Namespace, catalog: Catalog) -> Teacher | None:
+    """Teaches parts into the folder of models; not on a Space, whose visitors share it."""
+    if os.environ.get("SPACE_ID") and os.environ.get("HUBMODELS_TEACH") != "1":
+        return None
+    models = Path(args.models or OWN_MODELS)
+    return Teacher(catalog, models, models / "pictures")
 
 
 def main() -> None:
@@ -99,7 +108,7 @@ def main() -> None:
     catalog = open_catalog(args)
     for notice in catalog.notices:
         print(f"app.py: {notice}", file=sys.stderr)
-    page = build_page(catalog, args.examples, args.test_folder, args.normal_folder)
+    page = build_page(catalog, args.examples, args.test_folder, args.normal_folder, open_teacher(args, catalog))
     try:
         page.launch(server_name=host, server_port=args.port, **launch_settings(), quiet=True, prevent_thread_lock=True)
     except OSError as error:  # Gradio found no free port

@@ -310,9 +310,10 @@ def _outlined(prediction: AnomalyPrediction, language: str) -> Markup:
 
 
 def describe_guarantee(calibration: Calibration, rate: float | None, language: str) -> Markup:
-    """The share of good parts that a threshold calls defective at most, at a false-alarm rate."""
+    """The share of good parts that a threshold calls defective, at a false-alarm rate; None = the calibrated one."""
     if not calibration.size:
         return translate("not_calibrated", language)
+    rate = round(float(calibration.false_alarm_rate), 6) if rate is None else rate
     guaranteed = calibration.guaranteed_rate(rate)
     values = {"size": calibration.size, "rate": percent(guaranteed, language)}
     values["bound"] = percent(calibration.bound(rate), language)

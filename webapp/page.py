@@ -11,6 +11,8 @@ from webapp import api, batch_tab, compare_tab, models_tab
 from webapp.hosting import RequestFilter, hide_folders
 from webapp.inspect_tab import InspectTab, find_examples
 from webapp.inspection import RECALL, REMEMBER, choices, find_category
+from webapp.teach_tab import TeachTab
+from webapp.teaching import Teacher
 from webapp.texts import I18N, LANGUAGES, STATIC, TEXTS, label, language_of, read_static, render, translate_plainly
 
 LISTED_FOR = 600  # seconds after which the next visitor's arrival lists the models again
@@ -61,6 +63,7 @@ def build_page(
     examples: Path | None = None,
     test_folder: Path | None = None,
     normal_folder: str | None = None,
+    teacher: Teacher | None = None,
 ) -> gr.Blocks:
     """The page with all its tabs, ready to `launch(**launch_settings())`.
 
@@ -68,18 +71,22 @@ def build_page(
         examples: folder of pictures to click, DATASET/CATEGORY/SHOWN.png.
         test_folder: labelled pictures for the tab Compare, in MVTec AD layout.
         normal_folder: name of its folders of good parts, where it is none of the usual ones.
+        teacher: teaches parts on the page; without one there is no such tab.
     """
     with gr.Blocks(title=translate_plainly("title", LANGUAGES[0]), analytics_enabled=False) as page:
         api.add(catalog)  # first, because later events may not take its names
         gr.Markdown(label("headline"))
         notices, remembered, followed = gr.HTML(visible=False), gr.Textbox(visible="hidden"), gr.State()
-        with gr.Tabs():
+        with gr.Tabs() as tabs:
             with gr.Tab(label("tab_inspect"), id="inspect"):
                 category = InspectTab(catalog, find_examples(examples, catalog) if examples else []).build()
             with gr.Tab(label("tab_batch"), id="batch") as batch:
                 batch_category = batch_tab.add(catalog)
             with gr.Tab(label("tab_compare"), id="compare") as compare:
                 compare_tab.add(catalog, compare, examples, test_folder, normal_folder)
+            if teacher is not None:
+                with gr.Tab(label("tab_teach"), id="teach") as teach:
+                    TeachTab(teacher).build(teach, tabs, category)
             with gr.Tab(label("tab_models"), id="models") as models:
                 models_tab.add(catalog, models)
 

@@ -273,6 +273,12 @@ def list_folder(path: str | Path, backbone_weights: str | Path | None = None) ->
     return listing
 
 
+def list_own(path: str | Path, backbone_weights: str | Path | None = None) -> Listing:
+    """As `list_folder`, for a folder that may be empty or not there yet."""
+    root = Path(path)
+    return list_folder(root, backbone_weights) if root.is_dir() and _model_folders(root) else Listing()
+
+
 def list_namespace(namespace: str, backbone_weights: str | Path | None = None) -> Listing:
     """The models that a user or organisation published on the Hub, each pinned to its present commit.
 

@@ -1,0 +1,342 @@
+"""The tab Teach: pictures of good parts in, a part that can be inspected out; known defects check it."""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import gradio as gr
+from markupsafe import Markup
+from PIL import Image
+from scipy.special import ndtri
+
+from hubmodels import BackboneError, ModelError, PictureError
+from hubmodels.heatmap import overlay
+from hubmodels.methods import METHODS
+from hubmodels.paired_tests import holm, mcnemar
+from webapp.hosting import checked_path, hide_folders
+from webapp.inspection import Inspection, choices, inspect_picture
+from webapp.inspection_report import describe_guarantee
+from webapp.own_parts import BAD, FEWEST, MOST, Findings, part_name, uploads_in
+from webapp.teaching import (
+    DONE,
+    FAILED,
+    STOPPED,
+    WAITING,
+    Lesson,
+    Teacher,
+    estimate,
+    missing_packages,
+    teachable,
+)
+from webapp.texts import (
+    data_url,
+    explain_fault,
+    label,
+    language_of,
+    p_value,
+    percent,
+    render,
+    translate,
+    translate_plainly,
+)
+
+TEACH = {"concurrency_id": "teach", "concurrency_limit": 8}  # visitors who watch a lesson
+FILE_TYPES = ["image", ".zip", ".pgm", ".ppm", ".heic"]
+EVERY = 0.5  # seconds between updates of the page
+NAMED = 3  # names in a finding
+SHOWN = 6  # missed defects of a method
+THUMBNAIL = 240  # pixels
+INSTALL = '.venv/bin/python -m pip install -e ".[train]"'
+STAGES = {
+    "checking pictures": "reading",
+    "reading pictures": "reading",
+    "frozen features": "features",
+    "damaged pictures": "damage",
+    "folds": "folds",
+    "discriminator": "learning",
+    "test pictures": "checking",
+}
+
+
+class TeachTab:
+    """The events of the tab."""
+
+    def __init__(self, teacher: Teacher) -> None:
+        self._teacher, self._catalog = teacher, teacher.catalog
+
+    def build(self, tab: gr.Tab, tabs: gr.Tabs, category: gr.Dropdown) -> None:
+        """Adds components and events inside the current gr.Tab.
+
+        Args:
+            tabs, category: where a taught part can be inspected at once.
+        """
+        with gr.Row():
+            with gr.Column(scale=2, min_width=280):
+                part = gr.Dropdown(
+                    self._teacher.parts.names(),
+                    value=None,
+                    label=label("teach_part"),
+                    info=label("teach_part_info"),
+                    allow_custom_value=True,
+                    elem_id="teach-part",
+                )
+                files = {"file_count": "multiple", "file_types": FILE_TYPES, "height": 140}
+                good = gr.File(label=label("teach_pictures"), elem_id="teach-good", **files)
+                bad = gr.File(label=label("teach_bad"), elem_id="teach-bad", **files)
+                methods = gr.CheckboxGroup(
+                    self._priced(30), value=teachable()[:1], label=label("teach_methods"), elem_id="teach-methods"
+                )
+                with gr.Row():
+                    start = gr.Button(label("teach_start"), variant="primary", min_width=120)
+                    stop = gr.Button(label("teach_stop"), interactive=False, min_width=80)
+            with gr.Column(scale=3, min_width=320):
+                status = gr.HTML(label("teach_hint"), elem_id="teach-status", apply_default_css=False)
+                inspect = gr.Button(label("teach_inspect"), visible=False, variant="primary", elem_id="teach-inspect")
+        running, taught = gr.State(), gr.State()
+        private = {"api_visibility": "private", "show_progress": "hidden"}
+        quick = {"queue": False, **private}
+        gr.on(
+            [good.change, part.input],
+            self.check,
+            [part, good],
+            [status, methods],
+            preprocess=False,
+            trigger_mode="always_last",
+            **private,
+            **TEACH,
+        )
+        watching = start.click(
+            self.teach,
+            [part, good, bad, methods],
+            [status, start, stop, inspect, running, taught, part, good, bad],
+            preprocess=False,
+            **private,
+            **TEACH,
+        )
+        watching.then(self.offer, taught, category, **quick)
+        stop.click(self.stop, running, None, **quick)
+        inspect.click(lambda chosen: (gr.Tabs(selected="inspect"), chosen), taught, [tabs, category], **quick)
+        tab.select(lambda: gr.update(choices=self._teacher.parts.names()), None, part, **quick)
+
+    def check(self, part: str | None, good: list | None, request: gr.Request) -> tuple[str, dict]:
+        """What is odd about the pictures, and how long the methods take."""
+        language, name = language_of(request), part_name(part or "")
+        try:
+            findings = self._teacher.parts.check(name, uploads_in(_paths(good)))
+        except PictureError as error:
+            return _said(language, refused=[explain_fault(error, language, self._catalog)]), gr.skip()
+        priced = gr.update(choices=self._priced(max(findings.pictures, FEWEST), language))
+        if not findings.pictures and not findings.unreadable:
+            return _said(language, hint=translate("teach_hint", language)), priced
+        return _said(language, **_findings(findings, language)), priced
+
+    def teach(
+        self, part: str | None, good: list | None, bad: list | None, methods: list | None, request: gr.Request
+    ) -> Iterator[tuple]:
+        """Keeps the pictures and teaches the part; yields updates until it is over."""
+        language, name = language_of(request), part_name(part or "")
+        try:
+            refused = self._refused(name, good, methods, language)
+            if not refused:
+                self._teacher.parts.add(name, uploads_in(_paths(good)))
+                self._teacher.parts.add(name, uploads_in(_paths(bad)), BAD)
+        except (PictureError, OSError) as error:
+            refused = [explain_fault(error, language, self._catalog)]
+        if refused:
+            yield self._page(_said(language, refused=refused))
+            return
+        lesson = self._teacher.start(name, [method for method in METHODS if method in methods])
+        while not lesson.is_over:
+            yield self._page(self._progress(lesson, language), lesson)
+            time.sleep(EVERY)
+        yield self._page(self._result(lesson, language), lesson)
+
+    def offer(self, taught: str | None, request: gr.Request) -> dict:
+        """A taught part is in the list of categories at once."""
+        return gr.update(choices=choices(self._catalog, language_of(request))) if taught else gr.skip()
+
+    def stop(self, running: str | None) -> None:
+        """Ends the visitor's lesson."""
+        lesson = self._teacher.current(running or "")
+        if lesson:
+            self._teacher.stop(lesson)
+
+    def _refused(self, name: str, good: list | None, methods: list | None, language: str) -> list[Markup]:
+        """Why this cannot be taught; empty if it can."""
+        if missing_packages():
+            return [translate("teach_packages", language, command=INSTALL)]
+        if not name:
+            return [translate("teach_no_name", language)]
+        if not isinstance(methods, list) or not set(methods) & set(teachable()):
+            return [translate("teach_no_methods", language)]
+        count = self._teacher.parts.check(name, uploads_in(_paths(good))).pictures
+        if count < FEWEST:
+            return [translate("teach_too_few", language, count=count, missing=FEWEST - count)]
+        if count > MOST:
+            return [translate("teach_too_many", language, count=count, limit=MOST)]
+        return []
+
+    def _page(self, status: str, lesson: Lesson | None = None) -> tuple:
+        """The outputs of the event, in their order."""
+        busy, done = lesson is not None and not lesson.is_over, lesson is not None and lesson.state == DONE
+        emptied = None if done else gr.skip()
+        return (
+            status,
+            gr.update(interactive=not busy),
+            gr.update(interactive=busy),
+            gr.update(visible=done),
+            lesson.part if busy else None,
+            lesson.label if done else None,
+            lesson.part if lesson else gr.skip(),
+            emptied,
+            emptied,
+        )
+
+    def _priced(self, pictures: int, language: str = "en") -> list[tuple[str, str]]:
+        """The methods with how long they take."""
+        return [(f"{METHODS[m].title}: {_about(estimate(m, pictures))}", m) for m in teachable()]
+
+    def _progress(self, lesson: Lesson, language: str) -> str:
+        if lesson.state == WAITING:
+            words = translate("teach_waiting", language, part=lesson.part, count=self._teacher.ahead(lesson))
+            return _said(language, headline=words)
+        names = [STAGES[bar["what"]] for bar in lesson.bars if bar["what"] in STAGES]
+        stage = names[0] if names else "learning" if lesson.bars else "start"
+        words = translate(
+            "teach_running",
+            language,
+            part=lesson.part,
+            stage=translate(f"teach_stage_{stage}", language),
+            time=_about(lesson.seconds_left),
+        )
+        whole = lesson.seconds + lesson.seconds_left
+        return _said(language, headline=words, done=f"{lesson.seconds:.1f}", total=f"{whole:.1f}")
+
+    def _result(self, lesson: Lesson, language: str) -> str:
+        if lesson.state == STOPPED:
+            return _said(language, headline=translate("teach_stopped", language))
+        if lesson.state == FAILED:
+            reason = hide_folders(lesson.reason, self._catalog)
+            key = "teach_killed" if lesson.reason == "killed" else "teach_failed"
+            return _said(language, refused=[translate(key, language, reason=reason)])
+        try:
+            detectors = self._catalog.load(lesson.label)
+        except (ModelError, BackboneError) as error:
+            return _said(language, refused=[explain_fault(error, language, self._catalog)])
+        promises = [
+            Markup("{}: {}").format(METHODS[name].title, describe_guarantee(d.calibration, None, language))
+            for name, d in detectors.items()
+        ]
+        words = translate("teach_done", language, part=lesson.part, time=_about(lesson.seconds))
+        known = self._teacher.parts.pictures(lesson.part, BAD)
+        judged = [inspect_picture(self._catalog, lesson.label, path, None, list(METHODS)) for path in known]
+        lines = [*promises, *known_defects(judged, language)]
+        return _said(language, headline=words, tone="good", lines=lines, missed=missed_defects(judged, language))
+
+
+def known_defects(judged: Sequence[Inspection], language: str) -> list[Markup]:
+    """How many known defects each method finds, from which rate on it finds all, and which method suits better."""
+    lines = []
+    for name in judged[0].predictions if judged else ():
+        predictions = [inspection.predictions[name] for inspection in judged]
+        calibration, total = judged[0].detectors[name].calibration, len(judged)
+        found = sum(bool(p.is_anomalous) for p in predictions)
+        low, high = wilson(found, total)
+        line = translate(
+            "teach_found",
+            language,
+            method=name,
+            found=found,
+            total=total,
+            low=percent(low, language),
+            high=percent(high, language),
+            rate=percent(calibration.guaranteed_rate(), language),
+        )
+        if found < total:
+            least = max(p.p_value for p in predictions)
+            line += Markup(" ") + translate("teach_finds_all", language, rate=percent(least, language))
+        lines.append(line)
+    return lines + _suiting(judged, language)
+
+
+def _suiting(judged: Sequence[Inspection], language: str) -> list[Markup]:
+    """The method that finds significantly more of the known defects than all others, if there is one."""
+    verdicts = {
+        n: [bool(i.predictions[n].is_anomalous) for i in judged] for n in (judged[0].predictions if judged else ())
+    }
+    if len(verdicts) < 2:
+        return []
+    best = max(verdicts, key=lambda name: sum(verdicts[name]))
+    p = max(holm([mcnemar(verdicts[best], verdicts[other]) for other in verdicts if other != best]))
+    return [translate("teach_suits", language, method=best, p=p_value(p, language))] if p < 0.05 else []
+
+
+def missed_defects(judged: Sequence[Inspection], language: str) -> Mapping[str, list[str]]:
+    """Heat maps of known defects that a method calls good, by title."""
+    found: dict[str, list[str]] = {}
+    for inspection in judged:
+        for name, prediction in inspection.predictions.items():
+            if prediction.is_anomalous is False and len(shown := found.setdefault(name, [])) < SHOWN:
+                small = prediction.at_most(THUMBNAIL)
+                size = small.anomaly_map.shape[::-1]
+                picture = overlay(inspection.picture.resize(size, Image.Resampling.BILINEAR, reducing_gap=2), small)
+                picture.thumbnail((THUMBNAIL, THUMBNAIL))
+                shown.append(data_url(picture, "JPEG", quality=80))
+    return {translate_plainly("teach_missed", language, method=name): pictures for name, pictures in found.items()}
+
+
+def wilson(found: int, total: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Interval of a share (Wilson, JASA 1927)."""
+    z = float(ndtri((1 + confidence) / 2))
+    share, weight = found / total, z * z / total
+    middle = (share + weight / 2) / (1 + weight)
+    half = z / (1 + weight) * (share * (1 - share) / total + weight / (4 * total)) ** 0.5
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def _findings(findings: Findings, language: str) -> dict:
+    """What the tab says about pictures."""
+    missing, count = FEWEST - findings.pictures, findings.pictures
+    key = "teach_too_few" if missing > 0 else "teach_too_many" if count > MOST else "teach_usable"
+    lines = [translate(key, language, count=count, missing=missing, limit=MOST)]
+    if findings.smallest:
+        lines.append(translate("teach_smallest", language, pixels=findings.smallest))
+    warnings = []
+    if findings.unreadable:
+        warnings.append(translate("teach_unreadable", language, names=_names(list(findings.unreadable), language)))
+    if findings.doubled:
+        warnings.append(translate("teach_doubled", language, names=_names(findings.doubled, language)))
+    for code in ("unlike", "dark", "blurred"):
+        if names := [name for name, codes in findings.odd.items() if code in codes]:
+            warnings.append(translate(f"teach_{code}", language, names=_names(names, language)))
+    if len(findings.sizes) > 1:
+        sizes = [f"{width} x {height} ({n})" for (width, height), n in findings.sizes.most_common()]
+        warnings.append(translate("teach_sizes", language, sizes=_names(sizes, language)))
+    return {"lines": lines, "warnings": warnings}
+
+
+def _names(names: Sequence[str], language: str) -> Markup | str:
+    shown = ", ".join(names[:NAMED])
+    if len(names) <= NAMED:
+        return shown
+    return translate("teach_and_more", language, names=shown, count=len(names) - NAMED)
+
+
+def _paths(files: list | None) -> Iterator[tuple[str, Path]]:
+    """Name and path of each upload."""
+    for upload in files if isinstance(files, list) else []:
+        path = Path(checked_path(upload))
+        yield str(upload.get("orig_name") or path.name), path
+
+
+def _said(language: str, **values: object) -> str:
+    defaults = {"refused": (), "headline": "", "tone": "", "done": 0, "total": 0, "lines": (), "warnings": ()}
+    return str(render("teach.html", language, **(defaults | {"missed": {}, "hint": ""} | values)))
+
+
+def _about(seconds: float) -> str:
+    """A duration in words that both languages have: "40 s", "3 min", "1 h 50 min"."""
+    if seconds < 90:
+        return f"{max(5, 5 * round(seconds / 5))} s" if seconds > 5 else f"{max(1, round(seconds))} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

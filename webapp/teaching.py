@@ -1,0 +1,235 @@
+"""Teaching parts: the ordinary training as a process of its own, one at a time, with a queue.
+
+The page imports no training. It starts `training/train.py`, reads its progress from a file, and stops it by its
+process group. What is finished is in the folder of models; what is not is nowhere listed.
+"""
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+
+from PIL import Image
+
+from hubmodels.hub.catalog import Catalog
+from hubmodels.methods import METHODS
+from webapp.own_parts import OwnParts, front_end
+
+ROOT = Path(__file__).parents[1]
+DATASET = "own"
+NEEDED = ("accelerate", "datasets", "matplotlib", "psutil")  # of the extra `train`
+PRIORITY = 10  # niceness: the page stays quick
+PATIENCE = 5  # seconds between asking a process to end and ending it
+# seconds of a training on two cores of the machine of benchmarks/teach_time.py: in any case, and for each picture
+SECONDS = {"simplenet": (8.0, 1.5), "glass": (8.0, 42.0), "hybrid": (20.0, 0.35)}
+PASS_MS = 8.0  # of the compact backbone on that machine
+WAITING, RUNNING, DONE, FAILED, STOPPED = "waiting", "running", "done", "failed", "stopped"
+
+
+@dataclass(eq=False)
+class Lesson:
+    """One part that is taught, or waits for it.
+
+    Attributes:
+        bars: the open progress bars of the training: `what`, `done`, `total`.
+        reason: of a failure.
+    """
+
+    part: str
+    methods: tuple[str, ...]
+    pictures: int
+    state: str = WAITING
+    began: float | None = None
+    ended: float | None = None
+    bars: list[dict] = field(default_factory=list)
+    reason: str = ""
+    asked_to_stop: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def label(self) -> str:
+        """Of the category that it becomes."""
+        return f"{DATASET} / {self.part}"
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it is done, failed or stopped."""
+        return self.state in (DONE, FAILED, STOPPED)
+
+    @property
+    def seconds(self) -> float:
+        """How long it has run, or ran."""
+        return 0.0 if self.began is None else (self.ended or time.monotonic()) - self.began
+
+    @property
+    def seconds_left(self) -> float:
+        """Estimated; never 0 before the end."""
+        return max(1.0, sum(estimate(m, self.pictures) for m in self.methods) - self.seconds)
+
+
+class Teacher:
+    """Runs lessons one after the other.
+
+    Args:
+        catalog: lists the new models when a lesson is done.
+        models: folder of the models.
+        pictures: folder of the pictures of own parts.
+    """
+
+    def __init__(self, catalog: Catalog, models: Path, pictures: Path) -> None:
+        self.catalog, self.models, self.parts = catalog, models, OwnParts(pictures)
+        self._lessons: list[Lesson] = []  # waiting and running
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+
+    def start(self, part: str, methods: Sequence[str]) -> Lesson:
+        """A lesson in the queue; if the part is already there, that one."""
+        with self._changed:
+            for lesson in self._lessons:
+                if lesson.part == part:
+                    return lesson
+            lesson = Lesson(part, tuple(methods), len(self.parts.pictures(part)))
+            self._lessons.append(lesson)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, daemon=True, name="teacher")
+                self._thread.start()
+            self._changed.notify_all()
+        return lesson
+
+    def ahead(self, lesson: Lesson) -> int:
+        """How many lessons come before it."""
+        with self._changed:
+            return self._lessons.index(lesson) if lesson in self._lessons else 0
+
+    def current(self, part: str) -> Lesson | None:
+        """The lesson of a part that waits or runs."""
+        with self._changed:
+            return next((lesson for lesson in self._lessons if lesson.part == part), None)
+
+    def stop(self, lesson: Lesson) -> None:
+        """Ends a lesson, at once if it waits."""
+        with self._changed:
+            lesson.asked_to_stop.set()
+            if lesson.state == WAITING:
+                lesson.state = STOPPED
+                self._lessons.remove(lesson)
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                while not self._lessons:
+                    self._changed.wait()
+                lesson = self._lessons[0]
+            lesson.began, lesson.state = time.monotonic(), RUNNING
+            try:
+                state, lesson.reason = self._train(lesson)
+            except OSError as error:
+                state, lesson.reason = FAILED, str(error)
+            if state == DONE:
+                self.catalog.refresh()
+            lesson.ended = time.monotonic()
+            with self._changed:
+                lesson.state = state
+                self._lessons.remove(lesson)
+
+    def command(self, lesson: Lesson) -> list[str]:
+        """What trains it."""
+        places = ["--data-root", str(self.parts.folder.resolve()), "--output", str(self.models.resolve())]
+        named = ["--categories", lesson.part, "--dataset-name", DATASET, "--methods", *lesson.methods]
+        return [sys.executable, str(ROOT / "training/train.py"), *places, *named, "--skip-bad", "--replace"]
+
+    def _train(self, lesson: Lesson) -> tuple[str, str]:
+        """Runs the training; returns the state and the reason of a failure."""
+        with tempfile.TemporaryDirectory() as folder:
+            progress, log = Path(folder) / "progress.json", Path(folder) / "log"
+            environment = os.environ | {"HUBMODELS_PROGRESS": str(progress), "PYTHONWARNINGS": "ignore"}
+            environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+            with log.open("wb") as said:
+                process = subprocess.Popen(
+                    self.command(lesson),
+                    cwd=ROOT,
+                    env=environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=said,
+                    stderr=said,
+                    start_new_session=os.name == "posix",
+                )
+            _lower_priority(process.pid)
+            while process.poll() is None:
+                if lesson.asked_to_stop.wait(0.2):
+                    end(process)
+                    return STOPPED, ""
+                lesson.bars = _read(progress) or lesson.bars
+            return (DONE, "") if process.returncode == 0 else (FAILED, reason_of(process.returncode, log))
+
+
+def end(process: subprocess.Popen) -> None:
+    """Ends a process with all that it started."""
+    for name in ("SIGTERM", "SIGKILL"):
+        with contextlib.suppress(ProcessLookupError, OSError):
+            if os.name == "posix":
+                os.killpg(process.pid, getattr(signal, name))
+            else:
+                process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(PATIENCE)
+            return
+
+
+def reason_of(status: int, log: Path) -> str:
+    """The cause of a failure in the words of the training, without its own headings."""
+    text = log.read_text(encoding="utf-8", errors="replace")
+    if status < 0 or status == 137:
+        return "killed"
+    failed = re.findall(r"^FAILED [^:]*: (.*)$", text, re.M)
+    lines = [line for line in text.strip().splitlines() if line.strip()]
+    return failed[-1] if failed else lines[-1] if lines else f"status {status}"
+
+
+def missing_packages() -> list[str]:
+    """What teaching needs and is not installed."""
+    return [name for name in NEEDED if find_spec(name) is None]
+
+
+def estimate(method: str, pictures: int) -> float:
+    """About how many seconds a method takes on this computer."""
+    fixed, each = SECONDS.get(method, SECONDS["hybrid"])
+    return (fixed + each * pictures) * slowness()
+
+
+@lru_cache(1)
+def slowness() -> float:
+    """Time of a backbone pass here, compared with the machine that `SECONDS` comes from."""
+    picture, times, shared = Image.new("RGB", (256, 256)), [], front_end()
+    for _ in range(5):
+        start = time.perf_counter()
+        shared(shared.prepare([picture]))
+        times.append(1000 * (time.perf_counter() - start))
+    return max(0.2, min(times) / PASS_MS)
+
+
+def teachable() -> list[str]:
+    """Methods that a visitor can choose, the quickest first."""
+    return sorted((name for name, method in METHODS.items() if not method.baseline), key=lambda name: SECONDS[name][1])
+
+
+def _lower_priority(pid: int) -> None:
+    with contextlib.suppress(OSError, AttributeError):
+        os.setpriority(os.PRIO_PROCESS, pid, PRIORITY)
+
+
+def _read(path: Path) -> list[dict]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
