@@ -70,7 +70,7 @@ def uploads_in(paths: Iterable[tuple[str, Path]]) -> Iterator[Upload]:
 
 def _is_shown(member: zipfile.ZipInfo) -> bool:
     path = PurePosixPath(member.filename)
-    hidden = any(part.startswith((".", "__MACOSX")) for part in path.parts)
+    hidden = any(part.startswith((".", "__MACOSX")) for part in path.parts if part != "..")
     return not member.is_dir() and not hidden and path.suffix.lower() in picture_suffixes()
 
 

@@ -34,6 +34,17 @@ PATIENCE = 5  # seconds between asking a process to end and ending it
 # seconds of a training on two cores of the machine of benchmarks/teach_time.py: in any case, and for each picture
 SECONDS = {"simplenet": (8.0, 1.5), "glass": (8.0, 42.0), "hybrid": (20.0, 0.35)}
 PASS_MS = 8.0  # of the compact backbone on that machine
+# where a stage of a training without epochs begins, and its length, as shares of the whole
+STAGES = {
+    "checking pictures": (0.05, 0.02),
+    "reading pictures": (0.07, 0.03),
+    "frozen features": (0.10, 0.05),
+    "folds": (0.15, 0.70),  # with the damaged pictures, in the first one
+    "damaged pictures": (0.15, 0.70),
+    "discriminator": (0.85, 0.10),
+    "test pictures": (0.95, 0.05),
+}
+EPOCHS, KNOWN_ENOUGH = 0.95, 0.2  # share of the epochs; share from which the time so far says more than experience
 WAITING, RUNNING, DONE, FAILED, STOPPED = "waiting", "running", "done", "failed", "stopped"
 
 
@@ -72,8 +83,21 @@ class Lesson:
         return 0.0 if self.began is None else (self.ended or time.monotonic()) - self.began
 
     @property
+    def share(self) -> float:
+        """How much is done, in [0, 1), as far as the bars of a single method say."""
+        bar = next((bar for bar in self.bars if bar["what"] in STAGES), None)
+        if bar is None and self.bars:  # epochs
+            return EPOCHS * _share(self.bars[0])
+        if bar is None or len(self.methods) > 1:
+            return 0.0
+        begin, length = STAGES[bar["what"]]
+        return begin + length * _share(bar)
+
+    @property
     def seconds_left(self) -> float:
         """Estimated; never 0 before the end."""
+        if self.share > KNOWN_ENOUGH and len(self.methods) == 1:
+            return max(1.0, self.seconds * (1 / self.share - 1))
         return max(1.0, sum(estimate(m, self.pictures) for m in self.methods) - self.seconds)
 
 
@@ -177,7 +201,7 @@ def end(process: subprocess.Popen) -> None:
     """Ends a process with all that it started."""
     for name in ("SIGTERM", "SIGKILL"):
         with contextlib.suppress(ProcessLookupError, OSError):
-            if os.name == "posix":
+            if hasattr(os, "killpg"):
                 os.killpg(process.pid, getattr(signal, name))
             else:
                 process.terminate()
@@ -221,6 +245,10 @@ def slowness() -> float:
 def teachable() -> list[str]:
     """Methods that a visitor can choose, the quickest first."""
     return sorted((name for name, method in METHODS.items() if not method.baseline), key=lambda name: SECONDS[name][1])
+
+
+def _share(bar: dict) -> float:
+    return min(1.0, bar["done"] / bar["total"]) if bar["total"] else 0.0
 
 
 def _lower_priority(pid: int) -> None:

@@ -45,6 +45,7 @@ class ModelEntry:
         source: its folder or repository id.
         origin: where that is: "bundled", "folder", "Hub" or "Hub cache".
         revision: the commit that was listed and will be loaded, on the Hub; None in a folder.
+        written: when the weights in a folder were, so that a model that was trained again is loaded again.
         backbone_weights: file with the backbone's weights; None = bundled, local cache, Hub.
     """
 
@@ -55,6 +56,7 @@ class ModelEntry:
     origin: str = FOLDER
     revision: str | None = None
     backbone_weights: str | Path | None = None
+    written: int | None = None
 
     @property
     def label(self) -> str:
@@ -266,7 +268,7 @@ def list_folder(path: str | Path, backbone_weights: str | Path | None = None) ->
         folders = _model_folders(root)
     except OSError as error:
         raise ModelError(f"{root} cannot be read ({error.strerror}): give a folder that you may read") from error
-    listing = _read_listing(folders, _folder_identity, backbone_weights=backbone_weights)
+    listing = _read_listing(folders, _folder_identity, origin=FOLDER, backbone_weights=backbone_weights)
     if not listing.entries:
         reasons = "".join(f"\n  {source}: {reason}" for source, reason in listing.problems.items())
         raise ModelError(f"{root} contains no usable model folder: train one, or give another folder{reasons}")
@@ -337,8 +339,18 @@ def _read_listing(
         if identity in entries:
             problems[source] = f"{entries[identity].source} is the same {entries[identity].name}, and is used"
         else:
-            entries[identity] = ModelEntry(*identity, source, revision=(revisions or {}).get(source), **common)
+            known = {"revision": (revisions or {}).get(source), "written": _written(source, common["origin"])}
+            entries[identity] = ModelEntry(*identity, source, **known, **common)
     return Listing(list(entries.values()), problems)
+
+
+def _written(source: str, origin: str) -> int | None:
+    if origin != FOLDER:
+        return None
+    try:
+        return Path(source, WEIGHTS_FILE).stat().st_mtime_ns
+    except OSError:  # it is gone meanwhile
+        return None
 
 
 def _folder_identity(folder: str) -> tuple[str, str, str]:

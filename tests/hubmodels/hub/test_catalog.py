@@ -50,7 +50,10 @@ def test_the_config_says_what_a_model_is_not_the_folder_name(model_folder):
 
 def test_a_single_model_folder_will_do(model_folder):
     catalog = Catalog.from_folder(model_folder / "glass-toy-widget")
-    assert catalog.entries == [ModelEntry("glass", "toy", "widget", str(model_folder / "glass-toy-widget"))]
+    [entry] = catalog.entries
+    folder = model_folder / "glass-toy-widget"
+    assert entry == ModelEntry("glass", "toy", "widget", str(folder), written=entry.written)
+    assert entry.written == (folder / "model.safetensors").stat().st_mtime_ns
 
 
 def test_other_things_in_the_folder_are_no_models(model_folder):

@@ -1,0 +1,309 @@
+"""The tab Teach: pictures of own parts, lessons in a process of their own, and what known defects say."""
+
+import io
+import os
+import sys
+import time
+import zipfile
+from pathlib import Path
+from types import SimpleNamespace
+
+import gradio as gr
+import numpy as np
+import pytest
+from PIL import Image
+
+from hubmodels.hub.catalog import Catalog, list_own
+from webapp import teach_tab, teaching
+from webapp.own_parts import BAD, GOOD, OwnParts, Upload, part_name, uploads_in
+from webapp.teach_tab import TeachTab, wilson
+from webapp.teaching import DONE, FAILED, RUNNING, STOPPED, WAITING, Lesson, Teacher
+
+FOREVER = [sys.executable, "-c", "import time; time.sleep(600)"]
+
+
+def png(seed, size=(64, 64), base=120):
+    """Pictures that are alike: one texture, and a little noise."""
+    texture = np.random.default_rng(99).integers(0, 80, (*size, 3))
+    noise = np.random.default_rng(seed).integers(0, 12, (*size, 3))
+    stream = io.BytesIO()
+    Image.fromarray((base - 40 + texture + noise).clip(0, 255).astype(np.uint8)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def given(*contents):
+    return [Upload(f"{i}.png", lambda content=content: content) for i, content in enumerate(contents)]
+
+
+@pytest.fixture
+def parts(tmp_path):
+    return OwnParts(tmp_path / "pictures")
+
+
+@pytest.fixture
+def teacher(tmp_path):
+    catalog = Catalog(lambda: list_own(tmp_path / "runs"))
+    return Teacher(catalog, tmp_path / "runs", tmp_path / "runs/pictures")
+
+
+def wait_for(condition, seconds=120):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "too late"
+        time.sleep(0.05)
+
+
+# ---------------------------------------------------------------- pictures
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("Bottle 500 ml", "bottle_500_ml"),
+        (" Gehäuse-Süd ", "gehaeuse_sued"),
+        ("../../etc", "etc"),
+        ("部品", ""),
+        ("", ""),
+    ],
+)
+def test_a_name_becomes_a_folder(text, name):
+    assert part_name(text) == name
+
+
+def test_pictures_are_kept_once_and_unreadable_ones_not_at_all(parts):
+    assert parts.add("lid", given(png(0), png(1), png(0), b"no picture")) == 2
+    assert parts.add("lid", given(png(1), png(2))) == 1
+    assert len(parts.pictures("lid")) == 3 and parts.names() == ["lid"]
+    parts.add("lid", given(png(3)), BAD)
+    assert len(parts.pictures("lid", BAD)) == 1 and parts.pictures("lid")[0].parent.parts[-2:] == tuple(
+        GOOD.split("/")
+    )
+
+
+def test_what_is_odd_is_named(parts):
+    parts.add("lid", given(*(png(seed) for seed in range(10))))
+    black = io.BytesIO()
+    Image.new("RGB", (64, 64), (2, 2, 2)).save(black, "PNG")
+    cat = np.random.default_rng(5).integers(0, 2, (64, 64, 1)).repeat(3, 2).astype(np.uint8) * 255
+    strange = io.BytesIO()
+    Image.fromarray(cat).save(strange, "PNG")
+    new = given(png(3), png(11), black.getvalue(), strange.getvalue(), b"none", png(12, (64, 128)))
+    found = parts.check("lid", new)
+    assert found.pictures == 14 and found.doubled == ["0.png"] and list(found.unreadable) == ["4.png"]
+    assert "dark" in found.odd["2.png"] and "unlike" in found.odd["3.png"] and "1.png" not in found.odd
+    assert found.sizes == {(64, 64): 13, (128, 64): 1} and found.smallest == 2
+    assert len(parts.pictures("lid")) == 10  # a check keeps nothing
+
+
+def test_a_zip_file_is_its_pictures(tmp_path):
+    path = tmp_path / "lids.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("some/folder/one.png", png(0))
+        archive.writestr("__MACOSX/some/._one.png", b"rubbish")
+        archive.writestr(".hidden.png", png(1))
+        archive.writestr("notes.txt", "text")
+        archive.writestr("../two.JPG", png(2))
+    found = list(uploads_in([("lids.zip", path), ("three.png", path)]))
+    assert [upload.name for upload in found] == ["one.png", "two.JPG", "three.png"] and found[0].read() == png(0)
+
+
+def test_a_file_that_is_no_zip_is_named(tmp_path):
+    (tmp_path / "broken.zip").write_bytes(b"PK rubbish")
+    with pytest.raises(Exception, match=r"broken\.zip is no readable ZIP file"):
+        list(uploads_in([("broken.zip", tmp_path / "broken.zip")]))
+
+
+# ---------------------------------------------------------------- lessons
+
+
+@pytest.mark.skipif(bool(teaching.missing_packages()), reason="the extra `train` is not installed")
+def test_a_part_is_taught_by_the_training_and_offered_at_once(teacher, monkeypatch):
+    """The real training, with a small input."""
+    command = teacher.command
+    monkeypatch.setattr(teacher, "command", lambda lesson: [*command(lesson), "--image-size", "64", "--folds", "0"])
+    teacher.parts.add("lid", given(*(png(seed) for seed in range(12))))
+    lesson, shares = teacher.start("lid", ["hybrid"]), []
+    assert teacher.start("lid", ["hybrid"]) is lesson  # pressed twice
+    while not lesson.is_over:
+        shares.append(lesson.share)
+        time.sleep(0.05)
+    assert (lesson.state, lesson.reason) == (DONE, "") and max(shares) > 0.5
+    assert teacher.catalog.categories() == ["own / lid"]
+    detector = teacher.catalog.load("own / lid")["hybrid"]
+    assert detector.calibration.size == 1 and detector.predict(png(50)).is_anomalous is not None
+    before = detector.calibration.image_scores.item()
+
+    teacher.parts.add("lid", given(*(png(seed) for seed in range(20, 40))))  # more pictures: taught again
+    again = teacher.start("lid", ["hybrid"])
+    wait_for(lambda: again.is_over)
+    assert again.state == DONE and teacher.catalog.load("own / lid")["hybrid"].calibration.image_scores[0] != before
+    assert {path.name for path in teacher.models.iterdir()} >= {"hybrid-own-lid", "pictures"}
+    assert not list(teacher.models.glob("*.1"))
+
+
+def test_a_lesson_is_stopped_with_all_its_processes(teacher, monkeypatch):
+    monkeypatch.setattr(teacher, "command", lambda lesson: FOREVER)
+    first, second = teacher.start("one", ["hybrid"]), teacher.start("two", ["hybrid"])
+    wait_for(lambda: first.state == RUNNING)
+    assert second.state == WAITING and teacher.ahead(second) == 1
+    teacher.stop(second)
+    assert second.state == STOPPED and teacher.current("two") is None
+    began = time.monotonic()
+    teacher.stop(first)
+    wait_for(lambda: first.is_over, 10)
+    assert first.state == STOPPED and time.monotonic() - began < 10
+
+
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        ("print('FAILED hybrid-own-lid: the disk is full')", "the disk is full"),
+        ("import os; os.kill(os.getpid(), 9)", "killed"),
+        ("print('one'); print('the last line'); raise SystemExit(1)", "the last line"),
+    ],
+)
+def test_a_failure_is_told(teacher, monkeypatch, script, reason):
+    ending = script if "kill" in script or "Exit" in script else f"{script}; raise SystemExit(1)"
+    monkeypatch.setattr(teacher, "command", lambda lesson: [sys.executable, "-c", ending])
+    lesson = teacher.start("lid", ["hybrid"])
+    wait_for(lambda: lesson.is_over)
+    assert (lesson.state, lesson.reason) == (FAILED, reason)
+    assert teacher.catalog.categories() == []
+    after = teacher.start("lid", ["hybrid"])  # the next one runs
+    wait_for(lambda: after.is_over)
+
+
+def test_the_training_has_a_lower_priority(teacher, monkeypatch, tmp_path):
+    out = tmp_path / "nice"
+    script = f"import os, time; time.sleep(1); open({str(out)!r}, 'w').write(str(os.getpriority(os.PRIO_PROCESS, 0)))"
+    monkeypatch.setattr(teacher, "command", lambda lesson: [sys.executable, "-c", script])
+    lesson = teacher.start("lid", ["hybrid"])
+    wait_for(lambda: lesson.is_over)
+    assert int(out.read_text()) >= min(19, os.getpriority(os.PRIO_PROCESS, 0) + 1)
+
+
+def test_the_time_left_comes_from_the_stage():
+    lesson = Lesson("lid", ("hybrid",), 50, state=RUNNING, began=time.monotonic() - 30)
+    lesson.bars = [{"what": "folds", "done": 3, "total": 6}, {"what": "discriminator", "done": 1, "total": 500}]
+    assert lesson.share == pytest.approx(0.15 + 0.7 / 2) and lesson.seconds_left == pytest.approx(30, rel=0.05)
+    lesson.bars = [{"what": "simplenet-own-lid", "done": 10, "total": 100}]
+    assert lesson.share == pytest.approx(0.095)
+
+
+# ---------------------------------------------------------------- the tab
+
+
+@pytest.fixture
+def uploads(tmp_path, monkeypatch):
+    """Makes files in the upload folder, as Gradio describes them."""
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "uploads"))
+    folder = tmp_path / "uploads/ab"
+    folder.mkdir(parents=True)
+
+    def make(*contents):
+        files = []
+        for i, content in enumerate(contents):
+            path = folder / f"{len(list(folder.iterdir()))}-{i}.png"
+            path.write_bytes(content)
+            files.append({"path": str(path), "orig_name": path.name})
+        return files
+
+    return make
+
+
+def visitor(language="en"):
+    return gr.Request(headers={"accept-language": language})
+
+
+def test_pictures_are_judged_before_anything_is_kept(teacher, uploads):
+    tab = TeachTab(teacher)
+    said, priced = tab.check("Lid", uploads(*(png(seed) for seed in range(8))), visitor())
+    assert "8 pictures can be used. 2 more are needed." in said and "about 2 pixels" in said
+    assert next(name for _, name in priced["choices"]) == "hybrid" and not teacher.parts.names()
+    assert "Es fehlen noch 2." in tab.check("Lid", uploads(*(png(seed) for seed in range(8))), visitor("de"))[0]
+
+
+@pytest.mark.parametrize(
+    ("part", "count", "methods", "message"),
+    [
+        ("!!", 10, ["hybrid"], "Give the part a name"),
+        ("Lid", 9, ["hybrid"], "1 more are needed"),
+        ("Lid", 10, [], "Choose at least one method"),
+        ("Lid", 10, ["patchcore"], "Choose at least one method"),
+    ],
+)
+def test_what_cannot_be_taught_is_refused(teacher, uploads, part, count, methods, message, monkeypatch):
+    monkeypatch.setattr(teach_tab, "missing_packages", list)
+    pages = list(TeachTab(teacher).teach(part, uploads(*map(png, range(count))), None, methods, visitor()))
+    assert len(pages) == 1 and message in pages[0][0] and teacher.current("lid") is None
+
+
+def test_missing_packages_are_named(teacher, uploads, monkeypatch):
+    monkeypatch.setattr(teach_tab, "missing_packages", lambda: ["accelerate"])
+    [page] = TeachTab(teacher).teach("Lid", uploads(*map(png, range(10))), None, ["hybrid"], visitor())
+    assert "pip install -e" in page[0]
+
+
+def test_a_failure_and_a_stop_are_shown(teacher, uploads, monkeypatch):
+    monkeypatch.setattr(teach_tab, "missing_packages", list)
+    monkeypatch.setattr(teach_tab, "EVERY", 0.05)
+    files = uploads(*map(png, range(10)))
+    monkeypatch.setattr(
+        teacher, "command", lambda lesson: [sys.executable, "-c", "raise SystemExit('no space in /a/b')"]
+    )
+    pages = list(TeachTab(teacher).teach("Lid", files, None, ["hybrid"], visitor()))
+    assert "Teaching failed: no space in b" in pages[-1][0] and pages[-1][1]["interactive"] is True
+    assert len(teacher.parts.pictures("lid")) == 10  # nothing is lost
+    monkeypatch.setattr(teacher, "command", lambda lesson: FOREVER)
+    tab = TeachTab(teacher)
+    pages = tab.teach("Lid", files, None, ["hybrid"], visitor())
+    page = next(pages)
+    while "Teaching lid" not in page[0]:
+        page = next(pages)
+    assert page[2]["interactive"] is True and page[4] == "lid"
+    tab.stop("somebody_elses")
+    tab.stop("lid")
+    assert "Stopped. The pictures are kept" in [*pages][-1][0]
+
+
+def judged(*verdicts, rate=0.01, size=99):
+    """Inspections of known defects: by method, whether each is found."""
+    calibration = SimpleNamespace(guaranteed_rate=lambda: rate, size=size)
+    return [
+        SimpleNamespace(
+            predictions={
+                n: SimpleNamespace(is_anomalous=v, p_value=0.01 if v else 0.2) for n, v in zip("AB", row, strict=False)
+            },
+            detectors=dict.fromkeys("AB", SimpleNamespace(calibration=calibration)),
+        )
+        for row in verdicts
+    ]
+
+
+def test_known_defects_are_counted_with_an_interval():
+    [line] = teach_tab.known_defects(judged(*[(True,)] * 9, (False,)), "en")
+    assert "A finds 9 of 10 known defects (of all such defects, 60% to 98%) at 1% false alarms." in line.replace(
+        "\xa0", " "
+    )
+    assert "It finds all of them from 20% false alarms on." in line
+    assert teach_tab.known_defects([], "en") == []
+
+
+def test_a_method_suits_better_only_if_that_is_certain():
+    even, clear = [(True, False), (True, True), (False, True)], [(True, False)] * 8
+    assert not any("suits" in line for line in teach_tab.known_defects(judged(*even), "en"))
+    assert "A suits this part better" in teach_tab.known_defects(judged(*clear), "en")[-1]
+
+
+@pytest.mark.parametrize(
+    ("found", "total", "low", "high"), [(0, 10, 0, 0.2775), (9, 10, 0.5958, 0.9821), (10, 10, 0.7225, 1)]
+)
+def test_the_interval_is_wilsons(found, total, low, high):
+    """Values of Newcombe (1998) and of statsmodels."""
+    assert wilson(found, total) == pytest.approx((low, high), abs=1e-4)
+
+
+def test_the_models_of_visitors_are_no_folder_outside(teacher):
+    lesson = Lesson(part_name("../../../x; rm -rf"), ("hybrid",), 10)
+    command = teacher.command(lesson)
+    assert lesson.part == "x_rm_rf" and Path(command[command.index("--output") + 1]).is_absolute()
