@@ -185,6 +185,8 @@ class Conformal:
         map_maxima: (n,) ascending maxima of their anomaly maps.
         normal_level: median over the pictures of the median anomaly map value.
         false_alarm_rate: share of good parts that may be flagged, as asked for, in (0, 1).
+        corrections: how many of the scores belong to false alarms that a person took back. They were chosen because
+            they were high. So they raise the threshold, and promises come from the others alone.
     """
 
     def _array(self, name: str) -> np.ndarray:
@@ -200,14 +202,24 @@ class Conformal:
             raise ValueError("the calibration has scores that are missing or not finite")
         if (np.diff(scores) < 0).any() or (np.diff(maxima) < 0).any():
             raise ValueError("the calibration has scores that are not ascending")
+        if not 0 <= int(self.corrections) < len(scores) or int(self.corrections) != float(self.corrections):
+            raise ValueError(f"the calibration cannot have {float(self.corrections):g} corrections")
 
     @property
     def size(self) -> int:
-        """Number n of normal pictures; 0 = not calibrated."""
+        """Number n of normal pictures without corrections; 0 = not calibrated."""
+        return self.total - int(self.corrections)
+
+    @property
+    def total(self) -> int:
+        """Number of normal pictures with corrections."""
         return len(self._array("image_scores"))
 
     def guaranteed_rate(self, false_alarm_rate: float | None = None) -> float:
-        """The lowest false-alarm rate that n pictures allow on average: the rate asked for, or 1/(n+1)."""
+        """The lowest false-alarm rate that n pictures allow on average: the rate asked for, or 1/(n+1).
+
+        Corrections only raise the threshold, so it still holds with them.
+        """
         asked = round(float(self.false_alarm_rate), 6) if false_alarm_rate is None else false_alarm_rate
         return max(asked, 1 / (self.size + 1))
 
@@ -218,7 +230,7 @@ class Conformal:
         Beta(n + 1 - k, k) if they are continuous, else it is lower (Vovk, "Conditional validity of inductive conformal
         predictors", ACML 2012). Its mean is (n + 1 - k) / (n + 1).
         """
-        k = self._rank(self.guaranteed_rate(false_alarm_rate))
+        k = _rank(self.guaranteed_rate(false_alarm_rate), self.size)
         return float(betaincinv(self.size + 1 - k, k, CONFIDENCE))
 
     def is_sufficient(self) -> bool:
@@ -226,12 +238,12 @@ class Conformal:
         return self.guaranteed_rate() == round(float(self.false_alarm_rate), 6)
 
     def p_value(self, image_score: float) -> float:
-        """(1 + number of held-out scores >= image_score) / (n + 1)."""
-        return (1 + self.count_as_unusual(image_score)) / (self.size + 1)
+        """(1 + number of scores of normal pictures >= image_score) / (their number + 1)."""
+        return (1 + self.count_as_unusual(image_score)) / (self.total + 1)
 
     def count_as_unusual(self, image_score: float) -> int:
-        """Number of held-out normal pictures with at least this image score."""
-        return self.size - int(np.searchsorted(self._array("image_scores"), np.float32(image_score)))
+        """Number of normal pictures with at least this image score."""
+        return self.total - int(np.searchsorted(self._array("image_scores"), np.float32(image_score)))
 
     def decide(
         self,
@@ -253,7 +265,7 @@ class Conformal:
         for given in (false_alarm_rate, unsure_rate):
             if given is not None:
                 check_rate(given)
-        if self.size == 0:
+        if self.total == 0:
             return AnomalyPrediction(image_score, anomaly_map)
         rate = self.guaranteed_rate(false_alarm_rate)
         return AnomalyPrediction(
@@ -264,28 +276,31 @@ class Conformal:
             unsure_threshold=None if unsure_rate is None else self._quantile("image_scores", max(rate, unsure_rate)),
             pixel_threshold=self._quantile("map_maxima", rate),
             normal_level=float(self.normal_level),
-            normal_score=float(self._array("image_scores")[(self.size - 1) // 2]),
+            normal_score=float(self._array("image_scores")[(self.total - 1) // 2]),
         )
 
     def describe(self) -> str:
         """The threshold in words, with its limits."""
-        if self.size == 0:
+        if self.total == 0:
             return "not calibrated: scores only, no verdict"
         rate, asked = self.guaranteed_rate(), float(self.false_alarm_rate)
         pictures = f"{self.size} normal picture{'s' if self.size > 1 else ''}"
         often = f"flags {100 * rate:.2g} % of good parts on average, hardly ever more than {100 * self.bound():.2g} %"
         words = f"{often} ({100 * CONFIDENCE:.0f} % confidence); calibrated on {pictures}"
+        if count := int(self.corrections):
+            words += f", and raised for {count} false alarm{'s' if count > 1 else ''} taken back"
         if not self.is_sufficient():
             words += f" (too few for the {100 * asked:.2g} % asked for, which needs {pictures_needed(asked)})"
         return words
 
-    def _rank(self, rate: float) -> int:
-        """k: a new normal exceeds the k-th smallest of n with probability (n + 1 - k) / (n + 1) at most."""
-        k = math.ceil((self.size + 1) * (1 - rate) - 1e-9)
-        return min(max(k, 1), self.size)
-
     def _quantile(self, name: str, rate: float) -> float:
-        return float(self._array(name)[self._rank(rate) - 1])
+        return float(self._array(name)[_rank(rate, self.total) - 1])
+
+
+def _rank(rate: float, n: int) -> int:
+    """k: a new normal exceeds the k-th smallest of n with probability (n + 1 - k) / (n + 1) at most."""
+    k = math.ceil((n + 1) * (1 - rate) - 1e-9)
+    return min(max(k, 1), n)
 
 
 @dataclass(frozen=True, eq=False)
@@ -296,12 +311,14 @@ class HeldOut(Conformal):
     map_maxima: np.ndarray
     normal_level: float
     false_alarm_rate: float
+    corrections: float = 0
 
     @classmethod
     def from_lists(cls, values: dict[str, ArrayLike]) -> "HeldOut":
         """The fields by name, as JSON stores them."""
         arrays = {name: np.asarray(values[name], np.float32) for name in ("image_scores", "map_maxima")}
-        return cls(**arrays, **{name: float(values[name]) for name in ("normal_level", "false_alarm_rate")})
+        numbers = {name: float(values[name]) for name in ("normal_level", "false_alarm_rate")}
+        return cls(**arrays, **numbers, corrections=float(values.get("corrections", 0)))
 
 
 def pictures_needed(false_alarm_rate: float) -> int:

@@ -71,7 +71,9 @@ class Calibration(SinglePrecision, Conformal):
         self.register_buffer("map_maxima", torch.empty(0))
         self.register_buffer("normal_level", torch.tensor(math.nan, dtype=torch.float32))
         self.register_buffer("false_alarm_rate", torch.tensor(math.nan, dtype=torch.float32))
+        self.register_buffer("corrections", torch.tensor(0, dtype=torch.float32))
         size_by_data(self, ["image_scores", "map_maxima"])
+        self.register_load_state_dict_pre_hook(_without_corrections)
 
     def _array(self, name: str) -> np.ndarray:
         return getattr(self, name).cpu().numpy()
@@ -92,6 +94,46 @@ class Calibration(SinglePrecision, Conformal):
         # small and large pictures have the same weight
         self.normal_level = torch.tensor(np.median(levels), dtype=torch.float32)
         self.false_alarm_rate = torch.tensor(false_alarm_rate, dtype=torch.float32)
+        self.corrections = torch.tensor(0, dtype=torch.float32)
+
+    def take_back(self, prediction: AnomalyPrediction) -> None:
+        """Counts a false alarm as normal: it was flagged, and a person says that the part is good.
+
+        The threshold can only rise, so promises still hold; see `Conformal.corrections`.
+
+        Raises:
+            ValueError: not calibrated yet.
+        """
+        if not self.total:
+            raise ValueError("the detector is not calibrated: it has no false alarms")
+        self._add(prediction.image_score, prediction.anomaly_map.max())
+        self.corrections += 1
+
+    def undo(self, prediction: AnomalyPrediction) -> None:
+        """Undoes `take_back` of the same prediction.
+
+        Raises:
+            ValueError: it was not taken back.
+        """
+        kept = {}
+        for name, value in (("image_scores", prediction.image_score), ("map_maxima", prediction.anomaly_map.max())):
+            places = np.flatnonzero(self._array(name) == np.float32(value))
+            if not self.corrections or not len(places) or value <= self._array(name)[0]:
+                raise ValueError("this false alarm was not taken back")
+            kept[name] = torch.from_numpy(np.delete(self._array(name), places[-1]))
+        for name, values in kept.items():
+            setattr(self, name, values)
+        self.corrections -= 1
+
+    def _add(self, score: float, maximum: float) -> None:
+        for name, value in (("image_scores", score), ("map_maxima", maximum)):
+            values = np.append(self._array(name), np.float32(value))
+            setattr(self, name, torch.from_numpy(np.sort(values)))
+
+
+def _without_corrections(module: nn.Module, state_dict: dict, prefix: str, *_: object) -> None:
+    """A file need not state that there are none."""
+    state_dict.setdefault(f"{prefix}corrections", torch.zeros_like(module.corrections))
 
 
 def size_by_data(module: nn.Module, names: Sequence[str], least: int = 0) -> None:

@@ -16,6 +16,7 @@ from hubmodels.appearance import UNLIKE
 from hubmodels.folders import find_shown
 from hubmodels.hub.catalog import Catalog
 from hubmodels.pictures import read_picture
+from webapp.corrections import Corrections
 from webapp.hosting import checked_path, fresh_path, hide_folders
 from webapp.inspection import (
     MODEL,
@@ -65,8 +66,8 @@ class Example:
 class InspectTab:
     """The events of the tab."""
 
-    def __init__(self, catalog: Catalog, examples: Sequence[Example]) -> None:
-        self._catalog, self._examples = catalog, list(examples)
+    def __init__(self, catalog: Catalog, examples: Sequence[Example], corrections: Corrections | None = None) -> None:
+        self._catalog, self._examples, self._corrections = catalog, list(examples), corrections
 
     def build(self) -> gr.Dropdown:
         """Adds the components and events inside the current gr.Tab; returns the choice of category."""
@@ -130,6 +131,9 @@ class InspectTab:
         self._gallery.select(self.pick, None, [self._category, self._picture], **quick)
         taken = self._suggestion.click(lambda suggested: suggested, self._suggested, self._category, **quick)
         taken.then(**inspection, **private).failure(**failed)
+        corrected = {"outputs": outputs, "show_progress_on": self._report, **private, **MODEL}
+        self._report.apply(self.correct, inputs, **corrected)
+        self._report.undo(self.undo, inputs, **corrected)
         self._report.select(self.download, inputs, self._file, **private, **MODEL).success(fn=None, js=START_DOWNLOAD)
 
     def pick(self, event: gr.EventData) -> tuple[str, str]:
@@ -152,7 +156,41 @@ class InspectTab:
             reason, title = explain_fault(error, language, self._catalog), translate("not_inspected", language)
             return self._without_report(_card(reason, language, title, "failed"))
 
-    def _inspect(self, category: str | None, picture: PreparedPicture, methods: list | None, language: str) -> tuple:
+    def correct(
+        self,
+        category: str | None,
+        picture: dict | None,
+        methods: list | None,
+        event: gr.EventData,
+        request: gr.Request,
+    ) -> tuple:
+        """A click on "This part is good" or "This part is defective" -> the report again, with what changed."""
+        good, language = bool(getattr(event, "good", False)), language_of(request)
+        try:
+            path = checked_path(picture)
+            raised = self._corrections.correct(category, path, good)
+            now = inspect_picture(self._catalog, category, path, None, methods)
+            still = any(p.is_anomalous for p in now.predictions.values())
+            key = "bad" if not good else "kept" if not raised else "still" if still else "good"
+            note = translate(f"corrected_{key}", language, part=self._corrections.part_of(category))
+            return self._inspect(category, PreparedPicture(path), methods, language, note)
+        except (PictureError, ModelError, BackboneError, ValueError, AttributeError, OSError) as error:
+            raise gr.Error(str(explain_fault(error, language, self._catalog)), print_exception=False) from error
+
+    def undo(self, category: str | None, picture: dict | None, methods: list | None, request: gr.Request) -> tuple:
+        """A click on Undo -> the report as it was before."""
+        if self._corrections is not None and category:
+            self._corrections.undo(category)
+        return self.inspect(category, picture, methods, request)
+
+    def _inspect(
+        self,
+        category: str | None,
+        picture: PreparedPicture,
+        methods: list | None,
+        language: str,
+        corrected: Markup | None = None,
+    ) -> tuple:
         chosen = category or suggest_category(self._catalog, picture)
         if chosen is None:
             key = "no_category" if self._catalog.entries else "models_none"
@@ -166,8 +204,10 @@ class InspectTab:
             category=chosen,
             absent=self._absent(chosen, inspection, methods, language),
             warnings=[_warning(code, chosen, other, language) for code in inspection.appearance.warnings],
-            note=None if category else translate("suggested", language, category=chosen),
+            note=corrected or (None if category else translate("suggested", language, category=chosen)),
             language=language,
+            correctable=self._corrections is not None and self._corrections.part_of(chosen) is not None,
+            undoable=corrected is not None,
         )
         button = gr.update(
             visible=other is not None, value=translate_plainly("use_suggestion", language, category=other)

@@ -84,6 +84,8 @@ def render_report(
     warnings: Sequence[Markup],
     note: Markup | None,
     language: str,
+    correctable: bool = False,
+    undoable: bool = False,
 ) -> Markup:
     """The report in the visitor's language.
 
@@ -92,6 +94,8 @@ def render_report(
         absent: the reasons of methods without a result.
         warnings: about the picture.
         note: to read first.
+        correctable: whether the visitor can say that the verdict is wrong.
+        undoable: whether a correction can be undone.
     """
     rates = step_rates(inspection)
     drawn = replace(inspection, predictions={n: p.at_most(LAYER_SIDE) for n, p in inspection.predictions.items()})
@@ -112,6 +116,8 @@ def render_report(
         absent=absent,
         warnings=warnings,
         note=note,
+        correctable=correctable,
+        undoable=undoable,
     )
 
 
@@ -295,7 +301,7 @@ def _rows(calibration: Calibration, prediction: AnomalyPrediction, outlined: str
         p, count = number(prediction.p_value, language, 2), calibration.count_as_unusual(prediction.image_score)
         words = "p_value_words" if calibration.size >= FEWEST_FOR_P else "p_value_few"
         rows = {
-            "p_value": translate(words, language, p=p, count=count, size=calibration.size),
+            "p_value": translate(words, language, p=p, count=count, size=calibration.total),
             "image_score": translate("score_words", language, score=score, threshold=threshold),
             "outlined": outlined,
         }

@@ -8,6 +8,7 @@ from starlette.middleware import Middleware
 
 from hubmodels.hub.catalog import Catalog
 from webapp import api, batch_tab, compare_tab, models_tab
+from webapp.corrections import Corrections
 from webapp.hosting import RequestFilter, hide_folders
 from webapp.inspect_tab import InspectTab, find_examples
 from webapp.inspection import RECALL, REMEMBER, choices, find_category
@@ -79,7 +80,9 @@ def build_page(
         notices, remembered, followed = gr.HTML(visible=False), gr.Textbox(visible="hidden"), gr.State()
         with gr.Tabs() as tabs:
             with gr.Tab(label("tab_inspect"), id="inspect"):
-                category = InspectTab(catalog, find_examples(examples, catalog) if examples else []).build()
+                corrections = Corrections(teacher) if teacher else None
+                shown = find_examples(examples, catalog) if examples else []
+                category = InspectTab(catalog, shown, corrections).build()
             with gr.Tab(label("tab_batch"), id="batch") as batch:
                 batch_category = batch_tab.add(catalog)
             with gr.Tab(label("tab_compare"), id="compare") as compare:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from scipy.ndimage import gaussian_filter
 
-from hubmodels.prediction import AnomalyPrediction, SizedMap
+from hubmodels.prediction import AnomalyPrediction, HeldOut, SizedMap
 from hubmodels.scoring import Calibration, smooth_map
 
 
@@ -255,3 +255,66 @@ def test_defects_of_a_large_picture_are_counted_in_a_map_with_all_details(detail
     prediction = AnomalyPrediction(1.0, SizedMap((2000, 4000), detail, made), pixel_threshold=1.0, normal_level=0.0)
     numbers = prediction.numbers()
     assert made.sizes == [counted] and (numbers["defects"], numbers["defect_share"]) == (1, 1.0)
+
+
+# ---------------------------------------------------------------------- false alarms that were taken back
+
+
+def false_alarm(score=150.0):
+    return AnomalyPrediction(score, np.full((2, 2), score, np.float32))
+
+
+@pytest.mark.parametrize(("n", "rate"), [(99, 0.01), (50, 0.01), (60, 0.1)])
+def test_a_false_alarm_taken_back_raises_the_threshold_and_keeps_the_promise(n, rate):
+    calibration = calibrated(n, rate)
+    promised = calibration.guaranteed_rate(), calibration.bound(), calibration.size
+    before = calibration.decide(150.0, np.zeros((2, 2), np.float32))
+    assert before.is_anomalous
+    calibration.take_back(false_alarm())
+    after = calibration.decide(150.0, np.zeros((2, 2), np.float32))
+    assert after.threshold >= before.threshold and (calibration.guaranteed_rate(), calibration.bound()) == promised[:2]
+    assert (calibration.size, calibration.total, int(calibration.corrections)) == (n, n + 1, 1)
+    assert after.is_anomalous == (rate == 0.1)  # a rate that allows six alarms keeps this one
+    assert "raised for 1 false alarm taken back" in calibration.describe()
+    calibration.undo(false_alarm())
+    assert calibration.decide(150.0, np.zeros((2, 2), np.float32)).threshold == before.threshold
+    assert calibration.total == n and "taken back" not in calibration.describe()
+
+
+def test_only_what_was_taken_back_can_be_undone():
+    calibration = calibrated(20, 0.1)
+    with pytest.raises(ValueError, match="was not taken back"):
+        calibration.undo(false_alarm(20.0))  # the score of a normal picture
+    calibration.take_back(false_alarm())
+    with pytest.raises(ValueError, match="was not taken back"):
+        calibration.undo(false_alarm(151.0))
+    with pytest.raises(ValueError, match="not calibrated"):
+        Calibration().take_back(false_alarm())
+
+
+def test_corrections_survive_the_state_and_files_without_them_load():
+    calibration, loaded = calibrated(20, 0.1), Calibration()
+    calibration.take_back(false_alarm())
+    loaded.load_state_dict(calibration.state_dict(), strict=True)
+    assert loaded.describe() == calibration.describe() and loaded.size == 20
+    older = {name: value for name, value in calibrated(20, 0.1).state_dict().items() if name != "corrections"}
+    loaded.load_state_dict(older, strict=True)
+    assert loaded.total == loaded.size == 20
+
+
+@pytest.mark.parametrize("count", [-1, 21, 0.5])
+def test_a_count_of_corrections_that_cannot_be_is_damage(count):
+    calibration = calibrated(20, 0.1)
+    calibration.take_back(false_alarm())
+    calibration.corrections.fill_(count)
+    with pytest.raises(ValueError, match="cannot have"):
+        calibration.require_sound()
+
+
+def test_numpy_scores_decide_alike_with_corrections():
+    calibration = calibrated(20, 0.05)
+    calibration.take_back(false_alarm())
+    exported = HeldOut.from_lists({name: value.tolist() for name, value in calibration.state_dict().items()})
+    one, two = (each.decide(21.0, np.zeros((2, 2), np.float32)) for each in (calibration, exported))
+    assert (one.threshold, one.p_value) == (two.threshold, two.p_value)
+    assert exported.bound() == calibration.bound()

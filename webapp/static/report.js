@@ -50,6 +50,9 @@ element.addEventListener("input", ({ target }) => {
 });
 
 element.addEventListener("click", ({ target }) => {
+  const correction = target.closest("[data-correct]");
+  if (correction) trigger("apply", { good: correction.dataset.correct === "good" });
+  if (target.closest("[data-undo]")) trigger("undo", {});
   const button = target.closest("[data-download]");
   if (!button) return;
   const control = element.querySelector("[data-control=rate]");

@@ -1,0 +1,125 @@
+"""What a person knows better: a false alarm is taken back, or a part that was called good is a known defect.
+
+The picture joins those of the part. A false alarm also raises the thresholds of the part's models at once, without
+training; they are saved, and "Teach" takes everything in. Only for parts that were taught here.
+"""
+
+import json
+import os
+import shutil
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from hubmodels import AnomalyDetector, AnomalyPrediction
+from hubmodels.hub.catalog import FOLDER, ModelEntry
+from hubmodels.hub.files import REPORT_FILE
+from webapp.inspection import Inspection, inspect_picture
+from webapp.own_parts import BAD, GOOD, Upload
+from webapp.teaching import DATASET, Teacher
+
+FILE = "corrections.json"  # in a model's folder: what was taken back, the latest last
+
+
+class Corrections:
+    """Corrections of the parts of a teacher."""
+
+    def __init__(self, teacher: Teacher) -> None:
+        self._teacher, self._catalog, self._lock = teacher, teacher.catalog, threading.Lock()
+        self._latest: dict[str, Path] = {}  # by part, the picture of the latest correction
+
+    def part_of(self, label: str | None) -> str | None:
+        """The part that a category shows, if it was taught here."""
+        dataset, _, part = (label or "").partition(" / ")
+        return part if dataset == DATASET and part in self._teacher.parts.names() else None
+
+    def correct(self, label: str, path: str, good: bool) -> int:
+        """Takes a person's word for a picture; returns how many models raised their threshold.
+
+        Raises:
+            PictureError, ModelError, BackboneError: the picture cannot be inspected.
+            ValueError: the part was not taught here.
+            OSError: nothing can be written.
+        """
+        part = self.part_of(label)
+        if part is None:
+            raise ValueError(f"{label} was not taught here")
+        content, name = Path(path).read_bytes(), Path(path).name
+        with self._lock:
+            if self._teacher.parts.add(part, [Upload(name, lambda: content)], GOOD if good else BAD):
+                self._latest[part] = max(self._teacher.parts.pictures(part, GOOD if good else BAD), key=_age)
+            if not good:
+                return 0
+            inspection = inspect_picture(self._catalog, label, path, None, None)
+            raised = [e for e in self._entries(label) if self._take_back(e, self._detector(e), inspection)]
+            self._catalog.refresh()
+            return len(raised)
+
+    def undo(self, label: str) -> bool:
+        """Undoes the latest correction of a part; False if there is none."""
+        part = self.part_of(label)
+        picture = self._latest.pop(part or "", None)
+        if picture is None:
+            return False
+        with self._lock:
+            picture.unlink(missing_ok=True)
+            for entry in self._entries(label):
+                known = _known(entry)
+                if known and known[-1]["picture"] == picture.stem:
+                    detector = self._detector(entry)
+                    detector.calibration.undo(_prediction(known[-1]))
+                    _save(entry, detector, known[:-1])
+            self._catalog.refresh()
+        return True
+
+    def _entries(self, label: str) -> Iterable[ModelEntry]:
+        return [e for e in self._catalog.entries if e.label == label and e.origin == FOLDER]
+
+    def _detector(self, entry: ModelEntry) -> AnomalyDetector:
+        return self._catalog.load(entry.label)[entry.method]
+
+    def _take_back(self, entry: ModelEntry, detector: AnomalyDetector, inspection: Inspection) -> bool:
+        """Raises the threshold of a model that called the part defective, or was unsure."""
+        found = {d.method: inspection.predictions[name] for name, d in inspection.detectors.items()}.get(entry.method)
+        if found is None or not (found.is_anomalous or found.is_unsure):
+            return False
+        detector.calibration.take_back(found)
+        picture = self._latest.get(self.part_of(entry.label) or "")
+        new = {"score": found.image_score, "maximum": float(found.anomaly_map.max())}
+        _save(entry, detector, [*_known(entry), {"picture": picture.stem if picture else "", **new}])
+        return True
+
+
+def _age(path: Path) -> int:
+    return path.stat().st_mtime_ns
+
+
+def _known(entry: ModelEntry) -> list[dict]:
+    try:
+        return json.loads((Path(entry.source) / FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+
+
+def _prediction(known: dict) -> AnomalyPrediction:
+    return AnomalyPrediction(known["score"], np.full((1, 1), known["maximum"], np.float32))
+
+
+def _save(entry: ModelEntry, detector: AnomalyDetector, known: list[dict]) -> None:
+    """Writes a model with another calibration next to its folder, then puts it in its place."""
+    folder = Path(entry.source)
+    new, older = (folder.with_name(f"{folder.name}.{ending}") for ending in ("new", "1"))
+    for left in (new, older):
+        shutil.rmtree(left, ignore_errors=True)
+    shutil.copytree(folder, new)
+    detector.save_pretrained(new)
+    (new / FILE).write_text(json.dumps(known, indent=2), encoding="utf-8")
+    report = json.loads((new / REPORT_FILE).read_text(encoding="utf-8"))
+    calibration = detector.calibration
+    report["calibration"] |= {"in_words": calibration.describe(), "corrections": int(calibration.corrections)}
+    (new / REPORT_FILE).write_text(json.dumps(report, indent=2), encoding="utf-8")
+    os.replace(folder, older)
+    os.replace(new, folder)
+    shutil.rmtree(older, ignore_errors=True)
