@@ -170,7 +170,7 @@ class InspectTab:
             path = checked_path(picture)
             raised = self._corrections.correct(category, path, good)
             now = inspect_picture(self._catalog, category, path, None, methods)
-            still = any(p.is_anomalous for p in now.predictions.values())
+            still = any(p.is_anomalous or p.is_unsure for p in now.predictions.values())
             key = "bad" if not good else "kept" if not raised else "still" if still else "good"
             note = translate(f"corrected_{key}", language, part=self._corrections.part_of(category))
             return self._inspect(category, PreparedPicture(path), methods, language, note)
@@ -241,6 +241,8 @@ class InspectTab:
         problems, entries = self._catalog.problems, self._catalog.entries
         reasons = {e.method: problems[e.source] for e in entries if e.label == category and e.source in problems}
         wanted = {name: title for name, title in method_titles().items() if name in expected_methods(methods)}
+        if not set(wanted.values()) & inspection.predictions.keys():  # then others are shown instead
+            wanted = {name: title for name, title in wanted.items() if name in reasons}
         absent = {name: title for name, title in wanted.items() if title not in inspection.predictions}
         return [
             translate("not_loadable", language, method=title, reason=hide_folders(reasons[name], self._catalog))

@@ -4,6 +4,7 @@ The page contains the verdicts, outlines and heat maps of every false-alarm rate
 only choose between them. Nothing is computed in the browser, and nothing is sent to the server.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -128,7 +129,8 @@ def own_rate(inspection: Inspection) -> float | None:
 
 def least_rate(inspection: Inspection) -> float | None:
     """The lowest false-alarm rate, not below their own, that the calibrations of all methods allow."""
-    return max((round(c.guaranteed_rate(), 4) for c in _calibrations(inspection)), default=None)
+    rates = [math.ceil(1e4 * c.guaranteed_rate() - 1e-6) / 1e4 for c in _calibrations(inspection)]  # short, not below
+    return max(rates, default=None)
 
 
 def step_rates(inspection: Inspection) -> list[float | None]:
@@ -169,6 +171,8 @@ def _headline(inspection: Inspection, rate: float | None, language: str) -> tupl
     if UNLIKE in inspection.appearance.warnings:
         return TONES[None], translate("unreliable", language)
     if needs_look(predictions):
+        if len(predictions) == 1:
+            return TONES[LOOK], translate("look_again", language)
         return TONES[LOOK], translate("unsure_headline", language, verdicts=_verdicts(predictions, language))
     if all_agree(predictions):
         return _agreed(predictions, language)

@@ -80,7 +80,7 @@ class TeachTab:
                     allow_custom_value=True,
                     elem_id="teach-part",
                 )
-                files = {"file_count": "multiple", "file_types": FILE_TYPES, "height": 140}
+                files = {"file_count": "multiple", "file_types": FILE_TYPES, "height": 180}
                 good = gr.File(label=label("teach_pictures"), elem_id="teach-good", **files)
                 bad = gr.File(label=label("teach_bad"), elem_id="teach-bad", **files)
                 methods = gr.CheckboxGroup(
@@ -121,13 +121,15 @@ class TeachTab:
     def check(self, part: str | None, good: list | None, request: gr.Request) -> tuple[str, dict]:
         """What is odd about the pictures, and how long the methods take."""
         language, name = language_of(request), part_name(part or "")
+        if not good and not self._teacher.parts.pictures(name):
+            return _said(language, hint=translate("teach_hint", language)), gr.skip()
+        if not good:  # emptied after a lesson, whose result stays
+            return gr.skip(), gr.skip()
         try:
             findings = self._teacher.parts.check(name, uploads_in(_paths(good)))
         except PictureError as error:
             return _said(language, refused=[explain_fault(error, language, self._catalog)]), gr.skip()
         priced = gr.update(choices=self._priced(max(findings.pictures, FEWEST), language))
-        if not findings.pictures and not findings.unreadable:
-            return _said(language, hint=translate("teach_hint", language)), priced
         return _said(language, **_findings(findings, language)), priced
 
     def teach(
