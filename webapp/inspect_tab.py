@@ -170,7 +170,7 @@ class InspectTab:
             path = checked_path(picture)
             raised = self._corrections.correct(category, path, good)
             now = inspect_picture(self._catalog, category, path, None, methods)
-            still = any(p.is_anomalous or p.is_unsure for p in now.predictions.values())
+            still = any(p.is_anomalous for p in now.predictions.values())
             key = "bad" if not good else "kept" if not raised else "still" if still else "good"
             note = translate(f"corrected_{key}", language, part=self._corrections.part_of(category))
             return self._inspect(category, PreparedPicture(path), methods, language, note)

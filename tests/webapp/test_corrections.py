@@ -116,7 +116,8 @@ def test_the_page_offers_it_for_own_parts_and_says_what_happened(teacher, false_
     assert "This part is good" in report and "data-undo" not in report
     good = type("Event", (), {"good": True})()
     report = tab.correct(LABEL, false_alarm, None, good, visitor)[0]
-    assert "Taken back. Such a part passes now" in report and "data-undo" in report and "good ones of lid" in report
+    assert "Taken back. Such a part is no longer called defective" in report and "data-undo" in report
+    assert "good ones of lid" in report and "Look again" in report
     report = tab.undo(LABEL, false_alarm, None, visitor)[0]
     assert "Taken back" not in report and verdicts(teacher, false_alarm) == [True, True]
 
