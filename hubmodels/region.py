@@ -42,10 +42,10 @@ class Region(nn.Module):
         self.register_buffer("fill", torch.tensor(levels)[:, None, None], persistent=False)
         for name in ("patches", "numbers"):
             self.register_buffer(name, torch.empty(0), persistent=False)
-        self._count()
-        self.register_load_state_dict_post_hook(lambda module, _: module._count())
+        self.count()
+        self.register_load_state_dict_post_hook(lambda module, _: module.count())
 
-    def _count(self) -> None:
+    def count(self) -> None:
         """Derives from the mask which patches count."""
         self.patches = F.avg_pool2d(self.mask[None].float(), self.stride, ceil_mode=True)[0] >= LEAST_SHARE
         self.numbers = self.patches.flatten().nonzero()[:, 0]
@@ -62,7 +62,7 @@ class Region(nn.Module):
             ValueError: no patch counts.
         """
         self.mask.copy_(mask)
-        self._count()
+        self.count()
         self.require_sound()
 
     def require_sound(self) -> None:

@@ -13,10 +13,12 @@ from hubmodels import BackboneError, ModelError, PictureError
 from hubmodels.heatmap import overlay
 from hubmodels.methods import METHODS
 from hubmodels.paired_tests import holm, mcnemar
+from hubmodels.pictures import read_picture
 from webapp.hosting import checked_path, hide_folders
 from webapp.inspection import Inspection, choices, inspect_picture
 from webapp.inspection_report import describe_guarantee
 from webapp.own_parts import BAD, FEWEST, MOST, Findings, part_name, uploads_in
+from webapp.regions import checked_shapes, draw_mask, save_region, saved_shapes, share_that_counts
 from webapp.teaching import (
     DONE,
     FAILED,
@@ -35,6 +37,7 @@ from webapp.texts import (
     language_of,
     p_value,
     percent,
+    read_static,
     render,
     translate,
     translate_plainly,
@@ -46,6 +49,7 @@ EVERY = 0.5  # seconds between updates of the page
 NAMED = 3  # names in a finding
 SHOWN = 6  # missed defects of a method
 THUMBNAIL = 240  # pixels
+DRAWN = 900  # pixels of the picture to draw on
 INSTALL = '.venv/bin/python -m pip install -e ".[train]"'
 STAGES = {
     "checking pictures": "reading",
@@ -83,6 +87,16 @@ class TeachTab:
                 files = {"file_count": "multiple", "file_types": FILE_TYPES, "height": 180}
                 good = gr.File(label=label("teach_pictures"), elem_id="teach-good", **files)
                 bad = gr.File(label=label("teach_bad"), elem_id="teach-bad", **files)
+                with gr.Accordion(label("region_title"), open=False, elem_id="teach-region"):
+                    gr.Markdown(label("region_how"), elem_classes="note")
+                    draw = gr.Button(label("region_start"), size="sm")
+                    region = gr.HTML(
+                        html_template=read_static("region.html").partition("-#}")[2],
+                        js_on_load=read_static("region.js"),
+                        apply_default_css=False,
+                        elem_id="region",
+                    )
+                    share = gr.HTML(elem_id="region-share", elem_classes="note")
                 methods = gr.CheckboxGroup(
                     self._priced(30), value=teachable()[:1], label=label("teach_methods"), elem_id="teach-methods"
                 )
@@ -92,7 +106,7 @@ class TeachTab:
             with gr.Column(scale=3, min_width=320):
                 status = gr.HTML(label("teach_hint"), elem_id="teach-status", apply_default_css=False)
                 inspect = gr.Button(label("teach_inspect"), visible=False, variant="primary", elem_id="teach-inspect")
-        running, taught = gr.State(), gr.State()
+        running, taught, shapes = gr.State(), gr.State(), gr.State()
         private = {"api_visibility": "private", "show_progress": "hidden"}
         quick = {"queue": False, **private}
         gr.on(
@@ -105,9 +119,11 @@ class TeachTab:
             **private,
             **TEACH,
         )
+        draw.click(self.picture_to_draw, [part, good], [region, share], preprocess=False, **quick)
+        region.input(self.drawn, None, [shapes, share], **quick)
         watching = start.click(
             self.teach,
-            [part, good, bad, methods],
+            [part, good, bad, methods, shapes],
             [status, start, stop, inspect, running, taught, part, good, bad],
             preprocess=False,
             **private,
@@ -133,15 +149,26 @@ class TeachTab:
         return _said(language, **_findings(findings, language)), priced
 
     def teach(
-        self, part: str | None, good: list | None, bad: list | None, methods: list | None, request: gr.Request
+        self,
+        part: str | None,
+        good: list | None,
+        bad: list | None,
+        methods: list | None,
+        shapes: list | None,
+        request: gr.Request,
     ) -> Iterator[tuple]:
-        """Keeps the pictures and teaches the part; yields updates until it is over."""
+        """Keeps the pictures and the region, and teaches the part; yields updates until it is over.
+
+        Args:
+            shapes: what was drawn; None = nothing was changed.
+        """
         language, name = language_of(request), part_name(part or "")
         try:
-            refused = self._refused(name, good, methods, language)
+            refused = self._refused(name, good, methods, shapes, language)
             if not refused:
                 self._teacher.parts.add(name, uploads_in(_paths(good)))
                 self._teacher.parts.add(name, uploads_in(_paths(bad)), BAD)
+                self._keep_region(name, shapes)
         except (PictureError, OSError) as error:
             refused = [explain_fault(error, language, self._catalog)]
         if refused:
@@ -153,6 +180,32 @@ class TeachTab:
             time.sleep(EVERY)
         yield self._page(self._result(lesson, language), lesson)
 
+    def picture_to_draw(self, part: str | None, good: list | None, request: gr.Request) -> tuple[object, str]:
+        """The first picture, to draw on, with what was drawn for the part before."""
+        language, name = language_of(request), part_name(part or "")
+        first = next((upload.read() for upload in uploads_in(_paths(good))), None)
+        kept = self._teacher.parts.pictures(name)
+        if first is None and not kept:
+            return gr.skip(), str(translate("region_none", language))
+        picture = read_picture(first or kept[0])
+        picture.thumbnail((DRAWN, DRAWN))
+        keys = ("tools", "rectangle", "polygon", "brush", "ignore", "count", "undo", "clear", "canvas")
+        words = {key: translate_plainly(f"region_{key}", language) for key in keys}
+        drawn = saved_shapes(self._teacher.parts.folder / name) if name else []
+        return {"picture": data_url(picture, "JPEG", quality=85), "shapes": drawn, "words": words}, ""
+
+    def drawn(self, event: gr.EventData, request: gr.Request) -> tuple[list, str]:
+        """What the visitor drew -> shapes, and how much of the picture counts."""
+        language, shapes = language_of(request), checked_shapes(getattr(event, "shapes", None))
+        share = share_that_counts(draw_mask(shapes, (DRAWN, DRAWN)))
+        key = "region_share" if share else "region_nothing"
+        return shapes, str(translate(key, language, share=percent(share, language)))
+
+    def _keep_region(self, name: str, shapes: list | None) -> None:
+        pictures = self._teacher.parts.pictures(name)
+        if shapes is not None and pictures:
+            save_region(self._teacher.parts.folder / name, checked_shapes(shapes), read_picture(pictures[0]).size)
+
     def offer(self, taught: str | None, request: gr.Request) -> dict:
         """A taught part is in the list of categories at once."""
         return gr.update(choices=choices(self._catalog, language_of(request))) if taught else gr.skip()
@@ -163,7 +216,9 @@ class TeachTab:
         if lesson:
             self._teacher.stop(lesson)
 
-    def _refused(self, name: str, good: list | None, methods: list | None, language: str) -> list[Markup]:
+    def _refused(
+        self, name: str, good: list | None, methods: list | None, shapes: list | None, language: str
+    ) -> list[Markup]:
         """Why this cannot be taught; empty if it can."""
         if missing_packages():
             return [translate("teach_packages", language, command=INSTALL)]
@@ -176,6 +231,8 @@ class TeachTab:
             return [translate("teach_too_few", language, count=count, missing=FEWEST - count)]
         if count > MOST:
             return [translate("teach_too_many", language, count=count, limit=MOST)]
+        if shapes and not share_that_counts(draw_mask(checked_shapes(shapes), (DRAWN, DRAWN))):
+            return [translate("region_nothing", language)]
         return []
 
     def _page(self, status: str, lesson: Lesson | None = None) -> tuple:

@@ -25,6 +25,7 @@ from PIL import Image
 from hubmodels.hub.catalog import Catalog
 from hubmodels.methods import METHODS
 from webapp.own_parts import OwnParts, front_end
+from webapp.regions import MASK
 
 ROOT = Path(__file__).parents[1]
 DATASET = "own"
@@ -170,7 +171,9 @@ class Teacher:
         """What trains it."""
         places = ["--data-root", str(self.parts.folder.resolve()), "--output", str(self.models.resolve())]
         named = ["--categories", lesson.part, "--dataset-name", DATASET, "--methods", *lesson.methods]
-        return [sys.executable, str(ROOT / "training/train.py"), *places, *named, "--skip-bad", "--replace"]
+        mask = (self.parts.folder / lesson.part / MASK).resolve()
+        region = ["--region", str(mask)] if mask.is_file() else []
+        return [sys.executable, str(ROOT / "training/train.py"), *places, *named, *region, "--skip-bad", "--replace"]
 
     def _train(self, lesson: Lesson) -> tuple[str, str]:
         """Runs the training; returns the state and the reason of a failure."""

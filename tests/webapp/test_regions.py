@@ -1,0 +1,119 @@
+"""Shapes drawn on a picture -> the mask that training gets."""
+
+import gradio as gr
+import numpy as np
+import pytest
+from PIL import Image
+
+from hubmodels.hub.catalog import Catalog, list_own
+from webapp import regions
+from webapp.own_parts import Upload
+from webapp.regions import checked_shapes, draw_mask, save_region, saved_shapes, share_that_counts
+from webapp.teach_tab import TeachTab
+from webapp.teaching import Lesson, Teacher
+
+
+def shape(kind, *points, counts=False, width=0.0):
+    return {"kind": kind, "counts": counts, "width": width, "points": [list(point) for point in points]}
+
+
+LEFT = shape("rectangle", (0, 0), (0.5, 1))
+
+
+def white(mask):
+    return (np.asarray(mask) > 127).mean()
+
+
+def test_what_is_ignored_is_black_and_the_rest_counts():
+    mask = draw_mask([LEFT], (640, 480))
+    assert mask.size == (1024, 768) and white(mask) == pytest.approx(0.5, abs=0.002)
+    assert not np.asarray(mask)[:, :500].any() and np.asarray(mask)[:, 520:].all()
+
+
+def test_if_something_counts_nothing_else_does():
+    inner = shape("rectangle", (0.25, 0.25), (0.5, 0.5), counts=True)
+    assert white(draw_mask([inner], (100, 100))) == pytest.approx(1 / 16, abs=0.002)
+    hole = shape("rectangle", (0.25, 0.25), (0.5, 0.375))
+    assert white(draw_mask([inner, hole], (100, 100))) == pytest.approx(1 / 32, abs=0.002)
+
+
+def test_polygons_and_brushes():
+    triangle = shape("polygon", (0, 0), (1, 0), (0, 1))
+    assert white(draw_mask([triangle], (100, 100))) == pytest.approx(0.5, abs=0.005)
+    line = shape("brush", (0.2, 0.5), (0.8, 0.5), width=0.1)
+    assert 1 - white(draw_mask([line], (100, 100))) == pytest.approx(0.06 + np.pi * 0.05**2, abs=0.004)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        None,
+        "shapes",
+        [7],
+        [{"kind": "circle", "points": [[0, 0], [1, 1]]}],
+        [{"kind": "rectangle", "points": [[0, 0], [9, 1]]}],
+        [{"kind": "rectangle", "points": [[0], [1]]}],
+        [{"kind": "rectangle", "points": [["a", 0], [1, 1]]}],
+        [{"kind": "rectangle"}],
+        [{"kind": "rectangle", "points": []}],
+    ],
+)
+def test_what_cannot_be_drawn_is_dropped(bad):
+    assert checked_shapes(bad) == []
+
+
+def test_too_much_is_cut():
+    many = [LEFT] * 1000
+    assert len(checked_shapes(many)) == regions.MOST
+    [long] = checked_shapes([shape("brush", *[(0.5, 0.5)] * 9000, width=float("inf"))])
+    assert len(long["points"]) == regions.MOST_POINTS and long["width"] == 0.0
+
+
+def test_the_share_is_that_of_the_model_and_nothing_is_zero():
+    assert share_that_counts(draw_mask([LEFT], (100, 100))) == pytest.approx(0.5, abs=0.01)
+    assert share_that_counts(draw_mask([shape("rectangle", (0, 0), (1, 1))], (100, 100))) == 0.0
+    assert (
+        share_that_counts(draw_mask([shape("brush", (0.1, 0.1), (0.1, 0.1), counts=True, width=0.004)], (9, 9))) == 0.0
+    )
+
+
+def test_a_region_is_kept_with_the_part_and_removed(tmp_path):
+    save_region(tmp_path / "lid", [LEFT], (640, 480))
+    assert saved_shapes(tmp_path / "lid") == [LEFT] and Image.open(tmp_path / "lid/region.png").size == (1024, 768)
+    save_region(tmp_path / "lid", [], (640, 480))
+    assert saved_shapes(tmp_path / "lid") == [] and not (tmp_path / "lid/region.png").exists()
+
+
+@pytest.fixture
+def tab(tmp_path):
+    teacher = Teacher(Catalog(lambda: list_own(tmp_path / "runs")), tmp_path / "runs", tmp_path / "runs/pictures")
+    stream = tmp_path / "one.png"
+    Image.new("RGB", (64, 48), "grey").save(stream)
+    teacher.parts.add("lid", [Upload("one.png", stream.read_bytes)])
+    return TeachTab(teacher)
+
+
+def visitor():
+    return gr.Request(headers={"accept-language": "en"})
+
+
+def test_the_training_gets_the_region(tab):
+    teacher = tab._teacher
+    assert "--region" not in teacher.command(Lesson("lid", ("hybrid",), 10))
+    tab._keep_region("lid", [LEFT])
+    command = teacher.command(Lesson("lid", ("hybrid",), 10))
+    assert command[command.index("--region") + 1].endswith("pictures/lid/region.png")
+    tab._keep_region("lid", None)  # nothing was changed
+    assert "--region" in teacher.command(Lesson("lid", ("hybrid",), 10))
+    tab._keep_region("lid", [])
+    assert "--region" not in teacher.command(Lesson("lid", ("hybrid",), 10))
+
+
+def test_the_tab_shows_a_picture_and_how_much_counts(tab):
+    value, said = tab.picture_to_draw("Lid", None, visitor())
+    assert value["picture"].startswith("data:image/jpeg") and value["words"]["brush"] == "Brush" and said == ""
+    assert tab.picture_to_draw("Other", None, visitor())[1] == "Add pictures first."
+    shapes, said = tab.drawn(type("Event", (), {"shapes": [LEFT]})(), visitor())
+    assert shapes == [LEFT] and said.replace("\xa0", " ") == "50% of the picture count."
+    whole = type("Event", (), {"shapes": [shape("rectangle", (0, 0), (1, 1))]})()
+    assert tab.drawn(whole, visitor())[1].startswith("Nothing is left that counts")
