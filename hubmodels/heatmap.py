@@ -31,6 +31,7 @@ PALETTE = np.column_stack(
 INVISIBLE_BELOW, FULL_FROM = 0.5, 1.0
 GT_COLOUR, GT_OPACITY = (0, 190, 200), 0.45  # not on the heat scale, so that truth is not taken for a prediction
 PANEL_WORDS = {"input": "input", "truth": "ground truth", "defective": "defective", "good": "good", "score": "score"}
+IGNORED_ALPHA = 150
 OPAQUE = 255
 ALL_AGREE, ONE_ALONE = (204, 60, 140), (20, 90, 200)  # not on the heat scale; patterns differ, too
 STRIPES = 24  # per shorter side of the picture
@@ -161,6 +162,12 @@ def outline_layer(mask: NDArray[np.bool_]) -> Image.Image:
     """The outline of a mask (H, W), white with a black rim."""
     line, rim = outline(mask)
     return _layer(rim + 2 * line.astype(np.uint8), [(0, 0, 0), (0, 0, 0), (255, 255, 255)], [0, OPAQUE, OPAQUE])
+
+
+def ignored_layer(counts: NDArray[np.bool_]) -> Image.Image:
+    """Stripes where pixels (H, W) do not count; the rest is transparent."""
+    striped = ~counts & (_stripes(counts.shape, 1) < 0.3)
+    return _layer(striped.astype(np.uint8), [(0, 0, 0), (90, 90, 90)], [0, IGNORED_ALPHA])
 
 
 def agreement_layer(masks: Sequence[NDArray[np.bool_]], colours: Sequence[Sequence[int]]) -> Image.Image:

@@ -16,7 +16,7 @@ from PIL import Image
 
 from hubmodels import AnomalyPrediction
 from hubmodels.appearance import UNLIKE
-from hubmodels.heatmap import agreement_layer, count_shares, heat_layer, outline_layer, overlap
+from hubmodels.heatmap import agreement_layer, count_shares, heat_layer, ignored_layer, outline_layer, overlap
 from hubmodels.methods import METHODS
 from hubmodels.prediction import pictures_needed
 from hubmodels.scoring import Calibration
@@ -111,6 +111,7 @@ def render_report(
         columns={name: _column(inspection, drawn, name, rates, language) for name in inspection.predictions},
         agreements=agreements,
         legend=_legend(agreements[0].methods, language) if agreements else {},
+        ignored=_ignored(inspection),
         start=rates.index(least_rate(inspection)),
         rates=[rate for rate in rates if rate is not None],
         shown_rates=_shown_rates(inspection, rates, language),
@@ -120,6 +121,19 @@ def render_report(
         correctable=correctable,
         undoable=undoable,
     )
+
+
+def _ignored(inspection: Inspection) -> dict[str, str]:
+    """By method, stripes over what its region leaves out."""
+    regions = {name: detector.front_end for name, detector in inspection.detectors.items()}
+    size = inspection.picture.size[::-1]
+    scale = min(1.0, LAYER_SIDE / max(size))
+    shown = tuple(max(1, round(side * scale)) for side in size)
+    return {
+        name: data_url(ignored_layer(front_end.region.of_picture(shown, front_end.resize)))
+        for name, front_end in regions.items()
+        if front_end.region is not None
+    }
 
 
 def own_rate(inspection: Inspection) -> float | None:

@@ -1,12 +1,20 @@
 """Shapes drawn on a picture -> the mask that training gets."""
 
+import base64
+import io
+import re
+
 import gradio as gr
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from hubmodels import SimpleNet
 from hubmodels.hub.catalog import Catalog, list_own
 from webapp import regions
+from webapp.inspection import inspect_picture
+from webapp.inspection_report import render_report
 from webapp.own_parts import Upload
 from webapp.regions import checked_shapes, draw_mask, save_region, saved_shapes, share_that_counts
 from webapp.teach_tab import TeachTab
@@ -117,3 +125,18 @@ def test_the_tab_shows_a_picture_and_how_much_counts(tab):
     assert shapes == [LEFT] and said.replace("\xa0", " ") == "50% of the picture count."
     whole = type("Event", (), {"shapes": [shape("rectangle", (0, 0), (1, 1))]})()
     assert tab.drawn(whole, visitor())[1].startswith("Nothing is left that counts")
+
+
+def test_a_report_stripes_what_does_not_count(make_detector, tmp_path):
+    detector = make_detector(SimpleNet, calibrated=False, region=True, dataset="own", category="lid")
+    detector.front_end.region.set(torch.arange(64).expand(64, 64) < 32)
+    detector.calibrate([Image.new("RGB", (64, 64), (level,) * 3) for level in (90, 100, 110)], 0.2)
+    detector.save_pretrained(tmp_path / "runs/simplenet-own-lid")
+    catalog = Catalog(lambda: list_own(tmp_path / "runs"))
+    picture = tmp_path / "part.png"
+    Image.new("RGB", (200, 100), "grey").save(picture)
+    inspection = inspect_picture(catalog, "own / lid", str(picture))
+    report = render_report(inspection, "own / lid", [], [], None, "en")
+    [stripes] = re.findall(r'does not count"><img src="data:image/png;base64,([^"]+)"', report)
+    alpha = np.asarray(Image.open(io.BytesIO(base64.b64decode(stripes))).convert("RGBA"))[..., 3]
+    assert alpha.shape == (100, 200) and not alpha[:, :100].any() and 0.1 < (alpha[:, 100:] > 0).mean() < 0.6
