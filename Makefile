@@ -47,7 +47,7 @@ torch: | $(BIN)/pip
 	@$(if $(TORCH_INDEX),sh install.sh torch)
 
 $(RUNTIME): pyproject.toml | torch
-	@sh install.sh app
+	@sh install.sh app,train
 	@touch $@
 
 $(FULL): pyproject.toml | torch

@@ -1,4 +1,4 @@
-# Fills .venv: `sh install.sh app`, `sh install.sh dev` or `sh install.sh torch`. make calls it.
+# Fills .venv: `sh install.sh app,train`, `sh install.sh dev` or `sh install.sh torch`. make calls it.
 # TORCH_INDEX is the package index from which torch and torchvision are installed.
 set -eu
 cpu_builds=https://download.pytorch.org/whl/cpu

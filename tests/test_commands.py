@@ -23,6 +23,7 @@ import pytest
 from app_process import wait_for
 from hub_environment import free_port
 from huggingface_hub import HfApi
+from PIL import Image
 from small_pictures import add_pictures, mask, picture
 from test_docs import OTHERS, PAGES, README, ROOT, each, without_code
 
@@ -47,7 +48,7 @@ EXAMPLES = {  # of placeholders
     **{"OWNER/NAME": "acme/parts", "NAMESPACE": "acme", "benchmarks.NAME": "benchmarks.metrics"},
     **{"PAGE": "README.md", "PICTURE": "my_good_pictures/0.png"},
 }
-SHORT = {"training/train.py": ["--epochs", "1", "--image-size", "64"]}  # added to a program that runs
+SHORT = {"training/train.py": ["--epochs", "1", "--image-size", "64", "--folds", "0"]}  # added to a program that runs
 LONG = {  # programs that only read their arguments, and the reason
     r"^accelerate": "two processes, see test_train.py",
     r"train\.py .*parts:": "an hour, see test_train.py",
@@ -197,6 +198,7 @@ def clone(tmp_path_factory):
     made = ("build", "runs", "real", "free_pictures", "onnx-env", "*.egg-info", "__pycache__")
     shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(".*", *made))
     add_pictures(folder, *(f"my_good_pictures/{i}.png" for i in range(6)))
+    Image.new("L", (64, 64), 255).save(folder / "region.png")
     add_pictures(folder, *(f"mvtec_ad/screw/{place}/{i}.png" for place in ("train/good", "test/good") for i in "123"))
     python = folder / ".venv/bin/python"
     python.parent.mkdir(parents=True)

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from readability import reading_ease, sentences, syllables, words
 from snippets import run_snippets, snippets
@@ -26,8 +27,7 @@ from benchmarks import (
     two_scales,
 )
 from hubmodels import REPOSITORY
-from hubmodels.samples import Sample
-from training.data import hold_out
+from hubmodels.prediction import HeldOut
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -190,11 +190,10 @@ def test_each_table_is_printed_once():
     assert {command: text.count(f"<!-- .venv/bin/{command} -->") for command in TABLES} == dict.fromkeys(TABLES, 1)
 
 
-def test_the_readme_states_the_rates_that_so_many_pictures_guarantee():
+def test_the_readme_states_the_rates_that_so_many_pictures_allow():
     rows = re.findall(r"(?m)^\| (\d+) \| ([\d.]+) % \| ([\d.]+) % \|", README.read_text())
-    assert len(rows) == 5
+    assert len(rows) == 4
     for pictures, *rates in rows:
-        samples = [Sample(f"{i:05}", Path(), "good", 0) for i in range(int(pictures))]
-        for rate, share in zip(rates, (0.1, 0.5), strict=True):
-            held_out = len(hold_out(samples, share)[1])
-            assert rate == f"{100 * max(0.01, 1 / (held_out + 1)):.2g}", pictures
+        scores = np.arange(float(pictures), dtype=np.float32)
+        calibration = HeldOut(scores, scores, 0.0, 0.01)
+        assert rates == [f"{100 * rate:.2g}" for rate in (calibration.guaranteed_rate(), calibration.bound())]
