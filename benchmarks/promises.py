@@ -132,8 +132,8 @@ def main() -> None:
     command = "python -m benchmarks.promises " + " ".join(sys.argv[1:]).replace(str(args.data), "DIR")
     for row in measure(args):
         add(row)
-    origins = json.loads(ORIGIN.read_text()) if ORIGIN.is_file() else {}
-    write_json(ORIGIN, origins | {command: provenance(command)})
+    origins = json.loads(ORIGIN.read_text()) if ORIGIN.is_file() else []
+    write_json(ORIGIN, [*(each for each in origins if each["command"] != command), provenance(command)])
     print(results_table())
 
 

@@ -9,8 +9,11 @@ from readability import reading_ease, sentences, syllables, words
 from snippets import run_snippets, snippets
 
 from benchmarks import (
+    changes,
     colours,
     compact_backbone,
+    conditions,
+    epochs,
     hybrid_trials,
     inference,
     large_pictures,
@@ -21,6 +24,7 @@ from benchmarks import (
     photo_time,
     position,
     position_training,
+    promises,
     real_data,
     scratch_width,
     training_memory,
@@ -49,11 +53,12 @@ FORBIDDEN = (
     *(r"\bof (its|one's) own\b", r"\bwhatever\b", r"\btold\b", r"\bstands? in\b"),
 )
 TABLES = {  # without the folder of the environment
-    **{
-        f"python -m benchmarks.real_data {name}": printed
-        for name, printed in real_data.PRINTED.items()
-        if name != "conditions" or real_data.CONDITIONS.is_dir()  # not measured yet
-    },
+    **{f"python -m benchmarks.real_data {name}": printed for name, printed in real_data.PRINTED.items()},
+    "python -m benchmarks.conditions table": conditions.results_table,
+    "python -m benchmarks.conditions verdicts": lambda: conditions.results_table(conditions.VERDICTS),
+    "python -m benchmarks.changes --table": changes.results_table,
+    "python -m benchmarks.epochs table": epochs.results_table,
+    "python -m benchmarks.promises table": promises.results_table,
     "python -m benchmarks.official table": official.results_table,
     "python -m benchmarks.real_data table": lambda: real_data.full_table(real_data.read("real_data")),
     "python -m benchmarks.real_data table ablation": lambda: real_data.full_table(real_data.read("ablation")),

@@ -293,3 +293,37 @@ def test_every_picture_and_control_has_a_name(bundled):
         )
         assert unnamed == 0
         assert page.locator("h1").count() == 1
+
+
+def test_pictures_of_an_own_part_are_judged_and_drawn_on(bundled, tmp_path):
+    """Without the training itself, which test_teach_tab.py runs."""
+    files = []
+    for i in range(9):
+        Image.open(EXAMPLES / "washer/good.png").convert("RGB").point(lambda v, i=i: min(255, v + i)).save(
+            tmp_path / f"{i}.png"
+        )
+        files.append(str(tmp_path / f"{i}.png"))
+    with visit(bundled) as page:
+        page.get_by_role("tab", name="Teach").click()
+        page.get_by_text("Take 10 to 500 pictures of good parts").wait_for()
+        page.get_by_role("button", name="Teach", exact=True).click()
+        page.get_by_text("Give the part a name").wait_for()
+        page.locator("#teach-part input").fill("Left lid")
+        page.keyboard.press("Enter")
+        page.locator("#teach-good input[type=file]").set_input_files(files)
+        page.get_by_text("9 pictures can be used. 1 more are needed.").wait_for()
+        page.get_by_text("What counts in the picture").click()
+        page.get_by_role("button", name="Draw on one of the pictures").click()
+        canvas = page.locator(".region canvas")
+        page.get_by_role("button", name="does not count").wait_for()
+        canvas.scroll_into_view_if_needed()
+        page.wait_for_timeout(300)
+        place = canvas.bounding_box()
+        page.mouse.move(place["x"] + 1, place["y"] + 1)
+        page.mouse.down()
+        page.mouse.move(place["x"] + place["width"] / 2, place["y"] + place["height"] - 1, steps=4)
+        page.mouse.up()
+        page.get_by_text("50% of the picture count").wait_for()
+        photograph(page, "teach")
+        page.get_by_role("button", name="Remove all").click()
+        page.get_by_text("100% of the picture count").wait_for()
