@@ -4,8 +4,8 @@ Either some are held out, so that the head never saw them (split conformal predi
 fitted, and each is scored by another head, fitted without the fifth of the pictures that contains it (cross-fitting,
 as the jackknife+ and CV+ of Barber et al., 2021, do for regression). Fifty pictures then calibrate with fifty scores
 and not with five. The other heads saw fewer pictures than the one that is published, so their scores tend to be
-higher: the threshold is rather too high than too low. CV+ itself would need all heads for each verdict, and guarantees
-twice the rate. `benchmarks.promises` measures what is left of the promise.
+higher. No theorem covers the published head: CV+ itself would need all heads for each verdict, and guarantees twice
+the rate. `benchmarks.promises` measures how the promise is kept.
 """
 
 from collections.abc import Iterator

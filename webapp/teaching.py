@@ -32,9 +32,7 @@ DATASET = "own"
 NEEDED = ("accelerate", "datasets", "matplotlib", "psutil")  # of the extra `train`
 PRIORITY = 10  # niceness: the page stays quick
 PATIENCE = 5  # seconds between asking a process to end and ending it
-# seconds of a training on two cores of the machine of benchmarks/teach_time.py: in any case, and for each picture
-SECONDS = {"simplenet": (8.0, 1.5), "glass": (8.0, 42.0), "hybrid": (20.0, 0.35)}
-PASS_MS = 8.0  # of the compact backbone on that machine
+PASS_MS = 8.0  # of the compact backbone on the machine that `Method.seconds` comes from
 # where a stage of a training without epochs begins, and its length, as shares of the whole
 STAGES = {
     "checking pictures": (0.05, 0.02),
@@ -230,13 +228,13 @@ def missing_packages() -> list[str]:
 
 def estimate(method: str, pictures: int) -> float:
     """About how many seconds a method takes on this computer."""
-    fixed, each = SECONDS.get(method, SECONDS["hybrid"])
+    fixed, each = METHODS[method].seconds
     return (fixed + each * pictures) * slowness()
 
 
 @lru_cache(1)
 def slowness() -> float:
-    """Time of a backbone pass here, compared with the machine that `SECONDS` comes from."""
+    """Time of a backbone pass here, compared with the machine that `Method.seconds` comes from."""
     picture, times, shared = Image.new("RGB", (256, 256)), [], front_end()
     for _ in range(5):
         start = time.perf_counter()
@@ -247,7 +245,8 @@ def slowness() -> float:
 
 def teachable() -> list[str]:
     """Methods that a visitor can choose, the quickest first."""
-    return sorted((name for name, method in METHODS.items() if not method.baseline), key=lambda name: SECONDS[name][1])
+    names = (name for name, method in METHODS.items() if not method.baseline)
+    return sorted(names, key=lambda name: METHODS[name].seconds[1])
 
 
 def _share(bar: dict) -> float:

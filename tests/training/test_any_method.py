@@ -50,6 +50,7 @@ def arguments(backbone_weights, tmp_path):
     return [
         *("--data-root", str(tmp_path / "toy"), "--backbone", "resnet18.tv_in1k", "--image-size", "64"),
         *("--backbone-weights", str(backbone_weights), "--epochs", "1", "--output", str(tmp_path / "runs")),
+        *("--folds", "0"),
     ]
 
 

@@ -198,7 +198,7 @@ def arguments(backbone_weights, tmp_path):
     add_plates(tmp_path, ["test/good/0", "test/square/0"])
     return [
         *("--data-root", str(tmp_path / "toy"), "--backbone", "resnet18.tv_in1k", "--image-size", "64"),
-        *("--backbone-weights", str(backbone_weights), "--methods", "hybrid"),
+        *("--backbone-weights", str(backbone_weights), "--methods", "hybrid", "--folds", "0"),
     ]
 
 

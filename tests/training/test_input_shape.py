@@ -46,7 +46,7 @@ def write_category(folder, size=TALL, pictures=8):
 @pytest.fixture(scope="module")
 def command():
     """Command line of a small run, without its data, output and image size; random features would find no place."""
-    return ["--backbone", COMPACT_BACKBONE, "--epochs", "8", "--batch-size", "4", "--holdout", "0.25"]
+    return ["--backbone", COMPACT_BACKBONE, "--epochs", "8", "--batch-size", "4", "--holdout", "0.25", "--folds", "0"]
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ def file(tmp_path, monkeypatch):
     path = tmp_path / "progress.json"
     monkeypatch.setenv(progress.FILE, str(path))
     monkeypatch.setattr(progress, "EVERY", -1)
+    monkeypatch.setattr(progress, "_open", [])
     return path
 
 
