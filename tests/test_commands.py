@@ -54,6 +54,7 @@ LONG = {  # programs that only read their arguments, and the reason
     r"train\.py .*parts:": "an hour, see test_train.py",
     r"--image-size \d{4}": "minutes, see test_tiles.py",
     r"--position-tolerance": "four times as long, see test_position.py",
+    r"--replace|--region": "as long as other trainings, see test_train.py and test_region_training.py",
     r"training\.free_pictures": "downloads 6 GB, see test_free_pictures.py",
     r"training\.distill": "hours, see test_distill.py",
     r"training\.parts": "a minute, see test_parts.py",

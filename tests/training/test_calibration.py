@@ -66,7 +66,7 @@ def test_methods_with_epochs_hold_pictures_out(arguments):
     assert split_pictures(job_of(arguments, "mahalanobis", "--folds", "0")).held_out == 1
 
 
-@pytest.mark.parametrize("method", ["mahalanobis", "patchcore", "hybrid"])
+@pytest.mark.parametrize("method", ["mahalanobis", "hybrid"])
 def test_the_scores_are_those_of_heads_that_did_not_see_the_picture(arguments, tmp_path, method, monkeypatch):
     """Each head is fitted again, by hand, without the fold's pictures."""
     monkeypatch.setattr("training.objectives.hybrid.STEPS", 5)

@@ -50,10 +50,10 @@ def arguments(backbone_weights, tmp_path):
     return [*places, *backbone, "--region", str(tmp_path / "region.png")]
 
 
-@pytest.mark.parametrize("method", ["simplenet", "glass", "hybrid", "patchcore", "mahalanobis"])
+@pytest.mark.parametrize("method", ["glass", "hybrid", "patchcore"])
 def test_each_method_learns_what_is_inside(arguments, tmp_path, method, monkeypatch):
     monkeypatch.setattr("training.objectives.hybrid.STEPS", 30)
-    epochs = ["--epochs", "2"] if method in ("simplenet", "glass") else []
+    epochs = ["--epochs", "2"] if method == "glass" else []
     assert train.main([*arguments, "--methods", method, *epochs]) == 0
     folder = tmp_path / f"runs/{method}-toy-plate"
     detector, report = load(folder), json.loads((folder / "metrics.json").read_text())
@@ -64,7 +64,7 @@ def test_each_method_learns_what_is_inside(arguments, tmp_path, method, monkeypa
     assert detector.predict(good).image_score == before
     assert report["metrics"]["cropped_defect_pixels"] == pytest.approx(12 / (12 + 24))
     assert "50.0 % of the picture count" in (folder / "README.md").read_text()
-    if method in ("patchcore", "mahalanobis", "hybrid"):
+    if method != "glass":
         assert report["metrics"]["image_auroc"] == 1.0
 
 

@@ -199,8 +199,12 @@ def test_a_german_visitor_on_a_dark_phone(bundled):
         )  # the verdict came into view, though the examples are above it
         assert page.locator(".report").evaluate("report => report.clientWidth") > 320  # nothing next to it
         photograph(page, "phone_german_dark")
-        for tab in ("Stapel", "Vergleich", "Modelle", "Prüfen"):
-            page.get_by_role("tab", name=tab).click()
+        for tab in ("Stapel", "Vergleich", "Anlernen", "Modelle", "Prüfen"):
+            shown = page.get_by_role("tab", name=tab)
+            if not shown.count():  # five tabs are too many for a phone: the others are in a menu
+                page.get_by_role("button", name="More tabs").click()
+                shown = page.get_by_role("button", name=tab, exact=True)
+            shown.first.click()
             page.wait_for_timeout(500)
             assert page.evaluate("document.documentElement.scrollWidth") <= 360, tab
 
