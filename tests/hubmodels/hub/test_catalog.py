@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from hub_server import Fault, answer, delay
 from huggingface_hub import HfApi, constants
 from read_only import obeyed
@@ -46,6 +47,19 @@ def test_the_config_says_what_a_model_is_not_the_folder_name(model_folder):
     catalog = Catalog.from_folder(model_folder)
     assert catalog.categories() == ["line-3 / lid", LABEL]
     assert [type(d) for d in catalog.load("line-3 / lid").values()] == [GLASS]
+
+
+def test_a_model_that_was_made_again_is_loaded_again(model_folder, make_detector):
+    catalog = Catalog.from_folder(model_folder)
+    before = catalog.load("toy / widget")["glass"]
+    other = make_detector(GLASS)
+    other.calibration.image_scores += 1
+    other.save_pretrained(model_folder / "glass-toy-widget")
+    assert catalog.load("toy / widget")["glass"] is before  # until the folder is listed again
+    catalog.refresh()
+    after = catalog.load("toy / widget")
+    assert torch.equal(after["glass"].calibration.image_scores, before.calibration.image_scores + 1)
+    assert after["simplenet"] is catalog.load("toy / widget")["simplenet"]
 
 
 def test_a_single_model_folder_will_do(model_folder):
