@@ -27,6 +27,7 @@ from benchmarks import (
     promises,
     real_data,
     scratch_width,
+    teach_time,
     training_memory,
     two_scales,
 )
@@ -59,6 +60,7 @@ TABLES = {  # without the folder of the environment
     "python -m benchmarks.changes --table": changes.results_table,
     "python -m benchmarks.epochs table": epochs.results_table,
     "python -m benchmarks.promises table": promises.results_table,
+    "python -m benchmarks.teach_time --table": teach_time.results_table,
     "python -m benchmarks.official table": official.results_table,
     "python -m benchmarks.real_data table": lambda: real_data.full_table(real_data.read("real_data")),
     "python -m benchmarks.real_data table ablation": lambda: real_data.full_table(real_data.read("ablation")),
