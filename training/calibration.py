@@ -8,7 +8,6 @@ higher. No theorem covers the published head: CV+ itself would need all heads fo
 the rate. `benchmarks.promises` measures how the promise is kept.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import repeat
 
@@ -80,8 +79,4 @@ def calibrate(detector: AnomalyDetector, split: Split, heads: list[Head], false_
         heads: those of the folds; empty if some pictures are held out.
     """
     own = repeat(None) if not heads else (heads[fold] for fold in split.calibrating_folds)
-    detector.calibrate(_read(split.calibrating), false_alarm_rate, own)
-
-
-def _read(samples: list[Sample]) -> Iterator:
-    return (sample.read() for sample in samples)
+    detector.calibrate((sample.read() for sample in split.calibrating), false_alarm_rate, own)

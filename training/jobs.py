@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import shutil
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -144,17 +143,6 @@ def is_finished(job: Job, backbone_sha256: str) -> bool:
             "use another --output."
         )
     return not changed
-
-
-def put_in_place(folder: Path, job: Job) -> None:
-    """Moves a finished model's folder to its place. An older model is NAME.1 until the new one is there."""
-    older = job.folder.with_name(f"{job.folder.name}.1")
-    shutil.rmtree(older, ignore_errors=True)
-    if not missing_files(job.folder):
-        os.replace(job.folder, older)
-    shutil.rmtree(job.folder, ignore_errors=True)  # it contains hidden files at most, see `is_whole`
-    os.replace(folder, job.folder)
-    shutil.rmtree(older, ignore_errors=True)
 
 
 def differences(saved: dict, wanted: dict) -> str:

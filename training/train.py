@@ -42,7 +42,7 @@ from huggingface_hub.utils import validate_repo_id
 from hubmodels import AnomalyDetector, BackboneError
 from hubmodels.backbone import feature_strides, find_weights
 from hubmodels.compactnet import COMPACT_BACKBONE
-from hubmodels.hub.files import REPORT_FILE, limit_waiting
+from hubmodels.hub.files import REPORT_FILE, limit_waiting, put_in_place
 from hubmodels.methods import METHODS
 from hubmodels.region import Region, read_region
 from hubmodels.samples import Category, as_text, size_text
@@ -66,7 +66,7 @@ from training.evaluation import (
 from training.fitting import DirectFitting, Fitting, make_fitting
 from training.hub_data import HubColumns
 from training.input_shape import AUTO, default_side, require_multiples, squashed
-from training.jobs import Job, TrainingError, build_detector, is_finished, is_whole, open_backbone, put_in_place
+from training.jobs import Job, TrainingError, build_detector, is_finished, is_whole, open_backbone
 from training.objectives import OBJECTIVES, PAPER_BACKBONE, GradientObjective, objective_of
 from training.publishing.card import require_templates, write_card
 from training.publishing.latency import measure_on_devices
@@ -418,7 +418,7 @@ def finish(job: Job, detector: AnomalyDetector, record: dict) -> None:
     write_json(folder / REPORT_FILE, content)
     write_card(folder)
     shutil.copy(job.workplace / LOG_FILE, folder / LOG_FILE)
-    put_in_place(folder, job)
+    put_in_place(folder, job.folder)
     shutil.rmtree(job.workplace)
 
 

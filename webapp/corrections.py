@@ -5,7 +5,6 @@ training; they are saved, and "Teach" takes everything in. Only for parts that w
 """
 
 import json
-import os
 import shutil
 import threading
 from collections.abc import Iterable
@@ -15,7 +14,7 @@ import numpy as np
 
 from hubmodels import AnomalyDetector, AnomalyPrediction
 from hubmodels.hub.catalog import FOLDER, ModelEntry
-from hubmodels.hub.files import REPORT_FILE
+from hubmodels.hub.files import REPORT_FILE, put_in_place
 from webapp.inspection import Inspection, inspect_picture
 from webapp.own_parts import BAD, GOOD, Upload
 from webapp.teaching import DATASET, Teacher
@@ -110,9 +109,8 @@ def _prediction(known: dict) -> AnomalyPrediction:
 def _save(entry: ModelEntry, detector: AnomalyDetector, known: list[dict]) -> None:
     """Writes a model with another calibration next to its folder, then puts it in its place."""
     folder = Path(entry.source)
-    new, older = (folder.with_name(f"{folder.name}.{ending}") for ending in ("new", "1"))
-    for left in (new, older):
-        shutil.rmtree(left, ignore_errors=True)
+    new = folder.with_name(f"{folder.name}.new")
+    shutil.rmtree(new, ignore_errors=True)
     shutil.copytree(folder, new)
     detector.save_pretrained(new)
     (new / FILE).write_text(json.dumps(known, indent=2), encoding="utf-8")
@@ -120,6 +118,4 @@ def _save(entry: ModelEntry, detector: AnomalyDetector, known: list[dict]) -> No
     calibration = detector.calibration
     report["calibration"] |= {"in_words": calibration.describe(), "corrections": int(calibration.corrections)}
     (new / REPORT_FILE).write_text(json.dumps(report, indent=2), encoding="utf-8")
-    os.replace(folder, older)
-    os.replace(new, folder)
-    shutil.rmtree(older, ignore_errors=True)
+    put_in_place(new, folder)

@@ -19,7 +19,8 @@ from pathlib import Path, PurePosixPath
 import torch
 
 from hubmodels import PictureError
-from hubmodels.appearance import LIMIT, UNLIKE, Appearance, PictureStatistics, picture_statistics
+from hubmodels.appearance import BLURRED, DARK, LIMIT, UNLIKE, Appearance, PictureStatistics, picture_statistics
+from hubmodels.backbone import feature_strides
 from hubmodels.compactnet import COMPACT_BACKBONE, COMPACT_IMAGE_SIZE
 from hubmodels.folders import picture_suffixes
 from hubmodels.pictures import read_picture
@@ -28,7 +29,6 @@ from hubmodels.simplenet import SimpleNet
 GOOD, BAD = "train/good", "test/bad"
 FEWEST, MOST = 10, 500  # good pictures of a part
 LARGEST = 64_000_000  # bytes of a picture in a ZIP file
-DARK, FLAT = "dark", "blurred"
 DARKEST, DARK_SHARE, SHARP_SHARE = 0.06, 0.5, 0.5  # of full white; of the median picture
 NAME = re.compile(r"[^a-z0-9]+")
 
@@ -98,7 +98,8 @@ class Findings:
         """Side of a patch in pixels of the commonest size, along the longer side."""
         if not self.sizes:
             return None
-        return max(1, round(8 * max(self.sizes.most_common(1)[0][0]) / COMPACT_IMAGE_SIZE))
+        (width, height), _ = self.sizes.most_common(1)[0]
+        return max(1, round(feature_strides(COMPACT_BACKBONE)[0] * max(width, height) / COMPACT_IMAGE_SIZE))
 
 
 class OwnParts:
@@ -171,7 +172,7 @@ def odd_ones(statistics: Sequence[PictureStatistics]) -> list[list[str]]:
         codes = {
             UNLIKE: ratio > LIMIT,
             DARK: picture.brightness < max(DARKEST, DARK_SHARE * bright),
-            FLAT: picture.sharpness < SHARP_SHARE * sharp,
+            BLURRED: picture.sharpness < SHARP_SHARE * sharp,
         }
         found.append([code for code, is_odd in codes.items() if is_odd])
     return found

@@ -8,13 +8,13 @@ from pathlib import Path
 import torch
 from PIL import Image, ImageDraw
 
-from hubmodels.compactnet import COMPACT_IMAGE_SIZE
+from hubmodels.backbone import feature_strides
+from hubmodels.compactnet import COMPACT_BACKBONE, COMPACT_IMAGE_SIZE
 from hubmodels.region import Region, read_region
 
 SIDE = 1024  # pixels of a mask's longer side
 MOST = 200  # shapes, and points of a shape: what a browser sends is not trusted
 MOST_POINTS = 5000
-STRIDE = 8  # pixels of the model input from patch to patch
 MASK, SHAPES = "region.png", "region.json"  # in the folder of a part's pictures
 
 
@@ -75,7 +75,8 @@ DRAW = {"rectangle": _rectangle, "polygon": _polygon, "brush": _brush}
 
 def share_that_counts(mask: Image.Image) -> float:
     """Share of the model input that counts; 0 if no patch of it does."""
-    region = Region((COMPACT_IMAGE_SIZE, COMPACT_IMAGE_SIZE), STRIDE, (0, 0, 0))
+    stride = feature_strides(COMPACT_BACKBONE)[0]
+    region = Region((COMPACT_IMAGE_SIZE, COMPACT_IMAGE_SIZE), stride, (0, 0, 0))
     region.mask.copy_(read_region(mask, COMPACT_IMAGE_SIZE))
     region.count()
     return region.share if bool(torch.any(region.patches)) else 0.0

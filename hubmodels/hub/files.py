@@ -3,6 +3,8 @@
 import hashlib
 import json
 import logging
+import os
+import shutil
 from contextlib import suppress
 from difflib import get_close_matches
 from functools import partial
@@ -222,3 +224,18 @@ def _refusal(pickle: str) -> str:
         f"its weights are a pickle ({pickle}), which can run any code when it is read, so it is refused: "
         f"ask its author for {WEIGHTS_FILE}"
     )
+
+
+def put_in_place(new: Path, folder: Path) -> None:
+    """Moves the folder of a whole model to its place. An older model is NAME.1 until the new one is there.
+
+    Raises:
+        OSError: it cannot be moved.
+    """
+    older = folder.with_name(f"{folder.name}.1")
+    shutil.rmtree(older, ignore_errors=True)
+    if not missing_files(folder):
+        os.replace(folder, older)
+    shutil.rmtree(folder, ignore_errors=True)  # what is left there is no model
+    os.replace(new, folder)
+    shutil.rmtree(older, ignore_errors=True)
