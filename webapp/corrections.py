@@ -16,8 +16,8 @@ from hubmodels import AnomalyDetector, AnomalyPrediction
 from hubmodels.hub.catalog import FOLDER, ModelEntry
 from hubmodels.hub.files import REPORT_FILE, put_in_place
 from webapp.inspection import Inspection, inspect_picture
-from webapp.own_parts import BAD, GOOD, Upload
-from webapp.teaching import DATASET, Teacher
+from webapp.own_parts import BAD, DATASET, GOOD, Upload
+from webapp.teaching import Teacher
 
 FILE = "corrections.json"  # in a model's folder: what was taken back, the latest last
 

@@ -15,10 +15,12 @@ from hubmodels import BackboneError, ModelError, PictureError, PreparedPicture
 from hubmodels.appearance import UNLIKE
 from hubmodels.folders import find_shown
 from hubmodels.hub.catalog import Catalog
+from hubmodels.methods import METHODS
 from hubmodels.pictures import read_picture
 from webapp.corrections import Corrections
 from webapp.hosting import checked_path, fresh_path, hide_folders
 from webapp.inspection import (
+    CHOSEN_AT_FIRST,
     MODEL,
     Inspection,
     dropdown,
@@ -36,8 +38,10 @@ from webapp.texts import (
     explain_fault,
     label,
     language_of,
+    part_words,
     read_static,
     render,
+    shows_words,
     translate,
     translate_plainly,
 )
@@ -52,6 +56,7 @@ EXAMPLES_JS = """element.addEventListener("click", ({ target }) => {
     if (button) trigger("select", { index: Number(button.dataset.example) });
 });"""
 START_DOWNLOAD = "() => document.querySelector('#download').click()"
+DOWNLOAD_ENDED = "() => document.querySelector('#report').dispatchEvent(new Event('downloaded'))"
 
 
 @dataclass(frozen=True)
@@ -68,26 +73,34 @@ class InspectTab:
 
     def __init__(self, catalog: Catalog, examples: Sequence[Example], corrections: Corrections | None = None) -> None:
         self._catalog, self._examples, self._corrections = catalog, list(examples), corrections
+        self._groups = _grouped(self._examples)
 
-    def build(self) -> gr.Dropdown:
-        """Adds the components and events inside the current gr.Tab; returns the choice of category."""
+    def build(self, page: gr.Blocks, tabs: gr.Tabs) -> gr.Dropdown:
+        """Adds the components and events inside the current gr.Tab; returns the choice of category.
+
+        Args:
+            page: when it is opened, the tab shows an example.
+            tabs: a part that nobody knows yet leads to the tab Teach.
+        """
         with gr.Row(elem_classes="inspect"):
             with gr.Column(scale=2, min_width=280):
                 self._build_inputs()
             with gr.Column(scale=5, min_width=320):
                 self._build_outputs()
-        self._connect()
+        self._connect(page, tabs)
         return self._category
 
     def _build_inputs(self) -> None:
         self._category = dropdown(self._catalog)
         sources = ["upload", "clipboard", "webcam"]
-        self._picture = gr.Image(label=label("picture"), type="filepath", sources=sources, height=300, buttons=[])
+        self._picture = gr.Image(
+            label=label("picture"), type="filepath", sources=sources, height=300, buttons=[], elem_id="picture"
+        )
         self._button = gr.Button(label("inspect"), variant="primary")
         self._methods = method_choice(self._catalog)
         gr.HTML(label("examples"), elem_classes=["quiet", "examples"], visible=bool(self._examples))
         self._gallery = gr.HTML(
-            str(render("examples.html", LANGUAGES[0], groups=_grouped(self._examples))),
+            self._pictures(LANGUAGES[0]),
             label=label("examples"),
             elem_id="examples",
             elem_classes="examples",
@@ -112,7 +125,7 @@ class InspectTab:
         with gr.Accordion(label("own_parts"), open=False):
             gr.Markdown(label("own_parts_how"))
 
-    def _connect(self) -> None:
+    def _connect(self, page: gr.Blocks, tabs: gr.Tabs) -> None:
         inputs = [self._category, self._picture, self._methods]
         outputs = [self._report, self._suggestion, self._suggested, self._adopted]
         private = {"api_visibility": "private", "preprocess": False}  # see `uploaded_path`
@@ -134,7 +147,21 @@ class InspectTab:
         corrected = {"outputs": outputs, "show_progress_on": self._report, **private, **MODEL}
         self._report.apply(self.correct, inputs, **corrected)
         self._report.undo(self.undo, inputs, **corrected)
-        self._report.select(self.download, inputs, self._file, **private, **MODEL).success(fn=None, js=START_DOWNLOAD)
+        downloaded = self._report.select(self.download, inputs, self._file, **private, **MODEL)
+        downloaded.success(fn=None, js=START_DOWNLOAD)
+        downloaded.then(fn=None, js=DOWNLOAD_ENDED)
+        self._report.expand(lambda: gr.Tabs(selected="teach"), None, tabs, **quick)
+        page.load(
+            self.open, None, [*outputs, self._gallery], show_progress="hidden", api_visibility="private", **MODEL
+        )
+
+    def open(self, request: gr.Request) -> tuple:
+        """A visitor arrives -> the examples in that language, and the report on one, to show what the page does."""
+        language = language_of(request)
+        return *self._opening(None, language), self._pictures(language)
+
+    def _pictures(self, language: str) -> str:
+        return str(render("examples.html", language, groups=self._groups))
 
     def pick(self, event: gr.EventData) -> tuple[str, str]:
         """A click on an example -> its category, and a copy of its picture."""
@@ -149,12 +176,28 @@ class InspectTab:
         """The choices -> report (HTML), button and category of a suggestion, and a category to adopt."""
         language = language_of(request)
         if picture is None:
-            return self._without_report(translate("hint_card", language))
+            return self._opening(category, language)
         try:
             return self._inspect(category, PreparedPicture(checked_path(picture)), methods, language)
         except (PictureError, ModelError, BackboneError) as error:
             reason, title = explain_fault(error, language, self._catalog), translate("not_inspected", language)
             return self._without_report(_card(reason, language, title, "failed"))
+
+    def _opening(self, category: str | None, language: str) -> tuple:
+        """The report on the last example, of the category if one is chosen; a hint if there is none."""
+        shown = [example for example in self._examples if category in (None, example.category)]
+        try:
+            return self._without_report(self._example_report(shown[-1], language))
+        except (IndexError, PictureError, ModelError, BackboneError):  # the tab Models names what cannot be loaded
+            return self._without_report(translate("hint_card", language))
+
+    def _example_report(self, example: Example, language: str) -> Markup:
+        inspection = inspect_picture(
+            self._catalog, example.category, example.path, None, list(METHODS)[:CHOSEN_AT_FIRST]
+        )
+        words = {"part": part_words(example.category, language), "shows": shows_words(example.shows, language)}
+        note = translate("example", language, **words)
+        return render_report(inspection, example.category, [], [], note, language, is_example=True)
 
     def correct(
         self,
@@ -194,7 +237,11 @@ class InspectTab:
         chosen = category or suggest_category(self._catalog, picture)
         if chosen is None:
             key = "no_category" if self._catalog.entries else "models_none"
-            return self._without_report(_card(translate(key, language), language))
+            return self._without_report(
+                render(
+                    "card.html", language, words=translate(key, language), title="", tone="", teachable=self._teaches
+                )
+            )
         inspection = inspect_picture(self._catalog, chosen, picture, None, methods)
         adopted = None if category else chosen
         unlike = UNLIKE in inspection.appearance.warnings
@@ -204,15 +251,22 @@ class InspectTab:
             category=chosen,
             absent=self._absent(chosen, inspection, methods, language),
             warnings=[_warning(code, chosen, other, language) for code in inspection.appearance.warnings],
-            note=corrected or (None if category else translate("suggested", language, category=chosen)),
+            note=corrected
+            or (None if category else translate("suggested", language, category=part_words(chosen, language))),
             language=language,
             correctable=self._corrections is not None and self._corrections.part_of(chosen) is not None,
             undoable=corrected is not None,
+            teachable=unlike and other is None and self._teaches,
         )
         button = gr.update(
-            visible=other is not None, value=translate_plainly("use_suggestion", language, category=other)
+            visible=other is not None,
+            value=translate_plainly("use_suggestion", language, category=part_words(other or "", language)),
         )
         return str(report), button, other, adopted
+
+    @property
+    def _teaches(self) -> bool:
+        return self._corrections is not None
 
     def _without_report(self, card: Markup) -> tuple:
         return str(card), gr.update(visible=False), None, None
@@ -276,17 +330,19 @@ def find_examples(folder: Path, catalog: Catalog) -> list[Example]:
             except PictureError as error:
                 logger.warning("an example is left out: %s", error)
             else:
-                found.append(Example(sample.source, label, sample.defect_type.replace("_", " ")))
+                found.append(Example(sample.source, label, sample.defect_type))
     return found
 
 
 def _card(words: Markup, language: str, title: str = "", tone: str = "") -> Markup:
-    return render("card.html", language, words=words, title=title, tone=tone)
+    return render("card.html", language, words=words, title=title, tone=tone, teachable=False)
 
 
 def _warning(code: str, category: str, other: str | None, language: str) -> Markup:
     key = f"{code}_but" if code == UNLIKE and other else code
-    return translate(f"warning_{key}", language, category=category, other=other)
+    return translate(
+        f"warning_{key}", language, category=part_words(category, language), other=part_words(other or "", language)
+    )
 
 
 def _grouped(examples: Sequence[Example]) -> dict[str, list[tuple[int, Example, str]]]:

@@ -22,7 +22,7 @@ from hubmodels.hub.catalog import BUNDLE, CACHE, FOLDER, HUB, Catalog
 from hubmodels.methods import METHODS
 from hubmodels.pictures import Picture
 from hubmodels.setup_change import CELL, GRID, WINDOW, setup_changed
-from webapp.texts import LANGUAGES, LOOK, label, translate_plainly
+from webapp.texts import LANGUAGES, LOOK, label, part_words, translate_plainly
 
 # Events that use a model share one place in Gradio's queue. A batch has its own place, otherwise nobody else could
 # inspect while it runs. A batch and the other events then take turns (`_turn`), one picture each.
@@ -206,7 +206,9 @@ def method_choice(catalog: Catalog) -> gr.CheckboxGroup:
     known = {entry.method for entry in catalog.entries}
     offered = [(method.title, name) for name, method in METHODS.items() if name in known or not method.baseline]
     first = [name for _, name in offered[:CHOSEN_AT_FIRST]]
-    return gr.CheckboxGroup(offered, value=first, label=label("methods"), info=label("methods_info"))
+    return gr.CheckboxGroup(
+        offered, value=first, label=label("methods"), info=label("methods_info"), elem_classes="methods"
+    )
 
 
 SOURCES = {FOLDER: "source_folder", HUB: "source_hub", CACHE: "source_hub_cache", BUNDLE: "source_bundled"}
@@ -238,7 +240,8 @@ def choices(catalog: Catalog, language: str) -> list[tuple[str, str]]:
         origins.setdefault(entry.label, entry.origin)
     order = list(SOURCES)
     grouped = sorted(origins.items(), key=lambda item: (order.index(item[1]), item[0]))
-    return [(f"{name} ({translate_plainly(SOURCES[origin], language)})", name) for name, origin in grouped]
+    shown = {name: translate_plainly(SOURCES[origin], language) for name, origin in grouped}
+    return [(f"{part_words(name, language)} ({source})", name) for name, source in shown.items()]
 
 
 def find_category(wanted: str | None, catalog: Catalog) -> str | None:

@@ -30,6 +30,7 @@ from webapp.texts import (
     data_url,
     distinct_numbers,
     number,
+    part_words,
     percent,
     render,
     translate,
@@ -87,6 +88,8 @@ def render_report(
     language: str,
     correctable: bool = False,
     undoable: bool = False,
+    teachable: bool = False,
+    is_example: bool = False,
 ) -> Markup:
     """The report in the visitor's language.
 
@@ -97,6 +100,8 @@ def render_report(
         note: to read first.
         correctable: whether the visitor can say that the verdict is wrong.
         undoable: whether a correction can be undone.
+        teachable: whether to offer teaching, because the picture shows something else.
+        is_example: the visitor did not choose the picture, so there is nothing to download.
     """
     rates = step_rates(inspection)
     drawn = replace(inspection, predictions={n: p.at_most(LAYER_SIDE) for n, p in inspection.predictions.items()})
@@ -104,7 +109,7 @@ def render_report(
     return render(
         "report.html",
         language,
-        category=category,
+        category=part_words(category, language),
         photo=data_url(_shown(inspection.picture), "JPEG", quality=92, subsampling=0),
         size=inspection.picture.size,
         headlines=[_headline(inspection, rate, language) for rate in rates],
@@ -120,6 +125,9 @@ def render_report(
         note=note,
         correctable=correctable,
         undoable=undoable,
+        teachable=teachable,
+        is_example=is_example,
+        focus=_strongest(inspection.predictions),
     )
 
 
@@ -134,6 +142,13 @@ def _ignored(inspection: Inspection) -> dict[str, str]:
         for name, front_end in regions.items()
         if front_end.region is not None
     }
+
+
+def _strongest(predictions: Mapping[str, AnomalyPrediction]) -> tuple[float, float]:
+    """Where the most anomalous point is, for the method that is the most certain: (x, y) as shares of the picture."""
+    found = max(predictions.values(), key=lambda p: p.score_level or 0).anomaly_map
+    y, x = np.unravel_index(found.argmax(), found.shape)
+    return (x + 0.5) / found.shape[1], (y + 0.5) / found.shape[0]
 
 
 def own_rate(inspection: Inspection) -> float | None:
@@ -184,16 +199,22 @@ def _headline(inspection: Inspection, rate: float | None, language: str) -> tupl
     predictions = inspection.at_rate(rate)
     if UNLIKE in inspection.appearance.warnings:
         return TONES[None], translate("unreliable", language)
+    if len(predictions) == 1:
+        return _single(*predictions.values(), language)
     if needs_look(predictions):
-        if len(predictions) == 1:
-            return TONES[LOOK], translate("look_again", language)
         return TONES[LOOK], translate("unsure_headline", language, verdicts=_verdicts(predictions, language))
     if all_agree(predictions):
         return _agreed(predictions, language)
     if len(predictions) > 2 and all_agree(predictions) is False:
         return TONES[None], _disagreed(predictions, language)
-    key = "disagree" if all_agree(predictions) is False else "no_comparison" if len(predictions) > 1 else "one_method"
+    key = "disagree" if all_agree(predictions) is False else "no_comparison"
     return TONES[None], translate(key, language, verdicts=_verdicts(predictions, language))
+
+
+def _single(prediction: AnomalyPrediction, language: str) -> tuple[str, Markup]:
+    """The verdict of the only method."""
+    verdict = verdict_of(prediction)
+    return TONES[verdict], Markup("{} {}").format(SIGNS[verdict], translate(VERDICT_KEYS[verdict], language))
 
 
 def _agreed(predictions: Mapping[str, AnomalyPrediction], language: str) -> tuple[str, Markup]:

@@ -26,6 +26,7 @@ from hubmodels.folders import picture_suffixes
 from hubmodels.pictures import read_picture
 from hubmodels.simplenet import SimpleNet
 
+DATASET = "own"  # of all own parts
 GOOD, BAD = "train/good", "test/bad"
 FEWEST, MOST = 10, 500  # good pictures of a part
 LARGEST = 64_000_000  # bytes of a picture in a ZIP file

@@ -82,7 +82,7 @@ def build_page(
             with gr.Tab(label("tab_inspect"), id="inspect"):
                 corrections = Corrections(teacher) if teacher else None
                 shown = find_examples(examples, catalog) if examples else []
-                category = InspectTab(catalog, shown, corrections).build()
+                category = InspectTab(catalog, shown, corrections).build(page, tabs)
             with gr.Tab(label("tab_batch"), id="batch") as batch:
                 batch_category = batch_tab.add(catalog)
             with gr.Tab(label("tab_compare"), id="compare") as compare:

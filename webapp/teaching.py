@@ -24,11 +24,10 @@ from PIL import Image
 
 from hubmodels.hub.catalog import Catalog
 from hubmodels.methods import METHODS
-from webapp.own_parts import OwnParts, front_end
+from webapp.own_parts import DATASET, OwnParts, front_end
 from webapp.regions import MASK
 
 ROOT = Path(__file__).parents[1]
-DATASET = "own"
 NEEDED = ("accelerate", "datasets", "matplotlib", "psutil")  # of the extra `train`
 PRIORITY = 10  # niceness: the page stays quick
 PATIENCE = 5  # seconds between asking a process to end and ending it

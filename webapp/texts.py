@@ -21,6 +21,7 @@ from PIL import Image
 from hubmodels.hub.catalog import Catalog
 from hubmodels.pictures import MAX_PIXELS, MIN_SIDE, PictureError
 from webapp.hosting import hide_folders
+from webapp.own_parts import DATASET
 
 _tabs = tomllib.loads((Path(__file__).parent / "texts.toml").read_text(encoding="utf-8"))
 TEXTS = {key: text for tab in _tabs.values() for key, text in tab.items()}  # by key, then language
@@ -30,6 +31,7 @@ FLOAT_DIGITS = 400  # more than any float has before the point; Decimal's usual 
 AS_IT_IS = {"decimal_quantization": False, "group_separator": False}  # Babel must not round or group digits
 
 I18N = gr.I18n(**{code: {key: text[code] for key, text in TEXTS.items()} for code in LANGUAGES})
+SAMPLES = "parts"  # data set of the bundled models, whose parts and defects have names in each language
 LOOK = "look"  # the verdict of an unsure method: a person should look again
 VERDICT_KEYS = {True: "defective", LOOK: "look_again", False: "good", None: "no_verdict"}
 TONES = {True: "defective", LOOK: "look", False: "good", None: "unsure"}  # classes of the style sheets
@@ -52,6 +54,20 @@ def translate(key: str, language: str, **values: object) -> Markup:
 def translate_plainly(key: str, language: str, **values: object) -> str:
     """A text in the visitor's language for a component that shows no HTML, such as a button."""
     return translate(key, language, **values).unescape()
+
+
+def part_words(category: str, language: str) -> str:
+    """A category as people call it: "parts / pill" is "Pill", "own / oil_cap" is "oil cap"; others as they are."""
+    dataset, _, name = category.rpartition(" / ")
+    if dataset == SAMPLES and f"sample_{name}" in TEXTS:
+        return translate_plainly(f"sample_{name}", language)
+    return name.replace("_", " ") if dataset == DATASET else category
+
+
+def shows_words(shows: str, language: str) -> str:
+    """What an example shows, such as the name of its defect."""
+    key = f"sample_{shows}"
+    return translate_plainly(key, language) if key in TEXTS else shows.replace("_", " ")
 
 
 def explain_fault(error: Exception, language: str, catalog: Catalog) -> Markup:
@@ -128,7 +144,7 @@ _environment.filters["parts"] = re.compile(r"(?<=[-_/])(?=\w)").split  # of a na
 
 def render(name: str, language: str, **values: object) -> Markup:
     """A template with these values, and with the functions of `webapp.texts` for texts and numbers."""
-    offered = (translate, number, fixed, signed, points, p_value, percent)
+    offered = (translate, part_words, shows_words, number, fixed, signed, points, p_value, percent)
     functions = {f.__name__: partial(f, language=language) for f in offered}
     return Markup(_environment.get_template(name).render(functions | {"language": language} | values))
 

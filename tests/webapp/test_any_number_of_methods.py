@@ -120,7 +120,8 @@ def test_the_legend_counts_from_three_methods_on(catalog, upload, registered):
 @pytest.mark.parametrize(
     ("verdicts", "tone", "words"),
     [
-        ((True,), "unsure", "Only one method gave a result. SimpleNet: Defective."),
+        ((True,), "defective", "✕ Defective"),
+        ((None,), "unsure", "? No verdict"),
         ((False, False), "good", "Both methods agree: Good"),
         ((True, False), "unsure", "The methods disagree. SimpleNet: Defective, GLASS: Good. Please"),
         ((True, None), "unsure", "A comparison needs two verdicts. SimpleNet: Defective, GLASS: No verdict."),

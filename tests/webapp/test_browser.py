@@ -26,8 +26,9 @@ def bundled(tmp_path_factory):
 
 def pick(page, category, shows):
     """Clicks an example and waits for its report."""
-    page.locator(f"#examples section[aria-label='parts / {category}'] button", has_text=shows).click()
-    page.locator(".report .verdict:visible").nth(1).wait_for()
+    page.locator(".report").evaluate("report => { report.id = 'before'; }")
+    page.locator(f"#examples section[aria-label='{category}' i] button", has_text=shows).click()
+    page.locator(".report:not(#before) .verdict:visible").nth(1).wait_for()
 
 
 def told(page, text):
@@ -68,11 +69,13 @@ def slide(page, control, value):
 
 def test_a_newcomer_clicks_an_example_and_both_methods_see_the_defect(bundled):
     with visit(bundled) as page:
-        told(page, "Choose a category")
-        photograph(page, "empty")
+        told(page, "An example: Washer, Scratch")  # the page shows at once what it does
+        headline(page, "Both methods agree: Defective")
+        assert page.locator("[data-download]").count() == 0 and page.evaluate("scrollY") == 0
+        photograph(page, "opened")
         pick(page, "cloth", "hole")
         assert verdicts(page) == ["Defective", "Defective"]
-        assert page.get_by_label("Category").first.input_value() == "parts / cloth (bundled)"
+        assert page.get_by_label("Category").first.input_value() == "Cloth (sample)"
         assert page.locator(".report .headline:visible").is_visible()
         photograph(page, "defective")
         pick(page, "cloth", "good")
@@ -88,7 +91,7 @@ def test_uploads_good_and_defective(bundled, tmp_path):
             headline(page, f"Both methods agree: {verdict}")
             assert verdicts(page) == [verdict, verdict]
             page.get_by_label("Remove Image").click()
-            told(page, "Choose a category")
+            told(page, "An example: Connector")
         (tmp_path / "broken.png").write_bytes(b"no picture")
         page.set_input_files("input[type=file] >> nth=0", tmp_path / "broken.png")
         told(page, "'broken.png' is not a picture")
@@ -108,6 +111,17 @@ def test_the_views_sliders_work_without_the_server(bundled):
             assert "40%" in clip
             slide(page, "zoom", 400)
             viewer, other = (page.locator(".report .viewer").nth(i) for i in (0, 1))
+            middle = "v => [v.scrollLeft + v.clientWidth / 2, v.scrollTop + v.clientHeight / 2]"
+            strongest = page.locator(".report").evaluate("r => r.dataset.focus.split(' ').map(Number)")
+            width, height = viewer.evaluate("v => [v.scrollWidth, v.scrollHeight]")
+            assert viewer.evaluate(middle) == pytest.approx([strongest[0] * width, strongest[1] * height], abs=2)
+            viewer.scroll_into_view_if_needed()
+            place, before = viewer.bounding_box(), viewer.evaluate("v => v.scrollLeft")
+            page.mouse.move(place["x"] + 100, place["y"] + 100)
+            page.mouse.down()
+            page.mouse.move(place["x"] + 60, place["y"] + 100, steps=3)
+            page.mouse.up()
+            assert viewer.evaluate("v => v.scrollLeft") == pytest.approx(before + 40, abs=2)
             assert viewer.evaluate("v => v.scrollWidth / v.clientWidth") == pytest.approx(4, abs=0.1)
             viewer.evaluate("viewer => { viewer.scrollLeft = 150; }")
             page.wait_for_timeout(200)
@@ -142,6 +156,7 @@ def test_downloads_follow_the_slider(bundled):
         record = json.loads(download.value.path().read_text())
         assert record["false_alarm_rate"] == 0.2 and record["agree"] is True
         with page.expect_download() as download:
+            page.locator(".report summary").first.click()
             page.locator("[data-download=mask][data-method=GLASS]").click()
         assert download.value.suggested_filename == "glass_mask.png"
 
@@ -150,16 +165,19 @@ def test_the_category_is_suggested_linked_to_and_remembered(bundled):
     with visit(bundled) as page:
         page.locator("input[type=file]").first.wait_for(state="attached")
         page.set_input_files("input[type=file] >> nth=0", EXAMPLES / "pill" / "good.png")
-        told(page, "Category suggested from the picture: parts / pill")
+        told(page, "The picture looks like this part: Pill")
         page.wait_for_url("**/?category=parts*pill")
+        page.wait_for_timeout(1000)  # a request that is cut off is an error in the console
         page.goto(bundled)
-        expect(page.get_by_label("Category").first).to_have_value("parts / pill (bundled)")
+        expect(page.get_by_label("Category").first).to_have_value("Pill (sample)")
+        told(page, "An example")
+        page.wait_for_timeout(1000)
         page.goto(f"{bundled}/?category=washer")
-        expect(page.get_by_label("Category").first).to_have_value("parts / washer (bundled)")
+        expect(page.get_by_label("Category").first).to_have_value("Washer (sample)")
         page.set_input_files("input[type=file] >> nth=0", EXAMPLES / "pill" / "good.png")
-        told(page, "does not look like parts / washer, but like parts / pill")
+        told(page, "does not look like Washer, but like Pill")
         photograph(page, "wrong_category")
-        page.get_by_role("button", name="Inspect as parts / pill").click()
+        page.get_by_role("button", name="Inspect as Pill").click()
         headline(page, "Both methods agree: Good")
 
 
@@ -168,16 +186,16 @@ def test_what_is_chosen_while_an_inspection_runs_is_what_counts(bundled, tmp_pat
         picture.resize((4000, 3000)).save(tmp_path / "large.png", compress_level=1)
     with visit(bundled, "/?category=washer") as page:
         category = page.get_by_label("Category").first
-        expect(category).to_have_value("parts / washer (bundled)")
+        expect(category).to_have_value("Washer (sample)")
         with page.expect_request("**/queue/join?*"):
             page.set_input_files("input[type=file] >> nth=0", tmp_path / "large.png")
         category.click()
-        page.wait_for_function("getSelection().toString().includes('washer')")
+        page.wait_for_function("getSelection().toString().includes('Washer')")
         page.keyboard.type("pill")  # what was chosen makes way for what is typed
         expect(page.get_by_role("option")).to_have_count(1)
         page.get_by_role("option", name="pill").click()
-        page.get_by_text("Inspected as parts / pill").wait_for()
-        expect(category).to_have_value("parts / pill (bundled)")
+        page.get_by_text("Inspected as Pill").wait_for()
+        expect(category).to_have_value("Pill (sample)")
         headline(page, "Both methods agree: Good")
         expect(page.locator(".spoken")).to_have_text("Both methods agree: Good")  # screen readers hear it
 
@@ -190,8 +208,9 @@ def test_a_link_to_an_unknown_category_says_so_and_leads_nowhere_else(bundled):
 
 def test_a_german_visitor_on_a_dark_phone(bundled):
     with visit(bundled, locale="de-DE", color_scheme="dark", **PHONE) as page:
-        told(page, "Kategorie wählen")
-        pick(page, "connector", "missing pin")
+        told(page, "Ein Beispiel: Unterlegscheibe, Kratzer")
+        assert page.locator(".report .headline:visible").bounding_box()["y"] < 740  # on the first screen
+        pick(page, "Steckverbinder", "Fehlender Stift")
         assert verdicts(page) == ["Fehlerhaft", "Gut"]
         headline(page, "Die Verfahren widersprechen sich")
         assert page.locator(".report .headline:visible").evaluate(
@@ -230,7 +249,7 @@ def test_a_batch_with_a_bad_file_goes_on_and_the_models_are_listed(bundled, tmp_
         page.get_by_role("tab", name="Batch").click()
         page.locator("#batch-files input[type=file]").set_input_files(files)
         page.locator("#batch-files").get_by_text("broken").first.wait_for()
-        expect(page.get_by_label("Category").last).to_have_value("parts / pill (bundled)")
+        expect(page.get_by_label("Category").last).to_have_value("Pill (sample)")
         page.get_by_role("button", name="Inspect all").click()
         page.get_by_text("Done: 5 of 5").wait_for()
         rows = page.locator(".batch-table tbody tr")
@@ -249,7 +268,7 @@ def test_a_batch_with_a_bad_file_goes_on_and_the_models_are_listed(bundled, tmp_
 def test_every_text_is_readable(bundled, scheme):
     """Contrast of at least 4.5, or 3 for large texts (WCAG 2.2, AA), in all states of the tab."""
     with visit(bundled, color_scheme=scheme) as page:
-        told(page, "Choose a category")
+        told(page, "An example")
         for tab in ("Batch", "Compare", "Models", "Inspect"):
             page.get_by_role("tab", name=tab).click()
             page.wait_for_timeout(1500)
@@ -263,7 +282,7 @@ def test_every_text_is_readable(bundled, scheme):
 
 def test_all_can_be_done_by_keyboard(bundled):
     with visit(bundled) as page:
-        told(page, "Choose a category")
+        told(page, "An example")
         for _ in range(60):
             page.keyboard.press("Tab")
             if page.evaluate("document.activeElement.dataset.example") == "1":
@@ -271,12 +290,14 @@ def test_all_can_be_done_by_keyboard(bundled):
         outline = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
         assert page.evaluate("document.activeElement.dataset.example") == "1" and outline == "solid"  # seen, too
         page.keyboard.press("Enter")
-        page.locator(".report .verdict:visible").nth(1).wait_for()
+        page.locator(".report:not(.example) .verdict:visible").nth(1).wait_for()
         page.locator("#examples button").last.focus()
         reached = []
         for _ in range(25):
             page.keyboard.press("Tab")
             reached.append(page.evaluate("({ ...document.activeElement.dataset })"))
+            if page.evaluate("document.activeElement.matches('summary:not([open] > summary)')"):
+                page.keyboard.press("Enter")
             if reached[-1].get("control") == "rate":
                 before = page.locator("[data-output=rate]").text_content()
                 page.keyboard.press("ArrowRight")
@@ -293,7 +314,7 @@ def test_every_picture_and_control_has_a_name(bundled):
         alts = page.locator(".report .layers:visible").evaluate_all("all => all.map((e) => e.ariaLabel)")
         assert alts[0].startswith("The picture with the heat map of SimpleNet. Verdict: Defective. Outlined: 1 region")
         unnamed = page.locator(".report :is(button, input)").evaluate_all(
-            "all => all.filter((e) => !(e.innerText || e.ariaLabel || e.labels?.length)).length"
+            "all => all.filter((e) => !(e.textContent || e.ariaLabel || e.labels?.length)).length"
         )
         assert unnamed == 0
         assert page.locator("h1").count() == 1

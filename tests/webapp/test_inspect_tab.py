@@ -253,7 +253,7 @@ def test_an_unknown_category_is_a_message(catalog, picture):
 
 def test_a_method_without_a_model_says_so(model_folder, familiar):
     report = inspected(Catalog.from_folder(model_folder / "simplenet-toy-widget"), LABEL, familiar)
-    assert "Only one method gave a result" in report and "GLASS has no model for this category yet" in report
+    assert ' single"' in report and "disagree" not in report and "GLASS has no model for this category yet" in report
     assert "Where the methods agree" not in report
 
 
@@ -310,14 +310,14 @@ def from_the_root(monkeypatch, request):
 
 def test_the_category_is_suggested_where_none_is_chosen(bundle, uploads):
     report, *_, adopted = InspectTab(bundle, []).inspect(None, example(uploads, "pill", "crack"), None, visitor())
-    assert adopted == "parts / pill" and "Category suggested from the picture: parts / pill" in report
+    assert adopted == "parts / pill" and "The picture looks like this part: Pill" in report
 
 
 def test_a_picture_of_something_else_is_warned_about_and_the_right_category_offered(bundle, uploads):
     upload = example(uploads, "pill", "crack")
     report, button, other, adopted = InspectTab(bundle, []).inspect("parts / washer", upload, None, visitor())
-    assert adopted is None and "does not look like parts / washer, but like parts / pill" in report
-    assert button["visible"] and button["value"] == "Inspect as parts / pill" and other == "parts / pill"
+    assert adopted is None and "does not look like Washer, but like Pill" in report
+    assert button["visible"] and button["value"] == "Inspect as Pill" and other == "parts / pill"
     assert "No reliable verdict" in report and "Defective" in report
     assert not re.search(r'class="[^"]*\b(defective|good)\b', report)  # nothing shouts
 
@@ -404,7 +404,7 @@ def test_only_uploads_are_read(uploads, tmp_path):
 def test_categories_are_grouped_by_source_own_ones_first(model_folder):
     catalog = Catalog.from_folder(model_folder) | Catalog.bundled()
     shown = [text for text, _ in choices(catalog, "en")]
-    assert shown[0] == f"{LABEL} (this computer)" and all(text.endswith("(bundled)") for text in shown[1:])
+    assert shown[0] == f"{LABEL} (this computer)" and all(text.endswith("(sample)") for text in shown[1:])
     assert choices(catalog, "de")[0] == (f"{LABEL} (dieser Rechner)", LABEL)
 
 
@@ -424,7 +424,7 @@ def test_the_page_offers_examples_of_categories_that_have_models(catalog, pictur
     for name in ("._small_crack.png", "torn.png", "crack.tif"):  # the page did not start with the first two
         (tmp_path / "examples/toy/widget" / name).write_bytes(b"no picture")
     (found,) = find_examples(tmp_path / "examples", catalog)  # there is no model for a lid
-    assert (found.category, found.shows) == (LABEL, "small crack")
+    assert (found.category, found.shows) == (LABEL, "small_crack")
     category, copied = InspectTab(catalog, [found]).pick(gr.EventData(None, {"index": 0}))
     assert category == LABEL and uploaded_path({"path": copied})  # a copy that may be read
 

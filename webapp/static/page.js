@@ -7,6 +7,13 @@
         });
     }
 
+    // Gradio leaves the list open when Tab leaves it.
+    document.addEventListener("keydown", ({ key, target }) => {
+        if (key === "Tab" && target.matches("input[role=combobox]")) {
+            target.dispatchEvent(new KeyboardEvent("keydown", { key: "Escape", bubbles: true }));
+        }
+    });
+
     // Gradio reports refused requests only in short English texts; replace them.
     const wanted = navigator.language.toLowerCase().split("-")[0];
     const language = wanted in WORDS.title ? wanted : Object.keys(WORDS.title)[0];

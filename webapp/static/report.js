@@ -24,8 +24,24 @@ function show(control) {
     });
     speak();
   } else {
+    const centre = name === "zoom" ? centres() : null;
     element.querySelector(".report").style.setProperty(`--${name}`, control.value / 100);
+    if (centre) centreOn(centre);
   }
+}
+
+function centres() { // of what is shown, as shares of the picture; at first the most anomalous point
+  const viewer = element.querySelector(".viewer");
+  if (viewer.scrollWidth <= viewer.clientWidth + 1) return element.querySelector(".report").dataset.focus.split(" ");
+  return [(viewer.scrollLeft + viewer.clientWidth / 2) / viewer.scrollWidth,
+          (viewer.scrollTop + viewer.clientHeight / 2) / viewer.scrollHeight];
+}
+
+function centreOn([x, y]) {
+  element.querySelectorAll(".viewer").forEach((viewer) => {
+    viewer.scrollLeft = x * viewer.scrollWidth - viewer.clientWidth / 2;
+    viewer.scrollTop = y * viewer.scrollHeight - viewer.clientHeight / 2;
+  });
 }
 
 function arrive() {
@@ -39,6 +55,7 @@ function arrive() {
     if (Number(chosen) >= 0) control.value = chosen;
     show(control);
   });
+  report.querySelectorAll("details").forEach((details) => { details.open = Boolean(kept.details); });
   speak();
 }
 
@@ -53,11 +70,38 @@ element.addEventListener("click", ({ target }) => {
   const correction = target.closest("[data-correct]");
   if (correction) trigger("apply", { good: correction.dataset.correct === "good" });
   if (target.closest("[data-undo]")) trigger("undo", {});
+  if (target.closest("[data-teach]")) trigger("expand", {});
   const button = target.closest("[data-download]");
   if (!button) return;
   const control = element.querySelector("[data-control=rate]");
   const rate = control ? Number(control.dataset.rates.split("|")[control.value]) : null;
+  button.setAttribute("aria-busy", "true");
+  spoken.textContent = element.querySelector("[data-working]").dataset.working;
   trigger("select", { what: button.dataset.download, method: button.dataset.method ?? null, rate });
+});
+
+element.closest("#report").addEventListener("downloaded", () => {
+  element.querySelectorAll("[aria-busy]").forEach((button) => button.removeAttribute("aria-busy"));
+  spoken.textContent = "";
+});
+
+element.addEventListener("toggle", ({ target }) => { // the folds of all methods open together
+  if (target.tagName !== "DETAILS") return;
+  kept.details = target.open;
+  element.querySelectorAll("details").forEach((details) => { details.open = target.open; });
+}, true);
+
+element.addEventListener("pointerdown", (down) => { // a zoomed picture can be dragged; fingers scroll it anyway
+  const viewer = down.target.closest(".viewer");
+  if (!viewer || down.pointerType !== "mouse" || down.button) return;
+  down.preventDefault();
+  viewer.focus();
+  viewer.setPointerCapture(down.pointerId);
+  const [left, top] = [viewer.scrollLeft, viewer.scrollTop];
+  const move = ({ clientX, clientY }) => viewer.scrollTo(left + down.clientX - clientX, top + down.clientY - clientY);
+  viewer.addEventListener("pointermove", move);
+  const end = () => viewer.removeEventListener("pointermove", move);
+  viewer.addEventListener("lostpointercapture", end, { once: true });
 });
 
 element.addEventListener("scroll", ({ target }) => { // zoomed viewers scroll together
@@ -68,7 +112,7 @@ element.addEventListener("scroll", ({ target }) => { // zoomed viewers scroll to
 }, true);
 
 function comeIntoView() { // the visitor may have clicked an example far below
-  const result = element.querySelector(".report, .card.failed");
+  const result = element.querySelector(".report:not(.example), .card.failed");
   const top = result?.getBoundingClientRect().top;
   if (top < 0 || top > innerHeight / 2) result.scrollIntoView();
 }
