@@ -17,7 +17,7 @@ from hubmodels.paired_tests import CONFIDENCE, Difference, hanley_interval
 from hubmodels.samples import GOOD
 from webapp.inspection import method_titles
 from webapp.labelled_results import LabelledResults, MethodResults, Outcome, PairedResults
-from webapp.texts import data_url, number, points, render, signed, translate
+from webapp.texts import data_url, number, part_words, points, render, signed, translate
 
 FEW = 20  # pictures of a class; with fewer, one picture changes its rate by more than 5 points
 WORST = 4  # missed defects, and false alarms, of each method in the gallery
@@ -128,6 +128,7 @@ class Pair:
         mcnemar: p-value of the verdicts; None without two verdicts.
         difference: image AUROC of one minus that of the other; None if there is no test.
         sentence: what the test of image AUROC shows, or why there is none.
+        summary: the same in words without numbers.
     """
 
     one: str
@@ -136,6 +137,7 @@ class Pair:
     mcnemar: float | None
     difference: Difference | None
     sentence: Markup
+    summary: Markup
 
     @property
     def is_clear(self) -> bool:
@@ -207,28 +209,35 @@ def _pair(one: str, other: str, paired: PairedResults, language: str) -> Pair:
     counts = (verdicts.total(), *(verdicts[kind] for kind in kinds))
     if difference is None:
         few = min(paired.one.count(label) for label in (0, 1)) < 2
-        sentence = translate("compare_pair_few" if few else "compare_pair_raw", language, one=one, other=other)
+        sentence = summary = translate(
+            "compare_pair_few" if few else "compare_pair_raw", language, one=one, other=other
+        )
     else:
-        sentence = _difference_words(one, other, difference, language)
+        sentence, summary = _difference_words(one, other, difference, language)
         difference = difference if difference.error > NO_ERROR else None
-    return Pair(one, other, counts, paired.mcnemar(), difference, sentence)
+    return Pair(one, other, counts, paired.mcnemar(), difference, sentence, summary)
 
 
 def _is_significant(difference: Difference) -> bool:
     return difference.p < 1 - CONFIDENCE
 
 
-def _difference_words(one: str, other: str, difference: Difference, language: str) -> Markup:
-    """The sentence about a pair; the better method comes first if there is one."""
-    key, value, (low, high) = "compare_pair_unsure", difference.value, difference.interval
+def _difference_words(one: str, other: str, difference: Difference, language: str) -> tuple[Markup, Markup]:
+    """The sentence about a pair, with and without numbers; the better method comes first if there is one."""
+    key, short, value, (low, high) = "unsure", "unsure", difference.value, difference.interval
     if difference.error <= NO_ERROR:
-        key = "compare_pair_constant"
+        key = "constant"
     elif _is_significant(difference):
-        key = "compare_pair_better"
+        key = short = "better"
         if value < 0:
             one, other, value, low, high = other, one, -value, -high, -low
     bounds = {name: points(bound, language) for name, bound in {"low": low, "high": high}.items()}
-    return translate(key, language, one=one, other=other, difference=signed(100 * value, language), **bounds)
+    words = {"one": one, "other": other}
+    numbers = {"difference": signed(100 * value, language), **bounds}
+    return (
+        translate(f"compare_pair_{key}", language, **words, **numbers),
+        translate(f"compare_short_{short}", language, **words),
+    )
 
 
 def _gallery(name: str, results: MethodResults, draw: Draw, language: str) -> Gallery:
@@ -247,7 +256,11 @@ def _caption(outcome: Outcome, name: str, language: str) -> Markup:
     key = "compare_right" if outcome.is_right else "compare_missed" if outcome.picture.label else "compare_false_alarm"
     shown = outcome.picture.name.split("/", 1)[-1]
     digits = 2 if outcome.distance >= 0.05 else 5  # otherwise a close decision would look like the threshold
-    values = {"category": outcome.category, "shown": shown, "level": number(outcome.level, language, digits)}
+    values = {
+        "category": part_words(outcome.category, language),
+        "shown": shown,
+        "level": number(outcome.level, language, digits),
+    }
     return translate(key, language, method=name, **values)
 
 

@@ -18,7 +18,7 @@ from webapp.compare_report import recorded_table, render_comparison
 from webapp.inspection import BATCH, inspect_picture
 from webapp.labelled_results import LabelledResults, Outcome, by_category
 from webapp.models_tab import read_all_infos
-from webapp.texts import LANGUAGES, explain_fault, label, language_of, render, translate, translate_plainly
+from webapp.texts import LANGUAGES, explain_fault, label, language_of, part_words, render, translate, translate_plainly
 
 EXAMPLES, TEST = "examples", "test"  # sources of labelled pictures
 QUIET = {"show_progress": "hidden", "api_visibility": "private"}
@@ -98,7 +98,9 @@ class Comparing:
                 words = translate_plainly(f"compare_all_{source}", language, count=sum(map(len, groups.values())))
                 offered.append((words, f"{source}:"))
             for category, members in groups.items():
-                words = translate_plainly(f"compare_some_{source}", language, category=category, count=len(members))
+                words = translate_plainly(
+                    f"compare_some_{source}", language, category=part_words(category, language), count=len(members)
+                )
                 offered.append((words, f"{source}:{category}"))
         return offered
 

@@ -37,6 +37,7 @@ class Outcome:
         category: the label of the model's category, such as "mvtec / screw".
         level: the score, 0 = a typical good part, above 1 = anomalous; None if the model is not calibrated.
         is_anomalous: the verdict; None if the model is not calibrated.
+        is_unsure: a person should look again: the verdict is good, but not by much.
     """
 
     picture: Sample
@@ -44,6 +45,7 @@ class Outcome:
     image_score: float
     level: float | None
     is_anomalous: bool | None
+    is_unsure: bool = False
 
     @property
     def is_right(self) -> bool | None:
@@ -69,6 +71,10 @@ class MethodResults:
     def flagged(self, label: int) -> int:
         """Number of pictures of a class that were called anomalous."""
         return sum(outcome.picture.label == label and bool(outcome.is_anomalous) for outcome in self.outcomes)
+
+    def unsure(self) -> int:
+        """Number of pictures that a person should look at again."""
+        return sum(outcome.is_unsure for outcome in self.outcomes)
 
     @property
     def is_calibrated(self) -> bool:
@@ -184,7 +190,7 @@ class LabelledResults:
         """Adds the numbers of one picture's predictions, by method; the maps are not kept."""
         self.rows.append(
             {
-                name: Outcome(picture, category, p.image_score, p.score_level, p.is_anomalous)
+                name: Outcome(picture, category, p.image_score, p.score_level, p.is_anomalous, bool(p.is_unsure))
                 for name, p in predictions.items()
             }
         )

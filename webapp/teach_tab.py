@@ -35,7 +35,6 @@ from webapp.texts import (
     explain_fault,
     label,
     language_of,
-    p_value,
     percent,
     read_static,
     render,
@@ -327,7 +326,7 @@ def _suiting(judged: Sequence[Inspection], language: str) -> list[Markup]:
         return []
     best = max(verdicts, key=lambda name: sum(verdicts[name]))
     p = max(holm([mcnemar(verdicts[best], verdicts[other]) for other in verdicts if other != best]))
-    return [translate("teach_suits", language, method=best, p=p_value(p, language))] if p < 0.05 else []
+    return [translate("teach_suits", language, method=best)] if p < 0.05 else []
 
 
 def missed_defects(judged: Sequence[Inspection], language: str) -> Mapping[str, list[str]]:

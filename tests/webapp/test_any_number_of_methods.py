@@ -253,7 +253,7 @@ def test_the_comparison_shows_each_method_and_each_pair(catalog, registered, tmp
     add_pictures(tmp_path / "data" / "widget" / "test" / "crack", "000.png")
     comparing = Comparing(catalog, {TEST: tmp_path / "data"})
     *_, (_, found, *_) = comparing.run("test:", visitor())
-    assert re.findall(r'<td class="word">(\w+)</td>', found) == TITLES[:registered]
+    assert re.findall(r'<td class="word">(\w+)</td>', found) == 2 * TITLES[:registered]  # also in the fold
     assert found.count('class="curve"') == 2 * registered  # in the drawing and in its legend
     assert found.count("Score levels of") == 2 * registered  # as a heading and for screen readers
     pairs = [(one, other) for i, one in enumerate(TITLES[:registered]) for other in TITLES[i + 1 : registered]]

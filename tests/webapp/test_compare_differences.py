@@ -54,9 +54,16 @@ def rendered(results, language="en"):
     return unescape(str(render_comparison(results, lambda outcome: None, language)))
 
 
-def sentences(report):
-    part = re.search(r'class="compare-pairs">.*?<ul>(.*?)</ul>', report, re.DOTALL)
+def sentences(report, start='<ul class="compare-tests">'):
+    """With the numbers of the tests, from the fold."""
+    part = re.search(rf"{start}(.*?)</ul>", report, re.DOTALL)
     return re.findall(r"<li>(?:<b>)?(.*?)(?:</b>)?</li>", part[1])
+
+
+def summaries(report):
+    """Without numbers, above the fold."""
+    assert report.index("compare-pairs") < report.index("<details>")
+    return sentences(report, 'class="compare-pairs">.*?<ul>')
 
 
 def cells(report, one, other):
@@ -94,7 +101,8 @@ def test_the_sentence_names_the_better_method_first():
     difference = f"+{100 * tested.value:.1f} points (95\xa0% interval {low} to {high})."
     expected = f"{OTHER} is better than {ONE} on these pictures: image AUROC {difference}"
     report = rendered(results_of(labels, **levels))
-    assert sentences(report) == [expected] and f"<b>{expected}</b>" in report
+    summary = f"{OTHER} separates good and defective parts better than {ONE} on these pictures."
+    assert sentences(report) == [expected] and summaries(report) == [summary] and f"<b>{summary}</b>" in report
     assert cells(report, ONE, OTHER)[0].startswith("-")  # first minus second
     (german,) = sentences(rendered(results_of(labels, **levels), "de"))
     assert german.startswith(f"{OTHER} ist auf diesen Bildern besser als {ONE}: I-AUROC +")
@@ -108,12 +116,17 @@ def test_a_difference_that_can_be_chance_is_called_so(language, words):
     (sentence,) = sentences(report)
     assert sentence.startswith(words) and "<b>" not in report.split("compare-pairs")[1].split("</ul>")[0]
     assert {"en": "more pictures can show one", "de": "Mehr Bilder können einen zeigen"}[language] in sentence
+    (summary,) = summaries(report)
+    assert {"en": "do not differ clearly", "de": "unterscheiden sich auf diesen Bildern nicht klar"}[
+        language
+    ] in summary
 
 
 def test_clear_differences_come_first():
     labels, levels = drawn(TITLES[:3], (1.0, 1.1, 4))
-    found = sentences(rendered(results_of(labels, **levels)))
-    assert ["is better than" in sentence for sentence in found] == [True, True, False]
+    report = rendered(results_of(labels, **levels))
+    assert ["is better than" in sentence for sentence in sentences(report)] == [True, True, False]
+    assert ["better than" in summary for summary in summaries(report)] == [True, True, False]
 
 
 @pytest.mark.parametrize(("language", "words"), [("en", "these trained models"), ("de", "diese trainierten Modelle")])
@@ -144,6 +157,7 @@ def test_few_pictures_or_one_class_have_no_test(labels, language):
     report = rendered(results_of(labels, **levels), language)
     needs = {"en": "two good and two defective pictures", "de": "zwei gute und zwei fehlerhafte Bilder"}[language]
     (sentence,) = sentences(report)
+    assert summaries(report) == [sentence]
     assert needs in sentence and cells(report, ONE, OTHER)[:3] == [DASH, DASH, str(len(labels))]
 
 
@@ -181,7 +195,7 @@ def test_the_image_auroc_of_each_method_has_its_interval(language, words):
     report = rendered(results_of(labels, **levels), language)
     for name in TITLES[:3]:
         low, high = (points(bound, language) for bound in auroc_interval(levels[name], labels))
-        row = re.search(rf'<td class="word">{name}</td><td>(.*?)</td>', report, re.DOTALL)[1]
+        row = re.search(rf'<td class="word">{name}</td><td>([^<]*<small>.*?)</td>', report, re.DOTALL)[1]
         assert f"<small>{low} {words} {high}</small>" in row
 
 

@@ -260,7 +260,8 @@ def test_the_examples_are_an_anecdote_and_paired(inspected_examples):
     found = shown(inspected_examples[-1])
     assert "20 pictures, 5 good and 15 defective. These are too few" in found
     assert "SimpleNet, GLASS" in found and "Both right" in found
-    assert "parts / cloth" in found and '<tbody class="all">' in found
+    assert ">Cloth<" in found and found.index("12 of 15 (80%)") < found.index("<details>") < found.index("AUROC")
+    assert "Look again" in found and '<tbody class="all">' in found
     assert "96%" in found and "12 of 15 (80%)" in found
 
 

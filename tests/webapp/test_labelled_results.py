@@ -200,3 +200,9 @@ def test_pictures_of_any_mode_serve_as_masks(tmp_path):
     Image.fromarray(np.array([[0, 255], [128, 127]] * 8, np.uint8).repeat(8, axis=1)).convert("RGBA").save(place)
     shown = Sample("test/crack/000.png", tmp_path / "000.png", "crack", 1, place)
     assert shown.read_mask((16, 16)).sum() == 16 * 16 // 2
+
+
+def test_pictures_to_look_at_again_are_counted(tmp_path):
+    unsure = Outcome(labelled(tmp_path, 0), "toy / widget", 9.0, 0.9, False, is_unsure=True)
+    results = MethodResults((unsure, outcome(tmp_path, 0, 0.5), outcome(tmp_path, 1, 2)))
+    assert results.unsure() == 1 and results.flagged(0) == 0
