@@ -3,7 +3,8 @@
 const box = element.querySelector(".region");
 const canvas = box.querySelector("canvas"), pen = canvas.getContext("2d");
 const picture = new Image();
-let shapes = [], drawing = null, tool = "rectangle", counts = false;
+let shapes = [], drawing = null, tool = "rectangle", counts = false, cursor = null;
+const STEP = 0.02, MOVES = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 
 function at(event) {
   const frame = canvas.getBoundingClientRect();
@@ -37,6 +38,14 @@ function paint() {
       pen.stroke();
     }
   }
+  if (!cursor) return;
+  const [x, y] = [cursor[0] * canvas.width, cursor[1] * canvas.height];
+  for (const [width, colour] of [[5, "white"], [2, "black"]]) {
+    pen.lineWidth = width;
+    pen.strokeStyle = colour;
+    pen.strokeRect(x - 8, y, 16, 0);
+    pen.strokeRect(x, y - 8, 0, 16);
+  }
 }
 
 function keep(shape) {
@@ -64,6 +73,20 @@ canvas.addEventListener("pointermove", (event) => {
 });
 canvas.addEventListener("pointerup", () => { if (drawing && tool !== "polygon") keep(drawing); });
 canvas.addEventListener("dblclick", () => { if (drawing && tool === "polygon") keep(drawing); });
+
+canvas.addEventListener("keydown", (event) => { // arrows move a cross; Enter starts and ends a rectangle
+  const move = MOVES[event.key];
+  if (!picture.src || !(move || event.key === "Enter" || event.key === "Escape")) return;
+  event.preventDefault();
+  cursor ??= [0.5, 0.5];
+  if (move) cursor = cursor.map((value, i) => Math.min(1, Math.max(0, value + STEP * move[i])));
+  if (drawing && move) drawing.points[1] = cursor;
+  if (event.key === "Escape") drawing = null;
+  if (event.key === "Enter" && drawing) return keep(drawing);
+  if (event.key === "Enter") drawing = { kind: "rectangle", counts, width: 0, points: [cursor, cursor] };
+  paint();
+});
+canvas.addEventListener("blur", () => { cursor = null; paint(); });
 
 box.addEventListener("click", ({ target }) => {
   const button = target.closest("button");
