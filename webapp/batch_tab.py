@@ -53,6 +53,8 @@ JOIN_FOLDER = """(folder, pictures) => {
     return [[...(pictures ?? []), ...(folder ?? []).filter((file) => !hidden.test(file.orig_name))]];
 }"""
 
+REFUSED = "() => document.querySelector('.batch-table').dispatchEvent(new Event('refused'))"
+
 
 def add(catalog: Catalog, corrections: Corrections | None, opened: Sequence[Component]) -> gr.Dropdown:
     """Builds the tab inside the current gr.Tab.
@@ -109,8 +111,8 @@ def add(catalog: Catalog, corrections: Corrections | None, opened: Sequence[Comp
     found.select(batches.open, None, opened, **quick)
     # each key counts, also if it is pressed before the answer to the last one
     person = {"api_visibility": "private", "show_progress": "hidden", "trigger_mode": "multiple", **MODEL}
-    found.apply(batches.correct, None, [status, found, *downloads], **person)
-    found.undo(batches.undo, None, [status, found, *downloads], **person)
+    for event, answer in ((found.apply, batches.correct), (found.undo, batches.undo)):
+        event(answer, None, [status, found, *downloads], **person).failure(None, js=REFUSED, api_visibility="private")
     return category
 
 

@@ -7,9 +7,9 @@ Spreadsheets read numbers as their country writes them, so the visitor's languag
 import csv
 import json
 import re
+import secrets
 import shutil
 import zipfile
-import secrets
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from io import BytesIO, StringIO

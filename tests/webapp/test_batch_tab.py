@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
-import gradio as gr
 import numpy as np
 import pytest
 from browser import photograph, visit
@@ -18,12 +17,12 @@ from PIL import Image
 
 from hubmodels import AppearanceCheck
 from hubmodels.hub.catalog import Catalog
-from webapp import batch_tab, results
-from webapp.batch_tab import DEFECTIVE, DISAGREEMENT, GOOD, NO_VERDICT, UNREAD
+from webapp import batch_rows, batch_tab, results
+from webapp.batch_rows import DEFECTIVE, DISAGREEMENT, GOOD, NO_VERDICT, UNREAD
 from webapp.inspection import inspect_picture
-from webapp.page import launch_settings
+from webapp.page import build_page, launch_settings
 from webapp.results import BatchResults, printable
-from webapp.texts import TEXTS, label
+from webapp.texts import TEXTS
 
 LABEL = "toy / widget"
 HOSTILE = "<img src=x onerror=alert(1)>.png"
@@ -188,7 +187,7 @@ def test_one_bad_file_does_not_stop_the_rest(catalog, uploads, tmp_path):
     one, two = uploads("one.png", "two.png")
     pages = run(catalog, [one, bad, two])
     status, table, start, stop, *files = pages[-1]
-    assert "Done: 3 of 3" in status and "<b>1</b> Could not be read" in status
+    assert "Done: 3 of 3" in status and "<b>1</b> Not inspected" in status
     assert [row["file"] for row in table["rows"]] == ["one.png", "broken.png", "two.png"]
     assert "known format" in table["rows"][1]["cells"][0]["text"]
     assert (start["interactive"], stop["interactive"]) == (True, False)
@@ -274,7 +273,7 @@ def test_what_a_method_is_unsure_of_is_named_before_the_good_ones(catalog, uploa
     assert [cell["text"] for cell in (row["cells"][0], row["cells"][1], row["cells"][5])] == ["Look again"] * 2 + [
         "Good"
     ]
-    assert row["keys"][1] == batch_tab.AGAIN and "<b>1</b> Look again" in status
+    assert row["keys"][1] == batch_rows.AGAIN and "<b>1</b> Look again" in status
 
 
 def test_pictures_of_something_else_are_no_defects(catalog, uploads, monkeypatch):
@@ -283,7 +282,7 @@ def test_pictures_of_something_else_are_no_defects(catalog, uploads, monkeypatch
     monkeypatch.setattr(batch_tab, "inspect_picture", lambda *_: strange)
     status, table, *_ = run(catalog, uploads("a"))[-1]
     (row,) = table["rows"]
-    assert row["cells"][0]["text"] == "No reliable verdict" and row["keys"][1] == batch_tab.SOMETHING_ELSE
+    assert row["cells"][0]["text"] == "No reliable verdict" and row["keys"][1] == batch_rows.SOMETHING_ELSE
     assert row["note"] == "darker than the good parts, shows something else"
     assert "<b>1</b> shows something else" in status and "Defective" not in status
 
@@ -367,7 +366,7 @@ def test_a_german_visitor_reads_german(catalog, uploads):
 def test_disagreements_come_first(catalog, tmp_path, verdicts, rank):
     with BatchResults(tmp_path / "batch", HEAD) as written:
         record = written.add("a", inspected(catalog, **dict(zip(("SimpleNet", "GLASS"), verdicts, strict=True))))
-    row = batch_tab._row(record, "", list(record["methods"]), "en")
+    row = batch_rows.inspected_row(record, "", list(record["methods"]), "en")
     assert row["keys"][1] == rank
     assert row["cells"][0]["sign"] and row["cells"][0]["text"]  # not by colour alone
     assert sorted([GOOD, UNREAD, DEFECTIVE, DISAGREEMENT]) == [DISAGREEMENT, DEFECTIVE, UNREAD, GOOD]
@@ -375,7 +374,7 @@ def test_disagreements_come_first(catalog, tmp_path, verdicts, rank):
 
 @pytest.mark.parametrize("size", [(500, 300), (8, 3000), (10, 10)])
 def test_thumbnails_are_small(size):
-    data = batch_tab._thumbnail(Image.new("RGB", size)).removeprefix("data:image/jpeg;base64,")
+    data = batch_rows.thumbnail(Image.new("RGB", size)).removeprefix("data:image/jpeg;base64,")
     thumbnail = Image.open(io.BytesIO(b64decode(data)))
     assert max(thumbnail.size) == 64 and thumbnail.format == "JPEG"
 
@@ -389,20 +388,20 @@ def test_the_page_states_the_limits_that_hold():
 
 
 @contextmanager
-def served(catalog, folder, monkeypatch):
-    """Address of a page with only this tab."""
+def served(catalog, folder, monkeypatch, teacher=None):
+    """Address of a page."""
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(folder))
-    with gr.Blocks(analytics_enabled=False) as page, gr.Tab(label("tab_batch")):
-        batch_tab.add(catalog)
+    page = build_page(catalog, teacher=teacher)
     try:
-        yield page.queue().launch(**launch_settings(), quiet=True, prevent_thread_lock=True)[1].rstrip("/")
+        yield page.launch(**launch_settings(), quiet=True, prevent_thread_lock=True)[1].rstrip("/")
     finally:
         page.close()
 
 
-def start(page, files):
-    page.get_by_label("Category").click()
-    page.get_by_role("option", name=LABEL).click()
+def start(page, files, category=LABEL):
+    page.get_by_role("tab", name="Batch").click()
+    page.get_by_label("Category").last.click()
+    page.get_by_role("option", name=category).click()
     page.set_input_files("#batch-files input[type=file]", files)
     page.locator("#batch-files tr").nth(len(files) - 1).wait_for()
     page.get_by_role("button", name="Inspect all").click()
@@ -476,6 +475,7 @@ def test_a_folder_joins_the_files(catalog, tmp_path, monkeypatch):
     (tmp_path / "in" / ".DS_Store").write_bytes(b"Bud1")
     (tmp_path / "single.png").write_bytes(png())
     with served(catalog, tmp_path / "up", monkeypatch) as url, visit(url) as page:
+        page.get_by_role("tab", name="Batch").click()
         page.set_input_files("#batch-files input[type=file]", tmp_path / "single.png")
         page.locator("#batch-files tr").first.wait_for()
         page.locator("input[webkitdirectory]").set_input_files(tmp_path / "in")

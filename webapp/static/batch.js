@@ -44,7 +44,7 @@ function pictureCell(row) {
     const shown = row.thumbnail
         ? make("img", { src: row.thumbnail, alt: row.alt })
         : make("span", { className: "nothing", ariaHidden: "true" }, "!");
-    const label = props.value.words.open.replace("{file}", () => row.file);
+    const label = `${row.file}: ${props.value.words.open}`;
     const words = make("div", {}, make("button", { type: "button", className: "file", ariaLabel: label }, row.file));
     if (row.note) words.append(make("span", { className: "doubt" }, row.note));
     const picture = make("div", { className: "picture" }, shown, words);
@@ -187,5 +187,9 @@ function show() {
     tell(value.note);
 }
 
+box.addEventListener("refused", () => { // the server did not take the last key or click
+    shown.filter(({ line }) => line.ariaBusy).forEach(fill);
+    box.querySelectorAll(".corrections button").forEach((undo) => { undo.disabled = false; });
+});
 watch("value", show);
 show();
