@@ -473,8 +473,8 @@ def test_a_batch_in_the_browser(catalog, tmp_path, monkeypatch):
     files = [tmp_path / "in" / name for name in ("part10.png", "part9.png", HOSTILE)]
     for number, file in enumerate(files):
         file.write_bytes(b"no picture" if file.name == HOSTILE else png(number))
-    with served(catalog, tmp_path / "up", monkeypatch) as url, visit(url) as page:
-        start(page, files, LABEL)
+    with served(catalog, tmp_path / "up", monkeypatch) as url, visit(url, "/?category=widget") as page:
+        start(page, files)
         page.get_by_role("status").get_by_text("Done: 3 of 3").wait_for()
         assert page.locator(".batch-table img").count() == 2  # the file name is text, not a third one
         heading = page.get_by_role("columnheader", name="Picture")
@@ -510,8 +510,8 @@ def test_stop_in_the_browser(catalog, tmp_path, monkeypatch):
     files = [tmp_path / "in" / f"part{number}.png" for number in range(40)]
     for number, file in enumerate(files):
         file.write_bytes(png(number))
-    with served(catalog, tmp_path / "up", monkeypatch) as url, visit(url) as page:
-        start(page, files, LABEL)
+    with served(catalog, tmp_path / "up", monkeypatch) as url, visit(url, "/?category=widget") as page:
+        start(page, files)
         page.locator(".batch-table tbody tr").first.wait_for()  # rows come while it runs
         assert page.get_by_role("button", name="Inspect all").is_disabled()
         page.get_by_role("button", name="Stop").click()

@@ -211,7 +211,7 @@ def test_a_correction_in_a_batch_changes_all_rows_and_the_files(teacher, alike):
     assert "correction" not in read_csv(Path(person.batches._kept["me"]._results.csv_path))[0]
     person.correct(1, good=True)
     assert "strange.png: Taken back." in person.said and "good ones of lid" in person.said
-    assert "judged with the old threshold" in person.said and "1 of them have another result" in person.said
+    assert "judged with the old threshold" in person.said and "Rows with another result: 1" in person.said
     assert "SimpleNet: On average 1% of good parts" in person.said and "taken back so far: 1." in person.said
     after = person.table["rows"]
     assert person.results[:2] == ["Look again"] * 2 and after[0]["correction"] == "Corrected: good"
@@ -257,7 +257,7 @@ def test_a_running_batch_is_corrected_and_goes_on_with_the_new_threshold(teacher
     person.table = next(pages)[1]
     assert person.results == ["Fehlerhaft"]
     person.correct(1, good=True)
-    assert person.results == ["Noch einmal ansehen"] and "0 davon haben ein anderes Ergebnis" in person.said
+    assert person.results == ["Noch einmal ansehen"] and "Zeilen mit anderem Ergebnis: 0" in person.said
     *_, (_, person.table, _, _, csv_file, _) = pages
     assert person.results[:2] == ["Noch einmal ansehen"] * 2 and "Zurückgenommen" in person.said
     assert [row["correction"] for row in read_csv(Path(csv_file["value"]), ";")] == ["Gut", "", ""]
@@ -308,9 +308,9 @@ def test_a_batch_of_other_parts_offers_no_corrections(teacher, alike, monkeypatc
 def test_the_keys_correct_and_open_rows(teacher, alike, tmp_path, monkeypatch):
     with (
         served(teacher.catalog, tmp_path / "up", monkeypatch, teacher) as url,
-        visit(url) as page,
+        visit(url, "/?category=own/lid") as page,
     ):
-        start(page, [file["path"] for file in alike], LABEL)
+        start(page, [file["path"] for file in alike])
         page.get_by_role("status").get_by_text("Done: 3 of 3").wait_for()
         photograph(page, "batch_own")
         rows = page.locator(".batch-table tbody tr")
@@ -319,10 +319,12 @@ def test_the_keys_correct_and_open_rows(teacher, alike, tmp_path, monkeypatch):
         while "strange.png" not in page.evaluate("document.activeElement.textContent"):
             page.keyboard.press("ArrowDown")
         place = [line.text_content() for line in rows.all()].index(row.text_content())
+        before = row.bounding_box()["y"]
         page.keyboard.press("g")
         row.get_by_text("Corrected: good").wait_for()
         assert row.evaluate("line => line === document.activeElement") and "Look again" in row.text_content()
         assert "strange.png" in rows.nth(place).text_content()  # it does not jump away
+        assert row.bounding_box()["y"] == pytest.approx(before, abs=2)  # although a note came above the table
         page.get_by_text("judged with the old threshold").wait_for()
         assert "Look again" in rows.filter(has_text="almost.png").text_content()
         with page.expect_download() as download:

@@ -56,7 +56,8 @@ function corrections(row) {
     if (row.correction) return make("span", { className: "correction" }, row.correction);
     if (!can_correct || !row.thumbnail) return "";
     const buttons = [["good", "✓", "G"], ["defective", "✕", "B"]].map(([name, sign, key]) => {
-        const button = make("button", { type: "button", ariaKeyShortcuts: key }, `${sign} ${words[name]}`);
+        const label = { ariaKeyShortcuts: key, ariaLabel: `${row.file}: ${words[name]}` };
+        const button = make("button", { type: "button", ...label }, `${sign} ${words[name]}`);
         button.dataset.correct = name;
         return button;
     });
@@ -133,16 +134,15 @@ function press(event) {
 }
 
 function tell({ lines, failed, can_undo }) {
-    const place = box.firstChild, words = lines.join("\n") + can_undo;
+    const place = box.firstChild, words = lines.join("\n") + can_undo, before = table.getBoundingClientRect().top;
     if (place.dataset.words === words) return;
     place.dataset.words = words;
-    place.replaceChildren();
-    if (!lines.length) return;
     const card = make("div", { className: failed ? "card failed" : "card" }, ...lines.map((line) => make("p", {}, line)));
     const undo = make("button", { type: "button" }, props.value.words.undo);
     undo.addEventListener("click", () => { undo.disabled = true; trigger("undo", { run }); });
-    if (can_undo) card.append(undo);
-    place.append(card);
+    if (can_undo) card.firstChild.append(" ", undo);
+    place.replaceChildren(...(lines.length ? [card] : []));
+    scrollBy(0, table.getBoundingClientRect().top - before); // the rows stay where the person looks
 }
 
 // ---------------------------------------------------------------- the order
