@@ -184,9 +184,8 @@ class _Batches:
             batch = self._batch(event, request)
             path = batch.picture(getattr(event, "number", None))
         except PictureError as error:
-            raise gr.Error(
-                str(explain_fault(error, language_of(request), self._catalog)), print_exception=False
-            ) from error
+            reason = explain_fault(error, language_of(request), self._catalog)
+            raise gr.Error(str(reason), print_exception=False) from error
         methods = chosen_methods(batch.methods) if batch.methods else gr.skip()
         return gr.Tabs(selected="inspect"), batch.category, str(shutil.copy(path, fresh_path(path.name))), methods
 
@@ -322,11 +321,7 @@ class _Batch:
             return
         self._last = number, corrections.latest(self.category)
         self._marks[number] = "good" if good else "defective"
-        before = self._results.rows[number - 1]
-        judged = self._revise(now if raised else {}, number)
-        key = _what_followed(good, raised, before, self._results.rows[number - 1])
-        promises = _promises(now, self._results.head["false_alarm_rate"], self._language) if raised else []
-        self._note = {"lines": [self._about(number, key), *promises, *judged], "failed": False}
+        self._note = {"lines": self._followed(number, good, now if raised else {}), "failed": False}
 
     def undo(self, catalog: Catalog, corrections: Corrections | None) -> None:
         """Undoes the last correction of this batch, unless the part was corrected elsewhere since."""
@@ -348,7 +343,7 @@ class _Batch:
         self._note = {"lines": [self._about(number, key)], "failed": False}
 
     def corrected(self) -> list:
-        """Status, table, CSV and ZIP after a correction; a running batch updates all but the table itself."""
+        """Status, table, CSV and ZIP after a correction; a running batch updates all but the table later."""
         if not self._is_over:
             return [gr.skip(), self._table(), gr.skip(), gr.skip()]
         status, table, _, _, *files = self.ended()
@@ -360,6 +355,18 @@ class _Batch:
     def _can_be_corrected(self, number: object) -> bool:
         is_free = self._can_correct and self._has_row(number) and number not in self._marks
         return is_free and self._results.rows[number - 1]["error"] is None
+
+    def _followed(self, number: int, good: bool, raised: Mapping[str, AnomalyDetector]) -> list[str]:
+        """Shows a correction; returns what followed from it.
+
+        Args:
+            raised: the detectors with their new thresholds, by title; empty if none changed.
+        """
+        before = self._results.rows[number - 1]
+        judged = self._revise(raised, number)
+        key = _what_followed(good, bool(raised), before, self._results.rows[number - 1])
+        promises = _promises(raised, self._results.head["false_alarm_rate"], self._language)
+        return [self._about(number, key), *promises, *judged]
 
     def _fail(self, number: int, reason: Markup) -> None:
         self._note = {"lines": [self._about(number, "batch_not_corrected", reason=reason)], "failed": True}
@@ -456,7 +463,7 @@ def _identities(detectors: Mapping[str, AnomalyDetector]) -> dict[str, tuple]:
     }
 
 
-def _what_followed(good: bool, raised: int, before: dict, after: dict) -> str:
+def _what_followed(good: bool, raised: bool, before: dict, after: dict) -> str:
     """The text about a correction, whose row was such a record before and is such a one after it."""
     if not good:
         return "corrected_bad"
