@@ -16,7 +16,7 @@ from PIL import Image
 from hubmodels import GLASS, PictureError, SimpleNet, load
 from hubmodels.hub.catalog import Catalog, list_own
 from hubmodels.prediction import AnomalyPrediction
-from webapp.batch_tab import _Batches
+from webapp.batch_tab import _Batches, _what_followed
 from webapp.corrections import FILE, Corrections
 from webapp.inspect_tab import InspectTab
 from webapp.own_parts import BAD, GOOD, Upload
@@ -261,6 +261,21 @@ def test_a_running_batch_is_corrected_and_goes_on_with_the_new_threshold(teacher
     *_, (_, person.table, _, _, csv_file, _) = pages
     assert person.results[:2] == ["Noch einmal ansehen"] * 2 and "Zurückgenommen" in person.said
     assert [row["correction"] for row in read_csv(Path(csv_file["value"]), ";")] == ["Gut", "", ""]
+
+
+@pytest.mark.parametrize(
+    ("good", "raised", "before", "after", "key"),
+    [
+        (False, False, 1, 1, "corrected_bad"),
+        (True, True, 1, 0, "corrected_good"),
+        (True, True, 2, 1, "corrected_still"),
+        (True, False, 0, 0, "corrected_kept"),
+        (True, False, 1, 1, "batch_kept"),  # at the higher rate of the batch only
+    ],
+)
+def test_the_note_says_what_followed(good, raised, before, after, key):
+    records = ({"defective_verdicts": count} for count in (before, after))
+    assert _what_followed(good, raised, *records) == key
 
 
 def test_a_part_that_was_taught_again_leaves_the_rows(teacher, alike):
