@@ -1,24 +1,28 @@
 """The tab Batch: many pictures or a folder, a table that can be sorted, and the results as CSV and ZIP."""
 
 import secrets
+import shutil
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import gradio as gr
+from gradio.components import Component
 from gradio.utils import get_upload_folder
 from markupsafe import Markup
-from PIL import Image
 
-from hubmodels import BackboneError, ModelError, PictureError
-from hubmodels.appearance import UNLIKE
+from hubmodels import AnomalyDetector, BackboneError, ModelError, PictureError
 from hubmodels.hub.catalog import Catalog
 from hubmodels.scoring import Calibration
-from webapp.hosting import checked_path, hide_folders, uploaded_path
+from webapp.batch_rows import COLUMNS, RANKS, inspected_row, rank_of, thumbnail, unread_row
+from webapp.corrections import Correction, Corrections
+from webapp.hosting import checked_path, fresh_path, hide_folders, uploaded_path
 from webapp.inspection import (
     BATCH,
+    MODEL,
     SetupWatch,
+    chosen_methods,
     dropdown,
     inspect_picture,
     load_methods,
@@ -28,15 +32,9 @@ from webapp.inspection import (
 from webapp.inspection_report import describe_guarantee
 from webapp.results import BatchResults, models_of, printable
 from webapp.texts import (
-    LOOK,
-    SIGNS,
-    TONES,
-    VERDICT_KEYS,
-    data_url,
     explain_fault,
     label,
     language_of,
-    number,
     read_static,
     render,
     translate,
@@ -45,23 +43,25 @@ from webapp.texts import (
 
 MAX_PICTURES, MAX_BYTES = 500, 1_000_000_000  # the text `batch_limits` repeats them
 MAX_WAITING = 100  # remembered sessions; the queue has far fewer places
+MAX_KEPT = 20  # batches whose rows can be opened and corrected, the latest of each session; each takes some MB
 SHOWN_EVERY = 1.0  # seconds between updates of the page
 # some browsers do not know the last ones as pictures
 FILE_TYPES = ["image", ".pgm", ".ppm", ".pnm", ".jp2", ".heic"]
-THUMBNAIL_SIDE = 64  # pixels
-VERDICT_ORDER = {True: 0, LOOK: 1, False: 2, None: 3}
-COLUMNS = ("batch_verdict", "batch_p_value", "batch_level", "batch_defects")  # of each method
-DISAGREEMENT, SOMETHING_ELSE, DEFECTIVE, AGAIN, UNREAD, NO_VERDICT, GOOD = range(7)  # the order of the table
-RANKS = ("batch_disagree", "batch_unlike", "defective", "look_again", "batch_unread", "no_verdict", "good")  # texts
 # without the hidden files of file managers
 JOIN_FOLDER = """(folder, pictures) => {
     const hidden = /^([.]|Thumbs[.]db$|desktop[.]ini$)/;
     return [[...(pictures ?? []), ...(folder ?? []).filter((file) => !hidden.test(file.orig_name))]];
 }"""
 
+REFUSED = "() => document.querySelector('.batch-table').dispatchEvent(new Event('refused'))"
 
-def add(catalog: Catalog) -> gr.Dropdown:
+
+def add(catalog: Catalog, corrections: Corrections | None, opened: Sequence[Component]) -> gr.Dropdown:
     """Builds the tab inside the current gr.Tab.
+
+    Args:
+        corrections: of own parts; None = rows cannot be corrected.
+        opened: where a row opens: the tabs, and category, picture and methods of the tab Inspect.
 
     Returns:
         The choice of category; the page updates its choices.
@@ -93,7 +93,7 @@ def add(catalog: Catalog) -> gr.Dropdown:
     )
     with gr.Accordion(label("batch_reading"), open=False):
         gr.Markdown(label("batch_explanation"))
-    batches, outputs = _Batches(catalog), [status, found, start, stop, *downloads]
+    batches, outputs = _Batches(catalog, corrections), [status, found, start, stop, *downloads]
     quick = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
     folder.upload(None, [folder, pictures], pictures, js=JOIN_FOLDER, api_visibility="private")
     waiting = start.click(batches.wait, None, outputs, **quick)
@@ -108,14 +108,20 @@ def add(catalog: Catalog) -> gr.Dropdown:
     )
     running.failure(batches.refused, None, outputs, **quick)
     stop.click(batches.stop, **quick)
+    found.select(batches.open, None, opened, **quick)
+    # each key counts, also if it is pressed before the answer to the last one
+    person = {"api_visibility": "private", "show_progress": "hidden", "trigger_mode": "multiple", **MODEL}
+    for event, answer in ((found.apply, batches.correct), (found.undo, batches.undo)):
+        event(answer, None, [status, found, *downloads], **person).failure(None, js=REFUSED, api_visibility="private")
     return category
 
 
 class _Batches:
     """The events of the tab, for all visitors."""
 
-    def __init__(self, catalog: Catalog) -> None:
-        self._catalog = catalog
+    def __init__(self, catalog: Catalog, corrections: Corrections | None = None) -> None:
+        self._catalog, self._corrections = catalog, corrections
+        self._kept: dict[str, _Batch] = {}  # by session, its latest batch
         self._stops: dict[str, threading.Event] = {}  # by session, of each waiting or running batch
 
     def wait(self, request: gr.Request) -> list:
@@ -152,12 +158,13 @@ class _Batches:
             self._stops.pop(request.session_hash, None)
             yield _page(_status(refusal, language, refused=True))
             return
-        rate, titles = float(percent) / 100, method_titles()
-        shown = {titles[name]: d.calibration for name, d in load_methods(self._catalog, category, methods).items()}
+        rate, shown = float(percent) / 100, _by_title(self._catalog, category, methods)
         head = {"category": category, "false_alarm_rate": rate, "models": models_of(self._catalog, category, shown)}
         folder = Path(get_upload_folder()).resolve() / "batches" / secrets.token_hex(16)  # cannot be guessed
-        with BatchResults(folder, head) as results:
-            batch = _Batch(results, len(uploads), methods, shown, language)
+        with BatchResults(folder, head, language) as results:
+            can_correct = self._corrections is not None and self._corrections.part_of(category) is not None
+            batch = _Batch(results, uploads, methods, shown, language, can_correct)
+            self._keep(request.session_hash, batch)
             try:
                 yield batch.shown()
                 for upload in uploads:
@@ -168,8 +175,50 @@ class _Batches:
                         yield batch.shown()
             finally:
                 self._stops.pop(request.session_hash, None)
-            results.finish()
+            batch.finish()
         yield batch.ended()
+
+    def open(self, event: gr.EventData, request: gr.Request) -> tuple:
+        """A row was chosen -> the tab Inspect with its category, a copy of its picture, and its methods."""
+        try:
+            batch = self._batch(event, request)
+            path = batch.picture(getattr(event, "number", None))
+        except PictureError as error:
+            reason = explain_fault(error, language_of(request), self._catalog)
+            raise gr.Error(str(reason), print_exception=False) from error
+        methods = chosen_methods(batch.methods) if batch.methods else gr.skip()
+        return gr.Tabs(selected="inspect"), batch.category, str(shutil.copy(path, fresh_path(path.name))), methods
+
+    def correct(self, event: gr.EventData, request: gr.Request) -> list:
+        """A key or button of a row, "is good" or "is defective" -> status, table, CSV and ZIP."""
+        batch = self._batch(event, request)
+        number, good = getattr(event, "number", None), bool(getattr(event, "good", False))
+        batch.correct(self._catalog, self._corrections, number, good)
+        return batch.corrected()
+
+    def undo(self, event: gr.EventData, request: gr.Request) -> list:
+        """A click on Undo -> status, table, CSV and ZIP without the last correction."""
+        batch = self._batch(event, request)
+        batch.undo(self._catalog, self._corrections)
+        return batch.corrected()
+
+    def _batch(self, event: gr.EventData, request: gr.Request) -> "_Batch":
+        """The visitor's latest batch, if it is the one on the page.
+
+        Raises:
+            gr.Error: it is no longer there.
+        """
+        batch = self._kept.get(request.session_hash)
+        if batch is None or batch.run != getattr(event, "run", None):
+            reason = translate_plainly("fault_gone", language_of(request))
+            raise gr.Error(reason, print_exception=False)
+        return batch
+
+    def _keep(self, session: str, batch: "_Batch") -> None:
+        self._kept.pop(session, None)
+        while len(self._kept) >= MAX_KEPT:
+            self._kept.pop(next(iter(self._kept)), None)
+        self._kept[session] = batch
 
     def _refusal(self, category: object, uploads: object, percent: object, language: str) -> Markup | None:
         """The reason why this batch cannot be inspected, as HTML; None if it can."""
@@ -190,42 +239,166 @@ class _Batches:
 
 
 class _Batch:
-    """One visitor's batch: its results so far, and their display on the page.
+    """One visitor's batch: its results so far, a person's corrections, and their display on the page.
 
     Args:
+        uploads: of the visitor, not checked yet.
         methods: as `load_methods`.
-        calibrations: of the methods that are shown, by title.
+        detectors: of the methods that are shown, by title.
+        can_correct: whether a person may correct rows.
+
+    Attributes:
+        run: its name in the browser.
     """
 
     def __init__(
         self,
         results: BatchResults,
-        total: int,
+        uploads: list,
         methods: list | None,
-        calibrations: dict[str, Calibration],
+        detectors: Mapping[str, AnomalyDetector],
         language: str,
+        can_correct: bool = False,
     ) -> None:
-        self._results, self._total, self._methods, self._language = results, total, methods, language
-        self._run, self._rows, self._titles = secrets.token_hex(4), [], list(calibrations)
-        rate = results.head["false_alarm_rate"]
+        self.methods, self.run = methods, secrets.token_hex(4)
+        self._results, self._uploads, self._total, self._language = results, uploads, len(uploads), language
+        self._rows, self._titles, self._lock = [], list(detectors), threading.Lock()
+        calibrations, rate = {n: d.calibration for n, d in detectors.items()}, results.head["false_alarm_rate"]
         self._watch, self._guarantees = SetupWatch(rate), _guarantees(calibrations, rate, language)
+        self._can_correct, self._models, self._marks = can_correct, _identities(detectors), results.corrections
+        self._last: tuple[int, Correction] | None = None  # what Undo undoes, with the number of its row
+        self._is_over, self._note = False, {"lines": [], "failed": False}
         self._began = self._shown_at = time.monotonic()
+
+    @property
+    def category(self) -> str:
+        """Of all its pictures."""
+        return self._results.head["category"]
+
+    def picture(self, number: object) -> Path:
+        """The picture of a row.
+
+        Raises:
+            PictureError: there is no such row, or the upload was deleted.
+        """
+        return Path(checked_path(self._uploads[number - 1] if self._has_row(number) else None))
 
     def inspect(self, catalog: Catalog, upload: object) -> None:
         """Inspects one upload; a picture that cannot be read is a row like the others."""
-        name, head = _name(upload), self._results.head
+        name, rate = _name(upload), self._results.head["false_alarm_rate"]
         try:
-            path = checked_path(upload)
-            inspection = inspect_picture(catalog, head["category"], path, head["false_alarm_rate"], self._methods)
+            inspection = inspect_picture(catalog, self.category, checked_path(upload), rate, self.methods)
         except (PictureError, ModelError, BackboneError) as error:
-            record = self._results.add_failure(name, hide_folders(str(error), catalog))
             reason = explain_fault(error, self._language, catalog).unescape()
-            self._rows.append(_unread(record, reason, self._titles, self._language))
-        else:
+            with self._lock:
+                record = self._results.add_failure(name, hide_folders(str(error), catalog))
+                self._rows.append(unread_row(record, reason, self._titles, self._language))
+            return
+        self._watch.add(inspection)
+        shown = thumbnail(inspection.picture)
+        with self._lock:  # a correction can come at any time
             record = self._results.add(name, inspection)
-            self._watch.add(inspection)
             self._results.head["setup_changed"] = self._watch.changed
-            self._rows.append(_row(record, _thumbnail(inspection.picture), self._titles, self._language))
+            self._rows.append(inspected_row(record, shown, self._titles, self._language))
+
+    def finish(self) -> None:
+        """Completes the files."""
+        with self._lock:
+            self._results.finish()
+            self._is_over = True
+
+    # ------------------------------------------------------------ corrections
+
+    def correct(self, catalog: Catalog, corrections: Corrections | None, number: object, good: bool) -> None:
+        """Takes a person's word for a row, once, and decides all rows by the thresholds that follow."""
+        if corrections is None or not self._can_be_corrected(number):
+            return
+        try:
+            raised = corrections.correct(self.category, str(self.picture(number)), good)
+            now = _by_title(catalog, self.category, self.methods)
+        except (PictureError, ModelError, BackboneError, ValueError, OSError) as error:
+            self._fail(number, explain_fault(error, self._language, catalog))
+            return
+        self._last = number, corrections.latest(self.category)
+        self._marks[number] = "good" if good else "defective"
+        self._note = {"lines": self._followed(number, good, now if raised else {}), "failed": False}
+
+    def undo(self, catalog: Catalog, corrections: Corrections | None) -> None:
+        """Undoes the last correction of this batch, unless the part was corrected elsewhere since."""
+        if corrections is None or self._last is None:
+            return
+        (number, correction), self._last = self._last, None
+        if corrections.latest(self.category) is not correction:
+            self._note = {"lines": [self._about(number, "batch_undone_elsewhere")], "failed": True}
+            return
+        try:
+            corrections.undo(self.category)
+            now = _by_title(catalog, self.category, self.methods)
+        except (ModelError, BackboneError, ValueError, OSError) as error:
+            self._fail(number, explain_fault(error, self._language, catalog))
+            return
+        del self._marks[number]
+        self._revise(now if correction.raised else {}, number)
+        key = "batch_undone_all" if correction.raised else "batch_undone"
+        self._note = {"lines": [self._about(number, key)], "failed": False}
+
+    def corrected(self) -> list:
+        """Status, table, CSV and ZIP after a correction; a running batch updates all but the table later."""
+        if not self._is_over:
+            return [gr.skip(), self._table(), gr.skip(), gr.skip()]
+        status, table, _, _, *files = self.ended()
+        return [status, table, *files]
+
+    def _has_row(self, number: object) -> bool:
+        return isinstance(number, int) and 1 <= number <= len(self._rows)
+
+    def _can_be_corrected(self, number: object) -> bool:
+        is_free = self._can_correct and self._has_row(number) and number not in self._marks
+        return is_free and self._results.rows[number - 1]["error"] is None
+
+    def _followed(self, number: int, good: bool, raised: Mapping[str, AnomalyDetector]) -> list[str]:
+        """Shows a correction; returns what followed from it.
+
+        Args:
+            raised: the detectors with their new thresholds, by title; empty if none changed.
+        """
+        before = self._results.rows[number - 1]
+        judged = self._revise(raised, number)
+        key = _what_followed(good, bool(raised), before, self._results.rows[number - 1])
+        promises = _promises(raised, self._results.head["false_alarm_rate"], self._language)
+        return [self._about(number, key), *promises, *judged]
+
+    def _fail(self, number: int, reason: Markup) -> None:
+        self._note = {"lines": [self._about(number, "batch_not_corrected", reason=reason)], "failed": True}
+        self._rows[number - 1] = self._rows[number - 1] | {"revision": self._rows[number - 1]["revision"] + 1}
+
+    def _about(self, number: int, key: str, **values: object) -> str:
+        part = self.category.partition(" / ")[2]
+        return f"{self._rows[number - 1]['file']}: {translate_plainly(key, self._language, part=part, **values)}"
+
+    def _revise(self, detectors: Mapping[str, AnomalyDetector], number: int) -> list[str]:
+        """Shows a correction, and decides all rows by other thresholds if there are some; says so."""
+        is_same = _identities(detectors) == self._models  # otherwise the scores are of other models
+        with self._lock:
+            before = list(map(rank_of, self._results.rows))
+            self._results.revise(detectors if is_same else None)
+            self._rows = list(map(self._shown_again, self._rows, self._results.rows))
+            if self._is_over:
+                self._results.rewrite()
+            ranks = list(map(rank_of, self._results.rows))
+        changed = sum(a != b for i, (a, b) in enumerate(zip(before, ranks, strict=True), 1) if i != number)
+        key = "batch_judged_again" if is_same else "batch_not_judged_again"
+        return [translate_plainly(key, self._language, count=changed)] if detectors else []
+
+    def _shown_again(self, row: dict, record: dict) -> dict:
+        """A row of the table, as its record is now; `revision` tells the browser that it changed."""
+        if record["error"] is not None:
+            return row
+        new = inspected_row(record, row["thumbnail"], self._titles, self._language)
+        is_same = new == row | {"revision": new["revision"]}
+        return row if is_same else new | {"revision": row["revision"] + 1}
+
+    # ------------------------------------------------------------ the page
 
     def is_due(self) -> bool:
         """Whether it is time to update the page."""
@@ -264,8 +437,49 @@ class _Batch:
         columns = [{"name": names["batch_picture"]}, {"name": names["batch_result"]}]
         for title in self._titles:
             columns += [{"name": names[k], "group": title, "numeric": k != COLUMNS[0]} for k in COLUMNS]
-        caption = translate_plainly("batch_caption", self._language)
-        return {"run": self._run, "caption": caption, "columns": columns, "sorted": 1, "rows": list(self._rows)}
+        shown = {"run": self.run, "columns": columns, "sorted": 1, "rows": list(self._rows)}
+        note = self._note | {"can_undo": self._last is not None}
+        return shown | {"words": self._words(), "note": note, "can_correct": self._can_correct}
+
+    def _words(self) -> dict[str, str]:
+        """The texts around the rows."""
+        own = {"keys_own": "batch_keys_own"} if self._can_correct else {}
+        keys = own | {"good": "batch_is_good", "defective": "batch_is_defective", "waiting": "batch_correcting"}
+        keys |= {"caption": "batch_caption", "keys": "batch_keys", "open": "batch_open", "undo": "undo"}
+        return {name: translate_plainly(key, self._language) for name, key in keys.items()}
+
+
+def _by_title(catalog: Catalog, category: str, methods: list | None) -> dict[str, AnomalyDetector]:
+    """As `load_methods`, by the methods' titles."""
+    titles = method_titles()
+    return {titles[name]: detector for name, detector in load_methods(catalog, category, methods).items()}
+
+
+def _identities(detectors: Mapping[str, AnomalyDetector]) -> dict[str, tuple]:
+    """By method, what a correction leaves as it is and another training does not."""
+    calibrations = {name: detector.calibration for name, detector in detectors.items()}
+    return {
+        name: (c.size, str(c.normal_level.item()), str(c.false_alarm_rate.item())) for name, c in calibrations.items()
+    }
+
+
+def _what_followed(good: bool, raised: bool, before: dict, after: dict) -> str:
+    """The text about a correction, whose row was such a record before and is such a one after it."""
+    if not good:
+        return "corrected_bad"
+    if not raised:
+        return "batch_kept" if before["defective_verdicts"] else "corrected_kept"
+    return "corrected_still" if after["defective_verdicts"] else "corrected_good"
+
+
+def _promises(detectors: Mapping[str, AnomalyDetector], rate: float, language: str) -> list[str]:
+    """By method, what its threshold promises now, and how many corrections raised it."""
+    calibrations = {name: detector.calibration for name, detector in detectors.items()}
+    values = [
+        {"method": name, "guarantee": describe_guarantee(c, rate, language), "count": int(c.corrections)}
+        for name, c in calibrations.items()
+    ]
+    return [translate_plainly("batch_promise", language, **one) for one in values]
 
 
 def _guarantees(calibrations: dict[str, Calibration], rate: float, language: str) -> dict[str, Markup]:
@@ -288,77 +502,6 @@ def _page(status: Markup, table: dict | None = None, running: bool = False, file
         gr.update(interactive=running),
         *(gr.update(value=path and str(path), visible=path is not None) for path in files),
     ]
-
-
-# ---------------------------------------------------------------- rows of the table
-
-
-def _row(record: dict, thumbnail: str, titles: Sequence[str], language: str) -> dict:
-    """A record as a row of the table: its cells, and for each column the key to sort by."""
-    cells, keys = [_result(record, language)], [record["file"], _rank(record)]
-    for title in titles:
-        for cell, key in _method_cells(record["methods"].get(title), language):
-            cells.append(cell)
-            keys.append(key)
-    note = ", ".join(translate_plainly(f"batch_{code}", language) for code in record["warnings"])
-    shown = {"thumbnail": thumbnail, "alt": translate_plainly("batch_alt", language), "note": note}
-    return {"number": record["number"], "file": record["file"], **shown, "cells": cells, "keys": keys}
-
-
-def _unread(record: dict, reason: str, titles: Sequence[str], language: str) -> dict:
-    """The row of a picture that could not be inspected."""
-    text, further = f"{translate_plainly('batch_unread', language)}: {reason}", len(COLUMNS) * len(titles)
-    cells = [{"text": text, "sign": "!", "tone": "failed", "span": 1 + further}]
-    keys = [record["file"], UNREAD, *[None] * further]
-    return {"number": record["number"], "file": record["file"], "thumbnail": None, "cells": cells, "keys": keys}
-
-
-def _rank(record: dict) -> int:
-    if UNLIKE in record["warnings"]:
-        return SOMETHING_ELSE
-    if record["agree"] is False:
-        return DISAGREEMENT
-    if record["defective_verdicts"]:
-        return DEFECTIVE
-    if record["look_again"]:
-        return AGAIN
-    return NO_VERDICT if record["verdicts"] < len(record["methods"]) else GOOD
-
-
-def _result(record: dict, language: str) -> dict:
-    rank = _rank(record)
-    if rank == DISAGREEMENT:
-        count, total = record["defective_verdicts"], len(record["methods"])
-        key = "batch_disagree" if total == 2 else "batch_disagree_count"
-        return {"text": translate_plainly(key, language, count=count, total=total), "sign": "≠", "tone": "disagree"}
-    if rank == SOMETHING_ELSE:
-        return {"text": translate_plainly("unsure", language), "sign": SIGNS[None], "tone": TONES[None]}
-    return _verdict({DEFECTIVE: True, AGAIN: LOOK, GOOD: False, NO_VERDICT: None}[rank], language)
-
-
-def _verdict(verdict: bool | str | None, language: str) -> dict:
-    words = translate_plainly(VERDICT_KEYS[verdict], language)
-    return {"text": words, "sign": SIGNS[verdict], "tone": TONES[verdict]}
-
-
-def _method_cells(numbers: dict | None, language: str) -> list[tuple[dict, float | None]]:
-    """Verdict, p-value, level and number of defects of one method, each with its key to sort by."""
-    if numbers is None:  # no model of this method
-        return [({"text": "-"}, None)] * len(COLUMNS)
-    verdict = LOOK if numbers["is_unsure"] else numbers["is_anomalous"]
-    cells = [(_verdict(verdict, language), VERDICT_ORDER[verdict])]
-    for key, digits in (("p_value", 2), ("score_level", 3), ("defects", 6)):
-        value = numbers[key]
-        text = "-" if value is None else number(value, language, digits)
-        cells.append(({"text": text, "tone": "number"}, value))
-    return cells
-
-
-def _thumbnail(picture: Image.Image) -> str:
-    """The picture as a tiny JPEG in a data URL."""
-    scale = THUMBNAIL_SIDE / max(picture.size)
-    size = tuple(max(1, round(side * scale)) for side in picture.size)
-    return data_url(picture.resize(size, Image.Resampling.BILINEAR, reducing_gap=2), "JPEG", quality=70)
 
 
 def _name(upload: object) -> str:

@@ -8,6 +8,7 @@ import json
 import shutil
 import threading
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ import numpy as np
 from hubmodels import AnomalyDetector, AnomalyPrediction
 from hubmodels.hub.catalog import FOLDER, ModelEntry
 from hubmodels.hub.files import REPORT_FILE, put_in_place
+from hubmodels.pictures import read_picture
 from webapp.inspection import Inspection, inspect_picture
 from webapp.own_parts import BAD, DATASET, GOOD, Upload
 from webapp.teaching import Teacher
@@ -22,12 +24,27 @@ from webapp.teaching import Teacher
 FILE = "corrections.json"  # in a model's folder: what was taken back, the latest last
 
 
+@dataclass(frozen=True, eq=False)
+class Correction:
+    """A person's word for one picture.
+
+    Attributes:
+        picture: where it is kept.
+        is_new: whether it was not there before.
+        raised: how many models raised their threshold.
+    """
+
+    picture: Path
+    is_new: bool
+    raised: int = 0
+
+
 class Corrections:
     """Corrections of the parts of a teacher."""
 
     def __init__(self, teacher: Teacher) -> None:
         self._teacher, self._catalog, self._lock = teacher, teacher.catalog, threading.Lock()
-        self._latest: dict[str, Path] = {}  # by part, the picture of the latest correction
+        self._latest: dict[str, Correction] = {}  # by part
 
     def part_of(self, label: str | None) -> str | None:
         """The part that a category shows, if it was taught here."""
@@ -45,28 +62,31 @@ class Corrections:
         part = self.part_of(label)
         if part is None:
             raise ValueError(f"{label} was not taught here")
-        content, name = Path(path).read_bytes(), Path(path).name
+        upload, kind = Upload(Path(path).name, Path(path).read_bytes), GOOD if good else BAD
+        read_picture(upload.read())
         with self._lock:
-            if self._teacher.parts.add(part, [Upload(name, lambda: content)], GOOD if good else BAD):
-                self._latest[part] = max(self._teacher.parts.pictures(part, GOOD if good else BAD), key=_age)
-            if not good:
-                return 0
-            inspection = inspect_picture(self._catalog, label, path, None, None)
-            raised = [e for e in self._entries(label) if self._take_back(e, self._detector(e), inspection)]
-            self._catalog.refresh()
-            return len(raised)
+            is_new = bool(self._teacher.parts.add(part, [upload], kind))
+            picture = self._teacher.parts.find(part, upload, kind)
+            raised = self._raise(label, path, picture) if good else 0
+            self._latest[part] = Correction(picture, is_new, raised)
+            return raised
+
+    def latest(self, label: str) -> Correction | None:
+        """The correction of a part that `undo` would undo."""
+        return self._latest.get(self.part_of(label) or "")
 
     def undo(self, label: str) -> bool:
         """Undoes the latest correction of a part; False if there is none."""
         part = self.part_of(label)
-        picture = self._latest.pop(part or "", None)
-        if picture is None:
+        correction = self._latest.pop(part or "", None)
+        if correction is None:
             return False
         with self._lock:
-            picture.unlink(missing_ok=True)
-            for entry in self._entries(label):
+            if correction.is_new:
+                correction.picture.unlink(missing_ok=True)
+            for entry in self._entries(label) if correction.raised else ():
                 known = _known(entry)
-                if known and known[-1]["picture"] == picture.stem:
+                if known and known[-1]["picture"] == correction.picture.stem:
                     detector = self._detector(entry)
                     detector.calibration.undo(_prediction(known[-1]))
                     _save(entry, detector, known[:-1])
@@ -79,20 +99,22 @@ class Corrections:
     def _detector(self, entry: ModelEntry) -> AnomalyDetector:
         return self._catalog.load(entry.label)[entry.method]
 
-    def _take_back(self, entry: ModelEntry, detector: AnomalyDetector, inspection: Inspection) -> bool:
+    def _raise(self, label: str, path: str, picture: Path) -> int:
+        """Raises the thresholds of a part for a picture; returns how many."""
+        inspection = inspect_picture(self._catalog, label, path, None, None)
+        taken = [e for e in self._entries(label) if self._take_back(e, self._detector(e), inspection, picture)]
+        self._catalog.refresh()
+        return len(taken)
+
+    def _take_back(self, entry: ModelEntry, detector: AnomalyDetector, inspection: Inspection, picture: Path) -> bool:
         """Raises the threshold of a model that called the part defective, or was unsure."""
         found = {d.method: inspection.predictions[name] for name, d in inspection.detectors.items()}.get(entry.method)
         if found is None or not (found.is_anomalous or found.is_unsure):
             return False
         detector.calibration.take_back(found)
-        picture = self._latest.get(self.part_of(entry.label) or "")
         new = {"score": found.image_score, "maximum": float(found.anomaly_map.max())}
-        _save(entry, detector, [*_known(entry), {"picture": picture.stem if picture else "", **new}])
+        _save(entry, detector, [*_known(entry), {"picture": picture.stem, **new}])
         return True
-
-
-def _age(path: Path) -> int:
-    return path.stat().st_mtime_ns
 
 
 def _known(entry: ModelEntry) -> list[dict]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import gradio as gr
+from gradio.components import Component
 from markupsafe import Markup
 
 from hubmodels import BackboneError, ModelError, PictureError, PreparedPicture
@@ -90,6 +91,11 @@ class InspectTab:
         self._connect(page, tabs)
         return self._category
 
+    @property
+    def inputs(self) -> list[Component]:
+        """Category, picture and methods; a new picture is inspected at once."""
+        return [self._category, self._picture, self._methods]
+
     def _build_inputs(self) -> None:
         self._category = dropdown(self._catalog)
         sources = ["upload", "clipboard", "webcam"]
@@ -126,7 +132,7 @@ class InspectTab:
             gr.Markdown(label("own_parts_how"))
 
     def _connect(self, page: gr.Blocks, tabs: gr.Tabs) -> None:
-        inputs = [self._category, self._picture, self._methods]
+        inputs = self.inputs
         outputs = [self._report, self._suggestion, self._suggested, self._adopted]
         private = {"api_visibility": "private", "preprocess": False}  # see `uploaded_path`
         inspection = dict(fn=self.inspect, inputs=inputs, outputs=outputs, show_progress_on=self._report, **MODEL)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import gradio as gr
+import numpy as np
 from PIL import Image
 
 from hubmodels import (
@@ -53,7 +54,6 @@ class Inspection:
 
     def record(self, category: str, rate: float | None = None) -> dict:
         """All results as numbers, ready for JSON."""
-        verdicts = count_verdicts(self.predictions)
         return {
             "category": category,
             "width": self.picture.width,
@@ -61,10 +61,7 @@ class Inspection:
             "false_alarm_rate": rate,  # None: the rate that each model was calibrated for
             "appearance_matches": self.appearance.matches,
             "warnings": list(self.appearance.warnings),
-            "agree": self.agree,
-            "verdicts": verdicts.total(),
-            "defective_verdicts": verdicts[True],
-            "look_again": needs_look(self.predictions),
+            **_together(self.predictions),
             "methods": {name: self._numbers(name, rate) for name in self.predictions},
         }
 
@@ -80,6 +77,33 @@ class Inspection:
     def agree(self) -> bool | None:
         """Whether all verdicts are the same; None if there are fewer than two."""
         return all_agree(self.predictions)
+
+
+def _together(predictions: Mapping[str, AnomalyPrediction]) -> dict:
+    """The verdicts of all methods as numbers."""
+    verdicts = count_verdicts(predictions)
+    counts = {"verdicts": verdicts.total(), "defective_verdicts": verdicts[True]}
+    return {"agree": all_agree(predictions), **counts, "look_again": needs_look(predictions)}
+
+
+DECIDED = ("is_anomalous", "is_unsure", "p_value", "threshold", "unsure_threshold", "score_level")  # without a map
+
+
+def judged_again(record: dict, detectors: Mapping[str, AnomalyDetector]) -> dict:
+    """A record with the verdicts of the detectors' present thresholds; only its scores are needed.
+
+    Regions cannot be counted again without the map. Where a threshold differs, `earlier_regions` says so.
+
+    Args:
+        detectors: by title, those that gave the scores.
+    """
+    rate, before = record["false_alarm_rate"], record["methods"]
+    scored = {n: AnomalyPrediction(numbers["image_score"], np.zeros((1, 1))) for n, numbers in before.items()}
+    now = {name: decided(detectors[name], p, rate) for name, p in scored.items()}
+    methods = {n: before[n] | {key: p.numbers()[key] for key in DECIDED} for n, p in now.items()}
+    is_moved = any(methods[name]["threshold"] != before[name]["threshold"] for name in methods)
+    earlier = {"earlier_regions": True} if is_moved else {}
+    return record | _together(now) | {"methods": methods} | earlier
 
 
 class SetupWatch:

@@ -30,6 +30,7 @@ DATASET = "own"  # of all own parts
 GOOD, BAD = "train/good", "test/bad"
 FEWEST, MOST = 10, 500  # good pictures of a part
 LARGEST = 64_000_000  # bytes of a picture in a ZIP file
+OF_FILE_MANAGERS = ("thumbs.db", "desktop.ini")
 DARKEST, DARK_SHARE, SHARP_SHARE = 0.06, 0.5, 0.5  # of full white; of the median picture
 NAME = re.compile(r"[^a-z0-9]+")
 
@@ -50,7 +51,7 @@ class Upload:
 
 
 def uploads_in(paths: Iterable[tuple[str, Path]]) -> Iterator[Upload]:
-    """The pictures in files, given as (name, path); a ZIP file is all pictures in it. Hidden files are left out.
+    """The pictures in files, given as (name, path); a ZIP file is all pictures in it. `left_out` names the others.
 
     Raises:
         PictureError: a ZIP file cannot be read.
@@ -66,13 +67,42 @@ def uploads_in(paths: Iterable[tuple[str, Path]]) -> Iterator[Upload]:
                     content = archive.read(member)
                     yield Upload(PurePosixPath(member.filename).name, lambda content=content: content)
         except (zipfile.BadZipFile, OSError, RuntimeError, NotImplementedError) as error:
-            raise PictureError(f"{name} is no readable ZIP file ({error}): pack it without a password") from error
+            raise _no_zip(name, error) from error
+
+
+def left_out(paths: Iterable[tuple[str, Path]]) -> dict[str, str]:
+    """What `uploads_in` leaves out of ZIP files, by name: "large" or "other", which is no picture.
+
+    Raises:
+        PictureError: a ZIP file cannot be read.
+    """
+    found = {}
+    for name, path in paths:
+        if PurePosixPath(name).suffix.lower() != ".zip":
+            continue
+        try:
+            with zipfile.ZipFile(path) as archive:
+                members = [m for m in archive.infolist() if _is_meant(m)]
+        except (zipfile.BadZipFile, OSError) as error:
+            raise _no_zip(name, error) from error
+        found |= {PurePosixPath(m.filename).name: "large" for m in members if m.file_size > LARGEST}
+        found |= {PurePosixPath(m.filename).name: "other" for m in members if not _is_shown(m)}
+    return found
+
+
+def _no_zip(name: str, error: Exception) -> PictureError:
+    return PictureError(f"{name} is no readable ZIP file ({error}): pack it without a password")
+
+
+def _is_meant(member: zipfile.ZipInfo) -> bool:
+    """Whether a person put it there, and no file manager."""
+    path = PurePosixPath(member.filename)
+    hidden = any(part.startswith((".", "__MACOSX")) for part in path.parts if part != "..")
+    return not member.is_dir() and not hidden and path.name.lower() not in OF_FILE_MANAGERS
 
 
 def _is_shown(member: zipfile.ZipInfo) -> bool:
-    path = PurePosixPath(member.filename)
-    hidden = any(part.startswith((".", "__MACOSX")) for part in path.parts if part != "..")
-    return not member.is_dir() and not hidden and path.suffix.lower() in picture_suffixes()
+    return _is_meant(member) and PurePosixPath(member.filename).suffix.lower() in picture_suffixes()
 
 
 @dataclass
@@ -82,6 +112,7 @@ class Findings:
     Attributes:
         pictures: how many can be used.
         unreadable: reasons by name.
+        left_out: other files by name, as the function `left_out`.
         doubled: names of pictures that are there already, byte for byte.
         odd: codes by name: "unlike" the rest, "dark", "blurred".
         sizes: how many by (width, height).
@@ -90,6 +121,7 @@ class Findings:
 
     pictures: int = 0
     unreadable: dict[str, str] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
     doubled: list[str] = field(default_factory=list)
     odd: dict[str, list[str]] = field(default_factory=dict)
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
@@ -119,13 +151,17 @@ class OwnParts:
         """The pictures of a part, by name."""
         return sorted((self.folder / part / kind).glob("*")) if part else []
 
+    def find(self, part: str, upload: Upload, kind: str = GOOD) -> Path:
+        """Where the bytes of an upload that was added are kept."""
+        return self.folder / part / kind / _file_name(upload.name, upload.read())
+
     def add(self, part: str, uploads: Iterable[Upload], kind: str = GOOD) -> int:
         """Keeps those uploads that can be read and are not there yet; returns how many."""
         place, added = self.folder / part / kind, 0
         place.mkdir(parents=True, exist_ok=True)
         for upload in uploads:
             content = upload.read()
-            target = place / f"{_digest(content)}{PurePosixPath(upload.name).suffix.lower() or '.png'}"
+            target = place / _file_name(upload.name, content)
             if target.exists() or _fault(content):
                 continue
             partial = target.with_name(f".{target.name}")
@@ -159,6 +195,12 @@ class OwnParts:
         return findings
 
 
+def unreadable_in(uploads: Iterable[Upload]) -> dict[str, str]:
+    """Why uploads cannot be read, by name."""
+    faults = ((upload.name, _fault(upload.read())) for upload in uploads)
+    return {name: fault for name, fault in faults if fault}
+
+
 def odd_ones(statistics: Sequence[PictureStatistics]) -> list[list[str]]:
     """For each picture what is odd compared with all others: "unlike", "dark", "blurred"."""
     if len(statistics) < 4:
@@ -190,6 +232,10 @@ def _statistics(picture) -> PictureStatistics:
     shared = front_end()
     images = shared.prepare([picture])
     return picture_statistics(images, shared(images), [shared.enlargement(picture)])[0]
+
+
+def _file_name(name: str, content: bytes) -> str:
+    return f"{_digest(content)}{PurePosixPath(name).suffix.lower() or '.png'}"
 
 
 def _digest(content: bytes) -> str:

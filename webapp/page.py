@@ -82,9 +82,10 @@ def build_page(
             with gr.Tab(label("tab_inspect"), id="inspect"):
                 corrections = Corrections(teacher) if teacher else None
                 shown = find_examples(examples, catalog) if examples else []
-                category = InspectTab(catalog, shown, corrections).build(page, tabs)
+                inspect = InspectTab(catalog, shown, corrections)
+                category = inspect.build(page, tabs)
             with gr.Tab(label("tab_batch"), id="batch") as batch:
-                batch_category = batch_tab.add(catalog)
+                batch_category = batch_tab.add(catalog, corrections, [tabs, *inspect.inputs])
             with gr.Tab(label("tab_compare"), id="compare") as compare:
                 compare_tab.add(catalog, compare, examples, test_folder, normal_folder)
             if teacher is not None:

@@ -1,32 +1,41 @@
 """Results as files: overlay, mask, map and JSON of one picture; CSV and ZIP of a batch.
 
 File names come from strangers. They are not trusted in a path, and a spreadsheet must not run them as formulas.
+Spreadsheets read numbers as their country writes them, so the visitor's language decides on the marks of the CSV.
 """
 
 import csv
 import json
 import re
+import secrets
 import shutil
 import zipfile
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from contextlib import suppress
 from io import BytesIO, StringIO
 from pathlib import Path
 from typing import Self
 
 import numpy as np
+from babel.numbers import get_decimal_symbol
 from PIL import Image
 
-from hubmodels import AnomalyPrediction
+from hubmodels import AnomalyDetector, AnomalyPrediction
 from hubmodels.heatmap import overlay
 from hubmodels.hub.catalog import Catalog
+from webapp.batch_rows import result_in_words
 from webapp.hosting import fresh_path
-from webapp.inspection import Inspection, method_titles
+from webapp.inspection import Inspection, judged_again, method_titles
+from webapp.texts import LANGUAGES, translate_plainly
 
 FILES = {"overlay": "{method}_overlay.png", "mask": "{method}_mask.png", "map": "{method}_map.npy"}  # of one picture
 OVERLAY_SIDE = 1024  # pixels; enough to see a defect, and a thousand of them stay below the next limit
 MAX_OVERLAY_BYTES = 200_000_000  # of one ZIP; further pictures have numbers only
 LONGEST_NAME = 120  # characters of a file name
-FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet would compute such a cell
+# A spreadsheet would compute such a cell. Another country's spreadsheet begins a new cell at another mark.
+FORMULA = re.compile(r'(?:^|(?<=[,;\t\r\n]))(?="*[=+\-@\t\r\uff1d\uff0b\uff0d\uff20])')
+OVERLAYS = "overlays/"  # in the ZIP
+FIRST_COLUMNS = ("result", "correction")
 
 
 def models_of(catalog: Catalog, category: str, shown: Collection[str]) -> dict[str, dict]:
@@ -139,12 +148,15 @@ class BatchResults:
 
     Attributes:
         head: as given.
-        rows: one per picture, including failures, in the order of the pictures.
+        rows: one per picture, including failures, in the order of the pictures; as `revise` decided them.
+        corrections: by number of a row, a person's word: "good" or "defective".
         csv_path, zip_path: complete after `finish`.
     """
 
-    def __init__(self, folder: Path, head: dict) -> None:
+    def __init__(self, folder: Path, head: dict, language: str = LANGUAGES[0]) -> None:
         folder.mkdir(parents=True)
+        self.corrections: dict[int, str] = {}
+        self._language, self._inspected, self._detectors = language, [], None
         self.csv_path, self.zip_path = folder / "inspection.csv", folder / "inspection.zip"
         self.rows: list[dict] = []
         self.head, self._folder, self._overlay_bytes, self._left_out = head, folder, 0, 0
@@ -165,21 +177,59 @@ class BatchResults:
         if row["defective_verdicts"]:
             paths = [self._add_overlay(row, name, inspection.picture, p) for name, p in decided.items()]
             row["overlays"] = [path for path in paths if path]
-        self.rows.append(row)
-        return row
+        return self._keep(row)
 
     def add_failure(self, file: str, reason: str) -> dict:
         """Adds a picture that could not be inspected."""
-        self.rows.append(self._row(file, reason))
-        return self.rows[-1]
+        return self._keep(self._row(file, reason))
+
+    def revise(self, detectors: Mapping[str, AnomalyDetector] | None) -> None:
+        """Decides all rows again, and later ones, by the present thresholds, and marks the corrected ones.
+
+        Args:
+            detectors: by title, those that gave the scores; None = no threshold has changed.
+        """
+        self._detectors = detectors or self._detectors
+        self.rows = list(map(self._revised, self._inspected))
 
     def finish(self) -> None:
         """Completes the CSV and the ZIP."""
-        self.csv_path.write_text(table(self.rows, self.head), encoding="utf-8-sig", newline="")  # BOM: for Excel
-        results = {**self.head, "overlays_left_out": self._left_out, "pictures": self.rows}
         with self._zip:
-            self._zip.write(self.csv_path, self.csv_path.name, zipfile.ZIP_DEFLATED)
-            self._zip.writestr("results.json", _as_json(results), zipfile.ZIP_DEFLATED)
+            self._write_numbers(self._zip)
+
+    def rewrite(self) -> None:
+        """Writes both files again after a correction, in a new folder, so that no browser shows the former ones."""
+        before = self.csv_path, self.zip_path
+        if not self.zip_path.is_file():  # results are deleted after an hour
+            return
+        place = self._folder / secrets.token_hex(4)
+        place.mkdir()
+        self.csv_path, self.zip_path = place / self.csv_path.name, place / self.zip_path.name
+        with zipfile.ZipFile(before[1]) as old, zipfile.ZipFile(self.zip_path, "w") as new:
+            for name in (name for name in old.namelist() if name.startswith(OVERLAYS)):
+                new.writestr(name, old.read(name))
+            self._write_numbers(new)
+        for path in before:
+            with suppress(OSError):  # somebody downloads it
+                path.unlink()
+
+    def _write_numbers(self, archive: zipfile.ZipFile) -> None:
+        text = table(self.rows, self.head, self._language)
+        self.csv_path.write_text(text, encoding="utf-8-sig", newline="")  # BOM: for Excel
+        results = {**self.head, "overlays_left_out": self._left_out, "pictures": self.rows}
+        archive.write(self.csv_path, self.csv_path.name, zipfile.ZIP_DEFLATED)
+        archive.writestr("results.json", _as_json(results), zipfile.ZIP_DEFLATED)
+
+    def _keep(self, row: dict) -> dict:
+        self._inspected.append(row)
+        self.rows.append(self._revised(row))
+        return self.rows[-1]
+
+    def _revised(self, row: dict) -> dict:
+        if self._detectors and row["error"] is None:
+            row = judged_again(row, self._detectors)
+        correction = self.corrections.get(row["number"])
+        return row | ({"correction": correction} if correction else {})
 
     def _row(self, file: str, reason: str | None) -> dict:
         """A row without results."""
@@ -192,25 +242,32 @@ class BatchResults:
             self._left_out += 1
             return None
         stem = re.sub(r"[^\w-]+", "_", Path(row["file"]).stem)  # no dots or slashes: no path to another folder
-        path = f"overlays/{row['number']:04d}-{stem}-{method.lower()}.png"  # the number separates equal names
+        path = f"{OVERLAYS}{row['number']:04d}-{stem}-{method.lower()}.png"  # the number separates equal names
         self._zip.writestr(path, png)
         self._overlay_bytes += len(png)
         return path
 
 
-def table(rows: list[dict], head: dict) -> str:
-    """The rows as CSV, one per picture, with all numbers of all methods."""
-    flat = [_flattened(row, head) for row in rows]
-    columns = dict.fromkeys(column for row in sorted(flat, key=len, reverse=True) for column in row)
-    stream = StringIO()
-    writer = csv.DictWriter(stream, columns)
+def table(rows: list[dict], head: dict, language: str) -> str:
+    """The rows as CSV, one per picture: the result in words, then all numbers of all methods.
+
+    Numbers and separators are those of spreadsheets in this language.
+    """
+    flat = [_flattened(row, head, language) for row in rows]
+    found = dict.fromkeys(column for row in sorted(flat, key=len, reverse=True) for column in row)
+    columns = [*(name for name in FIRST_COLUMNS if name in found), *(n for n in found if n not in FIRST_COLUMNS)]
+    stream, point = StringIO(), get_decimal_symbol(language)
+    writer = csv.DictWriter(stream, columns, delimiter=";" if point == "," else ",")
     writer.writeheader()
-    writer.writerows({column: _cell(value) for column, value in row.items()} for row in flat)
+    writer.writerows({column: _cell(value, point) for column, value in row.items()} for row in flat)
     return stream.getvalue()
 
 
-def _flattened(row: dict, head: dict) -> dict:
+def _flattened(row: dict, head: dict, language: str) -> dict:
     plain = {key: value for key, value in row.items() if key not in ("methods", "overlays")}
+    plain["result"] = result_in_words(row, language)
+    if "correction" in row:
+        plain["correction"] = translate_plainly(row["correction"], language)
     for method, numbers in row["methods"].items():
         model = head["models"].get(method, {})
         plain |= {f"{method.lower()}_{key}": value for key, value in numbers.items()}
@@ -218,6 +275,8 @@ def _flattened(row: dict, head: dict) -> dict:
     return plain
 
 
-def _cell(value: object) -> object:
+def _cell(value: object, point: str) -> object:
+    if isinstance(value, float):
+        return str(value).replace(".", point)
     value = "; ".join(map(str, value)) if isinstance(value, list) else value
-    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA_STARTS) else value
+    return FORMULA.sub("'", value) if isinstance(value, str) else value

@@ -17,7 +17,17 @@ from hubmodels.pictures import read_picture
 from webapp.hosting import checked_path, hide_folders
 from webapp.inspection import Inspection, choices, inspect_picture
 from webapp.inspection_report import describe_guarantee
-from webapp.own_parts import BAD, FEWEST, MOST, Findings, part_name, uploads_in
+from webapp.own_parts import (
+    BAD,
+    FEWEST,
+    LARGEST,
+    MOST,
+    Findings,
+    left_out,
+    part_name,
+    unreadable_in,
+    uploads_in,
+)
 from webapp.regions import checked_shapes, draw_mask, save_region, saved_shapes, share_that_counts
 from webapp.teaching import (
     DONE,
@@ -86,6 +96,7 @@ class TeachTab:
                 files = {"file_count": "multiple", "file_types": FILE_TYPES, "height": 180}
                 good = gr.File(label=label("teach_pictures"), elem_id="teach-good", **files)
                 bad = gr.File(label=label("teach_bad"), elem_id="teach-bad", **files)
+                unused = gr.HTML(elem_id="teach-unused", apply_default_css=False)
                 with gr.Accordion(label("region_title"), open=False, elem_id="teach-region"):
                     gr.Markdown(label("region_how"), elem_classes="note")
                     draw = gr.Button(label("region_start"), size="sm")
@@ -118,6 +129,7 @@ class TeachTab:
             **private,
             **TEACH,
         )
+        bad.change(self.check_defects, bad, unused, preprocess=False, **quick)
         draw.click(self.picture_to_draw, [part, good], [region, share], preprocess=False, **quick)
         region.input(self.drawn, None, [shapes, share], **quick)
         watching = start.click(
@@ -142,10 +154,19 @@ class TeachTab:
             return gr.skip(), gr.skip()
         try:
             findings = self._teacher.parts.check(name, uploads_in(_paths(good)))
+            findings.left_out = left_out(_paths(good))
         except PictureError as error:
             return _said(language, refused=[explain_fault(error, language, self._catalog)]), gr.skip()
         priced = gr.update(choices=self._priced(max(findings.pictures, FEWEST), language))
         return _said(language, **_findings(findings, language)), priced
+
+    def check_defects(self, bad: list | None, request: gr.Request) -> str:
+        """Which of the known defects cannot be used."""
+        language = language_of(request)
+        try:
+            return _said(language, warnings=_unused(bad, language)) if bad else ""
+        except PictureError as error:
+            return _said(language, refused=[explain_fault(error, language, self._catalog)])
 
     def teach(
         self,
@@ -161,13 +182,14 @@ class TeachTab:
         Args:
             shapes: what was drawn; None = nothing was changed.
         """
-        language, name = language_of(request), part_name(part or "")
+        language, name, unused = language_of(request), part_name(part or ""), []
         try:
             refused = self._refused(name, good, methods, shapes, language)
             if not refused:
                 self._teacher.parts.add(name, uploads_in(_paths(good)))
                 self._teacher.parts.add(name, uploads_in(_paths(bad)), BAD)
                 self._keep_region(name, shapes)
+                unused = _unused(bad, language)  # said again at the end, when the list of files is empty
         except (PictureError, OSError) as error:
             refused = [explain_fault(error, language, self._catalog)]
         if refused:
@@ -177,7 +199,7 @@ class TeachTab:
         while not lesson.is_over:
             yield self._page(self._progress(lesson, language), lesson)
             time.sleep(EVERY)
-        yield self._page(self._result(lesson, language), lesson)
+        yield self._page(self._result(lesson, language, unused), lesson)
 
     def picture_to_draw(self, part: str | None, good: list | None, request: gr.Request) -> tuple[object, str]:
         """The first picture, to draw on, with what was drawn for the part before."""
@@ -270,7 +292,7 @@ class TeachTab:
         whole = lesson.seconds + lesson.seconds_left
         return _said(language, headline=words, done=f"{lesson.seconds:.1f}", total=f"{whole:.1f}")
 
-    def _result(self, lesson: Lesson, language: str) -> str:
+    def _result(self, lesson: Lesson, language: str, unused: Sequence[Markup]) -> str:
         if lesson.state == STOPPED:
             return _said(language, headline=translate("teach_stopped", language))
         if lesson.state == FAILED:
@@ -289,7 +311,8 @@ class TeachTab:
         known = self._teacher.parts.pictures(lesson.part, BAD)
         judged = [inspect_picture(self._catalog, lesson.label, path, None, list(METHODS)) for path in known]
         lines = [*promises, *known_defects(judged, language)]
-        return _said(language, headline=words, tone="good", lines=lines, missed=missed_defects(judged, language))
+        shown = {"lines": lines, "warnings": unused, "missed": missed_defects(judged, language)}
+        return _said(language, headline=words, tone="good", **shown)
 
 
 def known_defects(judged: Sequence[Inspection], language: str) -> list[Markup]:
@@ -359,9 +382,7 @@ def _findings(findings: Findings, language: str) -> dict:
     lines = [translate(key, language, count=count, missing=missing, limit=MOST)]
     if findings.smallest:
         lines.append(translate("teach_smallest", language, pixels=findings.smallest))
-    warnings = []
-    if findings.unreadable:
-        warnings.append(translate("teach_unreadable", language, names=_names(list(findings.unreadable), language)))
+    warnings = _unusable(findings, language)
     if findings.doubled:
         warnings.append(translate("teach_doubled", language, names=_names(findings.doubled, language)))
     for code in ("unlike", "dark", "blurred"):
@@ -371,6 +392,21 @@ def _findings(findings: Findings, language: str) -> dict:
         sizes = [f"{width} x {height} ({n})" for (width, height), n in findings.sizes.most_common()]
         warnings.append(translate("teach_sizes", language, sizes=_names(sizes, language)))
     return {"lines": lines, "warnings": warnings}
+
+
+def _unused(files: list | None, language: str) -> list[Markup]:
+    """What the tab says about known defects that cannot be used."""
+    unreadable = unreadable_in(uploads_in(_paths(files)))
+    return _unusable(Findings(unreadable=unreadable, left_out=left_out(_paths(files))), language)
+
+
+def _unusable(findings: Findings, language: str) -> list[Markup]:
+    """Sentences about files that are not used at all."""
+    reasons = {"teach_unreadable": list(findings.unreadable)}
+    for code in ("large", "other"):
+        reasons[f"teach_left_{code}"] = [name for name, reason in findings.left_out.items() if reason == code]
+    shown = {key: _names(names, language) for key, names in reasons.items() if names}
+    return [translate(key, language, names=names, limit=LARGEST // 10**6) for key, names in shown.items()]
 
 
 def _names(names: Sequence[str], language: str) -> Markup | str:

@@ -22,7 +22,8 @@ from hubmodels import GLASS, AppearanceCheck, SimpleNet
 from hubmodels.hub.catalog import Catalog
 from hubmodels.methods import METHODS, Method
 from webapp import api, inspection_report
-from webapp.batch_tab import DISAGREEMENT, _Batches, _row
+from webapp.batch_rows import DISAGREEMENT, inspected_row
+from webapp.batch_tab import _Batches
 from webapp.compare_tab import TEST, Comparing
 from webapp.inspect_tab import InspectTab
 from webapp.inspection import inspect_picture, method_choice
@@ -237,7 +238,7 @@ def test_a_disagreement_in_a_batch_is_counted(catalog, upload, registered, tmp_p
     head = {"category": LABEL, "false_alarm_rate": 0.2, "models": {}}
     with BatchResults(tmp_path / "batch", head) as results:
         record = results.add("a", replace(inspection, predictions=decided, appearance=AppearanceCheck(1.0, ())))
-    row = _row(record, "", list(record["methods"]), "en")
+    row = inspected_row(record, "", list(record["methods"]), "en")
     counted = f"1 of {registered} defective"
     assert row["keys"][1] == DISAGREEMENT
     assert row["cells"][0]["text"] == ("Methods disagree" if registered == 2 else counted)

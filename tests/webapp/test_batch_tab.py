@@ -1,29 +1,28 @@
 """A batch: one bad file does not stop it, finished results are kept, and file names of strangers are harmless."""
 
-import csv
 import io
 import json
 import zipfile
 from base64 import b64decode
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import gradio as gr
 import numpy as np
+import pandas
 import pytest
+from batch_page import read_csv, served, start
 from browser import photograph, visit
 from PIL import Image
 
 from hubmodels import AppearanceCheck
 from hubmodels.hub.catalog import Catalog
-from webapp import batch_tab, results
-from webapp.batch_tab import DEFECTIVE, DISAGREEMENT, GOOD, NO_VERDICT, UNREAD
+from webapp import batch_rows, batch_tab, results
+from webapp.batch_rows import DEFECTIVE, DISAGREEMENT, GOOD, NO_VERDICT, UNREAD
 from webapp.inspection import inspect_picture
-from webapp.page import launch_settings
 from webapp.results import BatchResults, printable
-from webapp.texts import TEXTS, label
+from webapp.texts import TEXTS
 
 LABEL = "toy / widget"
 HOSTILE = "<img src=x onerror=alert(1)>.png"
@@ -82,10 +81,6 @@ def run(catalog, files, percent=20, category=LABEL, request=None):
     return list(batch_tab._Batches(catalog).run(category, files, percent, None, request or visitor()))
 
 
-def read_csv(path):
-    return list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig"))))
-
-
 # ---------------------------------------------------------------- what is left behind
 
 
@@ -106,13 +101,48 @@ def test_the_table_has_all_numbers_of_both_methods(catalog, tmp_path):
     assert (bad["file"], bad["error"], bad["glass_p_value"]) == ("b.png", "is empty", "")
 
 
-@pytest.mark.parametrize("name", ["=1+1.png", "+1.png", "-1.png", "@SUM(A1).png"])
-def test_a_spreadsheet_does_not_compute_file_names(tmp_path, name):
-    with BatchResults(tmp_path / "batch", HEAD) as written:
+@pytest.mark.parametrize(("language", "separator", "point"), [("en", ",", "."), ("de", ";", ",")])
+def test_a_spreadsheet_reads_the_table_as_its_country_writes_it(catalog, tmp_path, language, separator, point):
+    inspection = inspected(catalog, SimpleNet=True, GLASS=True)
+    with BatchResults(tmp_path / "batch", HEAD, language) as written:
+        written.add("Gehäuse.png", inspection)
+        written.add("b;c,d.png", inspected(catalog, SimpleNet=False, GLASS=False))
+        written.add_failure("e.png", "is empty")
+        written.finish()
+    read = pandas.read_csv(written.csv_path, sep=separator, decimal=point, encoding="utf-8-sig")
+    words = {"en": ["Defective", "Good", "Not inspected"], "de": ["Fehlerhaft", "Gut", "Nicht geprüft"]}
+    assert read.columns[0] == "result" and read["result"].tolist() == words[language]
+    assert read["file"].tolist() == ["Gehäuse.png", "b;c,d.png", "e.png"]
+    scores = [p.image_score for p in inspection.predictions.values()]
+    assert read[["simplenet_image_score", "glass_image_score"]].iloc[0].tolist() == scores
+    assert read["glass_latency_ms"].dtype == float and read["width"].iloc[0] == 80
+    plain = read_csv(written.csv_path, separator)
+    assert float(plain[0]["glass_image_score"].replace(point, ".")) == scores[1]
+    with zipfile.ZipFile(written.zip_path) as archive:
+        assert archive.read("inspection.csv") == written.csv_path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "cell"),
+    [
+        *((name, f"'{name}") for name in ("=1+1.png", "+1.png", "-1.png", "@SUM(A1).png", "\uff1d1.png")),
+        ("a;=1+1;b.png", "a;'=1+1;b.png"),  # a spreadsheet of another country begins a new cell there
+        ('a,"=1+1".png', 'a,\'"=1+1".png'),
+        ("part-1 = good, -20 C.png", "part-1 = good, -20 C.png"),
+    ],
+)
+@pytest.mark.parametrize(("language", "separator"), [("en", ","), ("de", ";")])
+def test_a_spreadsheet_does_not_compute_file_names(tmp_path, name, cell, language, separator):
+    with BatchResults(tmp_path / "batch", HEAD, language) as written:
         written.add_failure(name, "=cmd")
         written.finish()
-    (row,) = read_csv(written.csv_path)
-    assert (row["file"], row["error"]) == (f"'{name}", "'=cmd")
+    (row,) = read_csv(written.csv_path, separator)
+    assert (row["file"], row["error"]) == (cell, "'=cmd")
+
+
+def test_a_negative_number_stays_a_number():
+    assert [results._cell(-0.5, point) for point in ".,"] == ["-0.5", "-0,5"]
+    assert results._cell(1e-05, ",") == "1e-05" and results._cell(-1.5e-05, ",") == "-1,5e-05"
 
 
 def test_the_zip_holds_numbers_and_overlays_of_what_a_method_calls_defective(catalog, tmp_path, monkeypatch):
@@ -188,7 +218,7 @@ def test_one_bad_file_does_not_stop_the_rest(catalog, uploads, tmp_path):
     one, two = uploads("one.png", "two.png")
     pages = run(catalog, [one, bad, two])
     status, table, start, stop, *files = pages[-1]
-    assert "Done: 3 of 3" in status and "<b>1</b> Could not be read" in status
+    assert "Done: 3 of 3" in status and "<b>1</b> Not inspected" in status
     assert [row["file"] for row in table["rows"]] == ["one.png", "broken.png", "two.png"]
     assert "known format" in table["rows"][1]["cells"][0]["text"]
     assert (start["interactive"], stop["interactive"]) == (True, False)
@@ -274,7 +304,7 @@ def test_what_a_method_is_unsure_of_is_named_before_the_good_ones(catalog, uploa
     assert [cell["text"] for cell in (row["cells"][0], row["cells"][1], row["cells"][5])] == ["Look again"] * 2 + [
         "Good"
     ]
-    assert row["keys"][1] == batch_tab.AGAIN and "<b>1</b> Look again" in status
+    assert row["keys"][1] == batch_rows.AGAIN and "<b>1</b> Look again" in status
 
 
 def test_pictures_of_something_else_are_no_defects(catalog, uploads, monkeypatch):
@@ -283,7 +313,7 @@ def test_pictures_of_something_else_are_no_defects(catalog, uploads, monkeypatch
     monkeypatch.setattr(batch_tab, "inspect_picture", lambda *_: strange)
     status, table, *_ = run(catalog, uploads("a"))[-1]
     (row,) = table["rows"]
-    assert row["cells"][0]["text"] == "No reliable verdict" and row["keys"][1] == batch_tab.SOMETHING_ELSE
+    assert row["cells"][0]["text"] == "No reliable verdict" and row["keys"][1] == batch_rows.SOMETHING_ELSE
     assert row["note"] == "darker than the good parts, shows something else"
     assert "<b>1</b> shows something else" in status and "Defective" not in status
 
@@ -347,9 +377,54 @@ def test_files_of_the_server_are_out_of_reach(catalog, uploads, tmp_path):
     assert str(tmp_path) not in json.dumps(table)
 
 
+def event(**data):
+    return SimpleNamespace(**data)
+
+
+def test_a_row_opens_with_its_category_and_a_copy_of_its_picture(catalog, uploads):
+    batches, files = batch_tab._Batches(catalog), uploads("one.png", "two.png")
+    table = list(batches.run(LABEL, files, 20, ["glass"], visitor()))[-1][1]
+    tabs, category, path, methods = batches.open(event(run=table["run"], number=2), visitor())
+    assert (tabs.selected, category, methods) == ("inspect", LABEL, ["glass"])
+    assert Path(path).read_bytes() == Path(files[1]["path"]).read_bytes() and path != files[1]["path"]
+    assert batches.open(event(run=table["run"], number=2), visitor())[2] != path  # a new one is inspected again
+    Path(files[1]["path"]).unlink()
+    with pytest.raises(gr.Error, match="Uploads are deleted after an hour"):
+        batches.open(event(run=table["run"], number=2), visitor())
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [{"number": 0}, {"number": 3}, {"number": -1}, {"number": "1"}, {"number": None}, {"run": "x"}, {"run": None}],
+)
+def test_only_rows_of_the_visitors_own_batch_open(catalog, uploads, tmp_path, asked):
+    (tmp_path / "secret.png").write_bytes(png())
+    batches, files = batch_tab._Batches(catalog), uploads("one.png")
+    files.append({"path": str(tmp_path / "secret.png")})
+    table = list(batches.run(LABEL, files, 20, None, visitor()))[-1][1]
+    known = {"run": table["run"], "number": 1}
+    batches.open(event(**known), visitor())
+    for refused in (known | asked, known | {"number": 2}):
+        with pytest.raises(gr.Error):
+            batches.open(event(**refused), visitor())
+    with pytest.raises(gr.Error):
+        batches.open(event(**known), SimpleNamespace(headers={}, session_hash="somebody else"))
+
+
+def test_only_the_latest_batches_are_remembered(catalog, uploads, monkeypatch):
+    monkeypatch.setattr(batch_tab, "MAX_KEPT", 2)
+    batches, files, runs = batch_tab._Batches(catalog), uploads("one.png"), {}
+    for session in ("a", "b", "a", "c"):
+        request = SimpleNamespace(headers={}, session_hash=session)
+        runs[session] = list(batches.run(LABEL, files, 20, None, request))[-1][1]["run"]
+    assert {session: batch.run for session, batch in batches._kept.items()} == {s: runs[s] for s in "ac"}
+
+
 def test_a_german_visitor_reads_german(catalog, uploads):
-    status, table, *_ = run(catalog, uploads("a"), request=visitor("de"))[-1]
+    status, table, _, _, csv_file, _ = run(catalog, uploads("a"), request=visitor("de"))[-1]
     assert "Fertig: 1 von 1" in status
+    (row,) = read_csv(Path(csv_file["value"]), ";")
+    assert row["result"] == table["rows"][0]["cells"][0]["text"] and "," in row["glass_image_score"]
     assert [column["name"] for column in table["columns"][:4]] == ["Bild", "Ergebnis", "Urteil", "p-Wert"]
     assert {".", ","} & set("".join(cell["text"] for cell in table["rows"][0]["cells"])) == {","}
 
@@ -367,7 +442,7 @@ def test_a_german_visitor_reads_german(catalog, uploads):
 def test_disagreements_come_first(catalog, tmp_path, verdicts, rank):
     with BatchResults(tmp_path / "batch", HEAD) as written:
         record = written.add("a", inspected(catalog, **dict(zip(("SimpleNet", "GLASS"), verdicts, strict=True))))
-    row = batch_tab._row(record, "", list(record["methods"]), "en")
+    row = batch_rows.inspected_row(record, "", list(record["methods"]), "en")
     assert row["keys"][1] == rank
     assert row["cells"][0]["sign"] and row["cells"][0]["text"]  # not by colour alone
     assert sorted([GOOD, UNREAD, DEFECTIVE, DISAGREEMENT]) == [DISAGREEMENT, DEFECTIVE, UNREAD, GOOD]
@@ -375,7 +450,7 @@ def test_disagreements_come_first(catalog, tmp_path, verdicts, rank):
 
 @pytest.mark.parametrize("size", [(500, 300), (8, 3000), (10, 10)])
 def test_thumbnails_are_small(size):
-    data = batch_tab._thumbnail(Image.new("RGB", size)).removeprefix("data:image/jpeg;base64,")
+    data = batch_rows.thumbnail(Image.new("RGB", size)).removeprefix("data:image/jpeg;base64,")
     thumbnail = Image.open(io.BytesIO(b64decode(data)))
     assert max(thumbnail.size) == 64 and thumbnail.format == "JPEG"
 
@@ -388,26 +463,6 @@ def test_the_page_states_the_limits_that_hold():
 # ---------------------------------------------------------------- in a browser
 
 
-@contextmanager
-def served(catalog, folder, monkeypatch):
-    """Address of a page with only this tab."""
-    monkeypatch.setenv("GRADIO_TEMP_DIR", str(folder))
-    with gr.Blocks(analytics_enabled=False) as page, gr.Tab(label("tab_batch")):
-        batch_tab.add(catalog)
-    try:
-        yield page.queue().launch(**launch_settings(), quiet=True, prevent_thread_lock=True)[1].rstrip("/")
-    finally:
-        page.close()
-
-
-def start(page, files):
-    page.get_by_label("Category").click()
-    page.get_by_role("option", name=LABEL).click()
-    page.set_input_files("#batch-files input[type=file]", files)
-    page.locator("#batch-files tr").nth(len(files) - 1).wait_for()
-    page.get_by_role("button", name="Inspect all").click()
-
-
 def names(page):
     return page.locator(".batch-table .file").all_text_contents()
 
@@ -418,7 +473,7 @@ def test_a_batch_in_the_browser(catalog, tmp_path, monkeypatch):
     files = [tmp_path / "in" / name for name in ("part10.png", "part9.png", HOSTILE)]
     for number, file in enumerate(files):
         file.write_bytes(b"no picture" if file.name == HOSTILE else png(number))
-    with served(catalog, tmp_path / "up", monkeypatch) as url, visit(url) as page:
+    with served(catalog, tmp_path / "up", monkeypatch) as url, visit(url, "/?category=widget") as page:
         start(page, files)
         page.get_by_role("status").get_by_text("Done: 3 of 3").wait_for()
         assert page.locator(".batch-table img").count() == 2  # the file name is text, not a third one
@@ -455,7 +510,7 @@ def test_stop_in_the_browser(catalog, tmp_path, monkeypatch):
     files = [tmp_path / "in" / f"part{number}.png" for number in range(40)]
     for number, file in enumerate(files):
         file.write_bytes(png(number))
-    with served(catalog, tmp_path / "up", monkeypatch) as url, visit(url) as page:
+    with served(catalog, tmp_path / "up", monkeypatch) as url, visit(url, "/?category=widget") as page:
         start(page, files)
         page.locator(".batch-table tbody tr").first.wait_for()  # rows come while it runs
         assert page.get_by_role("button", name="Inspect all").is_disabled()
@@ -476,6 +531,7 @@ def test_a_folder_joins_the_files(catalog, tmp_path, monkeypatch):
     (tmp_path / "in" / ".DS_Store").write_bytes(b"Bud1")
     (tmp_path / "single.png").write_bytes(png())
     with served(catalog, tmp_path / "up", monkeypatch) as url, visit(url) as page:
+        page.get_by_role("tab", name="Batch").click()
         page.set_input_files("#batch-files input[type=file]", tmp_path / "single.png")
         page.locator("#batch-files tr").first.wait_for()
         page.locator("input[webkitdirectory]").set_input_files(tmp_path / "in")

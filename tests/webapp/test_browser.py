@@ -253,7 +253,7 @@ def test_a_batch_with_a_bad_file_goes_on_and_the_models_are_listed(bundled, tmp_
         page.get_by_role("button", name="Inspect all").click()
         page.get_by_text("Done: 5 of 5").wait_for()
         rows = page.locator(".batch-table tbody tr")
-        assert "Could not be read" in rows.filter(has_text="broken.png").text_content()
+        assert "Not inspected" in rows.filter(has_text="broken.png").text_content()
         assert "methods disagree" in rows.first.text_content().lower()  # what needs a look comes first
         with page.expect_download() as download:
             page.locator("a, button", has_text="Table as CSV").last.click()

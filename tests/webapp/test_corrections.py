@@ -2,15 +2,21 @@
 
 import io
 import json
+import zipfile
+from pathlib import Path
+from types import SimpleNamespace
 
 import gradio as gr
 import numpy as np
 import pytest
+from batch_page import read_csv, served, start
+from browser import photograph, visit
 from PIL import Image
 
-from hubmodels import GLASS, SimpleNet, load
+from hubmodels import GLASS, PictureError, SimpleNet, load
 from hubmodels.hub.catalog import Catalog, list_own
 from hubmodels.prediction import AnomalyPrediction
+from webapp.batch_tab import _Batches, _what_followed
 from webapp.corrections import FILE, Corrections
 from webapp.inspect_tab import InspectTab
 from webapp.own_parts import BAD, GOOD, Upload
@@ -128,3 +134,233 @@ def test_without_a_teacher_nothing_can_be_corrected(teacher, false_alarm):
     assert "This part is good" not in tab.inspect(LABEL, false_alarm, None, visitor)[0]
     with pytest.raises(gr.Error):
         tab.correct(LABEL, false_alarm, None, type("Event", (), {"good": True})(), visitor)
+
+
+def test_a_picture_that_is_there_already_stays_after_undo(teacher, false_alarm):
+    teacher.parts.add("lid", [Upload("strange.png", lambda: png(77))])
+    corrections = Corrections(teacher)
+    assert corrections.correct(LABEL, false_alarm["path"], good=True) == 2
+    assert corrections.undo(LABEL) and verdicts(teacher, false_alarm) == [True, True]
+    assert len(teacher.parts.pictures("lid", GOOD)) == 4
+
+
+def test_undo_of_a_known_defect_leaves_the_thresholds(teacher, false_alarm):
+    corrections = Corrections(teacher)
+    corrections.correct(LABEL, false_alarm["path"], good=True)
+    corrections.correct(LABEL, false_alarm["path"], good=False)  # the same bytes, and the same name in another folder
+    assert corrections.undo(LABEL) and verdicts(teacher, false_alarm) == [False, False]
+    assert teacher.parts.pictures("lid", BAD) == [] and len(teacher.parts.pictures("lid", GOOD)) == 4
+
+
+def test_what_cannot_be_read_is_no_known_defect(teacher, false_alarm):
+    Path(false_alarm["path"]).write_bytes(b"no picture")
+    with pytest.raises(PictureError):
+        Corrections(teacher).correct(LABEL, false_alarm["path"], good=False)
+    assert teacher.parts.pictures("lid", BAD) == []
+
+
+# ---------------------------------------------------------------- in a batch
+
+
+class Visitor:
+    """A visitor of the tab Batch, who inspects and corrects."""
+
+    def __init__(self, teacher, language="en"):
+        self.corrections = Corrections(teacher)
+        self.batches = _Batches(teacher.catalog, self.corrections)
+        self.request = SimpleNamespace(headers={"accept-language": language}, session_hash="me")
+
+    def inspect(self, uploads, percent=1):
+        self.table = list(self.batches.run(LABEL, uploads, percent, None, self.request))[-1][1]
+        return self.table["rows"]
+
+    def correct(self, number, good):
+        self.answer = self.batches.correct(
+            SimpleNamespace(run=self.table["run"], number=number, good=good), self.request
+        )
+        self.table = self.answer[1]
+
+    def undo(self):
+        self.answer = self.batches.undo(SimpleNamespace(run=self.table["run"]), self.request)
+        self.table = self.answer[1]
+
+    @property
+    def results(self):
+        return [row["cells"][0]["text"] for row in self.table["rows"]]
+
+    @property
+    def said(self):
+        return "\n".join(self.table["note"]["lines"]).replace("\xa0", " ")
+
+
+@pytest.fixture
+def alike(false_alarm, tmp_path):
+    """The false alarm; another one that is a little less unusual, with the same pixels in another file; and a part."""
+    almost = tmp_path / "uploads/almost.png"
+    almost.write_bytes(Path(false_alarm["path"]).read_bytes() + b"another file")
+    broken = tmp_path / "uploads/broken.png"
+    broken.write_bytes(b"no picture")
+    others = [{"path": str(path), "orig_name": path.name} for path in (almost, broken)]
+    return [false_alarm, *others]
+
+
+def test_a_correction_in_a_batch_changes_all_rows_and_the_files(teacher, alike):
+    person = Visitor(teacher)
+    rows = person.inspect(alike)
+    assert person.results[:2] == ["Defective"] * 2 and person.table["can_correct"]
+    assert "correction" not in read_csv(Path(person.batches._kept["me"]._results.csv_path))[0]
+    person.correct(1, good=True)
+    assert "strange.png: Taken back." in person.said and "good ones of lid" in person.said
+    assert "judged with the old threshold" in person.said and "Rows with another result: 1" in person.said
+    assert "SimpleNet: On average 1% of good parts" in person.said and "taken back so far: 1." in person.said
+    after = person.table["rows"]
+    assert person.results[:2] == ["Look again"] * 2 and after[0]["correction"] == "Corrected: good"
+    assert [row["revision"] for row in after] == [1, 1, 0] and after[1]["correction"] is None
+    assert "<b>2</b> Look again" in person.answer[0]
+    csv_path, zip_path = (Path(update["value"]) for update in person.answer[2:])
+    first, second, third = read_csv(csv_path)
+    assert [row["result"] for row in (first, second, third)] == ["Look again", "Look again", "Not inspected"]
+    assert [row["correction"] for row in (first, second, third)] == ["Good", "", ""]
+    assert first["glass_threshold"] == first["glass_image_score"] and first["earlier_regions"] == "True"
+    with zipfile.ZipFile(zip_path) as archive:
+        assert len([name for name in archive.namelist() if name.startswith("overlays/")]) == 4
+        assert len(archive.namelist()) == len(set(archive.namelist())) == 6
+        pictures = json.loads(archive.read("results.json"))["pictures"]
+    assert [row.get("correction") for row in pictures] == ["good", None, None]
+    assert pictures[1]["methods"]["GLASS"]["is_anomalous"] is False
+    person.undo()
+    assert [row["cells"] for row in person.table["rows"]] == [row["cells"] for row in rows]
+    assert "undone" in person.said and not person.table["note"]["can_undo"]
+    (first, *_) = read_csv(Path(person.answer[2]["value"]))
+    assert "correction" not in first and "earlier_regions" not in first
+    assert len(teacher.parts.pictures("lid", GOOD)) == 3 and not csv_path.exists()
+
+
+def test_a_row_is_corrected_once_and_only_if_it_was_inspected(teacher, alike):
+    person = Visitor(teacher)
+    person.inspect(alike)
+    for number in (3, 0, 4, "1", None):
+        person.correct(number, good=True)
+        assert person.said == ""
+    person.correct(1, good=False)
+    assert "known defects of lid" in person.said and person.results[0] == "Defective"
+    assert person.table["rows"][0]["correction"] == "Corrected: defective"
+    person.correct(1, good=True)
+    assert len(teacher.parts.pictures("lid", GOOD)) == 3 and verdicts(teacher, alike[0]) == [True, True]
+
+
+def test_a_running_batch_is_corrected_and_goes_on_with_the_new_threshold(teacher, alike, monkeypatch):
+    monkeypatch.setattr("webapp.batch_tab.SHOWN_EVERY", 0)
+    person = Visitor(teacher, "de")
+    pages = person.batches.run(LABEL, alike, 1, None, person.request)
+    next(pages)
+    person.table = next(pages)[1]
+    assert person.results == ["Fehlerhaft"]
+    person.correct(1, good=True)
+    assert person.results == ["Noch einmal ansehen"] and "Zeilen mit anderem Ergebnis: 0" in person.said
+    *_, (_, person.table, _, _, csv_file, _) = pages
+    assert person.results[:2] == ["Noch einmal ansehen"] * 2 and "Zurückgenommen" in person.said
+    assert [row["correction"] for row in read_csv(Path(csv_file["value"]), ";")] == ["Gut", "", ""]
+
+
+@pytest.mark.parametrize(
+    ("good", "raised", "before", "after", "key"),
+    [
+        (False, False, 1, 1, "corrected_bad"),
+        (True, True, 1, 0, "corrected_good"),
+        (True, True, 2, 1, "corrected_still"),
+        (True, False, 0, 0, "corrected_kept"),
+        (True, False, 1, 1, "batch_kept"),  # at the higher rate of the batch only
+    ],
+)
+def test_the_note_says_what_followed(good, raised, before, after, key):
+    records = ({"defective_verdicts": count} for count in (before, after))
+    assert _what_followed(good, raised, *records) == key
+
+
+def test_a_part_that_was_taught_again_leaves_the_rows(teacher, alike):
+    person = Visitor(teacher)
+    person.inspect(alike)
+    for folder in teacher.models.glob("*-own-lid"):
+        detector = load(folder)
+        detector.calibration.normal_level += 1
+        detector.save_pretrained(folder)
+    teacher.catalog.refresh()
+    person.correct(1, good=True)
+    assert "taught again after this batch" in person.said and person.results[:2] == ["Defective"] * 2
+    assert person.table["rows"][0]["correction"] == "Corrected: good"
+
+
+def test_a_correction_that_came_later_elsewhere_is_not_undone(teacher, alike):
+    person = Visitor(teacher)
+    person.inspect(alike)
+    person.correct(1, good=True)
+    person.corrections.correct(LABEL, alike[1]["path"], good=False)
+    person.undo()
+    assert "Not undone" in person.said and person.table["note"]["failed"]
+    assert len(teacher.parts.pictures("lid", BAD)) == 1 and verdicts(teacher, alike[0]) == [False, False]
+
+
+def test_a_deleted_upload_is_not_corrected(teacher, alike):
+    person = Visitor(teacher)
+    person.inspect(alike)
+    Path(alike[0]["path"]).unlink()
+    person.correct(1, good=True)
+    assert "Not corrected: Uploads are deleted after an hour" in person.said and person.table["note"]["failed"]
+    assert person.table["rows"][0]["revision"] == 1 and person.table["rows"][0]["correction"] is None
+
+
+def test_a_batch_of_other_parts_offers_no_corrections(teacher, alike, monkeypatch):
+    monkeypatch.setattr(Corrections, "part_of", lambda self, label: None)
+    person = Visitor(teacher)
+    person.inspect(alike)
+    assert not person.table["can_correct"] and "keys_own" not in person.table["words"]
+    person.correct(1, good=True)
+    assert len(teacher.parts.pictures("lid", GOOD)) == 3
+
+
+@pytest.mark.browser
+def test_the_keys_correct_and_open_rows(teacher, alike, tmp_path, monkeypatch):
+    with (
+        served(teacher.catalog, tmp_path / "up", monkeypatch, teacher) as url,
+        visit(url, "/?category=own/lid") as page,
+    ):
+        start(page, [file["path"] for file in alike])
+        page.get_by_role("status").get_by_text("Done: 3 of 3").wait_for()
+        photograph(page, "batch_own")
+        rows = page.locator(".batch-table tbody tr")
+        row = rows.filter(has_text="strange.png")
+        rows.first.focus()
+        while "strange.png" not in page.evaluate("document.activeElement.textContent"):
+            page.keyboard.press("ArrowDown")
+        place = [line.text_content() for line in rows.all()].index(row.text_content())
+        before = row.bounding_box()["y"]
+        page.keyboard.press("g")
+        row.get_by_text("Corrected: good").wait_for()
+        assert row.evaluate("line => line === document.activeElement") and "Look again" in row.text_content()
+        assert "strange.png" in rows.nth(place).text_content()  # it does not jump away
+        assert row.bounding_box()["y"] == pytest.approx(before, abs=2)  # although a note came above the table
+        page.get_by_text("judged with the old threshold").wait_for()
+        assert "Look again" in rows.filter(has_text="almost.png").text_content()
+        with page.expect_download() as download:
+            page.get_by_role("button", name="Table as CSV").click()
+        assert [line["correction"] for line in read_csv(Path(download.value.path()))] == ["Good", "", ""]
+        photograph(page, "batch_corrected")
+        page.set_viewport_size({"width": 360, "height": 740})
+        photograph(page, "batch_corrected_phone")
+        assert page.evaluate("document.documentElement.scrollWidth") <= 360
+        page.set_viewport_size({"width": 1280, "height": 900})
+        page.get_by_role("button", name="Undo").click()
+        page.get_by_text("All rows follow the former threshold again").wait_for()
+        row.get_by_role("button", name="is defective").click()
+        row.get_by_text("Corrected: defective").wait_for()
+        assert len(teacher.parts.pictures("lid", BAD)) == 1
+        row.focus()
+        page.keyboard.press("Enter")
+        page.locator(".report .headline:visible").wait_for()
+        assert page.get_by_label("Category").first.input_value().startswith(LABEL)
+        assert "Inspected as own / lid" in page.locator(".report").text_content()
+        photograph(page, "batch_opened")
+        page.get_by_role("tab", name="Batch").click()
+        page.get_by_role("button", name="broken.png: open in Inspect").click()
+        page.locator("#report .card.failed").wait_for()

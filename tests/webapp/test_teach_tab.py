@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from hubmodels import PictureError
 from hubmodels.hub.catalog import Catalog, list_own
-from webapp import teach_tab, teaching
-from webapp.own_parts import BAD, GOOD, OwnParts, Upload, part_name, uploads_in
+from webapp import own_parts, teach_tab, teaching
+from webapp.own_parts import BAD, GOOD, OwnParts, Upload, left_out, part_name, uploads_in
 from webapp.teach_tab import TeachTab, wilson
 from webapp.teaching import DONE, FAILED, RUNNING, STOPPED, WAITING, Lesson, Teacher
 
@@ -107,10 +108,24 @@ def test_a_zip_file_is_its_pictures(tmp_path):
     assert [upload.name for upload in found] == ["one.png", "two.JPG", "three.png"] and found[0].read() == png(0)
 
 
+def test_what_a_zip_file_has_besides_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(own_parts, "LARGEST", 10_000)
+    path = tmp_path / "lids.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in {"a/one.png": b"1" * 10_000, "huge.png": b"1" * 10_001, "a/notes.txt": b"text"}.items():
+            archive.writestr(name, content)
+        for name in ("__MACOSX/._one.png", ".DS_Store", "a/Thumbs.db", "desktop.ini"):
+            archive.writestr(name, b"rubbish")
+    given = [("lids.zip", path), ("three.png", path)]
+    assert left_out(given) == {"huge.png": "large", "notes.txt": "other"}
+    assert [upload.name for upload in uploads_in(given)] == ["one.png", "three.png"]
+
+
 def test_a_file_that_is_no_zip_is_named(tmp_path):
     (tmp_path / "broken.zip").write_bytes(b"PK rubbish")
-    with pytest.raises(Exception, match=r"broken\.zip is no readable ZIP file"):
-        list(uploads_in([("broken.zip", tmp_path / "broken.zip")]))
+    for function in (uploads_in, left_out):
+        with pytest.raises(PictureError, match=r"broken\.zip is no readable ZIP file"):
+            list(function([("broken.zip", tmp_path / "broken.zip")]))
 
 
 # ---------------------------------------------------------------- lessons
@@ -215,6 +230,36 @@ def test_pictures_are_judged_before_anything_is_kept(teacher, uploads):
     assert "8 pictures can be used. 2 more are needed." in said and "about 2 pixels" in said
     assert next(name for _, name in priced["choices"]) == "hybrid" and not teacher.parts.names()
     assert "Es fehlen noch 2." in tab.check("Lid", uploads(*(png(seed) for seed in range(8))), visitor("de"))[0]
+
+
+def test_what_is_left_out_is_said(teacher, uploads, tmp_path, monkeypatch):
+    monkeypatch.setattr(own_parts, "LARGEST", 100_000)
+    path = tmp_path / "uploads/ab/lids.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in {"0.png": png(0), "huge.png": b"1" * 100_001, "<b>.txt": b"text"}.items():
+            archive.writestr(name, content)
+    files = [{"path": str(path), "orig_name": "lids.zip"}]
+    said, tab = {}, TeachTab(teacher)
+    for language in ("en", "de"):
+        said[language] = tab.check("Lid", [*uploads(png(1)), *files], visitor(language))[0]
+    assert "2 pictures can be used" in said["en"] and "Left out: huge.png. A picture in a ZIP" in said["en"]
+    assert "because they are not pictures: &lt;b&gt;.txt" in said["en"] and "Ausgelassen: huge.png." in said["de"]
+    broken, *_ = bad = uploads(b"no picture", png(2))
+    defects = tab.check_defects([*bad, *files], visitor())
+    assert f"Cannot be read: {broken['orig_name']}<" in defects and "Left out: huge.png" in defects
+    assert (
+        tab.check_defects(uploads(png(3)), visitor()).count("<li>") == 0 and tab.check_defects(None, visitor()) == ""
+    )
+
+
+def test_known_defects_that_cannot_be_read_are_said_with_the_result(teacher, uploads, monkeypatch):
+    monkeypatch.setattr(teach_tab, "missing_packages", list)
+    monkeypatch.setattr(teach_tab, "EVERY", 0.05)
+    monkeypatch.setattr(teacher, "command", lambda lesson: [sys.executable, "-c", ""])
+    monkeypatch.setattr(teacher.catalog, "load", lambda label: {})
+    good, bad = uploads(*map(png, range(10))), uploads(b"no picture")
+    pages = list(TeachTab(teacher).teach("Lid", good, bad, ["hybrid"], None, visitor()))
+    assert "lid is taught" in pages[-1][0] and f"Cannot be read: {bad[0]['orig_name']}" in pages[-1][0]
 
 
 @pytest.mark.parametrize(
