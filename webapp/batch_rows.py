@@ -9,7 +9,7 @@ from webapp.texts import LOOK, SIGNS, TONES, VERDICT_KEYS, data_url, number, tra
 
 THUMBNAIL_SIDE = 64  # pixels
 VERDICT_ORDER = {True: 0, LOOK: 1, False: 2, None: 3}
-COLUMNS = ("batch_verdict", "batch_p_value", "batch_level", "batch_defects")  # of each method
+COLUMNS = ("batch_verdict", "batch_level", "batch_defects")  # of each method
 DISAGREEMENT, SOMETHING_ELSE, DEFECTIVE, AGAIN, UNREAD, NO_VERDICT, GOOD = range(7)  # the order of the table
 RANKS = ("batch_disagree", "batch_unlike", "defective", "look_again", "batch_unread", "no_verdict", "good")  # texts
 
@@ -76,12 +76,12 @@ def _verdict(verdict: bool | str | None, language: str) -> dict:
 
 
 def _method_cells(numbers: dict | None, language: str) -> list[tuple[dict, float | None]]:
-    """Verdict, p-value, level and number of defects of one method, each with its key to sort by."""
+    """Verdict, level and number of defects of one method, each with its key to sort by."""
     if numbers is None:  # no model of this method
         return [({"text": "-"}, None)] * len(COLUMNS)
     verdict = LOOK if numbers["is_unsure"] else numbers["is_anomalous"]
     cells = [(_verdict(verdict, language), VERDICT_ORDER[verdict])]
-    for key, digits in (("p_value", 2), ("score_level", 3), ("defects", 6)):
+    for key, digits in (("score_level", 3), ("defects", 6)):
         value = numbers[key]
         text = "-" if value is None else number(value, language, digits)
         cells.append(({"text": text, "tone": "number"}, value))

@@ -107,9 +107,9 @@ class Corrections:
         return len(taken)
 
     def _take_back(self, entry: ModelEntry, detector: AnomalyDetector, inspection: Inspection, picture: Path) -> bool:
-        """Raises the threshold of a model that called the part defective, or was unsure."""
+        """Raises the threshold of a model that called the part defective; a lower score could only lower it."""
         found = {d.method: inspection.predictions[name] for name, d in inspection.detectors.items()}.get(entry.method)
-        if found is None or not (found.is_anomalous or found.is_unsure):
+        if found is None or not found.is_anomalous:
             return False
         detector.calibration.take_back(found)
         new = {"score": found.image_score, "maximum": float(found.anomaly_map.max())}

@@ -194,7 +194,7 @@ def test_only_the_chosen_methods_are_shown_and_downloaded(catalog, upload, regis
     record = json.loads(open(InspectTab(catalog, []).download(LABEL, upload, chosen, event, visitor())).read())
     assert list(record["methods"]) == list(record["models"]) == wanted
     *_, (_, table, _, _, _, zip_file) = _Batches(catalog).run(LABEL, [upload], 20, chosen, visitor())
-    assert [column.get("group") for column in table["columns"][2::4]] == wanted
+    assert [column.get("group") for column in table["columns"][2::3]] == wanted
     with zipfile.ZipFile(zip_file["value"]) as archive:
         results = json.loads(archive.read("results.json"))
     assert list(results["models"]) == list(results["pictures"][0]["methods"]) == wanted
@@ -206,7 +206,7 @@ def test_the_only_method_of_a_category_is_shown_without_being_chosen(all_models,
     assert re.findall(r'class="method" aria-label="(\w+)"', report) == ["Quadratic"]
     assert "has no model for this category" not in report  # those that are shown replace the others
     *_, (_, table, *_) = _Batches(catalog).run(LABEL, [upload], 20, method_choice(catalog).value, visitor())
-    assert [column.get("group") for column in table["columns"][2::4]] == ["Quadratic"]
+    assert [column.get("group") for column in table["columns"][2::3]] == ["Quadratic"]
 
 
 # ---------------------------------------------------------------- Batch
@@ -216,10 +216,10 @@ def test_the_only_method_of_a_category_is_shown_without_being_chosen(all_models,
 def test_the_batch_has_columns_for_each_method(catalog, upload, registered):
     broken = upload | {"path": "elsewhere"}
     *_, (_, table, _, _, csv_file, zip_file) = _Batches(catalog).run(LABEL, [upload, broken], 20, None, visitor())
-    assert [column.get("group") for column in table["columns"][2::4]] == TITLES[:registered]
+    assert [column.get("group") for column in table["columns"][2::3]] == TITLES[:registered]
     done, failed = table["rows"]
-    assert len(done["keys"]) == len(failed["keys"]) == len(table["columns"]) == 2 + 4 * registered
-    assert failed["cells"][0]["span"] == 1 + 4 * registered
+    assert len(done["keys"]) == len(failed["keys"]) == len(table["columns"]) == 2 + 3 * registered
+    assert failed["cells"][0]["span"] == 1 + 3 * registered
     with open(csv_file["value"], encoding="utf-8-sig") as file:
         row = next(csv.DictReader(file))
     assert all(row[f"{title.lower()}_p_value"] for title in TITLES[:registered])

@@ -230,10 +230,10 @@ def test_the_rows_say_what_the_detectors_say(catalog, uploads):
     files = uploads("one.png")
     row = run(catalog, files)[-1][1]["rows"][0]
     predictions = inspect_picture(catalog, LABEL, files[0]["path"], 0.2).predictions.values()
-    expected = [number for p in predictions for number in (p.p_value, p.score_level, p.numbers()["defects"])]
-    assert [*row["keys"][3:6], *row["keys"][7:10]] == expected
-    assert [row["keys"][2], row["keys"][6]] == [0 if p.is_anomalous else 1 if p.is_unsure else 2 for p in predictions]
-    assert len(row["cells"]) + 1 == len(row["keys"]) == 10
+    expected = [number for p in predictions for number in (p.score_level, p.numbers()["defects"])]
+    assert [*row["keys"][3:5], *row["keys"][6:8]] == expected
+    assert [row["keys"][2], row["keys"][5]] == [0 if p.is_anomalous else 1 if p.is_unsure else 2 for p in predictions]
+    assert len(row["cells"]) + 1 == len(row["keys"]) == 8
 
 
 def test_the_page_is_not_sent_anew_for_each_picture(catalog, uploads, monkeypatch):
@@ -301,7 +301,7 @@ def test_what_a_method_is_unsure_of_is_named_before_the_good_ones(catalog, uploa
     monkeypatch.setattr(batch_tab, "inspect_picture", lambda *_: doubtful)
     status, table, *_ = run(catalog, uploads("a"))[-1]
     (row,) = table["rows"]
-    assert [cell["text"] for cell in (row["cells"][0], row["cells"][1], row["cells"][5])] == ["Look again"] * 2 + [
+    assert [cell["text"] for cell in (row["cells"][0], row["cells"][1], row["cells"][4])] == ["Look again"] * 2 + [
         "Good"
     ]
     assert row["keys"][1] == batch_rows.AGAIN and "<b>1</b> Look again" in status
@@ -425,7 +425,7 @@ def test_a_german_visitor_reads_german(catalog, uploads):
     assert "Fertig: 1 von 1" in status
     (row,) = read_csv(Path(csv_file["value"]), ";")
     assert row["result"] == table["rows"][0]["cells"][0]["text"] and "," in row["glass_image_score"]
-    assert [column["name"] for column in table["columns"][:4]] == ["Bild", "Ergebnis", "Urteil", "p-Wert"]
+    assert [column["name"] for column in table["columns"][:4]] == ["Bild", "Ergebnis", "Urteil", "Abstand"]
     assert {".", ","} & set("".join(cell["text"] for cell in table["rows"][0]["cells"])) == {","}
 
 
