@@ -119,16 +119,9 @@ class TeachTab:
         running, taught, shapes = gr.State(), gr.State(), gr.State()
         private = {"api_visibility": "private", "show_progress": "hidden"}
         quick = {"queue": False, **private}
-        gr.on(
-            [good.change, part.input],
-            self.check,
-            [part, good],
-            [status, methods],
-            preprocess=False,
-            trigger_mode="always_last",
-            **private,
-            **TEACH,
-        )
+        checked = {"inputs": [part, good], "outputs": [status, methods], "preprocess": False}
+        for event, check in ((part.input, self.check), (good.change, self.check_uploads)):
+            event(check, **checked, trigger_mode="always_last", **private, **TEACH)
         bad.change(self.check_defects, bad, unused, preprocess=False, **quick)
         draw.click(self.picture_to_draw, [part, good], [region, share], preprocess=False, **quick)
         region.input(self.drawn, None, [shapes, share], **quick)
@@ -150,8 +143,6 @@ class TeachTab:
         language, name = language_of(request), part_name(part or "")
         if not good and not self._teacher.parts.pictures(name):
             return _said(language, hint=translate("teach_hint", language)), gr.skip()
-        if not good:  # emptied after a lesson, whose result stays
-            return gr.skip(), gr.skip()
         try:
             findings = self._teacher.parts.check(name, uploads_in(_paths(good)))
             findings.left_out = left_out(_paths(good))
@@ -159,6 +150,11 @@ class TeachTab:
             return _said(language, refused=[explain_fault(error, language, self._catalog)]), gr.skip()
         priced = gr.update(choices=self._priced(max(findings.pictures, FEWEST), language))
         return _said(language, **_findings(findings, language)), priced
+
+    def check_uploads(self, part: str | None, good: list | None, request: gr.Request) -> tuple[str, dict]:
+        """As `check`, unless the pictures of a taught part were taken away: after a lesson its result stays."""
+        emptied = not good and self._teacher.parts.pictures(part_name(part or ""))
+        return (gr.skip(), gr.skip()) if emptied else self.check(part, good, request)
 
     def check_defects(self, bad: list | None, request: gr.Request) -> str:
         """Which of the known defects cannot be used."""
