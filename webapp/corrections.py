@@ -7,13 +7,12 @@ training; they are saved, and "Teach" takes everything in. Only for parts that w
 import json
 import shutil
 import threading
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
 from hubmodels import AnomalyDetector, AnomalyPrediction
-from hubmodels.hub.catalog import FOLDER, ModelEntry
+from hubmodels.hub.catalog import ModelEntry
 from hubmodels.hub.files import REPORT_FILE, put_in_place
 from webapp.inspection import Inspection, inspect_picture
 from webapp.own_parts import BAD, GOOD, Upload
@@ -52,7 +51,7 @@ class Corrections:
             if not good:
                 return 0
             inspection = inspect_picture(self._catalog, label, path, None, None)
-            raised = [e for e in self._entries(label) if self._take_back(e, self._detector(e), inspection)]
+            raised = [e for e in self._teacher.entries(label) if self._take_back(e, self._detector(e), inspection)]
             self._catalog.refresh()
             return len(raised)
 
@@ -64,7 +63,7 @@ class Corrections:
             return False
         with self._lock:
             picture.unlink(missing_ok=True)
-            for entry in self._entries(label):
+            for entry in self._teacher.entries(label):
                 known = _known(entry)
                 if known and known[-1]["picture"] == picture.stem:
                     detector = self._detector(entry)
@@ -72,9 +71,6 @@ class Corrections:
                     _save(entry, detector, known[:-1])
             self._catalog.refresh()
         return True
-
-    def _entries(self, label: str) -> Iterable[ModelEntry]:
-        return [e for e in self._catalog.entries if e.label == label and e.origin == FOLDER]
 
     def _detector(self, entry: ModelEntry) -> AnomalyDetector:
         return self._catalog.load(entry.label)[entry.method]
