@@ -42,6 +42,7 @@ from webapp.texts import (
     translate,
     translate_plainly,
 )
+from webapp.visitors import Everybody, Visitors
 
 MAX_PICTURES, MAX_BYTES = 500, 1_000_000_000  # the text `batch_limits` repeats them
 MAX_WAITING = 100  # remembered sessions; the queue has far fewer places
@@ -60,7 +61,7 @@ JOIN_FOLDER = """(folder, pictures) => {
 }"""
 
 
-def add(catalog: Catalog) -> gr.Dropdown:
+def add(catalog: Catalog, visitors: Everybody | Visitors | None = None) -> gr.Dropdown:
     """Builds the tab inside the current gr.Tab.
 
     Returns:
@@ -93,7 +94,7 @@ def add(catalog: Catalog) -> gr.Dropdown:
     )
     with gr.Accordion(label("batch_reading"), open=False):
         gr.Markdown(label("batch_explanation"))
-    batches, outputs = _Batches(catalog), [status, found, start, stop, *downloads]
+    batches, outputs = _Batches(catalog, visitors), [status, found, start, stop, *downloads]
     quick = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
     folder.upload(None, [folder, pictures], pictures, js=JOIN_FOLDER, api_visibility="private")
     waiting = start.click(batches.wait, None, outputs, **quick)
@@ -114,8 +115,8 @@ def add(catalog: Catalog) -> gr.Dropdown:
 class _Batches:
     """The events of the tab, for all visitors."""
 
-    def __init__(self, catalog: Catalog) -> None:
-        self._catalog = catalog
+    def __init__(self, catalog: Catalog, visitors: Everybody | Visitors | None = None) -> None:
+        self._visitors = visitors or Everybody(catalog)
         self._stops: dict[str, threading.Event] = {}  # by session, of each waiting or running batch
 
     def wait(self, request: gr.Request) -> list:
@@ -146,15 +147,15 @@ class _Batches:
         request: gr.Request,
     ) -> Iterator[list]:
         """Inspects the uploads one by one; yields updates of status, table, both buttons, CSV and ZIP."""
-        language = language_of(request)
+        language, catalog = language_of(request), self._visitors.of(request).catalog
         stopped = self._stops.setdefault(request.session_hash, threading.Event())
-        if refusal := self._refusal(category, uploads, percent, language):
+        if refusal := self._refusal(catalog, category, uploads, percent, language):
             self._stops.pop(request.session_hash, None)
             yield _page(_status(refusal, language, refused=True))
             return
         rate, titles = float(percent) / 100, method_titles()
-        shown = {titles[name]: d.calibration for name, d in load_methods(self._catalog, category, methods).items()}
-        head = {"category": category, "false_alarm_rate": rate, "models": models_of(self._catalog, category, shown)}
+        shown = {titles[name]: d.calibration for name, d in load_methods(catalog, category, methods).items()}
+        head = {"category": category, "false_alarm_rate": rate, "models": models_of(catalog, category, shown)}
         folder = Path(get_upload_folder()).resolve() / "batches" / secrets.token_hex(16)  # cannot be guessed
         with BatchResults(folder, head) as results:
             batch = _Batch(results, len(uploads), methods, shown, language)
@@ -163,7 +164,7 @@ class _Batches:
                 for upload in uploads:
                     if stopped.is_set():
                         break
-                    batch.inspect(self._catalog, upload)
+                    batch.inspect(catalog, upload)
                     if batch.is_due():
                         yield batch.shown()
             finally:
@@ -171,7 +172,9 @@ class _Batches:
             results.finish()
         yield batch.ended()
 
-    def _refusal(self, category: object, uploads: object, percent: object, language: str) -> Markup | None:
+    def _refusal(
+        self, catalog: Catalog, category: object, uploads: object, percent: object, language: str
+    ) -> Markup | None:
         """The reason why this batch cannot be inspected, as HTML; None if it can."""
         if not isinstance(uploads, list) or not uploads:
             return translate("batch_no_pictures", language)
@@ -184,9 +187,9 @@ class _Batches:
         if not category:
             return translate("batch_no_category", language)
         try:
-            self._catalog.load(category)
+            catalog.load(category)
         except (ModelError, BackboneError) as error:
-            return translate("batch_no_model", language, reason=hide_folders(str(error), self._catalog))
+            return translate("batch_no_model", language, reason=hide_folders(str(error), catalog))
 
 
 class _Batch:

@@ -16,7 +16,6 @@ from hubmodels.appearance import UNLIKE
 from hubmodels.folders import find_shown
 from hubmodels.hub.catalog import Catalog
 from hubmodels.pictures import read_picture
-from webapp.corrections import Corrections
 from webapp.hosting import checked_path, fresh_path, hide_folders
 from webapp.inspection import (
     MODEL,
@@ -41,6 +40,7 @@ from webapp.texts import (
     translate,
     translate_plainly,
 )
+from webapp.visitors import Everybody, Visitors, Workplace
 
 logger = logging.getLogger(__name__)
 
@@ -66,8 +66,10 @@ class Example:
 class InspectTab:
     """The events of the tab."""
 
-    def __init__(self, catalog: Catalog, examples: Sequence[Example], corrections: Corrections | None = None) -> None:
-        self._catalog, self._examples, self._corrections = catalog, list(examples), corrections
+    def __init__(
+        self, catalog: Catalog, examples: Sequence[Example], visitors: Everybody | Visitors | None = None
+    ) -> None:
+        self._catalog, self._examples, self._visitors = catalog, list(examples), visitors or Everybody(catalog)
 
     def build(self) -> gr.Dropdown:
         """Adds the components and events inside the current gr.Tab; returns the choice of category."""
@@ -147,13 +149,13 @@ class InspectTab:
 
     def inspect(self, category: str | None, picture: dict | None, methods: list | None, request: gr.Request) -> tuple:
         """The choices -> report (HTML), button and category of a suggestion, and a category to adopt."""
-        language = language_of(request)
+        language, place = language_of(request), self._visitors.of(request)
         if picture is None:
             return self._without_report(translate("hint_card", language))
         try:
-            return self._inspect(category, PreparedPicture(checked_path(picture)), methods, language)
+            return self._inspect(place, category, PreparedPicture(checked_path(picture)), methods, language)
         except (PictureError, ModelError, BackboneError) as error:
-            reason, title = explain_fault(error, language, self._catalog), translate("not_inspected", language)
+            reason, title = explain_fault(error, language, place.catalog), translate("not_inspected", language)
             return self._without_report(_card(reason, language, title, "failed"))
 
     def correct(
@@ -165,48 +167,50 @@ class InspectTab:
         request: gr.Request,
     ) -> tuple:
         """A click on "This part is good" or "This part is defective" -> the report again, with what changed."""
-        good, language = bool(getattr(event, "good", False)), language_of(request)
+        good, language, place = bool(getattr(event, "good", False)), language_of(request), self._visitors.of(request)
         try:
             path = checked_path(picture)
-            raised = self._corrections.correct(category, path, good)
-            now = inspect_picture(self._catalog, category, path, None, methods)
+            raised = place.corrections.correct(category, path, good)
+            now = inspect_picture(place.catalog, category, path, None, methods)
             still = any(p.is_anomalous for p in now.predictions.values())
             key = "bad" if not good else "kept" if not raised else "still" if still else "good"
-            note = translate(f"corrected_{key}", language, part=self._corrections.part_of(category))
-            return self._inspect(category, PreparedPicture(path), methods, language, note)
+            note = translate(f"corrected_{key}", language, part=place.corrections.part_of(category))
+            return self._inspect(place, category, PreparedPicture(path), methods, language, note)
         except (PictureError, ModelError, BackboneError, ValueError, AttributeError, OSError) as error:
-            raise gr.Error(str(explain_fault(error, language, self._catalog)), print_exception=False) from error
+            raise gr.Error(str(explain_fault(error, language, place.catalog)), print_exception=False) from error
 
     def undo(self, category: str | None, picture: dict | None, methods: list | None, request: gr.Request) -> tuple:
         """A click on Undo -> the report as it was before."""
-        if self._corrections is not None and category:
-            self._corrections.undo(category)
+        corrections = self._visitors.of(request).corrections
+        if corrections is not None and category:
+            corrections.undo(category)
         return self.inspect(category, picture, methods, request)
 
     def _inspect(
         self,
+        place: Workplace,
         category: str | None,
         picture: PreparedPicture,
         methods: list | None,
         language: str,
         corrected: Markup | None = None,
     ) -> tuple:
-        chosen = category or suggest_category(self._catalog, picture)
+        chosen = category or suggest_category(place.catalog, picture)
         if chosen is None:
-            key = "no_category" if self._catalog.entries else "models_none"
+            key = "no_category" if place.catalog.entries else "models_none"
             return self._without_report(_card(translate(key, language), language))
-        inspection = inspect_picture(self._catalog, chosen, picture, None, methods)
+        inspection = inspect_picture(place.catalog, chosen, picture, None, methods)
         adopted = None if category else chosen
         unlike = UNLIKE in inspection.appearance.warnings
-        other = suggest_category(self._catalog, picture) if unlike else None
+        other = suggest_category(place.catalog, picture) if unlike else None
         report = render_report(
             inspection,
             category=chosen,
-            absent=self._absent(chosen, inspection, methods, language),
+            absent=self._absent(place, chosen, inspection, methods, language),
             warnings=[_warning(code, chosen, other, language) for code in inspection.appearance.warnings],
             note=corrected or (None if category else translate("suggested", language, category=chosen)),
             language=language,
-            correctable=self._corrections is not None and self._corrections.part_of(chosen) is not None,
+            correctable=place.corrections is not None and place.corrections.part_of(chosen) is not None,
             undoable=corrected is not None,
         )
         button = gr.update(
@@ -227,25 +231,28 @@ class InspectTab:
     ) -> str:
         """A click on a download -> the file."""
         what, method, rate = (getattr(event, name, None) for name in ("what", "method", "rate"))
+        catalog = self._visitors.of(request).catalog
         try:
-            inspection = inspect_picture(self._catalog, category, checked_path(picture), rate, methods)
-            models = models_of(self._catalog, category, inspection.detectors)
+            inspection = inspect_picture(catalog, category, checked_path(picture), rate, methods)
+            models = models_of(catalog, category, inspection.detectors)
             record = inspection.record(category, rate) | {"models": models}
             return str(write_download(inspection, what, method, record))
         except (PictureError, ModelError, BackboneError, ValueError, TypeError) as error:
-            reason = explain_fault(error, language_of(request), self._catalog)
+            reason = explain_fault(error, language_of(request), catalog)
             raise gr.Error(str(reason), print_exception=False) from error
 
-    def _absent(self, category: str, inspection: Inspection, methods: list | None, language: str) -> list[Markup]:
+    def _absent(
+        self, place: Workplace, category: str, inspection: Inspection, methods: list | None, language: str
+    ) -> list[Markup]:
         """The reasons of the chosen methods without a result."""
-        problems, entries = self._catalog.problems, self._catalog.entries
+        problems, entries = place.catalog.problems, place.catalog.entries
         reasons = {e.method: problems[e.source] for e in entries if e.label == category and e.source in problems}
         wanted = {name: title for name, title in method_titles().items() if name in expected_methods(methods)}
         if not set(wanted.values()) & inspection.predictions.keys():  # then others are shown instead
             wanted = {name: title for name, title in wanted.items() if name in reasons}
         absent = {name: title for name, title in wanted.items() if title not in inspection.predictions}
         return [
-            translate("not_loadable", language, method=title, reason=hide_folders(reasons[name], self._catalog))
+            translate("not_loadable", language, method=title, reason=hide_folders(reasons[name], place.catalog))
             if name in reasons
             else translate("no_model", language, method=title)
             for name, title in absent.items()

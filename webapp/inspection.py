@@ -217,7 +217,8 @@ REMEMBER = """(category) => {
     address.searchParams.set("category", category);
     history.replaceState(null, "", address);
 }"""
-RECALL = """() => localStorage.getItem("hubmodels-category")"""
+RECALL = """() => [localStorage.getItem("hubmodels-category"), sessionStorage.getItem("hubmodels-visitor")]"""
+KEEP_KEY = """(key) => { if (key) sessionStorage.setItem("hubmodels-visitor", key); }"""
 
 
 def dropdown(catalog: Catalog) -> gr.Dropdown:

@@ -8,6 +8,7 @@ import secrets
 import shutil
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from webapp.corrections import Corrections
 from webapp.teaching import Queue, Teacher
 
 AWAY = 600  # seconds in which a visitor can come back: a login leaves the page, and a connection can break
+ASLEEP = 86400  # seconds without an event after which an open page counts as left
 
 
 class LayeredCatalog:
@@ -164,7 +166,7 @@ class Visitors:
         with self._lock:
             for key, guest in list(self._guests.items()):
                 silent = time.monotonic() - guest.seen
-                is_gone = silent > (age_s if guest.sessions else min(age_s, AWAY))
+                is_gone = silent > (ASLEEP if guest.sessions else min(age_s, AWAY))
                 if guest.workplace.teacher.lessons() or not (is_gone or _age(guest.folder) > age_s):
                     continue
                 shutil.rmtree(guest.folder, ignore_errors=True)
@@ -195,5 +197,8 @@ class Visitors:
 
 def _age(folder: Path) -> float:
     """Seconds since something was last written into a folder; 0 if there is nothing."""
-    written = [path.stat().st_mtime for path in folder.rglob("*")] if folder.is_dir() else []
+    written = []
+    for path in folder.rglob("*"):
+        with suppress(OSError):  # deleted in the meantime
+            written.append(path.stat().st_mtime)
     return time.time() - max(written) if written else 0.0
