@@ -110,7 +110,7 @@ def open_teacher(args: argparse.Namespace, catalog: Catalog) -> Everybody | Visi
 
 def is_duplicate(space: str, published: Path = PUBLISHED_AS) -> bool:
     """Whether a Space has another id than the one it was published as."""
-    return published.is_file() and published.read_text(encoding="utf-8").strip() != space
+    return published.is_file() and published.read_text(encoding="utf-8").strip().casefold() != space.casefold()
 
 
 def main() -> None:

@@ -200,7 +200,7 @@ class TeachTab:
             if not refused:
                 teacher.parts.add(name, uploads_in(_paths(good)))
                 teacher.parts.add(name, uploads_in(_paths(bad)), BAD)
-                _keep_region(teacher, name, shapes)
+                keep_region(teacher, name, shapes)
         except (PictureError, OSError) as error:
             refused = [explain_fault(error, language, teacher.catalog)]
         if refused:
@@ -303,7 +303,8 @@ class TeachTab:
         return [(f"{METHODS[m].title}: {_about(estimate(m, pictures))}", m) for m in teachable()]
 
 
-def _keep_region(teacher: Teacher, name: str, shapes: list | None) -> None:
+def keep_region(teacher: Teacher, name: str, shapes: list | None) -> None:
+    """Saves what was drawn for a part; None = nothing was changed."""
     pictures = teacher.parts.pictures(name)
     if shapes is not None and pictures:
         save_region(teacher.parts.folder / name, checked_shapes(shapes), read_picture(pictures[0]).size)
@@ -459,7 +460,7 @@ def _names(names: Sequence[str], language: str) -> Markup | str:
 
 def login_available() -> bool:
     """Whether this Space has a login: `hf_oauth` in its front matter, and Gradio's extra `oauth`."""
-    return bool(os.environ.get("OAUTH_CLIENT_ID")) and find_spec("authlib") is not None
+    return bool(os.environ.get("OAUTH_CLIENT_ID")) and all(map(find_spec, ("authlib", "itsdangerous")))
 
 
 def _link(address: str) -> Markup:

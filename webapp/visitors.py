@@ -141,7 +141,7 @@ class Visitors:
         if not session:
             return self._nobody
         with self._lock:
-            return self._enter(session, self._keys.get(session)).workplace
+            return self._enter(session).workplace
 
     def arrive(self, request: gr.Request, key: str | None) -> str:
         """A session begins; returns the key of its workplace, which is another one if the given key is unknown."""
@@ -175,15 +175,22 @@ class Visitors:
                 else:
                     guest.workplace = self._workplace(guest.folder)  # the old one keeps models in memory
 
-    def _enter(self, session: str, key: str | None) -> _Guest:
+    def _enter(self, session: str, key: str | None = None) -> _Guest:
+        before = self._keys.get(session)
         if key not in self._guests:
-            key = secrets.token_urlsafe(24)
-            folder = self._folder / secrets.token_hex(16)
-            self._guests[key] = _Guest(folder, self._workplace(folder))
+            key = before or self._invite()
+        elif before not in (None, key):  # an event came before the page had sent its key
+            self._guests[before].sessions.discard(session)
         guest, self._keys[session] = self._guests[key], key
         guest.sessions.add(session)
         guest.seen = time.monotonic()
         return guest
+
+    def _invite(self) -> str:
+        """The key of a new guest."""
+        key, folder = secrets.token_urlsafe(24), self._folder / secrets.token_hex(16)
+        self._guests[key] = _Guest(folder, self._workplace(folder))
+        return key
 
     def _workplace(self, folder: Path) -> Workplace:
         models = folder / "runs"

@@ -18,6 +18,7 @@ from webapp import teach_tab, teaching
 from webapp.own_parts import BAD, GOOD, OwnParts, Upload, part_name, uploads_in
 from webapp.teach_tab import TeachTab, wilson
 from webapp.teaching import DONE, FAILED, RUNNING, STOPPED, WAITING, Lesson, Teacher
+from webapp.visitors import Everybody
 
 FOREVER = [sys.executable, "-c", "import time; time.sleep(600)"]
 
@@ -205,12 +206,16 @@ def uploads(tmp_path, monkeypatch):
     return make
 
 
+def tab_of(teacher):
+    return TeachTab(Everybody(teacher.catalog, teacher))
+
+
 def visitor(language="en"):
     return gr.Request(headers={"accept-language": language})
 
 
 def test_pictures_are_judged_before_anything_is_kept(teacher, uploads):
-    tab = TeachTab(teacher)
+    tab = tab_of(teacher)
     said, priced = tab.check("Lid", uploads(*(png(seed) for seed in range(8))), visitor())
     assert "8 pictures can be used. 2 more are needed." in said and "about 2 pixels" in said
     assert next(name for _, name in priced["choices"]) == "hybrid" and not teacher.parts.names()
@@ -228,13 +233,13 @@ def test_pictures_are_judged_before_anything_is_kept(teacher, uploads):
 )
 def test_what_cannot_be_taught_is_refused(teacher, uploads, part, count, methods, message, monkeypatch):
     monkeypatch.setattr(teach_tab, "missing_packages", list)
-    pages = list(TeachTab(teacher).teach(part, uploads(*map(png, range(count))), None, methods, None, visitor()))
+    pages = list(tab_of(teacher).teach(part, uploads(*map(png, range(count))), None, methods, None, visitor()))
     assert len(pages) == 1 and message in pages[0][0] and teacher.current("lid") is None
 
 
 def test_missing_packages_are_named(teacher, uploads, monkeypatch):
     monkeypatch.setattr(teach_tab, "missing_packages", lambda: ["accelerate"])
-    [page] = TeachTab(teacher).teach("Lid", uploads(*map(png, range(10))), None, ["hybrid"], None, visitor())
+    [page] = tab_of(teacher).teach("Lid", uploads(*map(png, range(10))), None, ["hybrid"], None, visitor())
     assert "pip install -e" in page[0]
 
 
@@ -245,18 +250,18 @@ def test_a_failure_and_a_stop_are_shown(teacher, uploads, monkeypatch):
     monkeypatch.setattr(
         teacher, "command", lambda lesson: [sys.executable, "-c", "raise SystemExit('no space in /a/b')"]
     )
-    pages = list(TeachTab(teacher).teach("Lid", files, None, ["hybrid"], None, visitor()))
+    pages = list(tab_of(teacher).teach("Lid", files, None, ["hybrid"], None, visitor()))
     assert "Teaching failed: no space in b" in pages[-1][0] and pages[-1][1]["interactive"] is True
     assert len(teacher.parts.pictures("lid")) == 10  # nothing is lost
     monkeypatch.setattr(teacher, "command", lambda lesson: FOREVER)
-    tab = TeachTab(teacher)
+    tab = tab_of(teacher)
     pages = tab.teach("Lid", files, None, ["hybrid"], None, visitor())
     page = next(pages)
     while "Teaching lid" not in page[0]:
         page = next(pages)
     assert page[2]["interactive"] is True and page[4] == "lid"
-    tab.stop("somebody_elses")
-    tab.stop("lid")
+    tab.stop("somebody_elses", visitor())
+    tab.stop("lid", visitor())
     assert "Stopped. The pictures are kept" in [*pages][-1][0]
 
 
