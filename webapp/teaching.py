@@ -189,6 +189,11 @@ class Teacher:
         """Ends a lesson, at once if it waits."""
         self._queue.stop(lesson)
 
+    def stop_all(self) -> None:
+        """Ends all lessons."""
+        for lesson in self.lessons():
+            self.stop(lesson)
+
     def entries(self, label: str) -> list[ModelEntry]:
         """The models of a category that were taught here."""
         return [e for e in self.catalog.entries if e.label == label and Path(e.source).parent == self.models]

@@ -20,7 +20,8 @@ from hubmodels.hub.catalog import Catalog, ModelEntry, list_own
 from webapp.corrections import Corrections
 from webapp.teaching import Queue, Teacher
 
-AWAY = 600  # seconds in which a visitor can come back: a login leaves the page, and a connection can break
+GONE = 60  # seconds after which the lessons of a visitor who left end; a connection can break for a moment
+AWAY = 600  # seconds in which a visitor finds the parts again: a login leaves the page
 ASLEEP = 86400  # seconds without an event after which an open page counts as left
 
 
@@ -150,29 +151,25 @@ class Visitors:
             return self._keys[request.session_hash]
 
     def leave(self, request: gr.Request) -> None:
-        """A session ends; after the visitor's last one the lessons end, too."""
+        """A session ends."""
         with self._lock:
-            guest = self._guests.get(self._keys.get(request.session_hash, ""))
-            if guest is None:
-                return
-            guest.sessions.discard(request.session_hash)
-            guest.seen = time.monotonic()
-        if not guest.sessions:
-            for lesson in guest.workplace.teacher.lessons():
-                guest.workplace.teacher.stop(lesson)
+            if guest := self._guests.get(self._keys.get(request.session_hash, "")):
+                guest.sessions.discard(request.session_hash)
+                guest.seen = time.monotonic()
 
     def delete_old(self, age_s: float) -> None:
-        """Deletes what nobody has added to for so long, and all of those who left; never during a lesson."""
+        """Deletes what nobody has added to for so long, and all of those who left; first it ends their lessons."""
         with self._lock:
             for key, guest in list(self._guests.items()):
-                silent = time.monotonic() - guest.seen
-                is_gone = silent > (ASLEEP if guest.sessions else min(age_s, AWAY))
-                if guest.workplace.teacher.lessons() or not (is_gone or _age(guest.folder) > age_s):
+                silent, teacher = time.monotonic() - guest.seen, guest.workplace.teacher
+                if not guest.sessions and silent > GONE:
+                    teacher.stop_all()
+                if teacher.lessons():  # they use the files
                     continue
-                shutil.rmtree(guest.folder, ignore_errors=True)
-                if is_gone:
+                if silent > (ASLEEP if guest.sessions else AWAY):
                     self._forget(key)
-                else:
+                elif _age(guest.folder) > age_s:
+                    shutil.rmtree(guest.folder, ignore_errors=True)
                     guest.workplace = self._workplace(guest.folder)  # the old one keeps models in memory
 
     def _enter(self, session: str, key: str | None = None) -> _Guest:
@@ -198,7 +195,7 @@ class Visitors:
         return Workplace.of(Teacher(catalog, models, models / "pictures", self._queue))
 
     def _forget(self, key: str) -> None:
-        del self._guests[key]
+        shutil.rmtree(self._guests.pop(key).folder, ignore_errors=True)
         self._keys = {session: known for session, known in self._keys.items() if known != key}
 
 

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import gradio as gr
 import numpy as np
 import pytest
-from browser import launched, visit
+from browser import launched, photograph, visit
 from hub_environment import free_port
 from hub_server import Account, Fault, answer
 from PIL import Image
@@ -32,7 +32,7 @@ from webapp.own_parts import Upload
 from webapp.page import build_page, launch_settings
 from webapp.teach_tab import TeachTab
 from webapp.teaching import RUNNING, STOPPED, WAITING, Teacher
-from webapp.visitors import AWAY, Everybody, Visitors
+from webapp.visitors import AWAY, GONE, Everybody, Visitors
 
 LABEL = "own / lid"
 FOREVER = [sys.executable, "-c", "import time; time.sleep(600)"]
@@ -99,6 +99,14 @@ def age(folder, seconds):
     """Makes all in a folder older."""
     for path in folder.rglob("*"):
         os.utime(path, (time.time() - seconds,) * 2)
+
+
+@pytest.fixture
+def later(monkeypatch):
+    """Moves the clock of the visitors forward."""
+    return lambda seconds: monkeypatch.setattr(
+        visitors, "time", SimpleNamespace(time=time.time, monotonic=lambda: time.monotonic() + seconds)
+    )
 
 
 # ---------------------------------------------------------------- who sees what
@@ -168,10 +176,10 @@ def test_lessons_of_different_visitors_never_run_at_once(space, monkeypatch):
     assert space.of(BOB).teacher.current("lid") is second
     TeachTab(space).stop("lid", request("stranger"))
     assert not first.asked_to_stop.is_set() and not second.asked_to_stop.is_set()
-    space.leave(ANN)
+    space.of(ANN).teacher.stop_all()
     wait_for(lambda: second.state == RUNNING)
     assert first.state == STOPPED
-    space.leave(BOB)
+    space.of(BOB).teacher.stop_all()
     wait_for(lambda: second.is_over)
 
 
@@ -193,7 +201,7 @@ def test_pictures_and_models_are_deleted_after_an_hour_also_from_memory(space, g
     assert detector() is None
 
 
-def test_who_leaves_can_come_back_for_a_while(space, give, monkeypatch):
+def test_who_leaves_can_come_back_for_a_while(space, give, later):
     key = space.arrive(ANN, None)
     ann = give(space.of(ANN))
     assert space.arrive(request("second tab"), key) == key
@@ -204,8 +212,7 @@ def test_who_leaves_can_come_back_for_a_while(space, give, monkeypatch):
     assert space.arrive(request("after the login"), key) == key
     assert space.of(request("after the login")) is ann and space.of(BOB) is not ann
     space.leave(request("after the login"))
-    now = time.monotonic()
-    monkeypatch.setattr(visitors.time, "monotonic", lambda: now + AWAY + 1)
+    later(AWAY + 1)
     space.delete_old(3600)
     assert not ann.teacher.models.exists() and space.arrive(ANN, key) != key
     assert space._keys.keys() == {"ann", "bob"} and len(space._guests) == 2  # nobody else is remembered
@@ -228,7 +235,7 @@ def test_nobody_enters_with_a_guessed_key(space):
     space.leave(request("stranger"))
 
 
-def test_a_lesson_that_runs_keeps_its_files(space, give, monkeypatch):
+def test_a_lesson_that_runs_keeps_its_files_and_ends_soon_after_its_visitor_left(space, give, monkeypatch, later):
     monkeypatch.setattr(Teacher, "command", lambda *_: FOREVER)
     ann = give(space.of(ANN))
     lesson = ann.teacher.start("lid", ["hybrid"])
@@ -237,6 +244,10 @@ def test_a_lesson_that_runs_keeps_its_files(space, give, monkeypatch):
     space.delete_old(3600)
     assert len(ann.teacher.parts.pictures("lid")) == 3
     space.leave(ANN)
+    space.delete_old(3600)
+    assert not lesson.asked_to_stop.is_set()  # the connection may have broken for a moment
+    later(GONE + 1)
+    space.delete_old(3600)
     wait_for(lambda: lesson.is_over)
     assert lesson.state == STOPPED
     space.delete_old(3600)
@@ -387,7 +398,7 @@ def listed(page, tab):
 
 @pytest.mark.browser
 @pytest.mark.skipif(bool(teaching.missing_packages()), reason="the extra `train` is not installed")
-def test_two_browsers_do_not_see_each_others_parts(served, tmp_path):
+def test_two_browsers_do_not_see_each_others_parts(served, tmp_path, later):
     url, space = served
     files = []
     for seed in range(12):
@@ -405,6 +416,7 @@ def test_two_browsers_do_not_see_each_others_parts(served, tmp_path):
         with ann.expect_download() as download:
             ann.get_by_role("button", name="Download the part").click()
         assert download.value.suggested_filename == "lid.zip"
+        photograph(ann, "teach_on_a_space")
         assert len(listed(ann, "Inspect")) == 1
 
         bob.reload()
@@ -425,5 +437,6 @@ def test_two_browsers_do_not_see_each_others_parts(served, tmp_path):
         ann.get_by_role("option", name="lid").click()
         ann.get_by_role("button", name="Download the part").wait_for()
     wait_for(lambda: not [guest for guest in space._guests.values() if guest.sessions], 30)
-    space.delete_old(0)
+    later(AWAY + 1)
+    space.delete_old(3600)
     assert list((tmp_path / "visitors").iterdir()) == []

@@ -213,6 +213,13 @@ def test_the_app_answers_from_its_own_folder(space, python, tmp_path):
     assert not [path for path in loaded if any(path.is_relative_to(room) for room in rooms)]
 
 
+@pytest.mark.parametrize("command", [["training/train.py"], ["-m", "training.publishing", "models"]])
+def test_the_programs_that_the_page_starts_run_in_its_own_folder(space, python, command):
+    variables = OUTSIDE | {"PYTHONPATH": str(space)}
+    result = subprocess.run([python, *command, "--help"], cwd=space, env=variables, capture_output=True, text=True)
+    assert result.returncode == 0 and "usage:" in result.stdout, result.stderr
+
+
 # ---------------------------------------------------------------- pushed
 
 SPACE = "acme/demo"
