@@ -9,8 +9,11 @@ and HUBMODELS_NAMESPACE replace the options. New models in a folder or namespace
 """
 
 import argparse
+import atexit
 import os
+import shutil
 import sys
+import tempfile
 from functools import partial
 from pathlib import Path
 
@@ -27,10 +30,12 @@ from hubmodels.hub.files import limit_waiting
 from webapp.hosting import keep_deleting, refuse_web_addresses, return_freed_memory
 from webapp.page import CHECKED_EVERY, KEPT_FOR, build_page, launch_settings
 from webapp.teaching import Teacher
+from webapp.visitors import Everybody, Visitors
 
 OWN_MODELS = Path("runs")  # default output folder of training
 HUB_TIMEOUT = 10  # seconds without a byte from the Hub
 EXAMPLES = Path(__file__).parent / "examples"  # DATASET/CATEGORY/*.png
+PUBLISHED_AS = Path(__file__).with_name("space_id.txt")  # written by training.publishing
 
 
 def read_arguments() -> argparse.Namespace:
@@ -88,12 +93,24 @@ def open_catalog(args: argparse.Namespace) -> Catalog:
     return Catalog(*places, list_bundle)
 
 
-def open_teacher(args: argparse.Namespace, catalog: Catalog) -> Teacher | None:
-    """Teaches parts into the folder of models; not on a Space, whose visitors share it."""
-    if os.environ.get("SPACE_ID") and os.environ.get("HUBMODELS_TEACH") != "1":
-        return None
-    models = Path(args.models or OWN_MODELS)
-    return Teacher(catalog, models, models / "pictures")
+def open_teacher(args: argparse.Namespace, catalog: Catalog) -> Everybody | Visitors:
+    """Who may teach, and who sees the parts: everybody on one's own computer; on a Space each visitor the own parts.
+
+    A Space teaches if it is a duplicate, or if its variable HUBMODELS_TEACH is 1.
+    """
+    if not (space := os.environ.get("SPACE_ID")):
+        models = Path(args.models or OWN_MODELS)
+        return Everybody(catalog, Teacher(catalog, models, models / "pictures"))
+    if os.environ.get("HUBMODELS_TEACH") != "1" and not is_duplicate(space):
+        return Everybody(catalog)
+    folder = tempfile.mkdtemp(prefix="hubmodels-visitors-")  # not for uploads: Gradio serves those to everybody
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Visitors(catalog, Path(folder))
+
+
+def is_duplicate(space: str, published: Path = PUBLISHED_AS) -> bool:
+    """Whether a Space has another id than the one it was published as."""
+    return published.is_file() and published.read_text(encoding="utf-8").strip().casefold() != space.casefold()
 
 
 def main() -> None:
@@ -104,11 +121,12 @@ def main() -> None:
     limit_waiting(HUB_TIMEOUT)
     return_freed_memory()
     refuse_web_addresses()
-    keep_deleting(KEPT_FOR, CHECKED_EVERY)
     catalog = open_catalog(args)
+    visitors = open_teacher(args, catalog)
+    keep_deleting(KEPT_FOR, CHECKED_EVERY, visitors.delete_old)
     for notice in catalog.notices:
         print(f"app.py: {notice}", file=sys.stderr)
-    page = build_page(catalog, args.examples, args.test_folder, args.normal_folder, open_teacher(args, catalog))
+    page = build_page(catalog, args.examples, args.test_folder, args.normal_folder, visitors)
     try:
         page.launch(server_name=host, server_port=args.port, **launch_settings(), quiet=True, prevent_thread_lock=True)
     except OSError as error:  # Gradio found no free port

@@ -5,6 +5,7 @@ import io
 from contextlib import contextmanager
 
 from webapp.page import build_page, launch_settings
+from webapp.visitors import Everybody
 
 
 def read_csv(path, separator=","):
@@ -15,7 +16,7 @@ def read_csv(path, separator=","):
 def served(catalog, folder, monkeypatch, teacher=None):
     """Address of a page."""
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(folder))
-    page = build_page(catalog, teacher=teacher)
+    page = build_page(catalog, visitors=Everybody(catalog, teacher))
     try:
         yield page.launch(**launch_settings(), quiet=True, prevent_thread_lock=True)[1].rstrip("/")
     finally:

@@ -171,4 +171,5 @@ def test_requirements_of_the_space_are_the_runtime_dependencies():
     lines = (ROOT / "requirements.txt").read_text().splitlines()
     required = [line for line in lines if line and not line.startswith("#")]
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert required == [*project["dependencies"], *project["optional-dependencies"]["app"]]
+    extras = project["optional-dependencies"]
+    assert required == list(dict.fromkeys([*project["dependencies"], *extras["app"], *extras["train"]]))

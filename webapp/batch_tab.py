@@ -40,6 +40,7 @@ from webapp.texts import (
     translate,
     translate_plainly,
 )
+from webapp.visitors import Everybody, Visitors
 
 MAX_PICTURES, MAX_BYTES = 500, 1_000_000_000  # the text `batch_limits` repeats them
 MAX_WAITING = 100  # remembered sessions; the queue has far fewer places
@@ -56,7 +57,7 @@ JOIN_FOLDER = """(folder, pictures) => {
 REFUSED = "() => document.querySelector('.batch-table').dispatchEvent(new Event('refused'))"
 
 
-def add(catalog: Catalog, corrections: Corrections | None, opened: Sequence[Component]) -> gr.Dropdown:
+def add(catalog: Catalog, visitors: Everybody | Visitors | None, opened: Sequence[Component]) -> gr.Dropdown:
     """Builds the tab inside the current gr.Tab.
 
     Args:
@@ -93,7 +94,7 @@ def add(catalog: Catalog, corrections: Corrections | None, opened: Sequence[Comp
     )
     with gr.Accordion(label("batch_reading"), open=False):
         gr.Markdown(label("batch_explanation"))
-    batches, outputs = _Batches(catalog, corrections), [status, found, start, stop, *downloads]
+    batches, outputs = _Batches(catalog, visitors), [status, found, start, stop, *downloads]
     quick = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
     folder.upload(None, [folder, pictures], pictures, js=JOIN_FOLDER, api_visibility="private")
     waiting = start.click(batches.wait, None, outputs, **quick)
@@ -119,8 +120,8 @@ def add(catalog: Catalog, corrections: Corrections | None, opened: Sequence[Comp
 class _Batches:
     """The events of the tab, for all visitors."""
 
-    def __init__(self, catalog: Catalog, corrections: Corrections | None = None) -> None:
-        self._catalog, self._corrections = catalog, corrections
+    def __init__(self, catalog: Catalog, visitors: Everybody | Visitors | None = None) -> None:
+        self._visitors = visitors or Everybody(catalog)
         self._kept: dict[str, _Batch] = {}  # by session, its latest batch
         self._stops: dict[str, threading.Event] = {}  # by session, of each waiting or running batch
 
@@ -152,17 +153,18 @@ class _Batches:
         request: gr.Request,
     ) -> Iterator[list]:
         """Inspects the uploads one by one; yields updates of status, table, both buttons, CSV and ZIP."""
-        language = language_of(request)
+        language, place = language_of(request), self._visitors.of(request)
+        catalog = place.catalog
         stopped = self._stops.setdefault(request.session_hash, threading.Event())
-        if refusal := self._refusal(category, uploads, percent, language):
+        if refusal := self._refusal(catalog, category, uploads, percent, language):
             self._stops.pop(request.session_hash, None)
             yield _page(_status(refusal, language, refused=True))
             return
-        rate, shown = float(percent) / 100, _by_title(self._catalog, category, methods)
-        head = {"category": category, "false_alarm_rate": rate, "models": models_of(self._catalog, category, shown)}
+        rate, shown = float(percent) / 100, _by_title(catalog, category, methods)
+        head = {"category": category, "false_alarm_rate": rate, "models": models_of(catalog, category, shown)}
         folder = Path(get_upload_folder()).resolve() / "batches" / secrets.token_hex(16)  # cannot be guessed
         with BatchResults(folder, head, language) as results:
-            can_correct = self._corrections is not None and self._corrections.part_of(category) is not None
+            can_correct = place.corrections is not None and place.corrections.part_of(category) is not None
             batch = _Batch(results, uploads, methods, shown, language, can_correct)
             self._keep(request.session_hash, batch)
             try:
@@ -170,7 +172,7 @@ class _Batches:
                 for upload in uploads:
                     if stopped.is_set():
                         break
-                    batch.inspect(self._catalog, upload)
+                    batch.inspect(catalog, upload)
                     if batch.is_due():
                         yield batch.shown()
             finally:
@@ -184,22 +186,22 @@ class _Batches:
             batch = self._batch(event, request)
             path = batch.picture(getattr(event, "number", None))
         except PictureError as error:
-            reason = explain_fault(error, language_of(request), self._catalog)
+            reason = explain_fault(error, language_of(request), self._visitors.of(request).catalog)
             raise gr.Error(str(reason), print_exception=False) from error
         methods = chosen_methods(batch.methods) if batch.methods else gr.skip()
         return gr.Tabs(selected="inspect"), batch.category, str(shutil.copy(path, fresh_path(path.name))), methods
 
     def correct(self, event: gr.EventData, request: gr.Request) -> list:
         """A key or button of a row, "is good" or "is defective" -> status, table, CSV and ZIP."""
-        batch = self._batch(event, request)
+        batch, place = self._batch(event, request), self._visitors.of(request)
         number, good = getattr(event, "number", None), bool(getattr(event, "good", False))
-        batch.correct(self._catalog, self._corrections, number, good)
+        batch.correct(place.catalog, place.corrections, number, good)
         return batch.corrected()
 
     def undo(self, event: gr.EventData, request: gr.Request) -> list:
         """A click on Undo -> status, table, CSV and ZIP without the last correction."""
-        batch = self._batch(event, request)
-        batch.undo(self._catalog, self._corrections)
+        batch, place = self._batch(event, request), self._visitors.of(request)
+        batch.undo(place.catalog, place.corrections)
         return batch.corrected()
 
     def _batch(self, event: gr.EventData, request: gr.Request) -> "_Batch":
@@ -220,7 +222,9 @@ class _Batches:
             self._kept.pop(next(iter(self._kept)), None)
         self._kept[session] = batch
 
-    def _refusal(self, category: object, uploads: object, percent: object, language: str) -> Markup | None:
+    def _refusal(
+        self, catalog: Catalog, category: object, uploads: object, percent: object, language: str
+    ) -> Markup | None:
         """The reason why this batch cannot be inspected, as HTML; None if it can."""
         if not isinstance(uploads, list) or not uploads:
             return translate("batch_no_pictures", language)
@@ -233,9 +237,9 @@ class _Batches:
         if not category:
             return translate("batch_no_category", language)
         try:
-            self._catalog.load(category)
+            catalog.load(category)
         except (ModelError, BackboneError) as error:
-            return translate("batch_no_model", language, reason=hide_folders(str(error), self._catalog))
+            return translate("batch_no_model", language, reason=hide_folders(str(error), catalog))
 
 
 class _Batch:

@@ -19,6 +19,7 @@ from webapp.inspection import BATCH, inspect_picture
 from webapp.labelled_results import LabelledResults, Outcome, by_category
 from webapp.models_tab import read_all_infos
 from webapp.texts import LANGUAGES, explain_fault, label, language_of, part_words, render, translate, translate_plainly
+from webapp.visitors import Everybody, Visitors
 
 EXAMPLES, TEST = "examples", "test"  # sources of labelled pictures
 QUIET = {"show_progress": "hidden", "api_visibility": "private"}
@@ -36,6 +37,7 @@ def add(
     examples: Path | None = None,
     test_folder: Path | None = None,
     normal_folder: str | None = None,
+    visitors: Everybody | Visitors | None = None,
 ) -> None:
     """Builds the tab inside the current gr.Tab.
 
@@ -44,8 +46,9 @@ def add(
         examples: folder of pictures `DATASET/CATEGORY/SHOWN.*`, where `good*` and `ok*` are normal.
         test_folder: folder in MVTec AD layout, or one of its categories.
         normal_folder: name of its folders of good parts, where it is none of the usual ones.
+        visitors: whose models the recorded table shows; there are labelled pictures only for shared models.
     """
-    comparing = Comparing(catalog, {TEST: test_folder, EXAMPLES: examples}, normal_folder)
+    comparing = Comparing(catalog, {TEST: test_folder, EXAMPLES: examples}, normal_folder, visitors)
     recorded, introduction = _part(), _part()
     with gr.Row(elem_classes="compare-row"):
         choices = comparing.choices(LANGUAGES[0])
@@ -73,15 +76,21 @@ class Comparing:
         normal_folder: name of the test folder's folders of good parts, where it is none of the usual ones.
     """
 
-    def __init__(self, catalog: Catalog, folders: dict[str, Path | None], normal_folder: str | None = None) -> None:
-        self.catalog = catalog
+    def __init__(
+        self,
+        catalog: Catalog,
+        folders: dict[str, Path | None],
+        normal_folder: str | None = None,
+        visitors: Everybody | Visitors | None = None,
+    ) -> None:
+        self.catalog, self._visitors = catalog, visitors or Everybody(catalog)
         readers = {TEST: lambda folder: find_labelled(folder, normal_folder), EXAMPLES: find_shown}
         self.pictures = {source: readers[source](folder) for source, folder in folders.items() if folder}
 
     def arrive(self, request: gr.Request) -> list:
         """The tab is opened: the recorded table, the introduction, and the choices of pictures."""
-        language = language_of(request)
-        usable = [entry for entry in self.catalog.entries if entry.source not in self.catalog.problems]
+        language, catalog = language_of(request), self._visitors.of(request).catalog
+        usable = [entry for entry in catalog.entries if entry.source not in catalog.problems]
         infos, late = read_all_infos(usable)
         choices = self.choices(language)
         unused = [(category.name, each) for category in self.pictures.get(TEST, ()) for each in category.unused]

@@ -7,14 +7,13 @@ training; they are saved, and "Teach" takes everything in. Only for parts that w
 import json
 import shutil
 import threading
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from hubmodels import AnomalyDetector, AnomalyPrediction
-from hubmodels.hub.catalog import FOLDER, ModelEntry
+from hubmodels.hub.catalog import ModelEntry
 from hubmodels.hub.files import REPORT_FILE, put_in_place
 from hubmodels.pictures import read_picture
 from webapp.inspection import Inspection, inspect_picture
@@ -84,7 +83,7 @@ class Corrections:
         with self._lock:
             if correction.is_new:
                 correction.picture.unlink(missing_ok=True)
-            for entry in self._entries(label) if correction.raised else ():
+            for entry in self._teacher.entries(label) if correction.raised else ():
                 known = _known(entry)
                 if known and known[-1]["picture"] == correction.picture.stem:
                     detector = self._detector(entry)
@@ -93,16 +92,13 @@ class Corrections:
             self._catalog.refresh()
         return True
 
-    def _entries(self, label: str) -> Iterable[ModelEntry]:
-        return [e for e in self._catalog.entries if e.label == label and e.origin == FOLDER]
-
     def _detector(self, entry: ModelEntry) -> AnomalyDetector:
         return self._catalog.load(entry.label)[entry.method]
 
     def _raise(self, label: str, path: str, picture: Path) -> int:
         """Raises the thresholds of a part for a picture; returns how many."""
         inspection = inspect_picture(self._catalog, label, path, None, None)
-        taken = [e for e in self._entries(label) if self._take_back(e, self._detector(e), inspection, picture)]
+        taken = [e for e in self._teacher.entries(label) if self._take_back(e, self._detector(e), inspection, picture)]
         self._catalog.refresh()
         return len(taken)
 

@@ -6,7 +6,9 @@ import re
 import threading
 import time
 import uuid
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path, PureWindowsPath
 from typing import NoReturn
 
@@ -84,8 +86,10 @@ def refuse_web_addresses() -> None:
 # ---------------------------------------------------------------- files of visitors
 
 
-def keep_deleting(age_s: float, every_s: float) -> None:
+def keep_deleting(age_s: float, every_s: float, *others: Callable[[float], None]) -> None:
     """Starts a thread that deletes files of this age from the upload folder, whoever wrote them.
+
+    It also calls the others with the age: they delete what is not in that folder.
 
     Gradio's `delete_cache` is not enough. In 6.31 it ends when an upload arrives while it works. It also misses what
     an interrupted upload or an earlier process left.
@@ -95,7 +99,8 @@ def keep_deleting(age_s: float, every_s: float) -> None:
 
     def work() -> None:
         while True:
-            delete_old(folder, age_s)
+            for delete in (partial(delete_old, folder), *others):
+                delete(age_s)
             time.sleep(every_s)
 
     threading.Thread(target=work, daemon=True).start()

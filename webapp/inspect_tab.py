@@ -18,7 +18,6 @@ from hubmodels.folders import find_shown
 from hubmodels.hub.catalog import Catalog
 from hubmodels.methods import METHODS
 from hubmodels.pictures import read_picture
-from webapp.corrections import Corrections
 from webapp.hosting import checked_path, fresh_path, hide_folders
 from webapp.inspection import (
     CHOSEN_AT_FIRST,
@@ -46,6 +45,7 @@ from webapp.texts import (
     translate,
     translate_plainly,
 )
+from webapp.visitors import Everybody, Visitors, Workplace
 
 logger = logging.getLogger(__name__)
 
@@ -72,8 +72,10 @@ class Example:
 class InspectTab:
     """The events of the tab."""
 
-    def __init__(self, catalog: Catalog, examples: Sequence[Example], corrections: Corrections | None = None) -> None:
-        self._catalog, self._examples, self._corrections = catalog, list(examples), corrections
+    def __init__(
+        self, catalog: Catalog, examples: Sequence[Example], visitors: Everybody | Visitors | None = None
+    ) -> None:
+        self._catalog, self._examples, self._visitors = catalog, list(examples), visitors or Everybody(catalog)
         self._groups = _grouped(self._examples)
 
     def build(self, page: gr.Blocks, tabs: gr.Tabs) -> gr.Dropdown:
@@ -180,13 +182,13 @@ class InspectTab:
 
     def inspect(self, category: str | None, picture: dict | None, methods: list | None, request: gr.Request) -> tuple:
         """The choices -> report (HTML), button and category of a suggestion, and a category to adopt."""
-        language = language_of(request)
+        language, place = language_of(request), self._visitors.of(request)
         if picture is None:
             return self._opening(category, language)
         try:
-            return self._inspect(category, PreparedPicture(checked_path(picture)), methods, language)
+            return self._inspect(place, category, PreparedPicture(checked_path(picture)), methods, language)
         except (PictureError, ModelError, BackboneError) as error:
-            reason, title = explain_fault(error, language, self._catalog), translate("not_inspected", language)
+            reason, title = explain_fault(error, language, place.catalog), translate("not_inspected", language)
             return self._without_report(_card(reason, language, title, "failed"))
 
     def _opening(self, category: str | None, language: str) -> tuple:
@@ -214,65 +216,60 @@ class InspectTab:
         request: gr.Request,
     ) -> tuple:
         """A click on "This part is good" or "This part is defective" -> the report again, with what changed."""
-        good, language = bool(getattr(event, "good", False)), language_of(request)
+        good, language, place = bool(getattr(event, "good", False)), language_of(request), self._visitors.of(request)
         try:
             path = checked_path(picture)
-            raised = self._corrections.correct(category, path, good)
-            now = inspect_picture(self._catalog, category, path, None, methods)
+            raised = place.corrections.correct(category, path, good)
+            now = inspect_picture(place.catalog, category, path, None, methods)
             still = any(p.is_anomalous for p in now.predictions.values())
             key = "bad" if not good else "kept" if not raised else "still" if still else "good"
-            note = translate(f"corrected_{key}", language, part=self._corrections.part_of(category))
-            return self._inspect(category, PreparedPicture(path), methods, language, note)
+            note = translate(f"corrected_{key}", language, part=place.corrections.part_of(category))
+            return self._inspect(place, category, PreparedPicture(path), methods, language, note)
         except (PictureError, ModelError, BackboneError, ValueError, AttributeError, OSError) as error:
-            raise gr.Error(str(explain_fault(error, language, self._catalog)), print_exception=False) from error
+            raise gr.Error(str(explain_fault(error, language, place.catalog)), print_exception=False) from error
 
     def undo(self, category: str | None, picture: dict | None, methods: list | None, request: gr.Request) -> tuple:
         """A click on Undo -> the report as it was before."""
-        if self._corrections is not None and category:
-            self._corrections.undo(category)
+        corrections = self._visitors.of(request).corrections
+        if corrections is not None and category:
+            corrections.undo(category)
         return self.inspect(category, picture, methods, request)
 
     def _inspect(
         self,
+        place: Workplace,
         category: str | None,
         picture: PreparedPicture,
         methods: list | None,
         language: str,
         corrected: Markup | None = None,
     ) -> tuple:
-        chosen = category or suggest_category(self._catalog, picture)
+        chosen = category or suggest_category(place.catalog, picture)
         if chosen is None:
-            key = "no_category" if self._catalog.entries else "models_none"
-            return self._without_report(
-                render(
-                    "card.html", language, words=translate(key, language), title="", tone="", teachable=self._teaches
-                )
-            )
-        inspection = inspect_picture(self._catalog, chosen, picture, None, methods)
+            key, teachable = "no_category" if place.catalog.entries else "models_none", self._visitors.teaches
+            words = translate(key, language)
+            return self._without_report(_card(words, language, teachable=teachable))
+        inspection = inspect_picture(place.catalog, chosen, picture, None, methods)
         adopted = None if category else chosen
         unlike = UNLIKE in inspection.appearance.warnings
-        other = suggest_category(self._catalog, picture) if unlike else None
+        other = suggest_category(place.catalog, picture) if unlike else None
         report = render_report(
             inspection,
             category=chosen,
-            absent=self._absent(chosen, inspection, methods, language),
+            absent=self._absent(place, chosen, inspection, methods, language),
             warnings=[_warning(code, chosen, other, language) for code in inspection.appearance.warnings],
             note=corrected
             or (None if category else translate("suggested", language, category=part_words(chosen, language))),
             language=language,
-            correctable=self._corrections is not None and self._corrections.part_of(chosen) is not None,
+            correctable=place.corrections is not None and place.corrections.part_of(chosen) is not None,
             undoable=corrected is not None,
-            teachable=unlike and other is None and self._teaches,
+            teachable=unlike and other is None and self._visitors.teaches,
         )
         button = gr.update(
             visible=other is not None,
             value=translate_plainly("use_suggestion", language, category=part_words(other or "", language)),
         )
         return str(report), button, other, adopted
-
-    @property
-    def _teaches(self) -> bool:
-        return self._corrections is not None
 
     def _without_report(self, card: Markup) -> tuple:
         return str(card), gr.update(visible=False), None, None
@@ -287,25 +284,28 @@ class InspectTab:
     ) -> str:
         """A click on a download -> the file."""
         what, method, rate = (getattr(event, name, None) for name in ("what", "method", "rate"))
+        catalog = self._visitors.of(request).catalog
         try:
-            inspection = inspect_picture(self._catalog, category, checked_path(picture), rate, methods)
-            models = models_of(self._catalog, category, inspection.detectors)
+            inspection = inspect_picture(catalog, category, checked_path(picture), rate, methods)
+            models = models_of(catalog, category, inspection.detectors)
             record = inspection.record(category, rate) | {"models": models}
             return str(write_download(inspection, what, method, record))
         except (PictureError, ModelError, BackboneError, ValueError, TypeError) as error:
-            reason = explain_fault(error, language_of(request), self._catalog)
+            reason = explain_fault(error, language_of(request), catalog)
             raise gr.Error(str(reason), print_exception=False) from error
 
-    def _absent(self, category: str, inspection: Inspection, methods: list | None, language: str) -> list[Markup]:
+    def _absent(
+        self, place: Workplace, category: str, inspection: Inspection, methods: list | None, language: str
+    ) -> list[Markup]:
         """The reasons of the chosen methods without a result."""
-        problems, entries = self._catalog.problems, self._catalog.entries
+        problems, entries = place.catalog.problems, place.catalog.entries
         reasons = {e.method: problems[e.source] for e in entries if e.label == category and e.source in problems}
         wanted = {name: title for name, title in method_titles().items() if name in expected_methods(methods)}
         if not set(wanted.values()) & inspection.predictions.keys():  # then others are shown instead
             wanted = {name: title for name, title in wanted.items() if name in reasons}
         absent = {name: title for name, title in wanted.items() if title not in inspection.predictions}
         return [
-            translate("not_loadable", language, method=title, reason=hide_folders(reasons[name], self._catalog))
+            translate("not_loadable", language, method=title, reason=hide_folders(reasons[name], place.catalog))
             if name in reasons
             else translate("no_model", language, method=title)
             for name, title in absent.items()
@@ -340,8 +340,8 @@ def find_examples(folder: Path, catalog: Catalog) -> list[Example]:
     return found
 
 
-def _card(words: Markup, language: str, title: str = "", tone: str = "") -> Markup:
-    return render("card.html", language, words=words, title=title, tone=tone, teachable=False)
+def _card(words: Markup, language: str, title: str = "", tone: str = "", teachable: bool = False) -> Markup:
+    return render("card.html", language, words=words, title=title, tone=tone, teachable=teachable)
 
 
 def _warning(code: str, category: str, other: str | None, language: str) -> Markup:

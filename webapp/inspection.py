@@ -23,6 +23,7 @@ from hubmodels.hub.catalog import BUNDLE, CACHE, FOLDER, HUB, Catalog
 from hubmodels.methods import METHODS
 from hubmodels.pictures import Picture
 from hubmodels.setup_change import CELL, GRID, WINDOW, setup_changed
+from webapp.own_parts import DATASET
 from webapp.texts import LANGUAGES, LOOK, label, part_words, translate_plainly
 
 # Events that use a model share one place in Gradio's queue. A batch has its own place, otherwise nobody else could
@@ -243,7 +244,8 @@ REMEMBER = """(category) => {
     address.searchParams.set("category", category);
     history.replaceState(null, "", address);
 }"""
-RECALL = """() => localStorage.getItem("hubmodels-category")"""
+RECALL = """() => [localStorage.getItem("hubmodels-category"), sessionStorage.getItem("hubmodels-visitor")]"""
+KEEP_KEY = """(key) => { if (key) sessionStorage.setItem("hubmodels-visitor", key); }"""
 
 
 def dropdown(catalog: Catalog) -> gr.Dropdown:
@@ -264,7 +266,9 @@ def choices(catalog: Catalog, language: str) -> list[tuple[str, str]]:
         origins.setdefault(entry.label, entry.origin)
     order = list(SOURCES)
     grouped = sorted(origins.items(), key=lambda item: (order.index(item[1]), item[0]))
-    shown = {name: translate_plainly(SOURCES[origin], language) for name, origin in grouped}
+    own = f"{DATASET} / "
+    sources = {name: "source_own" if name.startswith(own) else SOURCES[origin] for name, origin in grouped}
+    shown = {name: translate_plainly(source, language) for name, source in sources.items()}
     return [(f"{part_words(name, language)} ({source})", name) for name, source in shown.items()]
 
 

@@ -22,6 +22,7 @@ from hubmodels.metric_names import METRICS, OVERVIEW, PROTOCOLS
 from webapp.hosting import hide_folders
 from webapp.inspection import SOURCES, method_titles
 from webapp.texts import label, language_of, read_static, render
+from webapp.visitors import Everybody, Visitors
 
 PATIENCE = 8  # seconds that a visitor waits for the Hub
 SHORT = 12  # characters of a commit
@@ -61,12 +62,13 @@ class Group:
         return sum(map(len, self.categories.values()))
 
 
-def add(catalog: Catalog, tab: gr.Tab) -> gr.HTML:
+def add(catalog: Catalog, tab: gr.Tab, visitors: Everybody | Visitors | None = None) -> gr.HTML:
     """Builds the tab inside the current gr.Tab, which loads it whenever it is selected."""
+    visitors = visitors or Everybody(catalog)
     page = gr.HTML(label("models_loading"), label=label("tab_models"), js_on_load=SCRIPT, apply_default_css=False)
 
     def select(request: gr.Request) -> str:
-        return str(render_models(catalog, language_of(request)))
+        return str(render_models(visitors.of(request).catalog, language_of(request)))
 
     tab.select(
         select,

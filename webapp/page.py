@@ -8,13 +8,12 @@ from starlette.middleware import Middleware
 
 from hubmodels.hub.catalog import Catalog
 from webapp import api, batch_tab, compare_tab, models_tab
-from webapp.corrections import Corrections
 from webapp.hosting import RequestFilter, hide_folders
 from webapp.inspect_tab import InspectTab, find_examples
-from webapp.inspection import RECALL, REMEMBER, choices, find_category
+from webapp.inspection import KEEP_KEY, RECALL, REMEMBER, choices, find_category
 from webapp.teach_tab import TeachTab
-from webapp.teaching import Teacher
 from webapp.texts import I18N, LANGUAGES, STATIC, TEXTS, label, language_of, read_static, render, translate_plainly
+from webapp.visitors import Everybody, LayeredCatalog, Visitors
 
 LISTED_FOR = 600  # seconds after which the next visitor's arrival lists the models again
 KEPT_FOR, CHECKED_EVERY = 3600, 60  # seconds: age at which uploads and results are deleted, and time between checks
@@ -64,7 +63,7 @@ def build_page(
     examples: Path | None = None,
     test_folder: Path | None = None,
     normal_folder: str | None = None,
-    teacher: Teacher | None = None,
+    visitors: Everybody | Visitors | None = None,
 ) -> gr.Blocks:
     """The page with all its tabs, ready to `launch(**launch_settings())`.
 
@@ -72,45 +71,47 @@ def build_page(
         examples: folder of pictures to click, DATASET/CATEGORY/SHOWN.png.
         test_folder: labelled pictures for the tab Compare, in MVTec AD layout.
         normal_folder: name of its folders of good parts, where it is none of the usual ones.
-        teacher: teaches parts on the page; without one there is no such tab.
+        visitors: whose parts each request sees; by default nobody teaches any, and there is no such tab.
     """
+    visitors = visitors or Everybody(catalog)
     with gr.Blocks(title=translate_plainly("title", LANGUAGES[0]), analytics_enabled=False) as page:
-        api.add(catalog)  # first, because later events may not take its names
+        api.add(catalog)  # first, because later events may not take its names; programs see no visitor's parts
         gr.Markdown(label("headline"))
-        notices, remembered, followed = gr.HTML(visible=False), gr.Textbox(visible="hidden"), gr.State()
+        notices, followed = gr.HTML(visible=False), gr.State()
+        remembered, key = gr.Textbox(visible="hidden"), gr.Textbox(visible="hidden")
         with gr.Tabs() as tabs:
             with gr.Tab(label("tab_inspect"), id="inspect"):
-                corrections = Corrections(teacher) if teacher else None
                 shown = find_examples(examples, catalog) if examples else []
-                inspect = InspectTab(catalog, shown, corrections)
+                inspect = InspectTab(catalog, shown, visitors)
                 category = inspect.build(page, tabs)
             with gr.Tab(label("tab_batch"), id="batch") as batch:
-                batch_category = batch_tab.add(catalog, corrections, [tabs, *inspect.inputs])
+                batch_category = batch_tab.add(catalog, visitors, [tabs, *inspect.inputs])
             with gr.Tab(label("tab_compare"), id="compare") as compare:
-                compare_tab.add(catalog, compare, examples, test_folder, normal_folder)
-            if teacher is not None:
+                compare_tab.add(catalog, compare, examples, test_folder, normal_folder, visitors)
+            if visitors.teaches:
                 with gr.Tab(label("tab_teach"), id="teach") as teach:
-                    TeachTab(teacher).build(teach, tabs, category)
+                    TeachTab(visitors).build(teach, tabs, category)
             with gr.Tab(label("tab_models"), id="models") as models:
-                models_tab.add(catalog, models)
+                models_tab.add(catalog, models, visitors)
 
-        def welcome(remembered: str | None, request: gr.Request) -> tuple[dict, dict]:
-            linked = dict(request.query_params).get("category")
-            return arrive(catalog, linked, remembered, language_of(request))
+        def welcome(remembered: str | None, key: str | None, request: gr.Request) -> tuple[dict, dict, str | None]:
+            linked, key = dict(request.query_params).get("category"), visitors.arrive(request, key)
+            return *arrive(visitors.of(request).catalog, linked, remembered, language_of(request)), key
 
         def follow(chosen: str | None, before: str | None, request: gr.Request) -> tuple[dict, str | None]:
             changed = {"value": chosen} if chosen != before else {}  # otherwise keep the choice in this tab
-            return gr.update(choices=choices(catalog, language_of(request)), **changed), chosen
+            return gr.update(choices=choices(visitors.of(request).catalog, language_of(request)), **changed), chosen
 
         page.load(
             welcome,
-            remembered,
-            [category, notices],
+            [remembered, key],
+            [category, notices, key],
             js=RECALL,
             queue=False,  # a slow Hub must not block inspections
             show_progress="hidden",
             api_visibility="private",
-        )
+        ).then(None, key, js=KEEP_KEY, api_visibility="private")
+        page.unload(visitors.leave)
         category.change(None, category, js=REMEMBER, api_visibility="private")
         # also when the tab is opened, because Gradio loses updates of a tab that was never shown
         quick = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
@@ -119,7 +120,9 @@ def build_page(
     return page.queue(max_size=WAITING, default_concurrency_limit=1)
 
 
-def arrive(catalog: Catalog, linked: str | None, remembered: str | None, language: str) -> tuple[dict, dict]:
+def arrive(
+    catalog: Catalog | LayeredCatalog, linked: str | None, remembered: str | None, language: str
+) -> tuple[dict, dict]:
     """A visitor arrives -> Gradio updates of the list of categories and of the notices.
 
     Args:

@@ -1,10 +1,13 @@
 """The tab Teach: pictures of good parts in, a part that can be inspected out; known defects check it."""
 
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 import gradio as gr
+from huggingface_hub import constants
 from markupsafe import Markup
 from PIL import Image
 from scipy.special import ndtri
@@ -14,11 +17,13 @@ from hubmodels.heatmap import overlay
 from hubmodels.methods import METHODS
 from hubmodels.paired_tests import holm, mcnemar
 from hubmodels.pictures import read_picture
-from webapp.hosting import checked_path, hide_folders
+from webapp.hosting import checked_path, fresh_path, hide_folders
 from webapp.inspection import Inspection, choices, inspect_picture
 from webapp.inspection_report import describe_guarantee
+from webapp.own_models import PushError, pack, push
 from webapp.own_parts import (
     BAD,
+    DATASET,
     FEWEST,
     LARGEST,
     MOST,
@@ -51,6 +56,7 @@ from webapp.texts import (
     translate,
     translate_plainly,
 )
+from webapp.visitors import Everybody, Visitors
 
 TEACH = {"concurrency_id": "teach", "concurrency_limit": 8}  # visitors who watch a lesson
 FILE_TYPES = ["image", ".zip", ".pgm", ".ppm", ".heic"]
@@ -59,6 +65,7 @@ NAMED = 3  # names in a finding
 SHOWN = 6  # missed defects of a method
 THUMBNAIL = 240  # pixels
 DRAWN = 900  # pixels of the picture to draw on
+START_DOWNLOAD = "() => document.querySelector('#teach-file').click()"
 INSTALL = '.venv/bin/python -m pip install -e ".[train]"'
 STAGES = {
     "checking pictures": "reading",
@@ -74,8 +81,9 @@ STAGES = {
 class TeachTab:
     """The events of the tab."""
 
-    def __init__(self, teacher: Teacher) -> None:
-        self._teacher, self._catalog = teacher, teacher.catalog
+    def __init__(self, visitors: Everybody | Visitors) -> None:
+        self._visitors = visitors
+        self._hint = "teach_hint_space" if visitors.private else "teach_hint"
 
     def build(self, tab: gr.Tab, tabs: gr.Tabs, category: gr.Dropdown) -> None:
         """Adds components and events inside the current gr.Tab.
@@ -86,7 +94,7 @@ class TeachTab:
         with gr.Row():
             with gr.Column(scale=2, min_width=280):
                 part = gr.Dropdown(
-                    self._teacher.parts.names(),
+                    [],  # filled when the tab is opened, for each visitor
                     value=None,
                     label=label("teach_part"),
                     info=label("teach_part_info"),
@@ -114,8 +122,9 @@ class TeachTab:
                     start = gr.Button(label("teach_start"), variant="primary", min_width=120)
                     stop = gr.Button(label("teach_stop"), interactive=False, min_width=80)
             with gr.Column(scale=3, min_width=320):
-                status = gr.HTML(label("teach_hint"), elem_id="teach-status", apply_default_css=False)
+                status = gr.HTML(label(self._hint), elem_id="teach-status", apply_default_css=False)
                 inspect = gr.Button(label("teach_inspect"), visible=False, variant="primary", elem_id="teach-inspect")
+                keep = self._build_keep(part)
         running, taught, shapes = gr.State(), gr.State(), gr.State()
         private = {"api_visibility": "private", "show_progress": "hidden"}
         quick = {"queue": False, **private}
@@ -134,26 +143,50 @@ class TeachTab:
             **TEACH,
         )
         watching.then(self.offer, taught, category, **quick)
+        for event in (watching.then, part.change):
+            event(self.offer_to_keep, part, keep, preprocess=False, **quick)
         stop.click(self.stop, running, None, **quick)
         inspect.click(lambda chosen: (gr.Tabs(selected="inspect"), chosen), taught, [tabs, category], **quick)
-        tab.select(lambda: gr.update(choices=self._teacher.parts.names()), None, part, **quick)
+        tab.select(self.arrive, None, part, **quick)
+
+    def _build_keep(self, part: gr.Dropdown) -> gr.Column:
+        """Adds what keeps the models of a part; the login only on a Space, where it can work."""
+        with gr.Column(visible=False, elem_id="teach-keep") as keep:
+            file = gr.DownloadButton(visible="hidden", elem_id="teach-file")
+            download = gr.Button(label("teach_download"), size="sm")
+            download.click(self.pack, part, file, preprocess=False, api_visibility="private", **TEACH).success(
+                fn=None, js=START_DOWNLOAD, api_visibility="private"
+            )
+            if self._visitors.private and login_available():
+                gr.Markdown(label("teach_push_note"), elem_classes="note")
+                with gr.Row():
+                    gr.LoginButton(size="sm", min_width=140)
+                    push = gr.Button(label("teach_push"), size="sm", min_width=140)
+                pushed = gr.HTML(elem_id="teach-pushed", apply_default_css=False)
+                push.click(self.push, part, pushed, preprocess=False, api_visibility="private", **TEACH)
+        return keep
+
+    def arrive(self, request: gr.Request) -> dict:
+        """The tab is opened: the parts of the visitor."""
+        return gr.update(choices=self._visitors.of(request).teacher.parts.names())
 
     def check(self, part: str | None, good: list | None, request: gr.Request) -> tuple[str, dict]:
         """What is odd about the pictures, and how long the methods take."""
-        language, name = language_of(request), part_name(part or "")
-        if not good and not self._teacher.parts.pictures(name):
-            return _said(language, hint=translate("teach_hint", language)), gr.skip()
+        language, name, place = language_of(request), part_name(part or ""), self._visitors.of(request)
+        if not good and not place.teacher.parts.pictures(name):
+            return _said(language, hint=translate(self._hint, language)), gr.skip()
         try:
-            findings = self._teacher.parts.check(name, uploads_in(_paths(good)))
+            findings = place.teacher.parts.check(name, uploads_in(_paths(good)))
             findings.left_out = left_out(_paths(good))
         except PictureError as error:
-            return _said(language, refused=[explain_fault(error, language, self._catalog)]), gr.skip()
+            return _said(language, refused=[explain_fault(error, language, place.catalog)]), gr.skip()
         priced = gr.update(choices=self._priced(max(findings.pictures, FEWEST), language))
         return _said(language, **_findings(findings, language)), priced
 
     def check_uploads(self, part: str | None, good: list | None, request: gr.Request) -> tuple[str, dict]:
         """As `check`, unless the pictures of a taught part were taken away: after a lesson its result stays."""
-        emptied = not good and self._teacher.parts.pictures(part_name(part or ""))
+        parts = self._visitors.of(request).teacher.parts
+        emptied = not good and parts.pictures(part_name(part or ""))
         return (gr.skip(), gr.skip()) if emptied else self.check(part, good, request)
 
     def check_defects(self, bad: list | None, request: gr.Request) -> str:
@@ -162,7 +195,7 @@ class TeachTab:
         try:
             return _said(language, warnings=_unused(bad, language)) if bad else ""
         except PictureError as error:
-            return _said(language, refused=[explain_fault(error, language, self._catalog)])
+            return _said(language, refused=[explain_fault(error, language, self._visitors.of(request).catalog)])
 
     def teach(
         self,
@@ -178,37 +211,38 @@ class TeachTab:
         Args:
             shapes: what was drawn; None = nothing was changed.
         """
-        language, name, unused = language_of(request), part_name(part or ""), []
+        language, name, teacher = language_of(request), part_name(part or ""), self._visitors.of(request).teacher
+        unused: list[Markup] = []
         try:
-            refused = self._refused(name, good, methods, shapes, language)
+            refused = _refused(teacher, name, good, methods, shapes, language)
             if not refused:
-                self._teacher.parts.add(name, uploads_in(_paths(good)))
-                self._teacher.parts.add(name, uploads_in(_paths(bad)), BAD)
-                self._keep_region(name, shapes)
+                teacher.parts.add(name, uploads_in(_paths(good)))
+                teacher.parts.add(name, uploads_in(_paths(bad)), BAD)
+                keep_region(teacher, name, shapes)
                 unused = _unused(bad, language)  # said again at the end, when the list of files is empty
         except (PictureError, OSError) as error:
-            refused = [explain_fault(error, language, self._catalog)]
+            refused = [explain_fault(error, language, teacher.catalog)]
         if refused:
             yield self._page(_said(language, refused=refused))
             return
-        lesson = self._teacher.start(name, [method for method in METHODS if method in methods])
+        lesson = teacher.start(name, [method for method in METHODS if method in methods])
         while not lesson.is_over:
-            yield self._page(self._progress(lesson, language), lesson)
+            yield self._page(_progress(lesson, language), lesson)
             time.sleep(EVERY)
-        yield self._page(self._result(lesson, language, unused), lesson)
+        yield self._page(_result(lesson, language, unused), lesson)
 
     def picture_to_draw(self, part: str | None, good: list | None, request: gr.Request) -> tuple[object, str]:
         """The first picture, to draw on, with what was drawn for the part before."""
-        language, name = language_of(request), part_name(part or "")
+        language, name, parts = language_of(request), part_name(part or ""), self._visitors.of(request).teacher.parts
         first = next((upload.read() for upload in uploads_in(_paths(good))), None)
-        kept = self._teacher.parts.pictures(name)
+        kept = parts.pictures(name)
         if first is None and not kept:
             return gr.skip(), str(translate("region_none", language))
         picture = read_picture(first or kept[0])
         picture.thumbnail((DRAWN, DRAWN))
         keys = ("tools", "rectangle", "polygon", "brush", "ignore", "count", "undo", "clear", "canvas")
         words = {key: translate_plainly(f"region_{key}", language) for key in keys}
-        drawn = saved_shapes(self._teacher.parts.folder / name) if name else []
+        drawn = saved_shapes(parts.folder / name) if name else []
         return {"picture": data_url(picture, "JPEG", quality=85), "shapes": drawn, "words": words}, ""
 
     def drawn(self, event: gr.EventData, request: gr.Request) -> tuple[list, str]:
@@ -218,39 +252,54 @@ class TeachTab:
         key = "region_share" if share else "region_nothing"
         return shapes, str(translate(key, language, share=percent(share, language)))
 
-    def _keep_region(self, name: str, shapes: list | None) -> None:
-        pictures = self._teacher.parts.pictures(name)
-        if shapes is not None and pictures:
-            save_region(self._teacher.parts.folder / name, checked_shapes(shapes), read_picture(pictures[0]).size)
-
     def offer(self, taught: str | None, request: gr.Request) -> dict:
         """A taught part is in the list of categories at once."""
-        return gr.update(choices=choices(self._catalog, language_of(request))) if taught else gr.skip()
+        catalog = self._visitors.of(request).catalog
+        return gr.update(choices=choices(catalog, language_of(request))) if taught else gr.skip()
 
-    def stop(self, running: str | None) -> None:
+    def offer_to_keep(self, part: str | None, request: gr.Request) -> dict:
+        """A part with models can be downloaded and pushed."""
+        return gr.update(visible=bool(self._models(part, request)))
+
+    def pack(self, part: str | None, request: gr.Request) -> str:
+        """A click on the download -> a ZIP file with the part's models."""
+        if not (folders := self._models(part, request)):
+            raise gr.Error(translate_plainly("teach_nothing_to_keep", language_of(request)), print_exception=False)
+        return str(pack(folders, fresh_path(f"{part_name(part)}.zip")))
+
+    def push(
+        self,
+        part: str | None,
+        profile: gr.OAuthProfile | None,
+        token: gr.OAuthToken | None,
+        request: gr.Request,
+    ) -> Iterator[str]:
+        """A click on the push -> what is happening, then where the models are."""
+        language, folders = language_of(request), self._models(part, request)
+        refusal = "teach_nothing_to_keep" if not folders else "teach_no_login" if not (profile and token) else None
+        if refusal:
+            yield _said(language, refused=[translate(refusal, language)])
+            return
+        yield _said(language, headline=translate("teach_pushing", language))
+        try:
+            push(folders, profile.username, token.token)
+        except (PushError, OSError) as error:
+            reason = hide_folders(str(error), self._visitors.of(request).catalog)
+            yield _said(language, refused=[translate("teach_push_failed", language, reason=reason)])
+            return
+        links = [_link(f"{constants.ENDPOINT}/{profile.username}/{folder.name}") for folder in folders]
+        yield _said(language, headline=translate("teach_pushed", language), tone="good", lines=links)
+
+    def _models(self, part: str | None, request: gr.Request) -> list[Path]:
+        """The folders of the models of one of the visitor's parts."""
+        name, teacher = part_name(part or ""), self._visitors.of(request).teacher
+        return [Path(entry.source) for entry in teacher.entries(f"{DATASET} / {name}")]
+
+    def stop(self, running: str | None, request: gr.Request) -> None:
         """Ends the visitor's lesson."""
-        lesson = self._teacher.current(running or "")
-        if lesson:
-            self._teacher.stop(lesson)
-
-    def _refused(
-        self, name: str, good: list | None, methods: list | None, shapes: list | None, language: str
-    ) -> list[Markup]:
-        """Why this cannot be taught; empty if it can."""
-        if missing_packages():
-            return [translate("teach_packages", language, command=INSTALL)]
-        if not name:
-            return [translate("teach_no_name", language)]
-        if not isinstance(methods, list) or not set(methods) & set(teachable()):
-            return [translate("teach_no_methods", language)]
-        count = self._teacher.parts.check(name, uploads_in(_paths(good))).pictures
-        if count < FEWEST:
-            return [translate("teach_too_few", language, count=count, missing=FEWEST - count)]
-        if count > MOST:
-            return [translate("teach_too_many", language, count=count, limit=MOST)]
-        if shapes and not share_that_counts(draw_mask(checked_shapes(shapes), (DRAWN, DRAWN))):
-            return [translate("region_nothing", language)]
-        return []
+        teacher = self._visitors.of(request).teacher
+        if lesson := teacher.current(running or ""):
+            teacher.stop(lesson)
 
     def _page(self, status: str, lesson: Lesson | None = None) -> tuple:
         """The outputs of the event, in their order."""
@@ -272,43 +321,73 @@ class TeachTab:
         """The methods with how long they take."""
         return [(f"{METHODS[m].title}: {_about(estimate(m, pictures))}", m) for m in teachable()]
 
-    def _progress(self, lesson: Lesson, language: str) -> str:
-        if lesson.state == WAITING:
-            words = translate("teach_waiting", language, part=lesson.part, count=self._teacher.ahead(lesson))
-            return _said(language, headline=words)
-        names = [STAGES[bar["what"]] for bar in lesson.bars if bar["what"] in STAGES]
-        stage = names[0] if names else "learning" if lesson.bars else "start"
-        words = translate(
-            "teach_running",
-            language,
-            part=lesson.part,
-            stage=translate(f"teach_stage_{stage}", language),
-            time=_about(lesson.seconds_left),
-        )
-        whole = lesson.seconds + lesson.seconds_left
-        return _said(language, headline=words, done=f"{lesson.seconds:.1f}", total=f"{whole:.1f}")
 
-    def _result(self, lesson: Lesson, language: str, unused: Sequence[Markup]) -> str:
-        if lesson.state == STOPPED:
-            return _said(language, headline=translate("teach_stopped", language))
-        if lesson.state == FAILED:
-            reason = hide_folders(lesson.reason, self._catalog)
-            key = "teach_killed" if lesson.reason == "killed" else "teach_failed"
-            return _said(language, refused=[translate(key, language, reason=reason)])
-        try:
-            detectors = self._catalog.load(lesson.label)
-        except (ModelError, BackboneError) as error:
-            return _said(language, refused=[explain_fault(error, language, self._catalog)])
-        promises = [
-            Markup("{}: {}").format(METHODS[name].title, describe_guarantee(d.calibration, None, language))
-            for name, d in detectors.items()
-        ]
-        words = translate("teach_done", language, part=lesson.part, time=_about(lesson.seconds))
-        known = self._teacher.parts.pictures(lesson.part, BAD)
-        judged = [inspect_picture(self._catalog, lesson.label, path, None, list(METHODS)) for path in known]
-        lines = [*promises, *known_defects(judged, language)]
-        shown = {"lines": lines, "warnings": unused, "missed": missed_defects(judged, language)}
-        return _said(language, headline=words, tone="good", **shown)
+def keep_region(teacher: Teacher, name: str, shapes: list | None) -> None:
+    """Saves what was drawn for a part; None = nothing was changed."""
+    pictures = teacher.parts.pictures(name)
+    if shapes is not None and pictures:
+        save_region(teacher.parts.folder / name, checked_shapes(shapes), read_picture(pictures[0]).size)
+
+
+def _refused(
+    teacher: Teacher, name: str, good: list | None, methods: list | None, shapes: list | None, language: str
+) -> list[Markup]:
+    """Why this cannot be taught; empty if it can."""
+    if missing_packages():
+        return [translate("teach_packages", language, command=INSTALL)]
+    if not name:
+        return [translate("teach_no_name", language)]
+    if not isinstance(methods, list) or not set(methods) & set(teachable()):
+        return [translate("teach_no_methods", language)]
+    count = teacher.parts.check(name, uploads_in(_paths(good))).pictures
+    if count < FEWEST:
+        return [translate("teach_too_few", language, count=count, missing=FEWEST - count)]
+    if count > MOST:
+        return [translate("teach_too_many", language, count=count, limit=MOST)]
+    if shapes and not share_that_counts(draw_mask(checked_shapes(shapes), (DRAWN, DRAWN))):
+        return [translate("region_nothing", language)]
+    return []
+
+
+def _progress(lesson: Lesson, language: str) -> str:
+    if lesson.state == WAITING:
+        words = translate("teach_waiting", language, part=lesson.part, count=lesson.teacher.ahead(lesson))
+        return _said(language, headline=words)
+    names = [STAGES[bar["what"]] for bar in lesson.bars if bar["what"] in STAGES]
+    stage = names[0] if names else "learning" if lesson.bars else "start"
+    words = translate(
+        "teach_running",
+        language,
+        part=lesson.part,
+        stage=translate(f"teach_stage_{stage}", language),
+        time=_about(lesson.seconds_left),
+    )
+    whole = lesson.seconds + lesson.seconds_left
+    return _said(language, headline=words, done=f"{lesson.seconds:.1f}", total=f"{whole:.1f}")
+
+
+def _result(lesson: Lesson, language: str, unused: Sequence[Markup]) -> str:
+    catalog = lesson.teacher.catalog
+    if lesson.state == STOPPED:
+        return _said(language, headline=translate("teach_stopped", language))
+    if lesson.state == FAILED:
+        reason = hide_folders(lesson.reason, catalog)
+        key = "teach_killed" if lesson.reason == "killed" else "teach_failed"
+        return _said(language, refused=[translate(key, language, reason=reason)])
+    try:
+        detectors = catalog.load(lesson.label)
+    except (ModelError, BackboneError) as error:
+        return _said(language, refused=[explain_fault(error, language, catalog)])
+    promises = [
+        Markup("{}: {}").format(METHODS[name].title, describe_guarantee(d.calibration, None, language))
+        for name, d in detectors.items()
+    ]
+    words = translate("teach_done", language, part=lesson.part, time=_about(lesson.seconds))
+    known = lesson.teacher.parts.pictures(lesson.part, BAD)
+    judged = [inspect_picture(catalog, lesson.label, path, None, list(METHODS)) for path in known]
+    lines = [*promises, *known_defects(judged, language)]
+    shown = {"lines": lines, "warnings": unused, "missed": missed_defects(judged, language)}
+    return _said(language, headline=words, tone="good", **shown)
 
 
 def known_defects(judged: Sequence[Inspection], language: str) -> list[Markup]:
@@ -410,6 +489,15 @@ def _names(names: Sequence[str], language: str) -> Markup | str:
     if len(names) <= NAMED:
         return shown
     return translate("teach_and_more", language, names=shown, count=len(names) - NAMED)
+
+
+def login_available() -> bool:
+    """Whether this Space has a login: `hf_oauth` in its front matter, and Gradio's extra `oauth`."""
+    return bool(os.environ.get("OAUTH_CLIENT_ID")) and all(map(find_spec, ("authlib", "itsdangerous")))
+
+
+def _link(address: str) -> Markup:
+    return Markup('<a href="{0}" target="_blank" rel="noopener">{0}</a>').format(address)
 
 
 def _paths(files: list | None) -> Iterator[tuple[str, Path]]:

@@ -1,4 +1,4 @@
-"""Teaching parts: the ordinary training as a process of its own, one at a time, with a queue.
+"""Teaching parts: the ordinary training as a process of its own, one at a time, with a queue for all visitors.
 
 The page imports no training. It starts `training/train.py`, reads its progress from a file, and stops it by its
 process group. What is finished is in the folder of models; what is not is nowhere listed.
@@ -22,7 +22,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from hubmodels.hub.catalog import Catalog
+from hubmodels.hub.catalog import Catalog, ModelEntry
 from hubmodels.methods import METHODS
 from webapp.own_parts import DATASET, OwnParts, front_end
 from webapp.regions import MASK
@@ -51,6 +51,7 @@ class Lesson:
     """One part that is taught, or waits for it.
 
     Attributes:
+        teacher: whose part it is.
         bars: the open progress bars of the training: `what`, `done`, `total`.
         reason: of a failure.
     """
@@ -58,6 +59,7 @@ class Lesson:
     part: str
     methods: tuple[str, ...]
     pictures: int
+    teacher: "Teacher | None" = None
     state: str = WAITING
     began: float | None = None
     ended: float | None = None
@@ -99,28 +101,20 @@ class Lesson:
         return max(1.0, sum(estimate(m, self.pictures) for m in self.methods) - self.seconds)
 
 
-class Teacher:
-    """Runs lessons one after the other.
+class Queue:
+    """Runs the lessons of all teachers, one after the other."""
 
-    Args:
-        catalog: lists the new models when a lesson is done.
-        models: folder of the models.
-        pictures: folder of the pictures of own parts.
-    """
-
-    def __init__(self, catalog: Catalog, models: Path, pictures: Path) -> None:
-        self.catalog, self.models, self.parts = catalog, models, OwnParts(pictures)
+    def __init__(self) -> None:
         self._lessons: list[Lesson] = []  # waiting and running
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
 
-    def start(self, part: str, methods: Sequence[str]) -> Lesson:
-        """A lesson in the queue; if the part is already there, that one."""
+    def add(self, lesson: Lesson) -> Lesson:
+        """The lesson in the queue; if its teacher has one for the part already, that one."""
         with self._changed:
-            for lesson in self._lessons:
-                if lesson.part == part:
-                    return lesson
-            lesson = Lesson(part, tuple(methods), len(self.parts.pictures(part)))
+            for known in self._lessons:
+                if (known.teacher, known.part) == (lesson.teacher, lesson.part):
+                    return known
             self._lessons.append(lesson)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, daemon=True, name="teacher")
@@ -128,21 +122,21 @@ class Teacher:
             self._changed.notify_all()
         return lesson
 
+    def of(self, teacher: "Teacher") -> list[Lesson]:
+        """The lessons of a teacher that wait or run."""
+        with self._changed:
+            return [lesson for lesson in self._lessons if lesson.teacher is teacher]
+
     def ahead(self, lesson: Lesson) -> int:
-        """How many lessons come before it."""
+        """How many lessons come before it, of all teachers."""
         with self._changed:
             return self._lessons.index(lesson) if lesson in self._lessons else 0
-
-    def current(self, part: str) -> Lesson | None:
-        """The lesson of a part that waits or runs."""
-        with self._changed:
-            return next((lesson for lesson in self._lessons if lesson.part == part), None)
 
     def stop(self, lesson: Lesson) -> None:
         """Ends a lesson, at once if it waits."""
         with self._changed:
             lesson.asked_to_stop.set()
-            if lesson.state == WAITING:
+            if lesson.state == WAITING and lesson in self._lessons:
                 lesson.state = STOPPED
                 self._lessons.remove(lesson)
 
@@ -152,17 +146,66 @@ class Teacher:
                 while not self._lessons:
                     self._changed.wait()
                 lesson = self._lessons[0]
-            lesson.began, lesson.state = time.monotonic(), RUNNING
-            try:
-                state, lesson.reason = self._train(lesson)
-            except OSError as error:
-                state, lesson.reason = FAILED, str(error)
-            if state == DONE:
-                self.catalog.refresh()
+                lesson.began, lesson.state = time.monotonic(), RUNNING
+            state, lesson.reason = lesson.teacher.train(lesson)
             lesson.ended = time.monotonic()
             with self._changed:
                 lesson.state = state
                 self._lessons.remove(lesson)
+
+
+class Teacher:
+    """Teaches the parts of one folder.
+
+    Args:
+        catalog: lists the new models when a lesson is done.
+        models: folder of the models.
+        pictures: folder of the pictures of own parts.
+        queue: of all teachers whose lessons must not run at the same time.
+    """
+
+    def __init__(self, catalog: Catalog, models: Path, pictures: Path, queue: Queue | None = None) -> None:
+        self.catalog, self.models, self.parts = catalog, models, OwnParts(pictures)
+        self._queue = queue or Queue()
+
+    def start(self, part: str, methods: Sequence[str]) -> Lesson:
+        """A lesson in the queue; if the part is already there, that one."""
+        return self._queue.add(Lesson(part, tuple(methods), len(self.parts.pictures(part)), self))
+
+    def ahead(self, lesson: Lesson) -> int:
+        """How many lessons come before it."""
+        return self._queue.ahead(lesson)
+
+    def current(self, part: str) -> Lesson | None:
+        """The lesson of a part that waits or runs."""
+        return next((lesson for lesson in self._queue.of(self) if lesson.part == part), None)
+
+    def lessons(self) -> list[Lesson]:
+        """All that wait or run."""
+        return self._queue.of(self)
+
+    def stop(self, lesson: Lesson) -> None:
+        """Ends a lesson, at once if it waits."""
+        self._queue.stop(lesson)
+
+    def stop_all(self) -> None:
+        """Ends all lessons."""
+        for lesson in self.lessons():
+            self.stop(lesson)
+
+    def entries(self, label: str) -> list[ModelEntry]:
+        """The models of a category that were taught here."""
+        return [e for e in self.catalog.entries if e.label == label and Path(e.source).parent == self.models]
+
+    def train(self, lesson: Lesson) -> tuple[str, str]:
+        """Runs a lesson; returns the state and the reason of a failure."""
+        try:
+            ended = self._train(lesson)
+        except OSError as error:
+            return FAILED, str(error)
+        if ended[0] == DONE:
+            self.catalog.refresh()
+        return ended
 
     def command(self, lesson: Lesson) -> list[str]:
         """What trains it."""

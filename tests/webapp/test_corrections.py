@@ -21,6 +21,7 @@ from webapp.corrections import FILE, Corrections
 from webapp.inspect_tab import InspectTab
 from webapp.own_parts import BAD, GOOD, Upload
 from webapp.teaching import Teacher
+from webapp.visitors import Everybody
 
 LABEL = "own / lid"
 
@@ -117,7 +118,8 @@ def test_only_parts_that_were_taught_here_are_corrected(teacher, false_alarm):
 
 
 def test_the_page_offers_it_for_own_parts_and_says_what_happened(teacher, false_alarm):
-    tab, visitor = InspectTab(teacher.catalog, [], Corrections(teacher)), gr.Request(headers={"accept-language": "en"})
+    tab = InspectTab(teacher.catalog, [], Everybody(teacher.catalog, teacher))
+    visitor = gr.Request(headers={"accept-language": "en"})
     report = tab.inspect(LABEL, false_alarm, None, visitor)[0]
     assert "This part is good" in report and "data-undo" not in report
     good = type("Event", (), {"good": True})()
@@ -166,8 +168,9 @@ class Visitor:
     """A visitor of the tab Batch, who inspects and corrects."""
 
     def __init__(self, teacher, language="en"):
-        self.corrections = Corrections(teacher)
-        self.batches = _Batches(teacher.catalog, self.corrections)
+        everybody = Everybody(teacher.catalog, teacher)
+        self.corrections = everybody.of(None).corrections
+        self.batches = _Batches(teacher.catalog, everybody)
         self.request = SimpleNamespace(headers={"accept-language": language}, session_hash="me")
 
     def inspect(self, uploads, percent=1):

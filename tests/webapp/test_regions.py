@@ -17,8 +17,9 @@ from webapp.inspection import inspect_picture
 from webapp.inspection_report import render_report
 from webapp.own_parts import Upload
 from webapp.regions import checked_shapes, draw_mask, save_region, saved_shapes, share_that_counts
-from webapp.teach_tab import TeachTab
+from webapp.teach_tab import TeachTab, keep_region
 from webapp.teaching import Lesson, Teacher
+from webapp.visitors import Everybody
 
 
 def shape(kind, *points, counts=False, width=0.0):
@@ -98,7 +99,7 @@ def tab(tmp_path):
     stream = tmp_path / "one.png"
     Image.new("RGB", (64, 48), "grey").save(stream)
     teacher.parts.add("lid", [Upload("one.png", stream.read_bytes)])
-    return TeachTab(teacher)
+    return TeachTab(Everybody(teacher.catalog, teacher))
 
 
 def visitor():
@@ -106,14 +107,14 @@ def visitor():
 
 
 def test_the_training_gets_the_region(tab):
-    teacher = tab._teacher
+    teacher = tab._visitors.of(visitor()).teacher
     assert "--region" not in teacher.command(Lesson("lid", ("hybrid",), 10))
-    tab._keep_region("lid", [LEFT])
+    keep_region(teacher, "lid", [LEFT])
     command = teacher.command(Lesson("lid", ("hybrid",), 10))
     assert command[command.index("--region") + 1].endswith("pictures/lid/region.png")
-    tab._keep_region("lid", None)  # nothing was changed
+    keep_region(teacher, "lid", None)  # nothing was changed
     assert "--region" in teacher.command(Lesson("lid", ("hybrid",), 10))
-    tab._keep_region("lid", [])
+    keep_region(teacher, "lid", [])
     assert "--region" not in teacher.command(Lesson("lid", ("hybrid",), 10))
 
 

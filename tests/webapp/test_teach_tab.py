@@ -19,6 +19,7 @@ from webapp import own_parts, teach_tab, teaching
 from webapp.own_parts import BAD, GOOD, OwnParts, Upload, left_out, part_name, uploads_in
 from webapp.teach_tab import TeachTab, wilson
 from webapp.teaching import DONE, FAILED, RUNNING, STOPPED, WAITING, Lesson, Teacher
+from webapp.visitors import Everybody
 
 FOREVER = [sys.executable, "-c", "import time; time.sleep(600)"]
 
@@ -220,12 +221,16 @@ def uploads(tmp_path, monkeypatch):
     return make
 
 
+def tab_of(teacher):
+    return TeachTab(Everybody(teacher.catalog, teacher))
+
+
 def visitor(language="en"):
     return gr.Request(headers={"accept-language": language})
 
 
 def test_pictures_are_judged_before_anything_is_kept(teacher, uploads):
-    tab = TeachTab(teacher)
+    tab = tab_of(teacher)
     said, priced = tab.check("Lid", uploads(*(png(seed) for seed in range(8))), visitor())
     assert "8 pictures can be used. 2 more are needed." in said and "about 2 pixels" in said
     assert next(name for _, name in priced["choices"]) == "hybrid" and not teacher.parts.names()
@@ -239,7 +244,7 @@ def test_what_is_left_out_is_said(teacher, uploads, tmp_path, monkeypatch):
         for name, content in {"0.png": png(0), "huge.png": b"1" * 100_001, "<b>.txt": b"text"}.items():
             archive.writestr(name, content)
     files = [{"path": str(path), "orig_name": "lids.zip"}]
-    said, tab = {}, TeachTab(teacher)
+    said, tab = {}, TeachTab(Everybody(teacher.catalog, teacher))
     for language in ("en", "de"):
         said[language] = tab.check("Lid", [*uploads(png(1)), *files], visitor(language))[0]
     assert "2 pictures can be used" in said["en"] and "Left out: huge.png. A picture in a ZIP" in said["en"]
@@ -258,7 +263,7 @@ def test_known_defects_that_cannot_be_read_are_said_with_the_result(teacher, upl
     monkeypatch.setattr(teacher, "command", lambda lesson: [sys.executable, "-c", ""])
     monkeypatch.setattr(teacher.catalog, "load", lambda label: {})
     good, bad = uploads(*map(png, range(10))), uploads(b"no picture")
-    pages = list(TeachTab(teacher).teach("Lid", good, bad, ["hybrid"], None, visitor()))
+    pages = list(TeachTab(Everybody(teacher.catalog, teacher)).teach("Lid", good, bad, ["hybrid"], None, visitor()))
     assert "lid is taught" in pages[-1][0] and f"Cannot be read: {bad[0]['orig_name']}" in pages[-1][0]
 
 
@@ -273,13 +278,13 @@ def test_known_defects_that_cannot_be_read_are_said_with_the_result(teacher, upl
 )
 def test_what_cannot_be_taught_is_refused(teacher, uploads, part, count, methods, message, monkeypatch):
     monkeypatch.setattr(teach_tab, "missing_packages", list)
-    pages = list(TeachTab(teacher).teach(part, uploads(*map(png, range(count))), None, methods, None, visitor()))
+    pages = list(tab_of(teacher).teach(part, uploads(*map(png, range(count))), None, methods, None, visitor()))
     assert len(pages) == 1 and message in pages[0][0] and teacher.current("lid") is None
 
 
 def test_missing_packages_are_named(teacher, uploads, monkeypatch):
     monkeypatch.setattr(teach_tab, "missing_packages", lambda: ["accelerate"])
-    [page] = TeachTab(teacher).teach("Lid", uploads(*map(png, range(10))), None, ["hybrid"], None, visitor())
+    [page] = tab_of(teacher).teach("Lid", uploads(*map(png, range(10))), None, ["hybrid"], None, visitor())
     assert "pip install -e" in page[0]
 
 
@@ -290,18 +295,18 @@ def test_a_failure_and_a_stop_are_shown(teacher, uploads, monkeypatch):
     monkeypatch.setattr(
         teacher, "command", lambda lesson: [sys.executable, "-c", "raise SystemExit('no space in /a/b')"]
     )
-    pages = list(TeachTab(teacher).teach("Lid", files, None, ["hybrid"], None, visitor()))
+    pages = list(tab_of(teacher).teach("Lid", files, None, ["hybrid"], None, visitor()))
     assert "Teaching failed: no space in b" in pages[-1][0] and pages[-1][1]["interactive"] is True
     assert len(teacher.parts.pictures("lid")) == 10  # nothing is lost
     monkeypatch.setattr(teacher, "command", lambda lesson: FOREVER)
-    tab = TeachTab(teacher)
+    tab = tab_of(teacher)
     pages = tab.teach("Lid", files, None, ["hybrid"], None, visitor())
     page = next(pages)
     while "Teaching lid" not in page[0]:
         page = next(pages)
     assert page[2]["interactive"] is True and page[4] == "lid"
-    tab.stop("somebody_elses")
-    tab.stop("lid")
+    tab.stop("somebody_elses", visitor())
+    tab.stop("lid", visitor())
     assert "Stopped. The pictures are kept" in [*pages][-1][0]
 
 

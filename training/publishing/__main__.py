@@ -38,6 +38,9 @@ def read_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     models.add_argument("--revision", metavar="BRANCH", help="push to this branch (default: main)")
     models.add_argument("--dry-run", action="store_true", help="only show what would be pushed")
     models.add_argument("--overwrite-cards", action="store_true", help="also cards that were edited on the Hub")
+    models.add_argument(
+        "--no-collection", dest="collection", action="store_false", help="do not list the models in a Collection"
+    )
     pictures = "show panels and picture names even if the licence of the data is not known to allow it"
     models.add_argument("--show-pictures", action="store_true", help=pictures)
     space = actions.add_parser("space", help="push the demo as a Space, or write its folder")
@@ -84,7 +87,7 @@ def _publish_models(run: Path, **options) -> dict[str, str]:
 def _publish_space(repo_id: str, namespace: str | None, private: bool, output: Path | None) -> dict[str, str]:
     if output:
         shown = published(namespace, HfApi(library_name=LIBRARY)) if namespace else {}
-        logger.info("%s", assemble_space(output, namespace=namespace, **shown))
+        logger.info("%s", assemble_space(output, repo_id=repo_id, namespace=namespace, **shown))
     else:
         check_login(repo_id.partition("/")[0])
         logger.info("%s", push_space(repo_id, namespace=namespace, private=private))

@@ -50,6 +50,7 @@ class Publication:
         revision: branch to push to, created if it is missing; None = main.
         overwrite_cards: also cards that were edited on the Hub.
         show_pictures: publish panels, and names in the raw scores, even if the data's licence may not allow it.
+        collection: list the models in a Collection, for which a login needs a further permission.
         dry_run: show what would be done, change nothing.
     """
 
@@ -58,11 +59,12 @@ class Publication:
     revision: str | None = None
     overwrite_cards: bool = False
     show_pictures: bool = False
+    collection: bool = True
     dry_run: bool = False
 
 
 def publish(folders: list[Path], publication: Publication) -> dict[str, str]:
-    """Pushes finished models, one commit each, and lists them in a Collection per data set.
+    """Pushes finished models, one commit each, and lists them in a Collection per data set, if that is wanted.
 
     Files that are on the Hub already are not sent again. So the same call continues after an interruption.
 
@@ -83,7 +85,7 @@ def publish(folders: list[Path], publication: Publication) -> dict[str, str]:
             failures[repo_id] = f"a file cannot be read or written ({error})"
         if repo_id in failures:
             logger.error("%s failed: %s", repo_id, failures[repo_id])
-    for dataset, repo_ids in sorted(members.items()):
+    for dataset, repo_ids in sorted(members.items()) if publication.collection else ():
         title = f"Anomaly detection: {dataset}"
         try:
             logger.info("Collection %r: %s", title, patiently(partial(collect, api, title, repo_ids, publication)))

@@ -23,19 +23,28 @@ from training.publishing.licences import IMAGENET
 from training.publishing.publish import client_call
 
 ROOT = Path(__file__).parents[2]
-CONTENT = ("app.py", "webapp", "hubmodels", "examples", "requirements.txt", "LICENSE", "NOTICE.md")
+FOLDERS = ("webapp", "hubmodels", "training", "model_cards", "examples")
+CONTENT = ("app.py", *FOLDERS, "requirements.txt", "LICENSE", "NOTICE.md")
 LEFT_OUT = shutil.ignore_patterns("__pycache__", ".*")
 PYTHON = "3.12"  # the builder's default, 3.10, is too old
 NAMESPACE_VARIABLE = "HUBMODELS_NAMESPACE"  # app.py reads it
-OWNED = ["webapp/*", "hubmodels/*", "examples/*"]  # files deleted here are deleted from the Space, too
+ID_FILE = "space_id.txt"  # app.py reads it: in a duplicate of the Space it is another Space's id
+SCOPES = ["contribute-repos"]  # of a visitor's login: to make repositories, and to write to these only
+OWNED = [f"{name}/*" for name in FOLDERS]  # files deleted here are deleted from the Space, too
 
 
 def assemble_space(
-    target: Path, *, namespace: str | None = None, models: Sequence[str] = (), backbones: Sequence[str] = ()
+    target: Path,
+    *,
+    repo_id: str | None = None,
+    namespace: str | None = None,
+    models: Sequence[str] = (),
+    backbones: Sequence[str] = (),
 ) -> Path:
     """Fills a new or empty folder with all that the Space needs; returns it.
 
     Args:
+        repo_id: of the Space; with it a duplicate can be recognised.
         namespace: who published the models; without it the demo shows the bundled ones.
         models: their repository ids.
         backbones: names of the backbones that they need.
@@ -51,6 +60,8 @@ def assemble_space(
             shutil.copytree(source, target / source.name, ignore=LEFT_OUT)
         else:
             shutil.copy(source, target)
+    if repo_id:
+        (target / ID_FILE).write_text(f"{repo_id}\n", encoding="utf-8")
     settings = _settings(models, backbones)
     values = {"namespace": namespace, "variable": NAMESPACE_VARIABLE, "repository": REPOSITORY}
     values |= {"methods": list(METHODS.values()), "imagenet": IMAGENET}
@@ -72,7 +83,7 @@ def push_space(repo_id: str, *, namespace: str | None = None, private: bool = Fa
     url = api.create_repo(repo_id, repo_type="space", space_sdk="gradio", private=private, exist_ok=True)
     set_namespace(api, repo_id, namespace)  # before the files, whose commit starts the first build
     with TemporaryDirectory() as folder:
-        assemble_space(Path(folder), namespace=namespace, **shown)
+        assemble_space(Path(folder), repo_id=repo_id, namespace=namespace, **shown)
         with client_call():
             api.upload_folder(
                 repo_id=repo_id,
@@ -129,6 +140,8 @@ def _settings(models: Sequence[str], backbones: Sequence[str]) -> SpaceCardData:
         license="apache-2.0",  # of what the Space contains; models of the Hub have their licences on their cards
         short_description="Is this part good? Anomaly detectors compared",  # 60 characters at most
         suggested_hardware="cpu-basic",
+        hf_oauth=True,  # with it visitors can push the parts that they taught to their own accounts
+        hf_oauth_scopes=SCOPES,
         tags=["anomaly-detection", "industrial-inspection", LIBRARY],
         models=list(models) or None,
         preload_from_hub=preloaded or None,  # into the builder's Hub cache, so that no visitor waits for it

@@ -26,7 +26,15 @@ from hubmodels.compactnet import COMPACT_BACKBONE
 from hubmodels.hub.catalog import Catalog
 from hubmodels.methods import METHODS
 from training.publishing.licences import IMAGENET
-from training.publishing.space import CONTENT, NAMESPACE_VARIABLE, assemble_space, push_space, set_namespace
+from training.publishing.space import (
+    CONTENT,
+    FOLDERS,
+    ID_FILE,
+    NAMESPACE_VARIABLE,
+    assemble_space,
+    push_space,
+    set_namespace,
+)
 
 WRN = "wide_resnet50_2.tv_in1k"
 MODELS = ["acme/simplenet-mvtec-bottle", "acme/glass-mvtec-bottle"]
@@ -56,7 +64,7 @@ def requirements() -> dict[str, SpecifierSet]:
 
 def test_the_folder_holds_what_the_app_needs_and_nothing_else(space):
     assert {path.name for path in space.iterdir()} == {*CONTENT, "README.md"}
-    for room in ("hubmodels", "webapp", "examples"):
+    for room in FOLDERS:
         here, there = ({str(p.relative_to(top)) for p in (top / room).rglob("*")} for top in (ROOT, space))
         assert there == {name for name in here if "__pycache__" not in name}
     assert not [path for path in space.rglob("*") if path.is_symlink()]  # the Hub would store them as text
@@ -109,6 +117,21 @@ def test_models_of_the_hub_and_their_backbone_are_fetched_at_build_time(tmp_path
     assert all(f"https://huggingface.co/{model})" in card.text for model in MODELS)
 
 
+def test_a_duplicate_is_recognised_by_the_id_in_the_folder(tmp_path):
+    folder = assemble_space(tmp_path / "space", repo_id="acme/demo")
+    assert folder / ID_FILE == folder / app.PUBLISHED_AS.name
+    assert [app.is_duplicate(space, folder / ID_FILE) for space in ("acme/demo", "ACME/Demo", "ann/demo")] == [
+        False,
+        False,
+        True,
+    ]
+    assert not app.is_duplicate("ann/demo", tmp_path / ID_FILE)
+
+
+def test_a_visitors_login_may_only_make_repositories(front_matter):
+    assert front_matter["hf_oauth"] is True and front_matter["hf_oauth_scopes"] == ["contribute-repos"]
+
+
 def test_the_app_reads_the_variable_that_the_space_sets(monkeypatch):
     monkeypatch.setenv(NAMESPACE_VARIABLE, "acme")
     monkeypatch.setattr(sys, "argv", ["app.py"])
@@ -116,9 +139,10 @@ def test_the_app_reads_the_variable_that_the_space_sets(monkeypatch):
 
 
 def test_all_that_is_imported_is_required():
-    files = [*sources("app.py"), *sources("webapp"), *sources("hubmodels")]
+    files = [file for room in ("app.py", "webapp", "hubmodels", "training") for file in sources(room)]
+    files = [file for file in files if file.name != "free_pictures.py"]  # no part of teaching
     names = {name.split(".")[0] for file in files for name in imported(file.read_text(), "hubmodels")}
-    foreign = names - set(sys.stdlib_module_names) - {"hubmodels", "webapp"}
+    foreign = names - set(sys.stdlib_module_names) - {"hubmodels", "webapp", "training"}
     distributions = packages_distributions()
     wanted = {canonicalize_name(name) for module in foreign for name in distributions[module]}
     assert {"torch", "gradio"} <= wanted  # the search finds something
@@ -189,6 +213,13 @@ def test_the_app_answers_from_its_own_folder(space, python, tmp_path):
     assert not [path for path in loaded if any(path.is_relative_to(room) for room in rooms)]
 
 
+@pytest.mark.parametrize("command", [["training/train.py"], ["-m", "training.publishing", "models"]])
+def test_the_programs_that_the_page_starts_run_in_its_own_folder(space, python, command):
+    variables = OUTSIDE | {"PYTHONPATH": str(space)}
+    result = subprocess.run([python, *command, "--help"], cwd=space, env=variables, capture_output=True, text=True)
+    assert result.returncode == 0 and "usage:" in result.stdout, result.stderr
+
+
 # ---------------------------------------------------------------- pushed
 
 SPACE = "acme/demo"
@@ -198,7 +229,7 @@ SPACE = "acme/demo"
 def root(tmp_path):
     """What the Space is made of, the test's own; small, because only the transfer matters."""
     folder = tmp_path / "repository"
-    texts = ("webapp/page.py", "hubmodels/catalog.py")
+    texts = ("webapp/page.py", "hubmodels/catalog.py", "training/train.py", "model_cards/card.md")
     for name in (*texts, "hubmodels/weights/a.safetensors", "examples/parts/washer/good.png"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(name)
@@ -235,7 +266,11 @@ def test_the_space_equals_the_folder_after_each_push(hub, root, push):
     assert addresses == [f"{hub.endpoint}/spaces/{SPACE}"] * 2
     space, files = hub.repo(SPACE, "space"), hub.files(SPACE, repo_type="space")
     here = {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}
-    assert (space.sdk, set(files)) == ("gradio", here | {"README.md", ".gitattributes"})  # the last is the Hub's own
+    assert (space.sdk, set(files)) == (
+        "gradio",
+        here | {"README.md", ID_FILE, ".gitattributes"},
+    )  # the last is the Hub's own
+    assert files[ID_FILE].decode().strip() == SPACE
     assert space.variables[NAMESPACE_VARIABLE]["value"] == "acme"
     card = SpaceCard(files["README.md"].decode()).data.to_dict()
     assert card["models"] == MODELS
