@@ -22,6 +22,7 @@ from hubmodels.sizes import (
 from training.objectives import PAPER_IMAGE_SIZE
 
 AUTO = "auto"
+SQUARE_MM = "mm2"
 SQUASHED = 0.8  # of one side compared with the other, from which on it is said
 SHORTEST = 64  # pixels that `auto` gives the shorter side at least
 
@@ -38,6 +39,23 @@ def parse_image_size(text: str) -> int | list[int] | str:
             f"{text!r} is neither a side (512), nor height x width (640x256), nor {AUTO}; a side has "
             f"{SMALLEST_IMAGE} to {LARGEST_IMAGE} pixels, both together at most {LARGEST_AREA:,}"
         ) from None
+
+
+def parse_area(text: str) -> str:
+    """An area, `40` pixels or `2mm2`, as it is; raises argparse's error for anything else."""
+    try:
+        valid = 0 < float(text.removesuffix(SQUARE_MM)) < math.inf
+    except ValueError:
+        valid = False
+    if not valid:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number of pixels (40) nor an area (2{SQUARE_MM})")
+    return text
+
+
+def area_in_pixels(area: str, pixel_size: float | None) -> float:
+    """An area as `parse_area` takes it, in pixels whose sides have `pixel_size` millimetres."""
+    number = float(area.removesuffix(SQUARE_MM))
+    return number / pixel_size**2 if area.endswith(SQUARE_MM) else number
 
 
 def default_side(backbone: str) -> int:

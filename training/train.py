@@ -406,6 +406,8 @@ def finish(job: Job, detector: AnomalyDetector, record: dict) -> None:
         "folds": record["folds"],
         "in_words": shipped.calibration.describe(),
     }
+    if shipped.least_size is not None:
+        calibration["least_size"] = shipped.least_size.in_words
     content = {"method": job.method, "dataset": category.dataset, "category": category.name}
     content |= {"protocol": PROTOCOL, "seed": job.config.seed, "epochs": job.epochs}
     content |= {"metrics": metrics, "calibration": calibration, "training": record, "settings": job.settings}

@@ -86,7 +86,7 @@ class Corrections:
             return False
         detector.calibration.take_back(found)
         picture = self._latest.get(self.part_of(entry.label) or "")
-        new = {"score": found.image_score, "maximum": float(found.anomaly_map.max())}
+        new = {"score": found.image_score, "maximum": float(found.counted_map.max())}
         _save(entry, detector, [*_known(entry), {"picture": picture.stem if picture else "", **new}])
         return True
 

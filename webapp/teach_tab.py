@@ -16,7 +16,8 @@ from hubmodels.paired_tests import holm, mcnemar
 from hubmodels.pictures import read_picture
 from webapp.hosting import checked_path, hide_folders
 from webapp.inspection import Inspection, choices, inspect_picture
-from webapp.inspection_report import describe_guarantee
+from webapp.inspection_report import describe_guarantee, describe_least_size
+from webapp.least_size import checked_least_size, save_least_size, saved_least_size
 from webapp.own_parts import BAD, FEWEST, MOST, Findings, part_name, uploads_in
 from webapp.regions import checked_shapes, draw_mask, save_region, saved_shapes, share_that_counts
 from webapp.teaching import (
@@ -97,6 +98,9 @@ class TeachTab:
                         elem_id="region",
                     )
                     share = gr.HTML(elem_id="region-share", elem_classes="note")
+                least = gr.Number(
+                    label=label("teach_least_size"), minimum=1, precision=0, value=None, elem_id="teach-least-size"
+                )
                 methods = gr.CheckboxGroup(
                     self._priced(30), value=teachable()[:1], label=label("teach_methods"), elem_id="teach-methods"
                 )
@@ -123,12 +127,13 @@ class TeachTab:
         region.input(self.drawn, None, [shapes, share], **quick)
         watching = start.click(
             self.teach,
-            [part, good, bad, methods, shapes],
+            [part, good, bad, methods, shapes, least],
             [status, start, stop, inspect, running, taught, part, good, bad],
             preprocess=False,
             **private,
             **TEACH,
         )
+        part.change(self.kept_least_size, part, least, preprocess=False, **quick)
         watching.then(self.offer, taught, category, **quick)
         stop.click(self.stop, running, None, **quick)
         inspect.click(lambda chosen: (gr.Tabs(selected="inspect"), chosen), taught, [tabs, category], **quick)
@@ -155,12 +160,14 @@ class TeachTab:
         bad: list | None,
         methods: list | None,
         shapes: list | None,
+        least_size: float | None,
         request: gr.Request,
     ) -> Iterator[tuple]:
-        """Keeps the pictures and the region, and teaches the part; yields updates until it is over.
+        """Keeps the pictures and what counts in them, and teaches the part; yields updates until it is over.
 
         Args:
             shapes: what was drawn; None = nothing was changed.
+            least_size: pixels of the smallest defect that counts; None = every size counts.
         """
         language, name = language_of(request), part_name(part or "")
         try:
@@ -169,6 +176,7 @@ class TeachTab:
                 self._teacher.parts.add(name, uploads_in(_paths(good)))
                 self._teacher.parts.add(name, uploads_in(_paths(bad)), BAD)
                 self._keep_region(name, shapes)
+                save_least_size(self._teacher.parts.folder / name, checked_least_size(least_size))
         except (PictureError, OSError) as error:
             refused = [explain_fault(error, language, self._catalog)]
         if refused:
@@ -200,6 +208,12 @@ class TeachTab:
         share = share_that_counts(draw_mask(shapes, (DRAWN, DRAWN)))
         key = "region_share" if share else "region_nothing"
         return shapes, str(translate(key, language, share=percent(share, language)))
+
+    def kept_least_size(self, part: str | None) -> object:
+        """The smallest defect that counts, as the part was taught with; of a new part, what is in the field."""
+        name = part_name(part or "")
+        is_known = name in self._teacher.parts.names()
+        return saved_least_size(self._teacher.parts.folder / name) if is_known else gr.skip()
 
     def _keep_region(self, name: str, shapes: list | None) -> None:
         pictures = self._teacher.parts.pictures(name)
@@ -284,6 +298,7 @@ class TeachTab:
             return _said(language, refused=[explain_fault(error, language, self._catalog)])
         promises = [
             Markup("{}: {}").format(METHODS[name].title, describe_guarantee(d.calibration, None, language))
+            + describe_least_size(d, language)
             for name, d in detectors.items()
         ]
         words = translate("teach_done", language, part=lesson.part, time=_about(lesson.seconds))

@@ -228,13 +228,13 @@ def test_pictures_are_judged_before_anything_is_kept(teacher, uploads):
 )
 def test_what_cannot_be_taught_is_refused(teacher, uploads, part, count, methods, message, monkeypatch):
     monkeypatch.setattr(teach_tab, "missing_packages", list)
-    pages = list(TeachTab(teacher).teach(part, uploads(*map(png, range(count))), None, methods, None, visitor()))
+    pages = list(TeachTab(teacher).teach(part, uploads(*map(png, range(count))), None, methods, None, None, visitor()))
     assert len(pages) == 1 and message in pages[0][0] and teacher.current("lid") is None
 
 
 def test_missing_packages_are_named(teacher, uploads, monkeypatch):
     monkeypatch.setattr(teach_tab, "missing_packages", lambda: ["accelerate"])
-    [page] = TeachTab(teacher).teach("Lid", uploads(*map(png, range(10))), None, ["hybrid"], None, visitor())
+    [page] = TeachTab(teacher).teach("Lid", uploads(*map(png, range(10))), None, ["hybrid"], None, None, visitor())
     assert "pip install -e" in page[0]
 
 
@@ -245,12 +245,12 @@ def test_a_failure_and_a_stop_are_shown(teacher, uploads, monkeypatch):
     monkeypatch.setattr(
         teacher, "command", lambda lesson: [sys.executable, "-c", "raise SystemExit('no space in /a/b')"]
     )
-    pages = list(TeachTab(teacher).teach("Lid", files, None, ["hybrid"], None, visitor()))
+    pages = list(TeachTab(teacher).teach("Lid", files, None, ["hybrid"], None, None, visitor()))
     assert "Teaching failed: no space in b" in pages[-1][0] and pages[-1][1]["interactive"] is True
     assert len(teacher.parts.pictures("lid")) == 10  # nothing is lost
     monkeypatch.setattr(teacher, "command", lambda lesson: FOREVER)
     tab = TeachTab(teacher)
-    pages = tab.teach("Lid", files, None, ["hybrid"], None, visitor())
+    pages = tab.teach("Lid", files, None, ["hybrid"], None, None, visitor())
     page = next(pages)
     while "Teaching lid" not in page[0]:
         page = next(pages)
