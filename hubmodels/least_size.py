@@ -16,6 +16,7 @@ from scipy import ndimage
 from hubmodels.prediction import OUTLINE
 from hubmodels.sizes import Size, as_pair
 
+MOST = 0.1  # of a picture
 NEIGHBOURS = ((0, 1), (1, -1), (1, 0), (1, 1))  # (down, right); the other four give the same pairs
 # Squares of 0 to 369 pixels were put on good pictures of capsules (compact backbone). An outline had about 430 pixels
 # and 0.6 of the square's. None had less than 5 patches.
@@ -31,7 +32,7 @@ class LeastSize:
         picture_size: (height, width) of these pictures.
 
     Raises:
-        ValueError: the area is not positive, or larger than a picture.
+        ValueError: the area is not positive, or so large that hardly anything would count.
     """
 
     pixels: float
@@ -39,10 +40,10 @@ class LeastSize:
 
     def __post_init__(self) -> None:
         height, width = self.picture_size
-        if not 0 < self.pixels <= height * width:
+        if not 0 < self.pixels <= MOST * height * width:
             raise ValueError(
-                f"a least size of {self.pixels:g} pixels is not possible: give more than 0, and at most the "
-                f"{height} x {width} pixels of a picture"
+                f"a least size of {self.pixels:g} pixels is not possible: give more than 0, and at most "
+                f"{100 * MOST:g} % of a picture of {height} x {width} pixels"
             )
 
     @property
