@@ -67,8 +67,9 @@ def open_map(anomaly_map: NDArray, pixels: int, outline: float = OUTLINE) -> NDA
     """A map (H, W) in which each region is lowered to the level from which on it counts.
 
     A region above a level is 8-connected, as outlined defects are. It counts if so many of its pixels are not below
-    the outline of its peak, or if it contains a region that counts. The outline is a share of the way from the map's
-    median to the peak; a share of 0 leaves the area above the level alone. A region that never counts is lowered until
+    the outline of its peak, or if it contains a region that counts. Peaks that do not count alone become one peak, as
+    high as the pass between them. So a hot spot hides no scratch. The outline is a share of the way from the map's
+    median to the peak. With a share of 0 all pixels above the level count. A region that never counts is lowered until
     it is part of one that does.
 
     The steepest way up from a pixel ends at its peak. The pixels of one peak above a level are connected. Two peaks
@@ -97,9 +98,9 @@ class _Rule(NamedTuple):
     base: float
     outline: float
 
-    def counts(self, highest: NDArray, level: float) -> bool:
-        """Whether a region does, given its highest values, descending, and a level."""
-        least = self.base + self.outline * (highest[0] - self.base) if self.outline else -math.inf
+    def counts(self, highest: NDArray, top: float, level: float) -> bool:
+        """Whether a region does: its highest values, descending, the height of its peak, and a level."""
+        least = self.base + self.outline * (top - self.base) if self.outline else -math.inf
         return len(highest) == self.pixels and highest[-1] >= max(level, least)
 
 
@@ -117,11 +118,12 @@ class _Region:
     Attributes:
         peaks: those whose level is not known yet.
         highest: values of its pixels, descending, at most as many as are needed.
+        top: height of its peak, or of the lowest pass between peaks that do not count alone.
         counts: whether it does, at the lowest level so far.
     """
 
     def __init__(self, peaks: list[int], highest: NDArray) -> None:
-        self.peaks, self.highest, self.counts = peaks, highest, False
+        self.peaks, self.highest, self.top, self.counts = peaks, highest, float(highest[0]), False
         self.part_of: _Region | None = None
 
     def root(self) -> "_Region":
@@ -135,7 +137,7 @@ class _Region:
 
     def lower(self, caps: NDArray, rule: _Rule, level: float, most: float = math.inf) -> None:
         """Sets the caps of its peaks, if it counts at the level."""
-        if self.counts or rule.counts(self.highest, level):
+        if self.counts or rule.counts(self.highest, self.top, level):
             caps[self.peaks] = most if self.counts else min(most, self.highest[-1])
             self.peaks, self.counts = [], True
 
@@ -146,6 +148,7 @@ def _join(one: _Region, other: _Region, level: float, rule: _Rule, caps: NDArray
         region.lower(caps, rule, level)
     one.peaks += other.peaks
     one.counts |= other.counts
+    one.top = level
     if not one.counts:
         one.highest = -np.sort(-np.concatenate([one.highest, other.highest]))[: rule.pixels]
     other.part_of = one
