@@ -124,14 +124,14 @@ def _flagged(row: dict, kind: str) -> np.ndarray:
 def main() -> None:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("categories", nargs="*", choices=compact_backbone.SETS, metavar="NAME")
+    parser.add_argument("categories", nargs="*", metavar="NAME", help=", ".join(compact_backbone.SETS))
     parser.add_argument("--data", type=Path, help="folder of real pictures")
     parser.add_argument("--table", action="store_true", help="print all rows")
     args = parser.parse_args()
     if args.table:
         return print(results_table())
-    if args.data is None:
-        parser.error("--data is needed")
+    if args.data is None or not set(args.categories) <= set(compact_backbone.SETS):
+        parser.error(f"give --data, and names of {', '.join(compact_backbone.SETS)}")
     command = "python -m benchmarks.least_size " + " ".join(sys.argv[1:]).replace(str(args.data), "DIR")
     origin = provenance(command)
     for name in args.categories:

@@ -23,6 +23,7 @@ from training.objectives import PAPER_IMAGE_SIZE
 
 AUTO = "auto"
 SQUARE_MM = "mm2"
+PATCHES = 4  # area from which on a least size works, see benchmarks/least_size.py
 SQUASHED = 0.8  # of one side compared with the other, from which on it is said
 SHORTEST = 64  # pixels that `auto` gives the shorter side at least
 
@@ -148,6 +149,14 @@ def resolution_of(sizes: Mapping[tuple[int, int], int], resize: Size, backbone: 
     smallest = max(1, round(min(feature_strides(backbone)) / min(scale)))
     words = f"the smallest defect that can be seen has about {smallest} pixels of your pictures"
     return {"scale": list(scale), "smallest_defect": smallest, "in_words": words}
+
+
+def too_small(pixels: float, smallest_defect: int) -> str:
+    """What to say of a least size that the patches are too coarse for, else an empty text."""
+    enough = PATCHES * smallest_defect**2
+    if pixels >= enough:
+        return ""
+    return f"a least size of {pixels:g} pixels changes little below {enough}, the area of {PATCHES} patches: give more"
 
 
 def squashed(scale: Sequence[float]) -> str:

@@ -99,7 +99,12 @@ class TeachTab:
                     )
                     share = gr.HTML(elem_id="region-share", elem_classes="note")
                 least = gr.Number(
-                    label=label("teach_least_size"), minimum=1, precision=0, value=None, elem_id="teach-least-size"
+                    label=label("teach_least_size"),
+                    info=label("teach_least_size_info"),
+                    minimum=1,
+                    precision=0,
+                    value=None,
+                    elem_id="teach-least-size",
                 )
                 methods = gr.CheckboxGroup(
                     self._priced(30), value=teachable()[:1], label=label("teach_methods"), elem_id="teach-methods"

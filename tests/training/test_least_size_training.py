@@ -10,6 +10,7 @@ from hubmodels import load
 from hubmodels.compactnet import COMPACT_BACKBONE
 from training import train
 from training.config import TrainConfig
+from training.input_shape import too_small
 
 SIZE = 128
 
@@ -95,6 +96,11 @@ def test_what_cannot_be_is_refused_at_once(capsys, given, message):
 def test_more_than_a_tenth_of_a_picture_is_refused_before_training(arguments, tmp_path, capsys):
     assert train.main([*arguments, "--output", str(tmp_path), "--least-size", "2000"]) == 1
     assert "at most 10 % of a picture of 128 x 128 pixels" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("pixels", "says"), [(255, True), (256, False)])  # a patch has 8 x 8
+def test_a_size_below_four_patches_is_named(pixels, says):
+    assert ("changes little below 256" in too_small(pixels, 8)) == says
 
 
 def test_another_least_size_is_another_training(arguments, trained, capsys):
