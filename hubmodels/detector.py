@@ -37,10 +37,11 @@ from hubmodels.hub.files import (
     read_config,
     read_weights,
 )
+from hubmodels.least_size import LeastSize, open_map
 from hubmodels.pictures import Picture, PictureWarning, read_picture
 from hubmodels.prediction import AnomalyPrediction, SizedMap
 from hubmodels.scoring import Calibration, smooth_map
-from hubmodels.sizes import Size, as_plain
+from hubmodels.sizes import Size, as_pair, as_plain
 
 NOT_ARGUMENTS = ("method", "format_version", "weights_sha256")  # in the config, but not for `__init__`
 PIPELINE_TAG = "image-segmentation"  # the Hub has no pipeline of anomaly detection
@@ -63,6 +64,8 @@ class AnomalyDetector(nn.Module, PyTorchModelHubMixin, library_name=LIBRARY, pip
         embed_dim: width D of a patch feature; default: the backbone's channels added up (1536 for wide_resnet50_2).
         dataset, category: what the head was trained on.
         region: whether only a part of the picture counts; which one is in the weights.
+        least_size: regions of fewer pixels do not count for the verdict (`hubmodels.least_size`); None = all count.
+        picture_size: (height, width) of the pictures that have these pixels; by default `resize`.
         head_settings: arguments of the method's head, for example `hidden_dim`.
     """
 
@@ -84,6 +87,8 @@ class AnomalyDetector(nn.Module, PyTorchModelHubMixin, library_name=LIBRARY, pip
         dataset: str | None = None,
         category: str | None = None,
         region: bool = False,
+        least_size: float | None = None,
+        picture_size: Size | None = None,
         **head_settings: object,
     ) -> None:
         super().__init__()
@@ -100,6 +105,8 @@ class AnomalyDetector(nn.Module, PyTorchModelHubMixin, library_name=LIBRARY, pip
             embed_dim=embed_dim,
             region=region,
         )
+        measured = as_pair(picture_size or self.front_end.resize)
+        self.least_size = None if least_size is None else LeastSize(least_size, measured)
         self.head = self.head_class(self.front_end.embed_dim, len(self.front_end.layers), **head_settings)
         self.calibration = Calibration()
         self.appearance = Appearance(self.front_end.embed_dim)
@@ -205,17 +212,41 @@ class AnomalyDetector(nn.Module, PyTorchModelHubMixin, library_name=LIBRARY, pip
         patch_scores = self.score_patches(aggregated, head).float()
         if not patch_scores.isfinite().all():
             raise ModelError(f"the {self.method} model gives scores that are not finite: its weights are damaged")
+        maps = self._maps(patch_scores).cpu()
+        counted = self._without_small_regions(maps)
+        scores = self._image_scores(patch_scores, head or self.head) if counted is None else counted.amax((1, 2))
+        sized = [self._sized(some, sizes) for some in (maps, counted)]
+        return [
+            self.calibration.decide(score, whole, counted_map=own)
+            for score, whole, own in zip(scores.tolist(), *sized, strict=True)
+        ]
+
+    def _maps(self, patch_scores: Tensor) -> Tensor:
+        """Patch scores (B, h, w) -> anomaly maps (B, H, W)."""
         region = self.front_end.region
-        counting = patch_scores if region is None else region.counting(patch_scores)
-        image_scores = (head or self.head).image_scores(counting).tolist()
-        maps = smooth_map(patch_scores, self.front_end.image_size) if region is None else region.smooth(patch_scores)
-        maps = maps.cpu()
+        return smooth_map(patch_scores, self.front_end.image_size) if region is None else region.smooth(patch_scores)
+
+    def _image_scores(self, patch_scores: Tensor, head: Head) -> Tensor:
+        """Patch scores (B, h, w) -> image scores (B,) of those that count."""
+        region = self.front_end.region
+        return head.image_scores(patch_scores if region is None else region.counting(patch_scores))
+
+    def _without_small_regions(self, maps: Tensor) -> Tensor | None:
+        """Anomaly maps (B, H, W) in which regions below the least size are lowered; None where all count."""
+        if self.least_size is None:
+            return None
+        pixels = self.least_size.in_map(self.front_end.resize, self.front_end.stride)
+        return torch.stack([torch.from_numpy(open_map(one.numpy(), pixels)) for one in maps])
+
+    def _sized(self, maps: Tensor | None, sizes: Sequence[tuple[int, int]]) -> list[SizedMap | None]:
+        """Each map (H, W) for the size of its picture."""
+        if maps is None:
+            return [None] * len(sizes)
         resize = self.front_end.resize
-        sized = [
+        return [
             SizedMap(size, max(resize), partial(to_picture_size, one.clone(), resize=resize))
             for one, size in zip(maps, sizes, strict=True)
         ]
-        return [self.calibration.decide(s, m) for s, m in zip(image_scores, sized, strict=True)]
 
     def decide(
         self, prediction: AnomalyPrediction, false_alarm_rate: float | None, unsure_rate: float | None = None
@@ -229,7 +260,7 @@ class AnomalyDetector(nn.Module, PyTorchModelHubMixin, library_name=LIBRARY, pip
             ValueError: a rate is not in (0, 1).
         """
         scores = prediction.image_score, prediction.map_source
-        decided = self.calibration.decide(*scores, false_alarm_rate, unsure_rate)
+        decided = self.calibration.decide(*scores, false_alarm_rate, unsure_rate, prediction.counted_source)
         return replace(decided, latency_ms=prediction.latency_ms, warnings=prediction.warnings)
 
     def calibrate(
@@ -268,6 +299,8 @@ class AnomalyDetector(nn.Module, PyTorchModelHubMixin, library_name=LIBRARY, pip
         settings = {"backbone": front_end.backbone_name} | {name: getattr(front_end, name) for name in names}
         settings |= {name: as_plain(getattr(front_end, name)) for name in ("image_size", "resize")}
         settings |= {"region": True} if front_end.region is not None else {}
+        if self.least_size is not None:
+            settings |= {"least_size": self.least_size.pixels, "picture_size": as_plain(self.least_size.picture_size)}
         identity = {"method": self.method, "format_version": FORMAT_VERSION}
         return identity | settings | {"dataset": self.dataset, "category": self.category} | self.head.settings()
 
@@ -363,11 +396,12 @@ class AnomalyDetector(nn.Module, PyTorchModelHubMixin, library_name=LIBRARY, pip
         """The card of a detector without a training report; `training.publishing` writes the full one."""
         name, part = type(self).__name__, f"{self.dataset or 'own data'} / {self.category or 'one category'}"
         data = ModelCardData(library_name=LIBRARY, pipeline_tag=PIPELINE_TAG, tags=[*TAGS, self.method])
+        small = "" if self.least_size is None else f"For the verdict, {self.least_size.in_words}. "
         return ModelCard(
             f"---\n{data.to_yaml()}\n---\n\n# {name} for {part}\n\n"
             "```python\nfrom hubmodels import load\n\n"
             'prediction = load("USER/REPOSITORY").predict("photo.png")\n```\n\n'
-            f"It {self.calibration.describe()}. Accuracy: not measured.\n"
+            f"It {self.calibration.describe()}. {small}Accuracy: not measured.\n"
         )
 
     def _save_pretrained(self, save_directory: Path) -> None:

@@ -92,8 +92,8 @@ class FrontEnd(nn.Module):
         channels = feature_channels(backbone, self.layers)
         self.embed_dim = embed_dim or sum(channels)
         self.patch_features = PatchFeatures(channels, self.embed_dim, patch_size)
-        stride = feature_strides(backbone, self.layers)[0]
-        self.region = Region(self.image_size, stride, self.mean) if region else None
+        self.stride = feature_strides(backbone, self.layers)[0]  # pixels of the input from one patch to the next
+        self.region = Region(self.image_size, self.stride, self.mean) if region else None
         self._backbone: tuple[Backbone, ...] = ()  # in a tuple, or torch would make it part of the model
         self._weights: str | Path | None = None  # file of the backbone's weights, where the user named one
 

@@ -46,7 +46,8 @@ class AnomalyPrediction:
     """The result for one picture. Every score is higher = more anomalous.
 
     Attributes:
-        image_score: maximum of the unsmoothed patch scores; the range depends on the method.
+        image_score: maximum of the unsmoothed patch scores, or of `counted_map` where there is a least size; the range
+            depends on the method.
         map_source: what `anomaly_map` is, or is made of.
         p_value: share of normal pictures at least as anomalous, in (0, 1]; conformal, from held-out normals.
         threshold: the picture is anomalous where `image_score > threshold`.
@@ -57,6 +58,7 @@ class AnomalyPrediction:
         latency_ms: wall time of a separate `predict` call without reading the picture and checking its appearance,
             milliseconds. Enlarging the map is part of it only in an exported file that resizes.
         warnings: reasons to doubt the verdict, as `AppearanceCheck.warnings`; empty where nothing was checked.
+        counted_source: what `counted_map` is, or is made of; None = `map_source`.
 
     The fields from `p_value` to `normal_score` are None while the detector is not calibrated.
     """
@@ -71,11 +73,17 @@ class AnomalyPrediction:
     latency_ms: float | None = None
     warnings: tuple[str, ...] = ()
     unsure_threshold: float | None = None
+    counted_source: np.ndarray | SizedMap | None = field(default=None, repr=False)
 
     @property
     def anomaly_map(self) -> np.ndarray:
         """(H, W) float32 at the picture's own size, smoothed; same scale as the patch scores. Made when first used."""
-        return self.map_source.at(self.map_source.size) if isinstance(self.map_source, SizedMap) else self.map_source
+        return _whole(self.map_source)
+
+    @property
+    def counted_map(self) -> np.ndarray:
+        """The map in which regions below the model's least size are lowered; the map itself where there is none."""
+        return self.anomaly_map if self.counted_source is None else _whole(self.counted_source)
 
     def at_most(self, side: int) -> "AnomalyPrediction":
         """The prediction with a map of at most `side` pixels per side: maps are smooth, and screens are small.
@@ -88,10 +96,8 @@ class AnomalyPrediction:
         if scale >= 1:
             return self
         size = (max(1, round(height * scale)), max(1, round(width * scale)))
-        if lazy:
-            return replace(self, map_source=self.map_source.at(size))
-        smaller = Image.fromarray(self.map_source).resize(size[::-1], Image.Resampling.BOX)
-        return replace(self, map_source=np.asarray(smaller))
+        counted = None if self.counted_source is None else _smaller(self.counted_source, size)
+        return replace(self, map_source=_smaller(self.map_source, size), counted_source=counted)
 
     @property
     def is_anomalous(self) -> bool | None:
@@ -108,14 +114,16 @@ class AnomalyPrediction:
         """(H, W) bool, the outlined defects; None when not calibrated.
 
         Regions above the pixel threshold. A map is smooth, so a strong defect raises it far around: of each region the
-        pixels count that reach OUTLINE of the way from `normal_level` to the region's maximum.
+        pixels count that reach OUTLINE of the way from `normal_level` to the region's maximum. Regions below the
+        model's least size are not outlined.
         """
         if self.pixel_threshold is None:
             return None
-        above = self.anomaly_map > self.pixel_threshold
+        counted = self.counted_map
+        above = counted > self.pixel_threshold
         if above.any():
             place = bounding_box(above)
-            above[place] = _outlined(self.anomaly_map[place], above[place], self.normal_level)
+            above[place] = _outlined(counted[place], above[place], self.normal_level)
         return above
 
     @property
@@ -147,6 +155,18 @@ class AnomalyPrediction:
             "defect_share": None if mask is None else float(np.count_nonzero(mask) / mask.size),
             "latency_ms": self.latency_ms,
         }
+
+
+def _whole(source: np.ndarray | SizedMap) -> np.ndarray:
+    """A map at the picture's own size."""
+    return source.at(source.size) if isinstance(source, SizedMap) else source
+
+
+def _smaller(source: np.ndarray | SizedMap, size: tuple[int, int]) -> np.ndarray:
+    """A map at a smaller size (height, width)."""
+    if isinstance(source, SizedMap):
+        return source.at(size)
+    return np.asarray(Image.fromarray(source).resize(size[::-1], Image.Resampling.BOX))
 
 
 def count_regions(mask: np.ndarray) -> int:
@@ -182,7 +202,7 @@ class Conformal:
 
     Attributes:
         image_scores: (n,) ascending image scores of the normal pictures; empty until calibrated.
-        map_maxima: (n,) ascending maxima of their anomaly maps.
+        map_maxima: (n,) ascending maxima of their anomaly maps, without regions below the model's least size.
         normal_level: median over the pictures of the median anomaly map value.
         false_alarm_rate: share of good parts that may be flagged, as asked for, in (0, 1).
         corrections: how many of the scores belong to false alarms that a person took back. They were chosen because
@@ -251,6 +271,7 @@ class Conformal:
         anomaly_map: np.ndarray | SizedMap,
         false_alarm_rate: float | None = None,
         unsure_rate: float | None = None,
+        counted_map: np.ndarray | SizedMap | None = None,
     ) -> AnomalyPrediction:
         """The prediction with its verdict, or without one when not calibrated.
 
@@ -258,6 +279,7 @@ class Conformal:
             false_alarm_rate: share of good parts that may be flagged, instead of the calibrated one. A picture is
                 anomalous exactly where its p-value is at most `guaranteed_rate(false_alarm_rate)`.
             unsure_rate: a higher one; a picture that only this one would flag is unsure.
+            counted_map: of a model with a least size.
 
         Raises:
             ValueError: a rate is not in (0, 1).
@@ -266,7 +288,7 @@ class Conformal:
             if given is not None:
                 check_rate(given)
         if self.total == 0:
-            return AnomalyPrediction(image_score, anomaly_map)
+            return AnomalyPrediction(image_score, anomaly_map, counted_source=counted_map)
         rate = self.guaranteed_rate(false_alarm_rate)
         return AnomalyPrediction(
             image_score,
@@ -277,6 +299,7 @@ class Conformal:
             pixel_threshold=self._quantile("map_maxima", rate),
             normal_level=float(self.normal_level),
             normal_score=float(self._array("image_scores")[(self.total - 1) // 2]),
+            counted_source=counted_map,
         )
 
     def describe(self) -> str:

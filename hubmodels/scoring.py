@@ -85,7 +85,7 @@ class Calibration(SinglePrecision, Conformal):
             ValueError: no predictions, a score that is not finite, or a rate outside (0, 1).
         """
         check_rate(false_alarm_rate)
-        kept = [(p.image_score, p.anomaly_map.max(), np.median(p.anomaly_map)) for p in predictions]
+        kept = [(p.image_score, p.counted_map.max(), np.median(p.anomaly_map)) for p in predictions]
         scores, maxima, levels = np.array(kept, dtype=np.float32).reshape(-1, 3).T
         if len(scores) == 0 or not np.isfinite(scores).all():
             raise ValueError("calibration needs at least one held-out normal picture, and finite scores")
@@ -106,7 +106,7 @@ class Calibration(SinglePrecision, Conformal):
         """
         if not self.total:
             raise ValueError("the detector is not calibrated: it has no false alarms")
-        self._add(prediction.image_score, prediction.anomaly_map.max())
+        self._add(prediction.image_score, prediction.counted_map.max())
         self.corrections += 1
 
     def undo(self, prediction: AnomalyPrediction) -> None:
@@ -116,7 +116,7 @@ class Calibration(SinglePrecision, Conformal):
             ValueError: it was not taken back.
         """
         kept = {}
-        for name, value in (("image_scores", prediction.image_score), ("map_maxima", prediction.anomaly_map.max())):
+        for name, value in (("image_scores", prediction.image_score), ("map_maxima", prediction.counted_map.max())):
             places = np.flatnonzero(self._array(name) == np.float32(value))
             if not self.corrections or not len(places) or value <= self._array(name)[0]:
                 raise ValueError("this false alarm was not taken back")

@@ -4,6 +4,7 @@ The command line is made from them. Defaults are the papers'.
 """
 
 import argparse
+import math
 import types
 import typing
 from dataclasses import MISSING, dataclass, field, fields
@@ -12,7 +13,7 @@ from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 from hubmodels.compactnet import COMPACT_BACKBONE, COMPACT_IMAGE_SIZE
 from hubmodels.methods import METHODS
 from hubmodels.sizes import Size, as_pair, as_plain
-from training.input_shape import AUTO, parse_image_size
+from training.input_shape import AUTO, SQUARE_MM, parse_area, parse_image_size
 from training.objectives import OBJECTIVES, PAPER_BACKBONE, PAPER_IMAGE_SIZE, objective_of
 from training.objectives.objective import option
 
@@ -111,6 +112,17 @@ class TrainConfig:
         "picture)",
         "model",
         metavar="FILE",
+    )
+    least_size: str | None = option(
+        None,
+        f"regions of fewer pixels of the training pictures do not count for the verdict: 40, or 2{SQUARE_MM} with "
+        "--pixel-size (default: every size counts)",
+        "model",
+        metavar="AREA",
+        parse=parse_area,
+    )
+    pixel_size: float | None = option(
+        None, f"with --least-size in {SQUARE_MM}: side of a pixel on the part, millimetres", "model", metavar="MM"
     )
     hidden_dim: int | None = option(
         None,
@@ -229,6 +241,10 @@ class TrainConfig:
             parser.error("--budget-ms chooses a size: it needs --image-size auto")
         if self.budget_ms is not None and not self.budget_ms > 0:
             parser.error(f"--budget-ms must be positive, not {self.budget_ms}")
+        if (self.least_size or "").endswith(SQUARE_MM) != (self.pixel_size is not None):
+            parser.error(f"--least-size in {SQUARE_MM} and --pixel-size need each other")
+        if self.pixel_size is not None and not 0 < self.pixel_size < math.inf:
+            parser.error(f"--pixel-size must be positive, not {self.pixel_size}")
         if self.seed < 0:
             parser.error(f"--seed must not be negative: {self.seed}")
         if "none" in self.stabilise and len(self.stabilise) > 1:

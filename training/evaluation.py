@@ -166,7 +166,7 @@ def _row(sample: Sample, prediction: AnomalyPrediction) -> dict:
         "p_value": prediction.p_value,
         "threshold": prediction.threshold,
         "is_anomalous": prediction.is_anomalous,
-        "map_max": float(prediction.anomaly_map.max()),
+        "map_max": float(prediction.counted_map.max()),
     }
 
 

@@ -22,6 +22,8 @@ from hubmodels.sizes import (
 from training.objectives import PAPER_IMAGE_SIZE
 
 AUTO = "auto"
+SQUARE_MM = "mm2"
+PATCHES = 4  # area from which on a least size works, see benchmarks/least_size.py
 SQUASHED = 0.8  # of one side compared with the other, from which on it is said
 SHORTEST = 64  # pixels that `auto` gives the shorter side at least
 
@@ -38,6 +40,23 @@ def parse_image_size(text: str) -> int | list[int] | str:
             f"{text!r} is neither a side (512), nor height x width (640x256), nor {AUTO}; a side has "
             f"{SMALLEST_IMAGE} to {LARGEST_IMAGE} pixels, both together at most {LARGEST_AREA:,}"
         ) from None
+
+
+def parse_area(text: str) -> str:
+    """An area, `40` pixels or `2mm2`, as it is; raises argparse's error for anything else."""
+    try:
+        valid = 0 < float(text.removesuffix(SQUARE_MM)) < math.inf
+    except ValueError:
+        valid = False
+    if not valid:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number of pixels (40) nor an area (2{SQUARE_MM})")
+    return text
+
+
+def area_in_pixels(area: str, pixel_size: float | None) -> float:
+    """An area as `parse_area` takes it, in pixels whose sides have `pixel_size` millimetres."""
+    number = float(area.removesuffix(SQUARE_MM))
+    return number / pixel_size**2 if area.endswith(SQUARE_MM) else number
 
 
 def default_side(backbone: str) -> int:
@@ -130,6 +149,14 @@ def resolution_of(sizes: Mapping[tuple[int, int], int], resize: Size, backbone: 
     smallest = max(1, round(min(feature_strides(backbone)) / min(scale)))
     words = f"the smallest defect that can be seen has about {smallest} pixels of your pictures"
     return {"scale": list(scale), "smallest_defect": smallest, "in_words": words}
+
+
+def too_small(pixels: float, smallest_defect: int) -> str:
+    """What to say of a least size that the patches are too coarse for, else an empty text."""
+    enough = PATCHES * smallest_defect**2
+    if pixels >= enough:
+        return ""
+    return f"a least size of {pixels:g} pixels changes little below {enough}, the area of {PATCHES} patches: give more"
 
 
 def squashed(scale: Sequence[float]) -> str:

@@ -15,7 +15,7 @@ from hubmodels.region import read_region
 from hubmodels.samples import Category
 from training.config import TrainConfig
 from training.evaluation import read_report
-from training.input_shape import resolution_of
+from training.input_shape import area_in_pixels, resolution_of
 from training.objectives import objective_of
 from training.sanity import SanityReport
 
@@ -88,6 +88,15 @@ class Job:
         """Arguments of the head, if they are not its defaults."""
         given = self.config.hidden_dim and "hidden_dim" not in objective_of(self.method).unused
         return {"hidden_dim": self.config.hidden_dim} if given else {}
+
+    @property
+    def least_size(self) -> dict:
+        """Arguments of the detector for regions that are too small to count; empty if all count."""
+        config, sizes = self.config, self.sanity.sizes
+        if config.least_size is None:
+            return {}
+        pixels = area_in_pixels(config.least_size, config.pixel_size)
+        return {"least_size": pixels, "picture_size": max(sizes, key=sizes.get)}
 
     @property
     def settings(self) -> dict:
@@ -172,6 +181,7 @@ def build_detector(job: Job) -> AnomalyDetector:
         dataset=job.category.dataset,
         category=job.category.name,
         region=config.region is not None,
+        **job.least_size,
         **job.head_settings,
     )
     if detector.front_end.region is not None:

@@ -65,7 +65,7 @@ from training.evaluation import (
 )
 from training.fitting import DirectFitting, Fitting, make_fitting
 from training.hub_data import HubColumns
-from training.input_shape import AUTO, default_side, require_multiples, squashed
+from training.input_shape import AUTO, default_side, require_multiples, squashed, too_small
 from training.jobs import Job, TrainingError, build_detector, is_finished, is_whole, open_backbone
 from training.objectives import OBJECTIVES, PAPER_BACKBONE, GradientObjective, objective_of
 from training.publishing.card import require_templates, write_card
@@ -361,6 +361,8 @@ def prepare(job: Job, accelerator: Accelerator, sharing: bool) -> tuple[Fitting 
     logger.info("%s: the input has %s pixels (height x width); %s", job.title, shape, job.resolution["in_words"])
     if hint := squashed(job.resolution["scale"]):
         logger.warning("%s: %s", job.title, hint)
+    if job.least_size and (hint := too_small(job.least_size["least_size"], job.resolution["smallest_defect"])):
+        logger.warning("%s: %s", job.title, hint)
 
     # data: pictures to train on, pictures to calibrate with
     split = split_pictures(job)
@@ -406,6 +408,8 @@ def finish(job: Job, detector: AnomalyDetector, record: dict) -> None:
         "folds": record["folds"],
         "in_words": shipped.calibration.describe(),
     }
+    if shipped.least_size is not None:
+        calibration["least_size"] = shipped.least_size.in_words
     content = {"method": job.method, "dataset": category.dataset, "category": category.name}
     content |= {"protocol": PROTOCOL, "seed": job.config.seed, "epochs": job.epochs}
     content |= {"metrics": metrics, "calibration": calibration, "training": record, "settings": job.settings}

@@ -108,7 +108,7 @@ class Corrections:
         if found is None or not found.is_anomalous:
             return False
         detector.calibration.take_back(found)
-        new = {"score": found.image_score, "maximum": float(found.anomaly_map.max())}
+        new = {"score": found.image_score, "maximum": float(found.counted_map.max())}
         _save(entry, detector, [*_known(entry), {"picture": picture.stem, **new}])
         return True
 

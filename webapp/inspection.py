@@ -67,12 +67,12 @@ class Inspection:
         }
 
     def _numbers(self, method: str, rate: float | None) -> dict:
-        calibration = self.detectors[method].calibration
+        calibration, least = self.detectors[method].calibration, self.detectors[method].least_size
         guaranteed, bound = (
             (calibration.guaranteed_rate(rate), calibration.bound(rate)) if calibration.size else [None] * 2
         )
         promised = {"guaranteed_false_alarm_rate": guaranteed, "false_alarm_rate_bound": bound}
-        return self.predictions[method].numbers() | promised
+        return self.predictions[method].numbers() | promised | {"least_size": least and least.pixels}
 
     @property
     def agree(self) -> bool | None:

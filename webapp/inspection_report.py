@@ -14,7 +14,7 @@ import numpy as np
 from markupsafe import Markup
 from PIL import Image
 
-from hubmodels import AnomalyPrediction
+from hubmodels import AnomalyDetector, AnomalyPrediction
 from hubmodels.appearance import UNLIKE
 from hubmodels.heatmap import agreement_layer, count_shares, heat_layer, ignored_layer, outline_layer, overlap
 from hubmodels.methods import METHODS
@@ -304,7 +304,8 @@ def _column(inspection: Inspection, drawn: Inspection, name: str, rates: list[fl
     for steps in _alike(inspection, [name], rates):
         prediction, layer = (j.at_rate(rates[steps[0]])[name] for j in (inspection, drawn))
         verdicts.append(_verdict(inspection, calibration, prediction, layer, steps, language))
-    notes = [describe_guarantee(calibration, rate, language) for rate in rates]
+    small = describe_least_size(inspection.detectors[name], language)
+    notes = [describe_guarantee(calibration, rate, language) + small for rate in rates]
     return Column(verdicts, notes, [what for what in FILES if what == "map" or calibration.size])
 
 
@@ -367,6 +368,12 @@ def describe_guarantee(calibration: Calibration, rate: float | None, language: s
     return translate(
         "guarantee_less", language, **values, wanted=percent(rate, language), needed=pictures_needed(rate)
     )
+
+
+def describe_least_size(detector: AnomalyDetector, language: str) -> Markup:
+    """Which regions do not count, as a sentence to add; empty if all count."""
+    least = detector.least_size
+    return Markup(" ") + translate("least_size", language, pixels=least.pixels) if least else Markup("")
 
 
 def _shown(picture: Image.Image) -> Image.Image:

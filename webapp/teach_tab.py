@@ -19,7 +19,8 @@ from hubmodels.paired_tests import holm, mcnemar
 from hubmodels.pictures import read_picture
 from webapp.hosting import checked_path, fresh_path, hide_folders
 from webapp.inspection import Inspection, choices, inspect_picture
-from webapp.inspection_report import describe_guarantee
+from webapp.inspection_report import describe_guarantee, describe_least_size
+from webapp.least_size import checked_least_size, save_least_size, saved_least_size
 from webapp.own_models import PushError, pack, push
 from webapp.own_parts import (
     BAD,
@@ -115,6 +116,14 @@ class TeachTab:
                         elem_id="region",
                     )
                     share = gr.HTML(elem_id="region-share", elem_classes="note")
+                least = gr.Number(
+                    label=label("teach_least_size"),
+                    info=label("teach_least_size_info"),
+                    minimum=1,
+                    precision=0,
+                    value=None,
+                    elem_id="teach-least-size",
+                )
                 methods = gr.CheckboxGroup(
                     self._priced(30), value=teachable()[:1], label=label("teach_methods"), elem_id="teach-methods"
                 )
@@ -136,12 +145,13 @@ class TeachTab:
         region.input(self.drawn, None, [shapes, share], **quick)
         watching = start.click(
             self.teach,
-            [part, good, bad, methods, shapes],
+            [part, good, bad, methods, shapes, least],
             [status, start, stop, inspect, running, taught, part, good, bad],
             preprocess=False,
             **private,
             **TEACH,
         )
+        part.change(self.kept_least_size, part, least, preprocess=False, **quick)
         watching.then(self.offer, taught, category, **quick)
         for event in (watching.then, part.change):
             event(self.offer_to_keep, part, keep, preprocess=False, **quick)
@@ -204,12 +214,14 @@ class TeachTab:
         bad: list | None,
         methods: list | None,
         shapes: list | None,
+        least_size: float | None,
         request: gr.Request,
     ) -> Iterator[tuple]:
-        """Keeps the pictures and the region, and teaches the part; yields updates until it is over.
+        """Keeps the pictures and what counts in them, and teaches the part; yields updates until it is over.
 
         Args:
             shapes: what was drawn; None = nothing was changed.
+            least_size: pixels of the smallest defect that counts; None = every size counts.
         """
         language, name, teacher = language_of(request), part_name(part or ""), self._visitors.of(request).teacher
         unused: list[Markup] = []
@@ -219,6 +231,7 @@ class TeachTab:
                 teacher.parts.add(name, uploads_in(_paths(good)))
                 teacher.parts.add(name, uploads_in(_paths(bad)), BAD)
                 keep_region(teacher, name, shapes)
+                save_least_size(teacher.parts.folder / name, checked_least_size(least_size))
                 unused = _unused(bad, language)  # said again at the end, when the list of files is empty
         except (PictureError, OSError) as error:
             refused = [explain_fault(error, language, teacher.catalog)]
@@ -251,6 +264,11 @@ class TeachTab:
         share = share_that_counts(draw_mask(shapes, (DRAWN, DRAWN)))
         key = "region_share" if share else "region_nothing"
         return shapes, str(translate(key, language, share=percent(share, language)))
+
+    def kept_least_size(self, part: str | None, request: gr.Request) -> object:
+        """The smallest defect that counts, as the part was taught with; of a new part, what is in the field."""
+        name, parts = part_name(part or ""), self._visitors.of(request).teacher.parts
+        return saved_least_size(parts.folder / name) if name in parts.names() else gr.skip()
 
     def offer(self, taught: str | None, request: gr.Request) -> dict:
         """A taught part is in the list of categories at once."""
@@ -380,6 +398,7 @@ def _result(lesson: Lesson, language: str, unused: Sequence[Markup]) -> str:
         return _said(language, refused=[explain_fault(error, language, catalog)])
     promises = [
         Markup("{}: {}").format(METHODS[name].title, describe_guarantee(d.calibration, None, language))
+        + describe_least_size(d, language)
         for name, d in detectors.items()
     ]
     words = translate("teach_done", language, part=lesson.part, time=_about(lesson.seconds))

@@ -24,6 +24,7 @@ from PIL import Image
 
 from hubmodels.hub.catalog import Catalog, ModelEntry
 from hubmodels.methods import METHODS
+from webapp.least_size import saved_least_size
 from webapp.own_parts import DATASET, OwnParts, front_end
 from webapp.regions import MASK
 
@@ -213,7 +214,9 @@ class Teacher:
         named = ["--categories", lesson.part, "--dataset-name", DATASET, "--methods", *lesson.methods]
         mask = (self.parts.folder / lesson.part / MASK).resolve()
         region = ["--region", str(mask)] if mask.is_file() else []
-        return [sys.executable, str(ROOT / "training/train.py"), *places, *named, *region, "--skip-bad", "--replace"]
+        pixels = saved_least_size(self.parts.folder / lesson.part)
+        counted = [*region, *(["--least-size", str(pixels)] if pixels else [])]
+        return [sys.executable, str(ROOT / "training/train.py"), *places, *named, *counted, "--skip-bad", "--replace"]
 
     def _train(self, lesson: Lesson) -> tuple[str, str]:
         """Runs the training; returns the state and the reason of a failure."""

@@ -58,8 +58,8 @@ def export(
         the report.
 
     Raises:
-        ExportError: the detectors do not fit together, torch and ONNX Runtime disagree, or the file cannot be written.
-            A file that was there before is kept.
+        ExportError: the detectors do not fit together, one has a least size, torch and ONNX Runtime disagree, or the
+            file cannot be written. A file that was there before is kept.
         PictureError: one of the pictures cannot be inspected.
         ModelError: a detector gives scores that are not finite.
     """
@@ -95,6 +95,11 @@ def _require_fitting(detectors: Sequence[AnomalyDetector]) -> None:
             "the detectors have different front ends (backbone, layers, sizes or normalisation): export each alone"
         )
     for detector in detectors:
+        if detector.least_size is not None:
+            raise ExportError(
+                f"the {detector.method} detector has a least size ({detector.least_size.in_words}), which ONNX cannot "
+                "compute: its scores and p-values would be wrong. Export a model that was trained without --least-size"
+            )
         if detector.training or detector.calibration.size == 0:
             lack = (
                 "is in training mode: call .eval()"

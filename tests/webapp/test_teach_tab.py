@@ -263,7 +263,7 @@ def test_known_defects_that_cannot_be_read_are_said_with_the_result(teacher, upl
     monkeypatch.setattr(teacher, "command", lambda lesson: [sys.executable, "-c", ""])
     monkeypatch.setattr(teacher.catalog, "load", lambda label: {})
     good, bad = uploads(*map(png, range(10))), uploads(b"no picture")
-    pages = list(TeachTab(Everybody(teacher.catalog, teacher)).teach("Lid", good, bad, ["hybrid"], None, visitor()))
+    pages = list(TeachTab(Everybody(teacher.catalog, teacher)).teach("Lid", good, bad, ["hybrid"], None, None, visitor()))
     assert "lid is taught" in pages[-1][0] and f"Cannot be read: {bad[0]['orig_name']}" in pages[-1][0]
 
 
@@ -278,13 +278,13 @@ def test_known_defects_that_cannot_be_read_are_said_with_the_result(teacher, upl
 )
 def test_what_cannot_be_taught_is_refused(teacher, uploads, part, count, methods, message, monkeypatch):
     monkeypatch.setattr(teach_tab, "missing_packages", list)
-    pages = list(tab_of(teacher).teach(part, uploads(*map(png, range(count))), None, methods, None, visitor()))
+    pages = list(tab_of(teacher).teach(part, uploads(*map(png, range(count))), None, methods, None, None, visitor()))
     assert len(pages) == 1 and message in pages[0][0] and teacher.current("lid") is None
 
 
 def test_missing_packages_are_named(teacher, uploads, monkeypatch):
     monkeypatch.setattr(teach_tab, "missing_packages", lambda: ["accelerate"])
-    [page] = tab_of(teacher).teach("Lid", uploads(*map(png, range(10))), None, ["hybrid"], None, visitor())
+    [page] = tab_of(teacher).teach("Lid", uploads(*map(png, range(10))), None, ["hybrid"], None, None, visitor())
     assert "pip install -e" in page[0]
 
 
@@ -295,12 +295,12 @@ def test_a_failure_and_a_stop_are_shown(teacher, uploads, monkeypatch):
     monkeypatch.setattr(
         teacher, "command", lambda lesson: [sys.executable, "-c", "raise SystemExit('no space in /a/b')"]
     )
-    pages = list(tab_of(teacher).teach("Lid", files, None, ["hybrid"], None, visitor()))
+    pages = list(tab_of(teacher).teach("Lid", files, None, ["hybrid"], None, None, visitor()))
     assert "Teaching failed: no space in b" in pages[-1][0] and pages[-1][1]["interactive"] is True
     assert len(teacher.parts.pictures("lid")) == 10  # nothing is lost
     monkeypatch.setattr(teacher, "command", lambda lesson: FOREVER)
     tab = tab_of(teacher)
-    pages = tab.teach("Lid", files, None, ["hybrid"], None, visitor())
+    pages = tab.teach("Lid", files, None, ["hybrid"], None, None, visitor())
     page = next(pages)
     while "Teaching lid" not in page[0]:
         page = next(pages)
