@@ -116,14 +116,14 @@ class TeachTab:
                         elem_id="region",
                     )
                     share = gr.HTML(elem_id="region-share", elem_classes="note")
-                least = gr.Number(
-                    label=label("teach_least_size"),
-                    info=label("teach_least_size_info"),
-                    minimum=1,
-                    precision=0,
-                    value=None,
-                    elem_id="teach-least-size",
-                )
+                    least = gr.Number(
+                        label=label("teach_least_size"),
+                        info=label("teach_least_size_info"),
+                        minimum=1,
+                        precision=0,
+                        value=None,
+                        elem_id="teach-least-size",
+                    )
                 methods = gr.CheckboxGroup(
                     self._priced(30), value=teachable()[:1], label=label("teach_methods"), elem_id="teach-methods"
                 )
@@ -161,8 +161,8 @@ class TeachTab:
 
     def _build_keep(self, part: gr.Dropdown) -> gr.Column:
         """Adds what keeps the models of a part; the login only on a Space, where it can work."""
+        file = gr.DownloadButton(visible="hidden", elem_id="teach-file")  # inside, it would appear with the column
         with gr.Column(visible=False, elem_id="teach-keep") as keep:
-            file = gr.DownloadButton(visible="hidden", elem_id="teach-file")
             download = gr.Button(label("teach_download"), size="sm")
             download.click(self.pack, part, file, preprocess=False, api_visibility="private", **TEACH).success(
                 fn=None, js=START_DOWNLOAD, api_visibility="private"
@@ -191,7 +191,10 @@ class TeachTab:
         except PictureError as error:
             return _said(language, refused=[explain_fault(error, language, place.catalog)]), gr.skip()
         priced = gr.update(choices=self._priced(max(findings.pictures, FEWEST), language))
-        return _said(language, **_findings(findings, language)), priced
+        said, known = _findings(findings, language), len(place.teacher.parts.pictures(name, BAD))
+        if known:
+            said["lines"].append(translate("teach_known", language, count=known))
+        return _said(language, **said), priced
 
     def check_uploads(self, part: str | None, good: list | None, request: gr.Request) -> tuple[str, dict]:
         """As `check`, unless the pictures of a taught part were taken away: after a lesson its result stays."""

@@ -53,8 +53,7 @@ def pictures(tmp_path_factory):
 def page_of_own_parts(tmp_path_factory, pictures):
     """Address of the app, and its folder of models, after a visitor has taught the washer on a phone, in German."""
     folder = tmp_path_factory.mktemp("story")
-    (folder / "runs").mkdir()
-    with running(folder, "--models", folder / "runs") as url, launched():
+    with running(folder) as url, launched():
         with visit(url, locale="de-DE", **PHONE) as page:
             teach_on_a_phone(page, pictures)
         yield url, folder / "runs"
@@ -139,12 +138,12 @@ def test_a_false_alarm_is_taken_back_and_undone_by_keyboard(page_of_own_parts, p
         inspect(page, pictures["scratch"])
         page.locator("[data-correct=good]").focus()
         page.keyboard.press("Enter")
-        page.get_by_text("Taken back").wait_for()
+        page.locator("#report .card", has_text="Taken back").wait_for()
         photograph(page, "story_6_taken_back")
         assert len(list(kept.iterdir())) == before + 1
         page.locator("[data-undo]").focus()
         page.keyboard.press("Enter")
-        page.get_by_text("Taken back").wait_for(state="detached")
+        page.locator("#report .card", has_text="Taken back").wait_for(state="detached")
         assert page.locator(".report .headline:visible").text_content() == "✕ Defective"
         assert len(list(kept.iterdir())) == before
 
@@ -165,6 +164,7 @@ def test_stop_and_crash_in_the_middle_leave_the_part_as_it_was(page_of_own_parts
         page.get_by_text("Teaching scheibe_mit_datum").wait_for()
         kill_training(models)
         page.get_by_text("The computer ended the training").wait_for()
+        assert not page.locator("#teach-file").is_visible()
         photograph(page, "story_7_crash")
     assert {path: path.stat().st_mtime_ns for path in models.glob("hybrid-own-*/*")} == before
     assert {path.name for path in models.iterdir()} >= {"pictures"} and not list(models.glob("*partial*"))
@@ -182,7 +182,9 @@ def test_a_part_is_drawn_on_and_taught_by_keyboard_alone(page_of_own_parts, pict
     with visit(url) as page:
         page.get_by_role("tab", name="Teach").focus()
         page.keyboard.press("Enter")
+        page.wait_for_timeout(1500)  # the list of parts arrives
         page.locator("#teach-part input").focus()
+        page.wait_for_timeout(300)  # the page selects the field's text
         page.keyboard.type("scheibe mit datum")
         page.keyboard.press("Enter")
         page.get_by_text("10 pictures can be used").wait_for()

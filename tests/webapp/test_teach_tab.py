@@ -263,7 +263,9 @@ def test_known_defects_that_cannot_be_read_are_said_with_the_result(teacher, upl
     monkeypatch.setattr(teacher, "command", lambda lesson: [sys.executable, "-c", ""])
     monkeypatch.setattr(teacher.catalog, "load", lambda label: {})
     good, bad = uploads(*map(png, range(10))), uploads(b"no picture")
-    pages = list(TeachTab(Everybody(teacher.catalog, teacher)).teach("Lid", good, bad, ["hybrid"], None, None, visitor()))
+    pages = list(
+        TeachTab(Everybody(teacher.catalog, teacher)).teach("Lid", good, bad, ["hybrid"], None, None, visitor())
+    )
     assert "lid is taught" in pages[-1][0] and f"Cannot be read: {bad[0]['orig_name']}" in pages[-1][0]
 
 
