@@ -8,6 +8,7 @@ model.compare("photo.png")   # by method
 """
 
 import json
+import os
 import time
 from dataclasses import replace
 from functools import partial
@@ -142,6 +143,7 @@ def import_extra(name: str) -> ModuleType:
     Raises:
         ExportError: it is not installed.
     """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # onnxruntime 1.32 reports each start to its makers
     try:
         return import_module(name)
     except ImportError as error:

@@ -466,3 +466,15 @@ def test_ctrl_c_ends_the_command_with_one_line(monkeypatch, tmp_path, capsys):
     with pytest.raises(SystemExit) as stopped:
         export.main(["x", "--pictures", str(tmp_path), "--output", str(tmp_path / "a.onnx")])
     assert stopped.value.code == 130 and capsys.readouterr().err == "stopped: nothing was written\n"
+
+
+@pytest.mark.parametrize(("given", "kept"), [(None, "1"), ("0", "0")])
+def test_onnxruntime_does_not_report_to_its_makers(monkeypatch, given, kept):
+    """Unless the user wants it; onnxruntime reads the variable when it is imported."""
+    seen = []
+    monkeypatch.delenv("ORT_DISABLE_TELEMETRY", raising=False)
+    if given:
+        monkeypatch.setenv("ORT_DISABLE_TELEMETRY", given)
+    monkeypatch.setattr(onnx_runtime, "import_module", lambda _: seen.append(os.environ["ORT_DISABLE_TELEMETRY"]))
+    onnx_runtime.import_extra("onnxruntime")
+    assert seen == [kept]
