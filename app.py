@@ -12,6 +12,7 @@ import argparse
 import atexit
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from functools import partial
@@ -124,6 +125,7 @@ def main() -> None:
     catalog = open_catalog(args)
     visitors = open_teacher(args, catalog)
     keep_deleting(KEPT_FOR, CHECKED_EVERY, visitors.delete_old)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # so that a lesson ends, too, and folders are deleted
     for notice in catalog.notices:
         print(f"app.py: {notice}", file=sys.stderr)
     page = build_page(catalog, args.examples, args.test_folder, args.normal_folder, visitors)

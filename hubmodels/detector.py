@@ -280,6 +280,20 @@ class AnomalyDetector(nn.Module, PyTorchModelHubMixin, library_name=LIBRARY, pip
         self.calibration.fit((self._calibrate_one(picture, head, seen) for picture, head in pairs), false_alarm_rate)
         self.appearance.fit(seen)
 
+    def take_back(self, pictures: Iterable[Picture], heads: Iterable[Head | None] | None = None) -> int:
+        """Raises the threshold for each good part that is called defective; returns how many there are.
+
+        They were chosen because of their scores, so promises do not count them; see `Conformal.corrections`.
+
+        Args:
+            heads: as in `calibrate`.
+        """
+        pairs = zip(pictures, repeat(None) if heads is None else heads, strict=False)
+        flagged = [p for picture, head in pairs if (p := self._calibrate_one(picture, head, [])).is_anomalous]
+        for prediction in flagged:
+            self.calibration.take_back(prediction)
+        return len(flagged)
+
     @torch.inference_mode()
     def _calibrate_one(self, picture: Picture, head: Head | None, seen: list[PictureStatistics]) -> AnomalyPrediction:
         """The prediction of one picture, and its statistics for the list, by a single backbone pass."""

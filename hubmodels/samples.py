@@ -15,6 +15,7 @@ from PIL import Image
 from hubmodels.pictures import PictureError, read_picture
 
 GOOD = "good"  # the defect type of normal pictures, whatever their folder is called
+CORRECTED = "corrected"  # folder of good pictures that were called defective: fitted, but no draws to promise from
 UNUSED_REASONS = {
     "defective": "defective parts are not trained on",
     "unnamed": "its name says neither good nor defective",

@@ -24,6 +24,7 @@ from webapp.inspection import (
     SetupWatch,
     chosen_methods,
     dropdown,
+    folder_button,
     inspect_picture,
     load_methods,
     method_choice,
@@ -48,12 +49,6 @@ MAX_KEPT = 20  # batches whose rows can be opened and corrected, the latest of e
 SHOWN_EVERY = 1.0  # seconds between updates of the page
 # some browsers do not know the last ones as pictures
 FILE_TYPES = ["image", ".pgm", ".ppm", ".pnm", ".jp2", ".heic"]
-# without the hidden files of file managers
-JOIN_FOLDER = """(folder, pictures) => {
-    const hidden = /^([.]|Thumbs[.]db$|desktop[.]ini$)/;
-    return [[...(pictures ?? []), ...(folder ?? []).filter((file) => !hidden.test(file.orig_name))]];
-}"""
-
 REFUSED = "() => document.querySelector('.batch-table').dispatchEvent(new Event('refused'))"
 
 
@@ -76,7 +71,7 @@ def add(catalog: Catalog, visitors: Everybody | Visitors | None, opened: Sequenc
                 height=200,
                 elem_id="batch-files",
             )
-            folder = gr.UploadButton(label("batch_folder"), file_count="directory", size="sm", elem_id="batch-folder")
+            folder_button(pictures, "batch-folder")
             gr.Markdown(label("batch_limits"), elem_classes="note")
         with gr.Column(scale=2, min_width=280):
             category = dropdown(catalog)
@@ -96,7 +91,6 @@ def add(catalog: Catalog, visitors: Everybody | Visitors | None, opened: Sequenc
         gr.Markdown(label("batch_explanation"))
     batches, outputs = _Batches(catalog, visitors), [status, found, start, stop, *downloads]
     quick = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-    folder.upload(None, [folder, pictures], pictures, js=JOIN_FOLDER, api_visibility="private")
     waiting = start.click(batches.wait, None, outputs, **quick)
     running = waiting.then(
         batches.run,

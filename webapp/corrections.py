@@ -17,7 +17,7 @@ from hubmodels.hub.catalog import ModelEntry
 from hubmodels.hub.files import REPORT_FILE, put_in_place
 from hubmodels.pictures import read_picture
 from webapp.inspection import Inspection, inspect_picture
-from webapp.own_parts import BAD, DATASET, GOOD, Upload
+from webapp.own_parts import BAD, DATASET, GOOD, TAKEN_BACK, Upload
 from webapp.teaching import Teacher
 
 FILE = "corrections.json"  # in a model's folder: what was taken back, the latest last
@@ -61,11 +61,11 @@ class Corrections:
         part = self.part_of(label)
         if part is None:
             raise ValueError(f"{label} was not taught here")
-        upload, kind = Upload(Path(path).name, Path(path).read_bytes), GOOD if good else BAD
+        upload = Upload(Path(path).name, Path(path).read_bytes)
         read_picture(upload.read())
         with self._lock:
-            is_new = bool(self._teacher.parts.add(part, [upload], kind))
-            picture = self._teacher.parts.find(part, upload, kind)
+            is_new = bool(self._teacher.parts.add(part, [upload], TAKEN_BACK if good else BAD))
+            picture = self._teacher.parts.find(part, upload, GOOD if good else BAD)
             raised = self._raise(label, path, picture) if good else 0
             self._latest[part] = Correction(picture, is_new, raised)
             return raised

@@ -259,6 +259,20 @@ def dropdown(catalog: Catalog) -> gr.Dropdown:
     )
 
 
+# without the hidden files of file managers
+JOIN_FOLDER = """(folder, pictures) => {
+    const hidden = /^([.]|Thumbs[.]db$|desktop[.]ini$)/;
+    return [[...(pictures ?? []), ...(folder ?? []).filter((file) => !hidden.test(file.orig_name))]];
+}"""
+
+
+def folder_button(files: gr.File, elem_id: str) -> gr.UploadButton:
+    """Adds a button that adds the files of a folder to those that are there."""
+    folder = gr.UploadButton(label("batch_folder"), file_count="directory", size="sm", elem_id=elem_id)
+    folder.upload(None, [folder, files], files, js=JOIN_FOLDER, api_visibility="private")
+    return folder
+
+
 def choices(catalog: Catalog, language: str) -> list[tuple[str, str]]:
     """(shown text, label) of each category, grouped by the source of its models, local models first."""
     origins = {}

@@ -120,6 +120,7 @@ def render_report(
         start=rates.index(least_rate(inspection)),
         rates=[rate for rate in rates if rate is not None],
         shown_rates=_shown_rates(inspection, rates, language),
+        beyond=_beyond(inspection, rates),
         absent=absent,
         warnings=warnings,
         note=note,
@@ -174,14 +175,16 @@ def _calibrations(inspection: Inspection) -> list[Calibration]:
 
 def _shown_rates(inspection: Inspection, rates: list[float | None], language: str) -> list[Markup | str]:
     """The rates in words; those that no calibration allows name the good pictures that they need."""
+    shown = [(percent(rate, language), pictures_needed(rate)) for rate in rates if rate is not None]
+    beyond = _beyond(inspection, rates)
+    few = [translate("rate_beyond", language, rate=text, needed=needed) for text, needed in shown[:beyond]]
+    return few + [text for text, _ in shown[beyond:]]
+
+
+def _beyond(inspection: Inspection, rates: list[float | None]) -> int:
+    """How many of the rates, which ascend, are too low for all calibrations."""
     lowest = min((1 / (c.size + 1) for c in _calibrations(inspection)), default=0)
-    shown = []
-    for rate in (rate for rate in rates if rate is not None):
-        text = percent(rate, language)
-        beyond = rate < lowest - 1e-4
-        words = translate("rate_beyond", language, rate=text, needed=pictures_needed(rate)) if beyond else text
-        shown.append(words)
-    return shown
+    return sum(rate is not None and rate < lowest - 1e-4 for rate in rates)
 
 
 def _alike(inspection: Inspection, methods: Iterable[str], rates: list[float | None]) -> list[list[int]]:
@@ -341,7 +344,9 @@ def _rows(calibration: Calibration, prediction: AnomalyPrediction, outlined: str
         p, count = number(prediction.p_value, language, 2), calibration.count_as_unusual(prediction.image_score)
         words = "p_value_words" if calibration.size >= FEWEST_FOR_P else "p_value_few"
         rows = {
-            "p_value": translate(words, language, p=p, count=count, size=calibration.total),
+            "p_value" if calibration.size >= FEWEST_FOR_P else "compared": translate(
+                words, language, p=p, count=count, size=calibration.total
+            ),
             "image_score": translate("score_words", language, score=score, threshold=threshold),
             "outlined": outlined,
         }

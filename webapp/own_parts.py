@@ -1,7 +1,8 @@
 """The pictures of the user's own parts: where they are kept, and what is odd about them.
 
-    PICTURES/PART/train/good    what the part is taught with
-    PICTURES/PART/test/bad      known defects, which only check it
+    PICTURES/PART/train/good              what the part is taught with
+    PICTURES/PART/train/good/corrected    good parts that were called defective
+    PICTURES/PART/test/bad                known defects, which only check it
 
 This is the layout that training reads. A file is named after its bytes, so that no picture is there twice.
 """
@@ -24,10 +25,12 @@ from hubmodels.backbone import feature_strides
 from hubmodels.compactnet import COMPACT_BACKBONE, COMPACT_IMAGE_SIZE
 from hubmodels.folders import picture_suffixes
 from hubmodels.pictures import read_picture
+from hubmodels.samples import CORRECTED
 from hubmodels.simplenet import SimpleNet
 
 DATASET = "own"  # of all own parts
 GOOD, BAD = "train/good", "test/bad"
+TAKEN_BACK = f"{GOOD}/{CORRECTED}"  # good ones that were called defective
 FEWEST, MOST = 10, 500  # good pictures of a part
 LARGEST = 64_000_000  # bytes of a picture in a ZIP file
 OF_FILE_MANAGERS = ("thumbs.db", "desktop.ini")
@@ -145,30 +148,32 @@ class OwnParts:
         """Parts with good pictures."""
         if not self.folder.is_dir():
             return []
-        return sorted(place.name for place in self.folder.iterdir() if any((place / GOOD).glob("*")))
+        return sorted(place.name for place in self.folder.iterdir() if any(_files(place / GOOD)))
 
     def pictures(self, part: str, kind: str = GOOD) -> list[Path]:
         """The pictures of a part, by name."""
-        return sorted((self.folder / part / kind).glob("*")) if part else []
+        return sorted(_files(self.folder / part / kind)) if part else []
 
     def find(self, part: str, upload: Upload, kind: str = GOOD) -> Path:
         """Where the bytes of an upload that was added are kept."""
-        return self.folder / part / kind / _file_name(upload.name, upload.read())
+        name = _file_name(upload.name, upload.read())
+        return next(path for path in self.pictures(part, kind) if path.name == name)
 
     def add(self, part: str, uploads: Iterable[Upload], kind: str = GOOD) -> int:
         """Keeps those uploads that can be read and are not there yet; returns how many."""
-        place, added = self.folder / part / kind, 0
+        place = self.folder / part / kind
+        there = {path.name for path in self.pictures(part, GOOD if kind == TAKEN_BACK else kind)}
         place.mkdir(parents=True, exist_ok=True)
+        before = len(there)
         for upload in uploads:
             content = upload.read()
-            target = place / _file_name(upload.name, content)
-            if target.exists() or _fault(content):
+            name = _file_name(upload.name, content)
+            if name in there or _fault(content):
                 continue
-            partial = target.with_name(f".{target.name}")
-            partial.write_bytes(content)
-            partial.replace(target)
-            added += 1
-        return added
+            (place / f".{name}").write_bytes(content)
+            (place / f".{name}").replace(place / name)
+            there.add(name)
+        return len(there) - before
 
     def check(self, part: str, uploads: Iterable[Upload]) -> Findings:
         """What is odd about the uploads, together with the pictures that the part already has."""
@@ -193,6 +198,10 @@ class OwnParts:
         names = [name.rpartition("#")[0] for name in statistics]
         findings.odd = {name: found for name, found in zip(names, codes, strict=True) if found}
         return findings
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    return (path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
 
 
 def unreadable_in(uploads: Iterable[Upload]) -> dict[str, str]:

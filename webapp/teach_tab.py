@@ -18,7 +18,7 @@ from hubmodels.methods import METHODS
 from hubmodels.paired_tests import holm, mcnemar
 from hubmodels.pictures import read_picture
 from webapp.hosting import checked_path, fresh_path, hide_folders
-from webapp.inspection import Inspection, choices, inspect_picture
+from webapp.inspection import Inspection, choices, folder_button, inspect_picture
 from webapp.inspection_report import describe_guarantee, describe_least_size
 from webapp.least_size import checked_least_size, save_least_size, saved_least_size
 from webapp.own_models import PushError, pack, push
@@ -104,6 +104,7 @@ class TeachTab:
                 )
                 files = {"file_count": "multiple", "file_types": FILE_TYPES, "height": 180}
                 good = gr.File(label=label("teach_pictures"), elem_id="teach-good", **files)
+                folder_button(good, "teach-folder")
                 bad = gr.File(label=label("teach_bad"), elem_id="teach-bad", **files)
                 unused = gr.HTML(elem_id="teach-unused", apply_default_css=False)
                 with gr.Accordion(label("region_title"), open=False, elem_id="teach-region"):
@@ -228,6 +229,7 @@ class TeachTab:
         """
         language, name, teacher = language_of(request), part_name(part or ""), self._visitors.of(request).teacher
         unused: list[Markup] = []
+        yield self._page(_said(language, headline=translate("teach_checking", language)))
         try:
             refused = _refused(teacher, name, good, methods, shapes, language)
             if not refused:

@@ -4,6 +4,7 @@ The page imports no training. It starts `training/train.py`, reads its progress 
 process group. What is finished is in the folder of models; what is not is nowhere listed.
 """
 
+import atexit
 import contextlib
 import json
 import os
@@ -16,7 +17,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -30,7 +31,7 @@ from webapp.regions import MASK
 
 ROOT = Path(__file__).parents[1]
 NEEDED = ("accelerate", "datasets", "matplotlib", "psutil")  # of the extra `train`
-PRIORITY = 10  # niceness: the page stays quick
+PRIORITY = 10  # niceness above the page's own, so that it stays quick
 PATIENCE = 5  # seconds between asking a process to end and ending it
 PASS_MS = 8.0  # of the compact backbone on the machine that `Method.seconds` comes from
 # where a stage of a training without epochs begins, and its length, as shares of the whole
@@ -235,11 +236,15 @@ class Teacher:
                     start_new_session=os.name == "posix",
                 )
             _lower_priority(process.pid)
-            while process.poll() is None:
-                if lesson.asked_to_stop.wait(0.2):
-                    end(process)
-                    return STOPPED, ""
-                lesson.bars = _read(progress) or lesson.bars
+            ending = atexit.register(partial(end, process))  # with the page
+            try:
+                while process.poll() is None:
+                    if lesson.asked_to_stop.wait(0.2):
+                        end(process)
+                        return STOPPED, ""
+                    lesson.bars = _read(progress) or lesson.bars
+            finally:
+                atexit.unregister(ending)
             return (DONE, "") if process.returncode == 0 else (FAILED, reason_of(process.returncode, log))
 
 
@@ -300,7 +305,7 @@ def _share(bar: dict) -> float:
 
 def _lower_priority(pid: int) -> None:
     with contextlib.suppress(OSError, AttributeError):
-        os.setpriority(os.PRIO_PROCESS, pid, PRIORITY)
+        os.setpriority(os.PRIO_PROCESS, pid, min(19, os.getpriority(os.PRIO_PROCESS, 0) + PRIORITY))
 
 
 def _read(path: Path) -> list[dict]:

@@ -66,6 +66,27 @@ def test_methods_with_epochs_hold_pictures_out(arguments):
     assert split_pictures(job_of(arguments, "mahalanobis", "--folds", "0")).held_out == 1
 
 
+@pytest.mark.parametrize("folds", [5, 0])
+def test_what_was_called_defective_is_fitted_and_promises_nothing(arguments, pictures, folds, tmp_path):
+    """A picture that was chosen because of its score is no independent draw."""
+    good = tmp_path / "parts/lid/train/good"
+    good.parent.mkdir(parents=True)
+    pictures.rename(good)
+    (good / "corrected").mkdir()
+    for i in range(3):
+        ramp = Image.linear_gradient("L").resize((64, 64)).rotate(90 * i)  # unlike all others
+        ramp.convert("RGB").save(good / "corrected" / f"{i}.png")
+    arguments = [*arguments, "--data-root", str(tmp_path / "parts"), "--folds", str(folds)]
+    split = split_pictures(job_of(arguments))
+    names = [sample.name for sample in split.corrected]
+    assert len(names) == 3 == len({s.name for s in split.fit} & set(names))
+    assert not {s.name for s in split.calibrating} & set(names) and len(split.corrected_folds) == (3 if folds else 0)
+    train.main([*arguments, "--methods", "mahalanobis"])
+    (folder,) = (path.parent for path in tmp_path.glob("runs/*/config.json"))
+    calibration = load(folder).calibration
+    assert calibration.size == len(split.calibrating) and (0 < int(calibration.corrections) <= 3) == bool(folds)
+
+
 @pytest.mark.parametrize("method", ["mahalanobis", "hybrid"])
 def test_the_scores_are_those_of_heads_that_did_not_see_the_picture(arguments, tmp_path, method, monkeypatch):
     """Each head is fitted again, by hand, without the fold's pictures."""

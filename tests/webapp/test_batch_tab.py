@@ -286,8 +286,8 @@ def test_a_rate_that_cannot_be_vouched_for_is_told(catalog, uploads):
     """Five held-out pictures: the table flags at 17 %, even if the slider is lower."""
     status = run(catalog, uploads("a"), percent=1)[-1][0].replace("\xa0", " ")
     for name in ("SimpleNet", "GLASS"):
-        words = "5 pictures of good parts allow 17% false alarms on average, hardly ever more than 45%. For 1% you"
-        assert f"{name}: {words} need 99" in status
+        words = "With 5 pictures of good parts, 17% of good parts are called defective on average"
+        assert f"{name}: {words}" in status and "For 1% you need 99 pictures" in status
     assert "on average" not in run(catalog, uploads("a"), percent=20)[-1][0]
 
 
@@ -425,7 +425,7 @@ def test_a_german_visitor_reads_german(catalog, uploads):
     assert "Fertig: 1 von 1" in status
     (row,) = read_csv(Path(csv_file["value"]), ";")
     assert row["result"] == table["rows"][0]["cells"][0]["text"] and "," in row["glass_image_score"]
-    assert [column["name"] for column in table["columns"][:4]] == ["Bild", "Ergebnis", "Urteil", "Abstand"]
+    assert [column["name"] for column in table["columns"][:4]] == ["Bild", "Ergebnis", "Urteil", "Auffälligkeit"]
     assert {".", ","} & set("".join(cell["text"] for cell in table["rows"][0]["cells"])) == {","}
 
 
@@ -486,9 +486,9 @@ def test_a_batch_in_the_browser(catalog, tmp_path, monkeypatch):
         page.keyboard.press("Enter")  # the heading kept the focus
         assert heading.get_attribute("aria-sort") == "descending"
         assert names(page) == ["part10.png", "part9.png", HOSTILE]
-        page.get_by_role("button", name="GLASS Level").click()
+        page.get_by_role("button", name="GLASS How unusual").click()
         assert names(page)[-1] == HOSTILE  # without a level it stays below, in both directions
-        page.get_by_role("button", name="GLASS Level").click()
+        page.get_by_role("button", name="GLASS How unusual").click()
         assert names(page)[-1] == HOSTILE
         with page.expect_download() as download:
             page.get_by_role("button", name="Table as CSV").click()

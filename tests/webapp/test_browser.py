@@ -237,6 +237,7 @@ def test_mistakes_are_compared_on_a_phone(bundled):
         mistake.focus()
         page.keyboard.press("Enter")
         assert mistake.get_attribute("aria-expanded") == "true"
+        page.locator(".compare summary:visible").last.click()
         assert page.get_by_role("img", name="ROC curves").count() == 1
         assert page.evaluate("document.documentElement.scrollWidth") == 360
         photograph(page, "compare_phone")
@@ -336,7 +337,7 @@ def test_pictures_of_an_own_part_are_judged_and_drawn_on(bundled, tmp_path):
         page.locator("#teach-part input").fill("Left lid")
         page.keyboard.press("Enter")
         page.locator("#teach-good input[type=file]").set_input_files(files)
-        page.get_by_text("9 pictures can be used. 1 more are needed.").wait_for()
+        page.get_by_text("Pictures that can be used: 9. Still missing: 1.").wait_for()
         page.get_by_text("What counts in the picture").click()
         page.get_by_role("button", name="Draw on one of the pictures").click()
         canvas = page.locator(".region canvas")
@@ -348,7 +349,7 @@ def test_pictures_of_an_own_part_are_judged_and_drawn_on(bundled, tmp_path):
         page.mouse.down()
         page.mouse.move(place["x"] + place["width"] / 2, place["y"] + place["height"] - 1, steps=4)
         page.mouse.up()
-        page.get_by_text("50% of the picture count").wait_for()
+        page.get_by_text("Share of the picture that counts: 50%.").wait_for()
         photograph(page, "teach")
         page.get_by_role("button", name="Remove all").click()
-        page.get_by_text("100% of the picture count").wait_for()
+        page.get_by_text("Share of the picture that counts: 100%.").wait_for()

@@ -12,6 +12,7 @@ from webapp.least_size import checked_least_size, save_least_size, saved_least_s
 from webapp.own_parts import Upload
 from webapp.teach_tab import TeachTab
 from webapp.teaching import DONE, Lesson, Teacher
+from webapp.visitors import Everybody
 
 
 @pytest.fixture
@@ -21,7 +22,7 @@ def tab(tmp_path):
         picture = tmp_path / f"{i}.png"
         Image.new("RGB", (64, 48), (i, 90, 90)).save(picture)
         teacher.parts.add("lid", [Upload(picture.name, picture.read_bytes)])
-    return TeachTab(teacher)
+    return TeachTab(Everybody(teacher.catalog, teacher))
 
 
 @pytest.mark.parametrize(
@@ -45,7 +46,7 @@ def test_a_damaged_file_means_every_size(tmp_path):
 
 
 def test_the_training_gets_it(tab):
-    teacher, lesson = tab._teacher, Lesson("lid", ("hybrid",), 12)
+    teacher, lesson = tab._visitors.of(None).teacher, Lesson("lid", ("hybrid",), 12)
     assert "--least-size" not in teacher.command(lesson)
     save_least_size(teacher.parts.folder / "lid", 40)
     command = teacher.command(lesson)
@@ -56,24 +57,25 @@ def test_the_training_gets_it(tab):
 
 def test_it_is_kept_when_a_part_is_taught_and_shown_again(tab, monkeypatch):
     monkeypatch.setattr(teach_tab, "missing_packages", list)
-    lesson = Lesson("lid", ("hybrid",), 12, state="failed", reason="-")
-    monkeypatch.setattr(tab._teacher, "start", lambda *_: lesson)
+    teacher = tab._visitors.of(None).teacher
+    lesson = Lesson("lid", ("hybrid",), 12, teacher, state="failed", reason="-")
+    monkeypatch.setattr(teacher, "start", lambda *_: lesson)
     visitor = gr.Request(headers={"accept-language": "en"})
     for given, kept in ((40, 40), (None, None)):
         list(tab.teach("Lid", [], None, ["hybrid"], None, given, visitor))
-        assert saved_least_size(tab._teacher.parts.folder / "lid") == kept == tab.kept_least_size("Lid")
-    assert tab.kept_least_size("another") == gr.skip() == tab.kept_least_size(None)
+        assert saved_least_size(teacher.parts.folder / "lid") == kept == tab.kept_least_size("Lid", visitor)
+    assert tab.kept_least_size("another", visitor) == gr.skip() == tab.kept_least_size(None, visitor)
 
 
 def test_reports_name_it(make_detector):
     plain, least = make_detector(SimpleNet), make_detector(SimpleNet, least_size=40)
     assert describe_least_size(plain, "en") == ""
     assert describe_least_size(least, "en") == " Regions of fewer than 40 pixels do not count."
-    assert describe_least_size(least, "de") == " Bereiche von weniger als 40 Pixeln zählen nicht."
+    assert describe_least_size(least, "de") == " Stellen von weniger als 40 Pixeln zählen nicht."
 
 
 def test_the_result_of_a_lesson_names_it(tab, make_detector, monkeypatch):
-    detectors = {"simplenet": make_detector(SimpleNet, least_size=40)}
-    monkeypatch.setattr(tab._catalog, "load", lambda label: detectors)
-    said = tab._result(Lesson("lid", ("simplenet",), 12, state=DONE, began=0.0, ended=1.0), "en")
-    assert "Regions of fewer than 40 pixels do not count." in said
+    teacher, detectors = tab._visitors.of(None).teacher, {"simplenet": make_detector(SimpleNet, least_size=40)}
+    monkeypatch.setattr(teacher.catalog, "load", lambda label: detectors)
+    lesson = Lesson("lid", ("simplenet",), 12, state=DONE, began=0.0, ended=1.0, teacher=teacher)
+    assert "Regions of fewer than 40 pixels do not count." in teach_tab._result(lesson, "en", [])

@@ -90,7 +90,7 @@ def test_a_row_holds_all_that_is_known(described):
     page = shown(Catalog.from_folder(described))
     head, simplenet, glass = page.rows
     assert head[:6] == ["Category", "Method", "I-AUROC", "P-AUROC", "AUPRO@0.3", "Protocol"]
-    assert head[6:] == ["Test pictures", "Sees from", "Weights", "Licence", "Source"]
+    assert head[6:] == ["Test pictures", "Smallest defect", "Weights", "Licence", "Source"]
     size = f"{(described / 'simplenet-toy-widget/model.safetensors').stat().st_size / 1e6:.1f} MB"
     numbers = ["75.0", "87.5", "68.8", "last", "10", "20 px", size, "terms-of-the-training-pictures"]
     assert simplenet == ["toy / widget", "SimpleNet", *numbers, "simplenet-toy-widget"]

@@ -123,7 +123,7 @@ def test_the_tab_shows_a_picture_and_how_much_counts(tab):
     assert value["picture"].startswith("data:image/jpeg") and value["words"]["brush"] == "Brush" and said == ""
     assert tab.picture_to_draw("Other", None, visitor())[1] == "Add pictures first."
     shapes, said = tab.drawn(type("Event", (), {"shapes": [LEFT]})(), visitor())
-    assert shapes == [LEFT] and said.replace("\xa0", " ") == "50% of the picture count."
+    assert shapes == [LEFT] and said.replace("\xa0", " ") == "Share of the picture that counts: 50%."
     whole = type("Event", (), {"shapes": [shape("rectangle", (0, 0), (1, 1))]})()
     assert tab.drawn(whole, visitor())[1].startswith("Nothing is left that counts")
 

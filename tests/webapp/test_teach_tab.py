@@ -232,9 +232,9 @@ def visitor(language="en"):
 def test_pictures_are_judged_before_anything_is_kept(teacher, uploads):
     tab = tab_of(teacher)
     said, priced = tab.check("Lid", uploads(*(png(seed) for seed in range(8))), visitor())
-    assert "8 pictures can be used. 2 more are needed." in said and "about 2 pixels" in said
+    assert "Pictures that can be used: 8. Still missing: 2." in said and "about 2 pixels" in said
     assert next(name for _, name in priced["choices"]) == "hybrid" and not teacher.parts.names()
-    assert "Es fehlen noch 2." in tab.check("Lid", uploads(*(png(seed) for seed in range(8))), visitor("de"))[0]
+    assert "Noch nötig: 2." in tab.check("Lid", uploads(*(png(seed) for seed in range(8))), visitor("de"))[0]
 
 
 def test_what_is_left_out_is_said(teacher, uploads, tmp_path, monkeypatch):
@@ -247,7 +247,7 @@ def test_what_is_left_out_is_said(teacher, uploads, tmp_path, monkeypatch):
     said, tab = {}, TeachTab(Everybody(teacher.catalog, teacher))
     for language in ("en", "de"):
         said[language] = tab.check("Lid", [*uploads(png(1)), *files], visitor(language))[0]
-    assert "2 pictures can be used" in said["en"] and "Left out: huge.png. A picture in a ZIP" in said["en"]
+    assert "Pictures that can be used: 2." in said["en"] and "Left out: huge.png. A picture in a ZIP" in said["en"]
     assert "because they are not pictures: &lt;b&gt;.txt" in said["en"] and "Ausgelassen: huge.png." in said["de"]
     broken, *_ = bad = uploads(b"no picture", png(2))
     defects = tab.check_defects([*bad, *files], visitor())
@@ -273,7 +273,7 @@ def test_known_defects_that_cannot_be_read_are_said_with_the_result(teacher, upl
     ("part", "count", "methods", "message"),
     [
         ("!!", 10, ["hybrid"], "Give the part a name"),
-        ("Lid", 9, ["hybrid"], "1 more are needed"),
+        ("Lid", 9, ["hybrid"], "Still missing: 1."),
         ("Lid", 10, [], "Choose at least one method"),
         ("Lid", 10, ["patchcore"], "Choose at least one method"),
     ],
@@ -281,12 +281,17 @@ def test_known_defects_that_cannot_be_read_are_said_with_the_result(teacher, upl
 def test_what_cannot_be_taught_is_refused(teacher, uploads, part, count, methods, message, monkeypatch):
     monkeypatch.setattr(teach_tab, "missing_packages", list)
     pages = list(tab_of(teacher).teach(part, uploads(*map(png, range(count))), None, methods, None, None, visitor()))
-    assert len(pages) == 1 and message in pages[0][0] and teacher.current("lid") is None
+    assert (
+        len(pages) == 2
+        and message in pages[1][0]
+        and "Checking the pictures" in pages[0][0]
+        and teacher.current("lid") is None
+    )
 
 
 def test_missing_packages_are_named(teacher, uploads, monkeypatch):
     monkeypatch.setattr(teach_tab, "missing_packages", lambda: ["accelerate"])
-    [page] = tab_of(teacher).teach("Lid", uploads(*map(png, range(10))), None, ["hybrid"], None, None, visitor())
+    _, page = tab_of(teacher).teach("Lid", uploads(*map(png, range(10))), None, ["hybrid"], None, None, visitor())
     assert "pip install -e" in page[0]
 
 

@@ -410,7 +410,7 @@ def test_two_browsers_do_not_see_each_others_parts(served, tmp_path, later):
         ann.locator("#teach-part input").fill("Lid")
         ann.keyboard.press("Enter")
         ann.locator("#teach-good input[type=file]").set_input_files(files)
-        ann.get_by_text("12 pictures can be used").wait_for()
+        ann.get_by_text("Pictures that can be used: 12.").wait_for()
         ann.get_by_role("button", name="Teach", exact=True).click()
         ann.get_by_text("lid is taught").wait_for(timeout=180_000)
         with ann.expect_download() as download:

@@ -18,6 +18,7 @@ function show(control) {
   const text = name === "rate" ? control.dataset.texts.split("|")[control.value] : percent.format(control.value / 100);
   element.querySelector(`[data-output=${name}]`).textContent = text;
   control.setAttribute("aria-valuetext", text);
+  if (name === "rate") control.closest("label").classList.toggle("beyond", Number(control.value) < Number(control.dataset.least));
   if (name === "rate") {
     element.querySelectorAll("[data-step]").forEach((part) => {
       part.hidden = !part.dataset.step.split(" ").includes(control.value);
