@@ -20,12 +20,15 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 from accelerate import Accelerator
+from torch import Tensor
 from tqdm import tqdm
 
 from benchmarks import compact_backbone
 from benchmarks.measuring import RESULTS, provenance, table
 from hubmodels.methods import METHODS
+from hubmodels.pictures import read_picture
 from hubmodels.prediction import HeldOut
 from hubmodels.samples import Category, Sample
 from training import train
@@ -45,14 +48,17 @@ def measure(args: argparse.Namespace) -> Iterator[dict]:
     category = compact_backbone.category_of(Path(compact_backbone.SETS[args.category]).name, args.data)
     good = [*category.train, *(sample for sample in category.test if not sample.label)]
     done = {tuple(row[name] for name in KEY) for row in results()}
+    features: dict[str, list[Tensor]] = {}
     for split in tqdm(range(args.splits), args.category, disable=None):
         key = dict(zip(KEY, (args.category, args.method, args.folds, args.pictures, split), strict=True))
         if tuple(key.values()) not in done:
-            yield key | scores_of(args, replace(category, test=()), good, split)
+            yield key | scores_of(args, replace(category, test=()), good, split, features)
 
 
-def scores_of(args: argparse.Namespace, category: Category, good: list[Sample], split: int) -> dict:
-    """`calibrating` and `new` scores of one model."""
+def scores_of(
+    args: argparse.Namespace, category: Category, good: list[Sample], split: int, features: dict[str, list[Tensor]]
+) -> dict:
+    """`calibrating` and `new` scores of one model; features of pictures, by name, are the same for all models."""
     order = np.random.default_rng(split).permutation(len(good))
     some, others = ([good[i] for i in part] for part in (order[: args.pictures], order[args.pictures :]))
     category, sanity = inspect_category(replace(category, train=tuple(some)))
@@ -66,7 +72,10 @@ def scores_of(args: argparse.Namespace, category: Category, good: list[Sample], 
         train.stabilise(fitting)
         detector = fitting.objective.detector
         calibrate(detector, parts, fitting.fold_heads, config.false_alarm_rate)
-    new = [detector.predict(sample.read()).image_score for sample in others]
+    for sample in (sample for sample in others if sample.name not in features):
+        with torch.inference_mode():
+            features[sample.name] = detector.front_end(detector.front_end.prepare([read_picture(sample.read())]))
+    new = [detector.predict_from_features(features[s.name], [(1, 1)])[0].image_score for s in others]
     return {"calibrating": detector.calibration.image_scores.tolist(), "new": new}
 
 
