@@ -6,8 +6,8 @@ import pytest
 from small_pictures import add_category, mask, only, save
 
 from hubmodels import SimpleNet
-from training.data import open_categories
 from training import evaluation
+from training.data import open_categories
 from training.evaluation import (
     HEADLINE,
     OBJECTS,
@@ -162,7 +162,7 @@ def test_without_defects_there_is_nothing_to_judge(make_detector, category_folde
     assert judge_defects(tmp_path, 0.25) == {}
 
 
-def test_each_missed_defect_is_drawn(make_detector, category_folder, tmp_path, monkeypatch):
+def test_each_missed_defect_is_drawn(make_detector, category_folder, tmp_path):
     detector, category = make_detector(SimpleNet), only(open_categories(category_folder))
     detector.calibrate([sample.read() for sample in category.test], 0.1)  # all scores are known: nothing is found
     evaluate(detector, category, tmp_path, skip_bad=True)
