@@ -199,6 +199,8 @@ def clone(tmp_path_factory):
     made = ("build", "runs", "real", "free_pictures", "onnx-env", "*.egg-info", "__pycache__")
     shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(".*", *made))
     add_pictures(folder, *(f"my_good_pictures/{i}.png" for i in range(6)))
+    places = (f"my_parts/widget/{place}/{i}.png" for place in ("train/good", "test/bad") for i in range(6))
+    add_pictures(folder, *places)
     Image.new("L", (64, 64), 255).save(folder / "region.png")
     add_pictures(folder, *(f"mvtec_ad/screw/{place}/{i}.png" for place in ("train/good", "test/good") for i in "123"))
     python = folder / ".venv/bin/python"

@@ -11,6 +11,7 @@ import platform
 import subprocess
 import warnings
 from collections.abc import Iterable
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from hubmodels.detector import AnomalyDetector
 from hubmodels.front_end import inspected_part
 from hubmodels.heatmap import panel
 from hubmodels.hub.files import REPORT_FILE
+from hubmodels.known_defects import KnownDefects, best_method
 from hubmodels.metric_names import HEADLINE, METRICS
 from hubmodels.pictures import PictureError, PictureWarning
 from hubmodels.prediction import AnomalyPrediction
@@ -36,6 +38,7 @@ logger = logging.getLogger(__name__)
 
 SCORES_FILE, PANELS = "scores.parquet", "panels"  # in the model's folder
 PROTOCOL = "last"
+MOST_MISSED = 50  # panels of missed defects
 BATCH_SIZE = 8
 TEXTURES = ("carpet", "grid", "leather", "tile", "wood")  # of MVTec AD; its other ten categories are objects
 OBJECTS = (
@@ -183,10 +186,10 @@ def _image_metrics(rows: list[dict]) -> dict[str, float]:
 
 
 def _draw_panels(detector: AnomalyDetector, category: Category, rows: list[dict], folder: Path) -> None:
-    """Draws the most typical and the most misleading pictures, for the card."""
+    """Draws the most typical and the most misleading pictures, for the card, and the missed defects."""
     folder.mkdir(exist_ok=True)
     samples = {sample.name: sample for sample in category.test}
-    for title, row in _chosen(rows).items():
+    for title, row in (_chosen(rows) | _missed(rows)).items():
         sample = samples[row["name"]]
         picture = sample.read()
         try:
@@ -204,6 +207,53 @@ def _chosen(rows: list[dict]) -> dict[str, dict]:
             chosen |= {f"{kind}_lowest": ordered[0], f"{kind}_median": ordered[len(ordered) // 2]}
             chosen[f"{kind}_highest"] = ordered[-1]
     return chosen
+
+
+def _missed(rows: list[dict]) -> dict[str, dict]:
+    """The missed defects by the name of their panel, in the order of the report."""
+    missed = [row for row in rows if row["label"] == 1 and row["is_anomalous"] is False]
+    return {f"missed_{i:02d}": row for i, row in enumerate(missed[:MOST_MISSED], 1)}
+
+
+def judge_defects(folder: Path, rate: float) -> dict:
+    """What the raw scores of an evaluated model say of its defective test pictures; empty if there are none.
+
+    These are counts, an interval, the lowest rate of false alarms that finds all, the names of those that are missed,
+    and the same in words.
+
+    Args:
+        rate: of false alarms at which the model's verdicts were made.
+    """
+    path = folder / SCORES_FILE
+    rows = [row for row in pq.read_table(path).to_pylist() if row["label"]] if path.is_file() else []
+    if not rows:
+        return {}
+    known = KnownDefects.judge([row["is_anomalous"] for row in rows], [row["p_value"] for row in rows], rate)
+    missed = [row["name"] for row in rows if not row["is_anomalous"]]
+    counts = asdict(known) | dict(zip(("low", "high"), known.limits, strict=True))
+    return counts | {"missed": missed, "in_words": known.describe()}
+
+
+def suiting_methods(reports: list[dict]) -> dict[str, str]:
+    """Titles of categories -> the method that finds significantly more of the category's defects, if there is one.
+
+    Only methods that judged equally many defects are compared.
+    """
+    categories: dict[tuple, dict[str, dict]] = {}
+    for report in reports:
+        if known := report.get("known_defects"):
+            key = f"{report['dataset']} / {report['category']}", known["total"]
+            categories.setdefault(key, {})[report["method"]] = known
+    best = {title: _best(known) for (title, _), known in categories.items()}
+    return {title: method for title, method in best.items() if method}
+
+
+def _best(known: dict[str, dict]) -> str | None:
+    """The best method; defects that no method misses tell no methods apart."""
+    missed = {method: set(its["missed"]) for method, its in known.items()}
+    names = sorted(set().union(*missed.values()))
+    verdicts = {method: [name not in its for name in names] for method, its in missed.items()}
+    return best_method(verdicts, {method: its["rate"] for method, its in known.items()})
 
 
 def write_json(path: Path, content) -> None:

@@ -19,6 +19,7 @@ from hubmodels.sizes import (
     as_plain,
     in_words,
 )
+from hubmodels.tiles import Field
 from training.objectives import PAPER_IMAGE_SIZE
 
 AUTO = "auto"
@@ -165,3 +166,17 @@ def squashed(scale: Sequence[float]) -> str:
     if share > SQUASHED:
         return ""
     return f"one side of the pictures is squashed to {share:.0%} of the other: --image-size auto keeps their shape"
+
+
+def border_in_words(fields: Sequence[Field] | None, scale: Sequence[float]) -> str:
+    """How far patches inside a region see across its border.
+
+    Args:
+        fields: of the layers; None = they see the whole image.
+        scale: pixels of the input for one of the picture, along (height, width).
+    """
+    if fields is None:
+        return "each patch sees the whole picture, with grey outside of the region"
+    reach = " and ".join(f"{field.reach} (stride {field.stride})" for field in fields)
+    shown = " and ".join(f"{math.ceil(field.reach / min(scale))}" for field in fields)
+    return f"patches see grey across its border, up to {reach} pixels of the input: {shown} of your pictures"

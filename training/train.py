@@ -45,7 +45,7 @@ from hubmodels.compactnet import COMPACT_BACKBONE
 from hubmodels.hub.files import REPORT_FILE, limit_waiting, put_in_place
 from hubmodels.methods import METHODS
 from hubmodels.region import Region, read_region
-from hubmodels.samples import Category, as_text, size_text
+from hubmodels.samples import Category, as_text, shorten, size_text
 from hubmodels.sizes import as_pair
 from training.auto_size import shaped
 from training.batches import AUTOCAST, build_cache, load_images, seed_of
@@ -56,8 +56,10 @@ from training.evaluation import (
     PROTOCOL,
     evaluate,
     git_commit,
+    judge_defects,
     machine,
     read_report,
+    suiting_methods,
     summarise,
     summary_table,
     versions,
@@ -65,7 +67,7 @@ from training.evaluation import (
 )
 from training.fitting import DirectFitting, Fitting, make_fitting
 from training.hub_data import HubColumns
-from training.input_shape import AUTO, default_side, require_multiples, squashed, too_small
+from training.input_shape import AUTO, border_in_words, default_side, require_multiples, squashed, too_small
 from training.jobs import Job, TrainingError, build_detector, is_finished, is_whole, open_backbone
 from training.objectives import OBJECTIVES, PAPER_BACKBONE, GradientObjective, objective_of
 from training.publishing.card import require_templates, write_card
@@ -359,6 +361,9 @@ def prepare(job: Job, accelerator: Accelerator, sharing: bool) -> tuple[Fitting 
     job.workplace.mkdir(parents=True, exist_ok=True)
     shape = size_text(as_pair(config.image_size))
     logger.info("%s: the input has %s pixels (height x width); %s", job.title, shape, job.resolution["in_words"])
+    if (region := front_end.region) is not None:
+        border = border_in_words(front_end.backbone.fields, job.resolution["scale"])
+        logger.info("%s: the region is %.3g %% of the picture; %s", job.title, 100 * region.share, border)
     if hint := squashed(job.resolution["scale"]):
         logger.warning("%s: %s", job.title, hint)
     if job.least_size and (hint := too_small(job.least_size["least_size"], job.resolution["smallest_defect"])):
@@ -367,7 +372,7 @@ def prepare(job: Job, accelerator: Accelerator, sharing: bool) -> tuple[Fitting 
     # data: pictures to train on, pictures to calibrate with
     split = split_pictures(job)
     images = load_images(split.fit, front_end.image_size, front_end.resize)
-    images = images if front_end.region is None else front_end.region.cover_levels(images)
+    images = images if region is None else region.cover_levels(images)
     cache = build_cache(detector, images, job.workplace, config.mixed_precision, split.fit_folds)
     cache_seconds = time.perf_counter() - started
 
@@ -375,8 +380,8 @@ def prepare(job: Job, accelerator: Accelerator, sharing: bool) -> tuple[Fitting 
     objective = objective_of(job.method).prepare(detector, job, cache, split.fit).to(accelerator.device)
     record = {"fit": split.pictures, "held_out": split.held_out, "folds": split.folds}
     record |= {"features_in_memory": cache.in_memory, "cache_seconds": cache_seconds}
-    if front_end.region is not None:
-        record["region"] = front_end.region.share
+    if region is not None:
+        record["region"] = region.share
     names = [sample.name for sample in split.fit]
     fitting = make_fitting(job, objective, cache, names, accelerator, sharing)
     return fitting, split, record
@@ -412,6 +417,10 @@ def finish(job: Job, detector: AnomalyDetector, record: dict) -> None:
         calibration["least_size"] = shipped.least_size.in_words
     content = {"method": job.method, "dataset": category.dataset, "category": category.name}
     content |= {"protocol": PROTOCOL, "seed": job.config.seed, "epochs": job.epochs}
+    if known := judge_defects(folder, shipped.calibration.guaranteed_rate()):
+        content |= {"known_defects": known}
+        missed = f"; missed: {shorten(known['missed'])}" if known["missed"] else ""
+        logger.info("%s %s%s", job.title, known["in_words"], missed)
     content |= {"metrics": metrics, "calibration": calibration, "training": record, "settings": job.settings}
     content |= {"input": job.resolution}
     content |= {"latency": measure_on_devices(shipped, category.train[0].read())}  # test pictures may be unreadable
@@ -434,6 +443,8 @@ def write_summary(reports: list[dict], failures: dict[str, str], config: TrainCo
         write_json(output / "summary.json", rows)
         (output / "summary.md").write_text(summary_table(rows) + "\n", encoding="utf-8")
         logger.info("\n%s\n\nmodels in %s", summary_table(rows), output)
+    for title, method in suiting_methods(reports).items():
+        logger.info("%s: %s suits this part better: it finds significantly more defects", title, method)
     for name, reason in failures.items():
         logger.error("FAILED %s: %s", name, reason)
 

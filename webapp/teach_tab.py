@@ -10,12 +10,11 @@ import gradio as gr
 from huggingface_hub import constants
 from markupsafe import Markup
 from PIL import Image
-from scipy.special import ndtri
 
 from hubmodels import BackboneError, ModelError, PictureError
 from hubmodels.heatmap import overlay
+from hubmodels.known_defects import KnownDefects, best_method
 from hubmodels.methods import METHODS
-from hubmodels.paired_tests import holm, mcnemar
 from hubmodels.pictures import read_picture
 from webapp.hosting import checked_path, fresh_path, hide_folders
 from webapp.inspection import Inspection, choices, folder_button, inspect_picture
@@ -416,39 +415,23 @@ def _result(lesson: Lesson, language: str, unused: Sequence[Markup]) -> str:
 
 def known_defects(judged: Sequence[Inspection], language: str) -> list[Markup]:
     """How many known defects each method finds, from which rate on it finds all, and which method suits better."""
-    lines = []
+    lines, verdicts, rates = [], {}, {}
     for name in judged[0].predictions if judged else ():
         predictions = [inspection.predictions[name] for inspection in judged]
-        calibration, total = judged[0].detectors[name].calibration, len(judged)
-        found = sum(bool(p.is_anomalous) for p in predictions)
-        low, high = wilson(found, total)
-        line = translate(
-            "teach_found",
-            language,
-            method=name,
-            found=found,
-            total=total,
-            low=percent(low, language),
-            high=percent(high, language),
-            rate=percent(calibration.guaranteed_rate(), language),
-        )
-        if found < total:
-            least = max(p.p_value for p in predictions)
-            line += Markup(" ") + translate("teach_finds_all", language, rate=percent(least, language))
-        lines.append(line)
-    return lines + _suiting(judged, language)
+        verdicts[name], p_values = [bool(p.is_anomalous) for p in predictions], [p.p_value for p in predictions]
+        rates[name] = judged[0].detectors[name].calibration.guaranteed_rate()
+        lines.append(_found(name, KnownDefects.judge(verdicts[name], p_values, rates[name]), language))
+    best = best_method(verdicts, rates)
+    return lines + ([translate("teach_suits", language, method=best)] if best else [])
 
 
-def _suiting(judged: Sequence[Inspection], language: str) -> list[Markup]:
-    """The method that finds significantly more of the known defects than all others, if there is one."""
-    verdicts = {
-        n: [bool(i.predictions[n].is_anomalous) for i in judged] for n in (judged[0].predictions if judged else ())
-    }
-    if len(verdicts) < 2:
-        return []
-    best = max(verdicts, key=lambda name: sum(verdicts[name]))
-    p = max(holm([mcnemar(verdicts[best], verdicts[other]) for other in verdicts if other != best]))
-    return [translate("teach_suits", language, method=best)] if p < 0.05 else []
+def _found(method: str, known: KnownDefects, language: str) -> Markup:
+    low, high = (percent(limit, language) for limit in known.limits)
+    counts = {"method": method, "found": known.found, "total": known.total}
+    line = translate("teach_found", language, **counts, low=low, high=high, rate=percent(known.rate, language))
+    if known.found == known.total:
+        return line
+    return line + Markup(" ") + translate("teach_finds_all", language, rate=percent(known.all_from, language))
 
 
 def missed_defects(judged: Sequence[Inspection], language: str) -> Mapping[str, list[str]]:
@@ -463,15 +446,6 @@ def missed_defects(judged: Sequence[Inspection], language: str) -> Mapping[str, 
                 picture.thumbnail((THUMBNAIL, THUMBNAIL))
                 shown.append(data_url(picture, "JPEG", quality=80))
     return {translate_plainly("teach_missed", language, method=name): pictures for name, pictures in found.items()}
-
-
-def wilson(found: int, total: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Interval of a share (Wilson, JASA 1927)."""
-    z = float(ndtri((1 + confidence) / 2))
-    share, weight = found / total, z * z / total
-    middle = (share + weight / 2) / (1 + weight)
-    half = z / (1 + weight) * (share * (1 - share) / total + weight / (4 * total)) ** 0.5
-    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def _findings(findings: Findings, language: str) -> dict:

@@ -6,8 +6,20 @@ import pytest
 from small_pictures import add_category, mask, only, save
 
 from hubmodels import SimpleNet
+from training import evaluation
 from training.data import open_categories
-from training.evaluation import HEADLINE, OBJECTS, TEXTURES, _chosen, evaluate, summarise, summary_table
+from training.evaluation import (
+    HEADLINE,
+    OBJECTS,
+    TEXTURES,
+    _chosen,
+    _missed,
+    evaluate,
+    judge_defects,
+    suiting_methods,
+    summarise,
+    summary_table,
+)
 
 PIXEL_METRICS = {"pixel_auroc", "pixel_ap", "pixel_f1_max", "aupro"}
 
@@ -124,3 +136,61 @@ def test_panels_show_typical_and_misleading_pictures():
     names = {title: row["name"] for title, row in _chosen(rows).items()}
     assert (names["good_highest"], names["defective_lowest"], names["good_median"]) == ("04", "10", "02")
     assert set(_chosen(rows[:5])) == {"good_lowest", "good_median", "good_highest"}
+
+
+# ------------------------------------------------------------------------------------------------------ known defects
+
+
+def test_known_defects_are_judged_from_the_raw_scores(make_detector, category_folder, tmp_path):
+    detector, category = make_detector(SimpleNet), only(open_categories(category_folder))
+    detector.calibrate([sample.read() for sample in category.train], 0.25)
+    evaluate(detector, category, tmp_path, skip_bad=True)
+    known = judge_defects(tmp_path, 0.25)
+    verdicts = {s.name: detector.predict(s.read()) for s in category.test if s.label}
+    assert known["missed"] == [name for name, p in verdicts.items() if not p.is_anomalous]
+    assert (known["found"], known["total"], known["rate"]) == (3 - len(known["missed"]), 3, 0.25)
+    assert known["all_from"] == pytest.approx(max(0.25, *(p.p_value for p in verdicts.values())))
+    assert 0 <= known["low"] <= known["found"] / 3 <= known["high"] <= 1
+    assert known["in_words"].startswith(f"finds {known['found']} of 3 defects (of all such defects ")
+
+
+def test_without_defects_there_is_nothing_to_judge(make_detector, category_folder, tmp_path):
+    assert judge_defects(tmp_path, 0.25) == {}
+    category = only(open_categories(category_folder))
+    good = replace(category, test=tuple(sample for sample in category.test if not sample.label))
+    evaluate(make_detector(SimpleNet), good, tmp_path)
+    assert judge_defects(tmp_path, 0.25) == {}
+
+
+def test_each_missed_defect_is_drawn(make_detector, category_folder, tmp_path):
+    detector, category = make_detector(SimpleNet), only(open_categories(category_folder))
+    detector.calibrate([sample.read() for sample in category.test], 0.1)  # all scores are known: nothing is found
+    evaluate(detector, category, tmp_path, skip_bad=True)
+    assert len(judge_defects(tmp_path, 0.1)["missed"]) == 3
+    drawn = {path.stem for path in (tmp_path / "panels").glob("missed_*.png")}
+    assert drawn == {"missed_01", "missed_02", "missed_03"}
+
+
+def test_the_panels_of_missed_defects_are_in_the_order_of_their_names_and_not_endless(monkeypatch):
+    monkeypatch.setattr(evaluation, "MOST_MISSED", 2)
+    rows = [
+        {"name": f"{i}", "label": label, "is_anomalous": found}
+        for i, (label, found) in enumerate([(1, True), (1, False), (0, False), (1, False), (1, False)])
+    ]
+    assert {title: row["name"] for title, row in _missed(rows).items()} == {"missed_01": "1", "missed_02": "3"}
+
+
+def judged(method, missed, total=10, rate=0.01, category="a"):
+    known = {"found": total - len(missed), "total": total, "rate": rate, "missed": list(missed)}
+    return {"method": method, "dataset": "toy", "category": category, "known_defects": known}
+
+
+def test_the_method_that_finds_more_is_named_once_for_a_category():
+    reports = [judged("glass", "abcdefgh"), judged("hybrid", "a"), judged("glass", "", category="b")]
+    assert suiting_methods([*reports, judged("hybrid", "abc", category="b")]) == {"toy / a": "hybrid"}
+    assert suiting_methods([*reports, {"method": "patchcore", "dataset": "toy", "category": "a"}]) != {}
+
+
+def test_other_defects_or_more_false_alarms_are_not_compared():
+    assert suiting_methods([judged("glass", "abcdefgh"), judged("hybrid", "", total=11)]) == {}
+    assert suiting_methods([judged("glass", "abcdefgh"), judged("hybrid", "", rate=0.05)]) == {}

@@ -9,13 +9,21 @@ from PIL import Image
 
 import training.train as train
 from hubmodels import Hybrid, compare, load
+from hubmodels.backbone import load_backbone
 from hubmodels.compactnet import COMPACT_BACKBONE
 from hubmodels.onnx.export import export
 from hubmodels.onnx.runtime import ExportedModel
 from hubmodels.sizes import as_pair
 from training import auto_size, input_shape
 from training.config import TrainConfig
-from training.input_shape import affordable_size, fitting_size, require_multiples, resolution_of, squashed
+from training.input_shape import (
+    affordable_size,
+    border_in_words,
+    fitting_size,
+    require_multiples,
+    resolution_of,
+    squashed,
+)
 from training.objectives.hybrid import HybridObjective
 
 METHODS = ("simplenet", "glass", "hybrid")
@@ -308,3 +316,10 @@ def test_a_square_written_as_a_pair_is_the_same_setting():
         for text in ("64", "64x64")
     )
     assert one == other and one["image_size"] == 64
+
+
+def test_the_reach_across_a_border_is_said_in_pixels_of_the_pictures():
+    fields = load_backbone(COMPACT_BACKBONE).fields
+    words = border_in_words(fields, (0.5, 0.25))  # the axis with more pixels of the picture counts
+    assert "up to 41 (stride 8) and 97 (stride 16) pixels of the input: 164 and 388 of your pictures" in words
+    assert "the whole picture" in border_in_words(None, (1, 1))

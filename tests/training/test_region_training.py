@@ -81,6 +81,14 @@ def test_another_region_is_another_training(arguments, tmp_path, capsys):
     assert "region" in capsys.readouterr().err
 
 
+def test_the_log_says_how_far_patches_see_across_the_border(arguments, capsys):
+    """ResNet-18 sees further than the picture is wide."""
+    assert train.main([*arguments, "--methods", "mahalanobis"]) == 0
+    log = capsys.readouterr().err
+    assert "the region is 50 % of the picture; patches see grey across its border, up to " in log
+    assert "(stride 8) and " in log and " of your pictures\n" in log
+
+
 @pytest.mark.parametrize(
     ("picture", "message"),
     [(Image.new("L", (64, 64), 0), "the region leaves no patch"), (None, "region.png")],

@@ -103,9 +103,10 @@ def assert_equal_weights(one, other):
     assert all(torch.equal(one[key], other[key]) for key in one)
 
 
-def test_both_methods_from_folder_to_prediction(arguments, data_root, tmp_path):
+def test_both_methods_from_folder_to_prediction(arguments, data_root, tmp_path, capsys):
     """The whole path once: train, calibrate, save, evaluate, describe, load, predict."""
     assert train.main(arguments) == 0
+    said = capsys.readouterr().err
     for method in ("simplenet", "glass"):
         folder = next((tmp_path / "runs").glob(f"{method}-*-plate"))  # the data set's name is pytest's numbered folder
         names = {path.name for path in folder.iterdir()}
@@ -118,6 +119,10 @@ def test_both_methods_from_folder_to_prediction(arguments, data_root, tmp_path):
         assert set(report["metrics"]) == keys | {"false_alarm_rate", "recall_at_threshold"}
         assert all(0 <= value <= 1 for value in report["metrics"].values())
         assert (report["protocol"], report["seed"], report["training"]["held_out"]) == ("last", 0, 1)
+        known = report["known_defects"]
+        assert known["found"] / known["total"] == report["metrics"]["recall_at_threshold"] and known["total"] == 4
+        assert known["in_words"] in said and known["in_words"] in (folder / "README.md").read_text()
+        assert len(known["missed"]) == len(list((folder / "panels").glob("missed_*.png"))) == 4 - known["found"]
         assert report["data"]["counts"] == {"train": {"good": 10}, "test": {"good": 4, "square": 4}}
         assert report["latency"]["cpu"]["median_ms"] > 0 and report["latency"]["cpu"]["width"] == 72
         scores = pq.read_table(folder / "scores.parquet").to_pylist()

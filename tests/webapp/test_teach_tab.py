@@ -17,7 +17,7 @@ from hubmodels import PictureError
 from hubmodels.hub.catalog import Catalog, list_own
 from webapp import own_parts, teach_tab, teaching
 from webapp.own_parts import BAD, GOOD, OwnParts, Upload, left_out, part_name, uploads_in
-from webapp.teach_tab import TeachTab, wilson
+from webapp.teach_tab import TeachTab
 from webapp.teaching import DONE, FAILED, RUNNING, STOPPED, WAITING, Lesson, Teacher
 from webapp.visitors import Everybody
 
@@ -344,14 +344,6 @@ def test_a_method_suits_better_only_if_that_is_certain():
     even, clear = [(True, False), (True, True), (False, True)], [(True, False)] * 8
     assert not any("suits" in line for line in teach_tab.known_defects(judged(*even), "en"))
     assert "A suits this part better" in teach_tab.known_defects(judged(*clear), "en")[-1]
-
-
-@pytest.mark.parametrize(
-    ("found", "total", "low", "high"), [(0, 10, 0, 0.2775), (9, 10, 0.5958, 0.9821), (10, 10, 0.7225, 1)]
-)
-def test_the_interval_is_wilsons(found, total, low, high):
-    """Values of Newcombe (1998) and of statsmodels."""
-    assert wilson(found, total) == pytest.approx((low, high), abs=1e-4)
 
 
 def test_the_models_of_visitors_are_no_folder_outside(teacher):

@@ -148,7 +148,9 @@ def public_report(report: dict) -> dict:
     """The report without its private parts: folders of the computer, and names of files that have a fault."""
     data = report["data"] | {key: _count(report["data"][key]) for key in PRIVATE_FINDINGS}
     settings = {k: last_part(v) if isinstance(v, str) else v for k, v in report["settings"].items()}
-    return report | {"data": data, "settings": settings, "command": _public_command(report)}
+    known = report.get("known_defects")
+    named = {"known_defects": known | {"missed": _count(known["missed"])}} if known else {}
+    return report | named | {"data": data, "settings": settings, "command": _public_command(report)}
 
 
 def _public_command(report: dict) -> str:

@@ -231,6 +231,15 @@ def test_a_card_shows_a_typical_defect_and_both_failures(folder):
     assert "good_lowest" not in text and "good_median" not in text
 
 
+def test_known_defects_are_in_words_if_there_are_some():
+    words = (
+        "It finds 3 of 6 defects (of all such defects 19 % to 81 %) at 20 % false alarms; all of them from 40 % on."
+    )
+    assert words in card()
+    older = {key: value for key, value in report().items() if key != "known_defects"}
+    assert "of all such defects" not in render_card(older, CONFIG)
+
+
 def test_a_card_without_panels_says_so(folder):
     """The publisher leaves them out where the terms of the data do not allow them: see test_publish.py."""
     write_card(folder, repo_id="acme/x")
@@ -267,7 +276,8 @@ def test_a_public_report_holds_no_folder_and_no_file_name_and_all_else():
     assert not any(private in json.dumps(public) for private in ("/home", "/srv", "secret", "my own", "ann"))
     assert (public["data"]["unreadable"], public["data"]["copies"], public["data"]["leaks"]) == (1, 1, 0)
     assert public["settings"] == REPORT["settings"] | {"textures": "dtd"}
-    kept = REPORT.keys() - {"data", "settings", "command"}
+    assert public["known_defects"] == REPORT["known_defects"] | {"missed": 3}
+    kept = REPORT.keys() - {"data", "settings", "command", "known_defects"}
     assert all(public[key] == REPORT[key] for key in kept) and public.keys() == REPORT.keys()
     assert public_report(public) == public
 

@@ -27,7 +27,10 @@ from training.publishing.publish import Publication, bundle, check_login, is_edi
 
 ROOT = Path(__file__).parents[3]
 NAMES = ("glass-mvtec-bottle", "simplenet-mvtec-bottle")
-PANELS = ("good_lowest", "good_median", "good_highest", "defective_lowest", "defective_median", "defective_highest")
+PANELS = (
+    *("good_lowest", "good_median", "good_highest", "defective_lowest", "defective_median", "defective_highest"),
+    "missed_01",
+)
 MODEL = "acme/glass-mvtec-bottle"
 
 
