@@ -6,7 +6,7 @@ from pathlib import Path
 import gradio as gr
 from starlette.middleware import Middleware
 
-from hubmodels.hub.catalog import Catalog
+from hubmodels.hub.catalog import BUNDLE, FOLDER, Catalog
 from webapp import api, batch_tab, compare_tab, models_tab
 from webapp.hosting import RequestFilter, hide_folders
 from webapp.inspect_tab import InspectTab, find_examples
@@ -15,7 +15,8 @@ from webapp.teach_tab import TeachTab
 from webapp.texts import I18N, LANGUAGES, STATIC, TEXTS, label, language_of, read_static, render, translate_plainly
 from webapp.visitors import Everybody, LayeredCatalog, Visitors
 
-LISTED_FOR = 600  # seconds after which the next visitor's arrival lists the models again
+LISTED_FOR = 600  # seconds after which the next visitor's arrival lists the models of the Hub again
+LISTED_HERE_FOR = 5  # the same, if all models are on this computer
 KEPT_FOR, CHECKED_EVERY = 3600, 60  # seconds: age at which uploads and results are deleted, and time between checks
 WAITING = 16  # visitors in the queue; further visitors get a message to try again
 SESSIONS = 100  # Gradio keeps the last report of so many visitors in memory, some MB each
@@ -128,7 +129,8 @@ def arrive(
     Args:
         linked, remembered: the category of the address, and the category that the browser kept from the last visit.
     """
-    catalog.refresh(older_than=LISTED_FOR)
+    is_local = not catalog.notices and all(entry.origin in (FOLDER, BUNDLE) for entry in catalog.entries)
+    catalog.refresh(older_than=LISTED_HERE_FOR if is_local else LISTED_FOR)
     chosen = find_category(linked or remembered, catalog)  # an unknown link must not select another category
     categories = gr.update(choices=choices(catalog, language), value=chosen)
     unknown = linked if linked and not chosen else None

@@ -1,5 +1,6 @@
 """The command line of the demo: which models are offered, and what keeps it from starting."""
 
+import json
 import shutil
 import socket
 import sys
@@ -160,3 +161,17 @@ def test_notices_name_no_folder_of_the_server(tmp_path):
     catalog = Catalog(partial(list_folder, tmp_path / "secret place"), list_bundle)
     notices = arrive(catalog, None, None, "en")[1]
     assert "contains no usable model folder" in notices["value"] and str(tmp_path) not in notices["value"]
+
+
+def test_a_part_that_was_trained_meanwhile_is_offered_to_the_next_visitor(saved_models, tmp_path, monkeypatch):
+    monkeypatch.setattr(page, "LISTED_HERE_FOR", 0)
+    models = tmp_path / "models"
+    models.mkdir()
+    shutil.copytree(saved_models / "simplenet-toy-widget", models / "simplenet-toy-widget")
+    catalog = Catalog.from_folder(models)
+    shutil.copytree(saved_models / "simplenet-toy-widget", models / "simplenet-toy-lid")
+    config = models / "simplenet-toy-lid" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"category": "lid"}))
+    assert "toy / lid" not in catalog.categories()
+    arrive(catalog, None, None, "en")
+    assert "toy / lid" in catalog.categories()
