@@ -27,11 +27,11 @@ _running = []  # the browser of `launched`
 
 
 @contextmanager
-def running(folder, *arguments):
-    """Address of the app, started from an empty folder, without network."""
+def running(folder, *arguments, script=ROOT / "app.py"):
+    """Address of the app, started from an empty folder, without network; `script` may start it in another way."""
     port = free_port()
     log, environment = folder / "log.txt", os.environ | {"HF_HUB_OFFLINE": "1", "GRADIO_TEMP_DIR": str(folder / "up")}
-    command = [sys.executable, str(ROOT / "app.py"), *map(str, arguments), "--port", str(port)]
+    command = [sys.executable, str(script), *map(str, arguments), "--port", str(port)]
     with log.open("w") as out:
         process = subprocess.Popen(command, cwd=folder, env=environment, stdout=out, stderr=out)
         try:

@@ -26,6 +26,11 @@ signal.signal(
 )  # a shell's background jobs ignore it, and so do their children
 MOST_PROCESSES = 4  # each needs 1 GB; with more, the slowest file is what takes the time
 SLOWEST = (
+    "test_story",
+    "test_visitors",
+    "test_input_shape",
+    "test_study",
+    "test_corrections",
     "test_train",
     "test_safety",
     "test_browser",

@@ -116,6 +116,7 @@ def test_a_head_without_any_weights_is_trained(arguments, tmp_path, monkeypatch)
 
 
 def test_all_methods_are_trained_published_and_compared(hub, all_methods, arguments, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("training.objectives.hybrid.STEPS", 20)
     assert train.main([*arguments, "--methods", *all_methods]) == 0
     assert publishing(["models", str(tmp_path / "runs"), "acme"]) == 0
     detectors = Catalog.from_namespace("acme").load("toy / plate")

@@ -8,6 +8,7 @@ import resource
 import shutil
 import subprocess
 import sys
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -527,11 +528,10 @@ def test_a_full_disk_is_named_with_a_remedy(arguments, monkeypatch, capsys):
 # ------------------------------------------------------------------------------------------------- several processes
 
 
-def launch(processes, arguments, script=ROOT / "training/train.py", options=()):
+def launch_two(arguments, script, options=()):
     environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    several = ["--multi_gpu", "--main_process_port", "0"] if processes > 1 else []
-    command = [sys.executable, "-m", "accelerate.commands.launch", *several, "--num_processes", str(processes)]
-    command += [*options, str(script), *arguments]
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    command += ["--main_process_port", "0", *options, str(script), *arguments]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
 
 
@@ -544,46 +544,40 @@ raise SystemExit(status or ", ".join(name for name in names if "gloo" in name) o
 """
 
 
-def test_jobs_over_two_processes_equal_one_process(arguments, tmp_path):
-    """Two real processes, a job each, through `accelerate launch`; weights bit-equal to one process.
-
-    At the end they are no longer connected: threads of a connection can abort the process while Python ends. Only
-    Linux lists the threads' names, so elsewhere this is not tested.
-    """
-    arguments = [*arguments, "--categories", "plate", "sheet", "--methods", "simplenet"]
-    script = tmp_path / "script.py"
-    script.write_text(THREADS_AFTER_TRAINING)
-    done = launch(2, [*arguments, "--output", str(tmp_path / "two")], script)
-    assert done.returncode == 0, done.stderr
-    one_thread = torch.get_num_threads()
-    torch.set_num_threads(1)
+@contextmanager
+def threads_of_one_of(processes):
+    """Inside the block this process has the threads of a launched one, if a machine has that many processes."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(1, os.cpu_count() // processes))
     try:
-        assert train.main([*arguments, "--output", str(tmp_path / "one")]) == 0
+        yield
     finally:
-        torch.set_num_threads(one_thread)
-    for folder in (tmp_path / "one").glob("simplenet-*"):
-        assert_equal_weights(head(folder), head(tmp_path / "two" / folder.name))
-    assert len(json.loads((tmp_path / "two/summary.json").read_text())) == 3  # two categories and their mean
+        torch.set_num_threads(before)
 
 
-def launch_machines(arguments, outputs, *options):
+def launch_machines(arguments, outputs, script):
     """Two machines of one process each, on the loopback address, each with a disk of its own."""
     environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     port, running = str(free_port()), []
     for rank, output in enumerate(outputs):
         machine = ["--num_machines", "2", "--machine_rank", str(rank), "--main_process_ip", "127.0.0.1"]
         command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", *machine]
-        command += ["--main_process_port", port, str(ROOT / "training/train.py"), *arguments]
-        command += [*options, "--output", str(output)]
+        command += ["--main_process_port", port, str(script), *arguments, "--output", str(output)]
         running.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True))
     return [(process.communicate(timeout=300)[1], process.returncode) for process in running]
 
 
 def test_two_machines_without_a_shared_disk(arguments, tmp_path, hub):
-    """Each publishes what it made; the summary of the first contains both."""
-    several = ["--categories", "plate", "sheet", "--methods", "simplenet", "--epochs", "1", "--push-to-hub", "acme"]
+    """A job each; weights bit-equal to one process. Each publishes its own; the first one's summary contains both.
+
+    At the end they are no longer connected: threads of a connection can abort the process while Python ends. Only
+    Linux lists the threads' names, so elsewhere this is not tested.
+    """
+    script = tmp_path / "script.py"
+    script.write_text(THREADS_AFTER_TRAINING)
+    several = [*arguments, "--categories", "plate", "sheet", "--methods", "simplenet"]
     outputs = [tmp_path / "one", tmp_path / "two"]
-    (first, status), (second, other) = launch_machines([*arguments, *several], outputs)
+    (first, status), (second, other) = launch_machines([*several, "--push-to-hub", "acme"], outputs, script)
     assert (status, other) == (0, 0), (first + second)[-3000:]
     folders = [[path.name for path in output.glob("simplenet-*")] for output in outputs]
     assert [len(names) for names in folders] == [1, 1] and folders[0] != folders[1]
@@ -591,6 +585,10 @@ def test_two_machines_without_a_shared_disk(arguments, tmp_path, hub):
     rows = json.loads((outputs[0] / "summary.json").read_text())
     assert [row["category"] for row in rows] == ["plate", "sheet", "mean (2)"]
     assert not (outputs[1] / "summary.json").exists()
+    with threads_of_one_of(1):
+        assert train.main([*several, "--output", str(tmp_path / "alone")]) == 0
+    for output, (name,) in zip(outputs, folders, strict=True):
+        assert_equal_weights(head(tmp_path / "alone" / name), head(output / name))
 
 
 def test_machines_agree_on_their_jobs(monkeypatch):
@@ -618,6 +616,9 @@ import contextlib, json, os, sys
 from pathlib import Path
 from accelerate import Accelerator
 import training.train as train
+from training.objectives import hybrid
+
+hybrid.STEPS = 20
 
 Accelerator.end_training = lambda self: None  # it ends the process group, which the next run needs
 folder, *commands = map(json.loads, sys.argv[1:])
@@ -645,7 +646,7 @@ def shared_runs(command, data_root, tmp_path_factory):
         "diverging": [*command, *diverging, "--noise-std", "3e38"],
     }
     (folder / "several.py").write_text(SEVERAL_RUNS)
-    done = launch(2, map(json.dumps, (str(folder), *runs.items())), folder / "several.py")
+    done = launch_two(map(json.dumps, (str(folder), *runs.items())), folder / "several.py")
     assert done.returncode == 0, done.stderr
     return folder
 
@@ -666,17 +667,15 @@ def test_one_job_shared_by_two_processes(shared_runs):
     assert json.loads((folder / "metrics.json").read_text())["settings"]["batch_size"] == 4
 
 
-def test_each_of_the_processes_makes_some_of_the_hybrids_and_shares_none(shared_runs, command):
+def test_each_of_the_processes_makes_some_of_the_hybrids_and_shares_none(shared_runs, command, monkeypatch):
     """A process that repeated the fit of another would wait, or write where the other one cleans up."""
     text = said(shared_runs, "hybrid", status=0)
     assert "hybrid-toy-plate flags" in text and "hybrid-toy-sheet flags" not in text  # the other process has it
-    alone, one_thread = shared_runs / "alone", torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        arguments = ["--folds", "0", "--methods", "hybrid", "--dataset-name", "toy", "--categories", *TWO]
+    monkeypatch.setattr("training.objectives.hybrid.STEPS", 20)
+    arguments = ["--folds", "0", "--methods", "hybrid", "--dataset-name", "toy", "--categories", *TWO]
+    alone = shared_runs / "alone"
+    with threads_of_one_of(2):
         assert train.main([*command, *arguments, "--output", str(alone)]) == 0
-    finally:
-        torch.set_num_threads(one_thread)
     for name in ("hybrid-toy-plate", "hybrid-toy-sheet"):
         assert_equal_weights(head(alone / name), head(shared_runs / "runs" / name))
     assert not list(shared_runs.rglob("bank.*"))
@@ -721,13 +720,12 @@ sys.exit(status)
 """
 
 
-@pytest.mark.parametrize("processes", [1, 2])
-def test_mixed_precision_is_the_launchers_and_touches_the_backbone_alone(processes, arguments, tmp_path):
-    """The script under `accelerate launch --mixed_precision bf16`, with an eye on what backbone and head compute."""
+def test_mixed_precision_is_the_launchers_and_touches_the_backbone_alone(arguments, tmp_path):
+    """Two processes under `accelerate launch --mixed_precision bf16`, with an eye on what they compute."""
     (tmp_path / "probe.py").write_text(PROBE)
     options = ["--mixed_precision", "bf16"]
     sharing = ["--methods", "simplenet", "--parallel", "data"]
-    done = launch(processes, [*arguments, *sharing], tmp_path / "probe.py", options)
+    done = launch_two([*arguments, *sharing], tmp_path / "probe.py", options)
     assert done.returncode == 0, done.stderr
     report = json.loads(next((tmp_path / "runs").glob("simplenet-*/metrics.json")).read_text())
     assert report["settings"]["mixed_precision"] == "bf16"

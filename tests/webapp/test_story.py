@@ -1,4 +1,4 @@
-"""From ten pictures of a phone to a verdict, in a real browser and with the real training.
+"""From ten pictures of a phone to a verdict, in a real browser and with the real training, on small inputs.
 
 The part is a washer with a date label that changes. `build/screenshots/story_*.png` shows each step.
 """
@@ -9,7 +9,7 @@ import signal
 import subprocess
 
 import pytest
-from browser import launched, photograph, running, visit
+from browser import ROOT, launched, photograph, running, visit
 from PIL import Image, ImageDraw
 
 from training.parts.dataset import render
@@ -22,7 +22,21 @@ pytestmark = [
 ]
 PHONE = {"width": 360, "height": 740, "has_touch": True, "is_mobile": True}
 LABEL = (0.70, 0.86, 0.96, 0.96)  # left, top, right, bottom of the label, as shares
-SIDE = 1200
+SIDE = 600
+QUICK = f"""
+import sys
+
+sys.path.insert(0, {str(ROOT)!r})
+from webapp.environment import prepare
+
+prepare()
+import app
+from webapp.teaching import Teacher
+
+command = Teacher.command
+Teacher.command = lambda self, lesson: [*command(self, lesson), "--image-size", "128", "--folds", "0"]
+app.main()
+"""  # starts the app as `app.py` does, with quicker lessons
 
 
 def photo(folder, name, seed, defect=None, label="2026-11-27", label_colour="white"):
@@ -30,7 +44,7 @@ def photo(folder, name, seed, defect=None, label="2026-11-27", label_colour="whi
     picture = Image.fromarray(render("washer", seed, defect)[0]).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
     pen, box = ImageDraw.Draw(picture), [SIDE * share for share in LABEL]
     pen.rectangle(box, fill=label_colour)
-    pen.text((box[0] + 20, box[1] + 20), label, fill="black", font_size=50)
+    pen.text((box[0] + 10, box[1] + 10), label, fill="black", font_size=25)
     exif = Image.Exif()
     exif[0x0112] = 6  # turn by 90 degrees clockwise to show it
     picture.transpose(Image.Transpose.ROTATE_90).save(folder / name, "JPEG", quality=88, exif=exif)
@@ -53,7 +67,8 @@ def pictures(tmp_path_factory):
 def page_of_own_parts(tmp_path_factory, pictures):
     """Address of the app, and its folder of models, after a visitor has taught the washer on a phone, in German."""
     folder = tmp_path_factory.mktemp("story")
-    with running(folder) as url, launched():
+    (folder / "quick.py").write_text(QUICK)
+    with running(folder, script=folder / "quick.py") as url, launched():
         with visit(url, locale="de-DE", **PHONE) as page:
             teach_on_a_phone(page, pictures)
         yield url, folder / "runs"

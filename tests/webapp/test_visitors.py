@@ -7,6 +7,7 @@ import sys
 import time
 import weakref
 import zipfile
+from contextlib import redirect_stdout
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,6 +23,7 @@ from small_report import describe
 import app
 from hubmodels import GLASS, ModelError, PreparedPicture, SimpleNet
 from hubmodels.hub.catalog import Catalog
+from training.publishing.__main__ import main as publish
 from webapp import batch_tab, own_models, teach_tab, teaching, visitors
 from webapp.compare_tab import Comparing
 from webapp.inspect_tab import InspectTab
@@ -319,6 +321,17 @@ def logged_in(name="visitor", token="hf_visitor"):
     return SimpleNamespace(username=name), SimpleNamespace(token=token)
 
 
+def push_in_this_process(monkeypatch):
+    """The command of a push starts no process of its own, which takes longer than the push."""
+
+    def run(command, token, log):
+        monkeypatch.setenv("HF_TOKEN", token)
+        with log.open("w") as output, redirect_stdout(output):
+            return publish(command[3:])
+
+    monkeypatch.setattr(own_models, "_run", run)
+
+
 def test_a_part_is_pushed_to_the_visitors_account(hub, space, give, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_write")  # the Space's own, which must not be used
     hub.tokens["hf_visitor"] = Account("visitor")
@@ -331,6 +344,7 @@ def test_a_part_is_pushed_to_the_visitors_account(hub, space, give, monkeypatch)
         assert f"{hub.endpoint}/{name}" in pushed and hub.repo(name).visibility == "private"
         assert not [file for file in hub.files(name) if file.endswith((".png", ".jpg"))]
     assert hub.collections == {}
+    push_in_this_process(monkeypatch)
     assert "Pushed" in [*TeachTab(space).push("lid", *logged_in(), ANN)][-1]  # again, nothing new
 
 
@@ -343,7 +357,8 @@ def test_a_part_is_pushed_to_the_visitors_account(hub, space, give, monkeypatch)
         ((None, None), "Sign in with Hugging Face first"),
     ],
 )
-def test_a_push_that_fails_is_explained(hub, space, give, login, reason):
+def test_a_push_that_fails_is_explained(hub, space, give, login, reason, monkeypatch):
+    push_in_this_process(monkeypatch)
     give(space.of(ANN), methods=[GLASS])
     said = [*TeachTab(space).push("lid", *login, ANN)][-1]
     assert reason in said and "Traceback" not in said and not hub.repos
