@@ -31,6 +31,8 @@ from webapp.regions import MASK
 
 ROOT = Path(__file__).parents[1]
 NEEDED = ("accelerate", "datasets", "matplotlib", "psutil")  # of the extra `train`
+# Threads that wait for each other must not spin: with a busy program on two cores a lesson then takes ten times as long.
+PATIENT = {"OMP_WAIT_POLICY": "PASSIVE"}
 PRIORITY = 10  # niceness above the page's own, so that it stays quick
 PATIENCE = 5  # seconds between asking a process to end and ending it
 PASS_MS = 8.0  # of the compact backbone on the machine that `Method.seconds` comes from
@@ -223,7 +225,7 @@ class Teacher:
         """Runs the training; returns the state and the reason of a failure."""
         with tempfile.TemporaryDirectory() as folder:
             progress, log = Path(folder) / "progress.json", Path(folder) / "log"
-            environment = os.environ | {"HUBMODELS_PROGRESS": str(progress), "PYTHONWARNINGS": "ignore"}
+            environment = PATIENT | os.environ | {"HUBMODELS_PROGRESS": str(progress), "PYTHONWARNINGS": "ignore"}
             environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
             with log.open("wb") as said:
                 process = subprocess.Popen(

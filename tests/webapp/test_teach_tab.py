@@ -192,6 +192,16 @@ def test_the_training_has_a_lower_priority(teacher, monkeypatch, tmp_path):
     assert int(out.read_text()) >= min(19, os.getpriority(os.PRIO_PROCESS, 0) + 1)
 
 
+def test_the_threads_of_the_training_wait_without_spinning(teacher, monkeypatch, tmp_path):
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    out = tmp_path / "policy"
+    script = f"import os; open({str(out)!r}, 'w').write(os.environ['OMP_WAIT_POLICY'])"
+    monkeypatch.setattr(teacher, "command", lambda lesson: [sys.executable, "-c", script])
+    lesson = teacher.start("lid", ["hybrid"])
+    wait_for(lambda: lesson.is_over)
+    assert out.read_text() == "PASSIVE"
+
+
 def test_the_time_left_comes_from_the_stage():
     lesson = Lesson("lid", ("hybrid",), 50, state=RUNNING, began=time.monotonic() - 30)
     lesson.bars = [{"what": "folds", "done": 3, "total": 6}, {"what": "discriminator", "done": 1, "total": 500}]
