@@ -31,7 +31,7 @@ from webapp.regions import MASK
 
 ROOT = Path(__file__).parents[1]
 NEEDED = ("accelerate", "datasets", "matplotlib", "psutil")  # of the extra `train`
-# Threads that wait for each other must not spin: with a busy program on two cores a lesson then takes ten times as long.
+# Threads that wait for each other must not spin: next to a busy program a lesson then takes ten times as long.
 PATIENT = {"OMP_WAIT_POLICY": "PASSIVE"}
 PRIORITY = 10  # niceness above the page's own, so that it stays quick
 PATIENCE = 5  # seconds between asking a process to end and ending it
