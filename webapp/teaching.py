@@ -31,8 +31,8 @@ from webapp.regions import MASK
 
 ROOT = Path(__file__).parents[1]
 NEEDED = ("accelerate", "datasets", "matplotlib", "psutil")  # of the extra `train`
-# Threads that wait for each other must not spin: next to a busy program a lesson then takes ten times as long.
-PATIENT = {"OMP_WAIT_POLICY": "PASSIVE"}
+# Threads that wait for each other spin only shortly: next to a busy program a lesson took ten times as long.
+PATIENT = {"GOMP_SPINCOUNT": "1000"}
 PRIORITY = 10  # niceness above the page's own, so that it stays quick
 PATIENCE = 5  # seconds between asking a process to end and ending it
 PASS_MS = 8.0  # of the compact backbone on the machine that `Method.seconds` comes from
