@@ -45,7 +45,7 @@ from hubmodels.compactnet import COMPACT_BACKBONE
 from hubmodels.hub.files import REPORT_FILE, limit_waiting, put_in_place
 from hubmodels.methods import METHODS
 from hubmodels.region import Region, read_region
-from hubmodels.samples import Category, as_text, shorten, size_text
+from hubmodels.samples import CORRECTED, Category, as_text, shorten, size_text
 from hubmodels.sizes import as_pair
 from training.auto_size import shaped
 from training.batches import AUTOCAST, build_cache, load_images, seed_of
@@ -371,6 +371,9 @@ def prepare(job: Job, accelerator: Accelerator, sharing: bool) -> tuple[Fitting 
 
     # data: pictures to train on, pictures to calibrate with
     split = split_pictures(job)
+    if split.corrected:
+        words = "%s: %d pictures in a folder `%s` are learned and only raise the threshold; no promise counts them"
+        logger.info(words, job.title, len(split.corrected), CORRECTED)
     images = load_images(split.fit, front_end.image_size, front_end.resize)
     images = images if region is None else region.cover_levels(images)
     cache = build_cache(detector, images, job.workplace, config.mixed_precision, split.fit_folds)

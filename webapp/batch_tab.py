@@ -56,7 +56,7 @@ def add(catalog: Catalog, visitors: Everybody | Visitors | None, opened: Sequenc
     """Builds the tab inside the current gr.Tab.
 
     Args:
-        corrections: of own parts; None = rows cannot be corrected.
+        visitors: whose parts each request sees and can correct; None = rows cannot be corrected.
         opened: where a row opens: the tabs, and category, picture and methods of the tab Inspect.
 
     Returns:

@@ -31,7 +31,8 @@ from webapp.regions import MASK
 
 ROOT = Path(__file__).parents[1]
 NEEDED = ("accelerate", "datasets", "matplotlib", "psutil")  # of the extra `train`
-# Threads that wait for each other spin only shortly: next to a busy program a lesson took ten times as long.
+# Threads that wait for each other spin only shortly. Else they take the core from the thread they wait for, and
+# a lesson next to a busy program hardly goes on.
 PATIENT = {"GOMP_SPINCOUNT": "1000"}
 PRIORITY = 10  # niceness above the page's own, so that it stays quick
 PATIENCE = 5  # seconds between asking a process to end and ending it
