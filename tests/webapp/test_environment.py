@@ -258,4 +258,7 @@ def test_own_addresses_bypass_the_proxy(own_environment, name):
 def test_only_ctrl_c_is_shortened(capsys):
     end_interrupted("app.py: stopped", ValueError, ValueError("a fault"), None)
     end_interrupted("app.py: stopped", KeyboardInterrupt, KeyboardInterrupt(), None)
-    assert capsys.readouterr().err == "ValueError: a fault\napp.py: stopped\n"
+    failed = ImportError("initialization failed")
+    failed.__cause__ = KeyboardInterrupt()
+    end_interrupted("app.py: stopped again", ImportError, failed, None)
+    assert capsys.readouterr().err == "ValueError: a fault\napp.py: stopped\napp.py: stopped again\n"
