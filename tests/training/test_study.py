@@ -13,7 +13,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from scipy import stats
-from small_pictures import add_plates, mask, save
+from small_pictures import add_plates
+from small_study import TESTS, write_study
 from test_house import ROOT
 
 import training.compare as training_compare
@@ -26,34 +27,7 @@ from training.study.__main__ import plan_text
 from training.study.plan import Study
 from training.study.tables import STUDY_FILE, Results, summary_table
 
-TESTS = ["test/good/0", "test/good/1", "test/square/0", "test/square/1", "test/square/2"]
 COMMITTED = ROOT / "benchmarks/results/study"
-
-
-def write_study(place, weights):
-    """A study of two methods, two seeds and two settings, with its pictures."""
-    add_plates(place, TESTS)
-    for i in range(3):
-        save(mask((72, 72)), place / f"toy/plate/ground_truth/square/{i}_mask.png")
-    path = place / "study.toml"
-    path.write_text(f"""
-        data_root = ["$DATA/toy"]
-        methods = ["patchcore", "mahalanobis"]
-        seeds = [0, 1]
-        output = "{place / "runs"}"
-        results = "{place / "results"}"
-        [options]
-        patchcore = "--coreset 0.5"
-        [settings.small]
-        options = "--backbone resnet18.tv_in1k --backbone-weights {weights} --image-size 64"
-        [settings.few]
-        options = "--backbone resnet18.tv_in1k --backbone-weights {weights} --image-size 64"
-        methods = ["mahalanobis"]
-        seeds = [0]
-        pictures = 3
-        contaminated = 0.34
-    """)
-    return path
 
 
 @pytest.fixture
@@ -217,15 +191,6 @@ def test_a_file_that_cannot_be_is_refused_before_anything_runs(file, tmp_path, c
     assert study([str(file)]) == 1
     assert message in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
-
-
-def test_two_processes_share_the_jobs(file, tmp_path):
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
-    command += ["-m", "training.study", str(file), "--seeds", "0"]
-    environment = {"ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(ROOT)}
-    run = subprocess.run(command, env=os.environ | environment, cwd=ROOT, capture_output=True, text=True, timeout=300)
-    assert run.returncode == 0, run.stderr
-    assert len(Results(tmp_path / "results").rows) == 3
 
 
 # --------------------------------------------------------------------------------------------------- tables

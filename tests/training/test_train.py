@@ -25,6 +25,7 @@ from open_files import refuse_open_files
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from small_study import write_study
 
 import training.train as train
 from hubmodels import BackboneError, ModelError, load
@@ -39,6 +40,7 @@ from training.jobs import TrainingError
 from training.objectives import OBJECTIVES, PAPER_BACKBONE, SimpleNetObjective
 from training.objectives.objective import decide_noise
 from training.state import TrainingState
+from training.study.tables import Results
 
 ROOT = Path(__file__).parents[2]
 
@@ -614,24 +616,41 @@ def test_a_shared_job_needs_a_shared_disk(monkeypatch, found):
 SEVERAL_RUNS = """
 import contextlib, json, os, sys
 from pathlib import Path
+import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 import training.train as train
-from training.objectives import hybrid
+from hubmodels.backbone import Backbone
+from training.objectives import SimpleNetObjective, hybrid
+from training.study.__main__ import main as study
 
 hybrid.STEPS = 20
 
+def watch(owner, name):
+    method, seen = getattr(owner, name), set()
+    def call(self, inputs):
+        outputs = method(self, inputs)
+        seen.update(value.dtype for value in outputs)
+        return outputs
+    setattr(owner, name, call)
+    return seen
+
+mapped, computed = watch(Backbone, "forward"), watch(SimpleNetObjective, "normality_with_noise")
 Accelerator.end_training = lambda self: None  # it ends the process group, which the next run needs
 folder, *commands = map(json.loads, sys.argv[1:])
-for name, arguments in commands:
-    arguments += ["--parallel", "data", "--output", folder + "/runs"]
+for name, program, arguments in commands:
+    mapped.clear(), computed.clear()
+    AcceleratorState._reset_state()
+    os.environ["ACCELERATE_MIXED_PRECISION"] = "bf16" if name == "bf16" else "no"  # as the launcher does
     with Path(folder, name + os.environ["RANK"]).open("w") as out, contextlib.redirect_stderr(out):
-        print("status", train.main(arguments), file=out)
+        status = {"train": train.main, "study": study}[program](arguments)
+        print(*sorted(map(str, mapped)), "then", *sorted(map(str, computed)), "status", status, file=out)
 """
 
 
 @pytest.fixture(scope="module")
-def shared_runs(command, data_root, tmp_path_factory):
-    """The folder of four runs by the same two processes, because their start takes longer; they share each job."""
+def shared_runs(command, data_root, backbone_weights, tmp_path_factory):
+    """The folder of several runs by the same two processes, because their start takes longer; they share each job."""
     folder = tmp_path_factory.mktemp("shared")
     for name, original in (("a_refused", "plate"), ("b_torn", "sheet"), ("c_good", "plate")):
         shutil.copytree(data_root / original, folder / "set" / name)
@@ -644,9 +663,13 @@ def shared_runs(command, data_root, tmp_path_factory):
         "hybrid": [*command, "--folds", "0", "--methods", "hybrid", "--dataset-name", "toy", "--categories", *TWO],
         "failing": [*failing, "b_torn", "c_good"],
         "diverging": [*command, *diverging, "--noise-std", "3e38"],
+        "bf16": [*command, "--dataset-name", "half", "--methods", "simplenet"],
     }
+    sharing = ["--parallel", "data", "--output", str(folder / "runs")]
+    commands = [(name, "train", [*arguments, *sharing]) for name, arguments in runs.items()]
+    commands.append(("study", "study", [str(write_study(folder, backbone_weights, data=folder)), "--seeds", "0"]))
     (folder / "several.py").write_text(SEVERAL_RUNS)
-    done = launch_two(map(json.dumps, (str(folder), *runs.items())), folder / "several.py")
+    done = launch_two(map(json.dumps, (str(folder), *commands)), folder / "several.py")
     assert done.returncode == 0, done.stderr
     return folder
 
@@ -697,38 +720,17 @@ def test_shared_processes_end_a_diverging_job_together_and_go_on(shared_runs):
     assert len(failed) == 2 and all("not finite in epoch 1" in line for line in failed)
 
 
-PROBE = """
-import sys
-import torch
-import training.train as train
-from hubmodels.backbone import Backbone
-from training.objectives import SimpleNetObjective
-
-def watch(owner, name):
-    method, seen = getattr(owner, name), set()
-    def call(self, inputs):
-        outputs = method(self, inputs)
-        seen.update(value.dtype for value in outputs)
-        return outputs
-    setattr(owner, name, call)
-    return seen
-
-mapped, computed = watch(Backbone, "forward"), watch(SimpleNetObjective, "normality_with_noise")
-status = train.main()
-assert torch.bfloat16 in mapped and computed == {torch.float32}, (mapped, computed)
-sys.exit(status)
-"""
-
-
-def test_mixed_precision_is_the_launchers_and_touches_the_backbone_alone(arguments, tmp_path):
-    """Two processes under `accelerate launch --mixed_precision bf16`, with an eye on what they compute."""
-    (tmp_path / "probe.py").write_text(PROBE)
-    options = ["--mixed_precision", "bf16"]
-    sharing = ["--methods", "simplenet", "--parallel", "data"]
-    done = launch_two([*arguments, *sharing], tmp_path / "probe.py", options)
-    assert done.returncode == 0, done.stderr
-    report = json.loads(next((tmp_path / "runs").glob("simplenet-*/metrics.json")).read_text())
+def test_mixed_precision_is_the_launchers_and_touches_the_backbone_alone(shared_runs):
+    """What the launcher's `--mixed_precision bf16` does to what is computed."""
+    *_, last = said(shared_runs, "bf16", status=0).splitlines()
+    assert last.startswith("torch.bfloat16 ") and last.endswith(" then torch.float32 status 0")
+    report = json.loads((shared_runs / "runs/simplenet-half-plate/metrics.json").read_text())
     assert report["settings"]["mixed_precision"] == "bf16"
+
+
+def test_two_processes_share_the_jobs_of_a_study(shared_runs):
+    said(shared_runs, "study", status=0)
+    assert len(Results(shared_runs / "results").rows) == 3
 
 
 def test_processes_that_do_not_see_each_other_are_refused(monkeypatch):
