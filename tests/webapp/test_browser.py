@@ -272,7 +272,7 @@ def test_every_text_is_readable(bundled, scheme):
         told(page, "An example")
         for tab in ("Batch", "Compare", "Models", "Inspect"):
             page.get_by_role("tab", name=tab).click()
-            page.wait_for_timeout(1500)
+            page.wait_for_timeout(600)
             assert page.evaluate(FAINT_TEXTS) == [], tab
         for shows in ("good", "crack"):
             pick(page, "pill", shows)
