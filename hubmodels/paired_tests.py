@@ -235,16 +235,28 @@ def bootstrap_auroc(
     Args:
         ours, other: scores (N,) of each run.
         labels: (N,), pictures of both classes.
+
+    Raises:
+        ValueError: a class is missing.
     """
     classes, rng = np.asarray(labels), np.random.default_rng(0)
     groups = [np.flatnonzero(classes == label) for label in (0, 1)]
-    sides, gaps = [np.atleast_2d(np.asarray(runs, float)) for runs in (ours, other)], []
-    for _ in range(samples):
-        drawn = np.concatenate([rng.choice(group, len(group)) for group in groups])
-        one, two = (np.mean([placements(s[drawn], classes[drawn])[0].mean() for s in side]) for side in sides)
-        gaps.append(one - two)
+    if not all(map(len, groups)):
+        raise ValueError("the bootstrap needs pictures of both classes")
+    draws = [[rng.choice(group, len(group)) for group in groups] for _ in range(samples)]
+    normal, anomalous = (np.array([np.bincount(draw[i], minlength=len(classes)) for draw in draws]) for i in (0, 1))
+    won = np.zeros(normal.shape)  # by the drawn anomalous pictures against each normal one, ours less the other's
+    for some in np.array_split(groups[1], len(groups[1]) // 100 + 1):  # all pairs at once need too much memory
+        sides = [np.mean([_won(np.asarray(scores), some) for scores in runs], axis=0) for runs in (ours, other)]
+        won += anomalous[:, some] @ (sides[0] - sides[1])
+    gaps = (won * normal).sum(1) / (len(groups[0]) * len(groups[1]))
     low, high = np.quantile(gaps, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return float(low), float(high)
+
+
+def _won(scores: NDArray, some: NDArray) -> NDArray:
+    """1 where one of some pictures has the higher score than one of all, 1/2 where they are equal, and 0."""
+    return np.mean([scores[some, None] > scores, scores[some, None] >= scores], axis=0)
 
 
 def auroc_interval(scores: ArrayLike, labels: ArrayLike) -> tuple[float, float]:
