@@ -30,13 +30,14 @@ CHROMIUM = Path("/usr/bin/chromium")
 RESULT = Path(__file__).parent / "results" / "demo_time.json"
 
 
-def start() -> tuple[subprocess.Popen, str, float]:
-    """The running demo, its address, and the seconds until it answered."""
+def start(*arguments: str) -> tuple[subprocess.Popen, str, float]:
+    """The running demo with further arguments, its address, and the seconds until it answered."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     begun, environment = time.perf_counter(), os.environ | {"HF_HUB_OFFLINE": "1"}
-    process = subprocess.Popen([sys.executable, "app.py", "--port", str(port)], cwd=ROOT, env=environment)
+    command = [sys.executable, "app.py", "--port", str(port), *arguments]
+    process = subprocess.Popen(command, cwd=ROOT, env=environment)
     url = f"http://127.0.0.1:{port}"
     while process.poll() is None:
         try:
