@@ -351,6 +351,21 @@ class HeldOut(Conformal):
         return cls(**arrays, **numbers, corrections=float(values.get("corrections", 0)))
 
 
+def threshold_in_words(calibration: dict) -> str:
+    """What the card of a model states of its threshold.
+
+    Args:
+        calibration: of its report: `in_words`, and `later_corrections`, how many corrections came after the test.
+    """
+    words, later = f"It {calibration['in_words']}.", calibration.get("later_corrections", 0)
+    if not later:
+        return words
+    return (
+        f"{words} The last {later} came after the test. The threshold was lower then, so the model now flags at most "
+        "as many of the test pictures as this card states, good and defective."
+    )
+
+
 def pictures_needed(false_alarm_rate: float) -> int:
     """Held-out normal pictures needed to guarantee a false-alarm rate: the least n with 1/(n+1) <= rate."""
     return math.ceil(round(1 / false_alarm_rate, 3)) - 1
