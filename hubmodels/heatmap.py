@@ -32,7 +32,7 @@ PALETTE = np.column_stack(
 INVISIBLE_BELOW, FULL_FROM = 0.5, 1.0
 GT_COLOUR, GT_OPACITY = (0, 190, 200), 0.45  # not on the heat scale, so that truth is not taken for a prediction
 PANEL_WORDS = {"input": "input", "truth": "ground truth", "defective": "defective", "good": "good", "score": "score"}
-IGNORED_COLOUR, IGNORED_ALPHA = (90, 90, 90), 150
+IGNORED_COLOURS, IGNORED_ALPHA = ((30, 30, 30), (225, 225, 225)), 150  # one of them shows on any picture
 OPAQUE = 255
 ALL_AGREE, ONE_ALONE = (204, 60, 140), (20, 90, 200)  # not on the heat scale; patterns differ, too
 STRIPES = 24  # per shorter side of the picture
@@ -82,8 +82,10 @@ def overlay(picture: Image.Image, prediction: AnomalyPrediction, opacity: float 
     level = colour_level(prediction)
     pixels = _pixels_like(picture, level, "anomaly map")
     if prediction.counts is not None:
-        striped = ignored_stripes(prediction.counts)
-        pixels[striped] = _blended(pixels[striped], IGNORED_COLOUR, IGNORED_ALPHA / OPAQUE)
+        stripes = ignored_stripes(prediction.counts)
+        for number, colour in enumerate(IGNORED_COLOURS, 1):
+            striped = stripes == number
+            pixels[striped] = _blended(pixels[striped], colour, IGNORED_ALPHA / OPAQUE)
     shown = level > INVISIBLE_BELOW
     pixels[shown] = _blended(pixels[shown], colourise(level[shown]), opacity * fade(level[shown])[:, None])
     return Image.fromarray(_outlined(pixels, prediction.mask))
@@ -170,12 +172,14 @@ def outline_layer(mask: NDArray[np.bool_]) -> Image.Image:
 
 def ignored_layer(counts: NDArray[np.bool_]) -> Image.Image:
     """Stripes where pixels (H, W) do not count; the rest is transparent."""
-    return _layer(ignored_stripes(counts).astype(np.uint8), [(0, 0, 0), IGNORED_COLOUR], [0, IGNORED_ALPHA])
+    return _layer(ignored_stripes(counts), [(0, 0, 0), *IGNORED_COLOURS], [0, IGNORED_ALPHA, IGNORED_ALPHA])
 
 
-def ignored_stripes(counts: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The pixels (H, W) of the stripes that every drawing has where pixels do not count."""
-    return ~counts & (_stripes(counts.shape, 1) < 0.3)
+def ignored_stripes(counts: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """The stripes that every drawing has where pixels (H, W) do not count: the number of their colour, else 0."""
+    place = _positions(counts.shape, 1)
+    numbers = np.where(place < 0.4, 1 + (place >= 0.2), 0).astype(np.uint8)
+    return _diagonals(numbers, counts.shape, 1) * ~counts
 
 
 def agreement_layer(masks: Sequence[NDArray[np.bool_]], colours: Sequence[Sequence[int]]) -> Image.Image:
@@ -206,10 +210,18 @@ def _count_layer(counts: NDArray, total: int) -> Image.Image:
 
 def _stripes(shape: tuple[int, int], sign: int) -> NDArray[np.float64]:
     """Position of each pixel in its diagonal stripe, in [0, 1)."""
+    return _diagonals(_positions(shape, sign), shape, sign)
+
+
+def _positions(shape: tuple[int, int], sign: int) -> NDArray[np.float64]:
+    """The same for each diagonal, from one corner to the other."""
     period = max(2, min(shape) // STRIPES)
-    line = np.arange(sum(shape) - 1) - (shape[1] - 1 if sign < 0 else 0)
-    rows = sliding_window_view(line % period / period, shape[1])  # large pictures take no time
-    return rows[:, ::sign]
+    return (np.arange(sum(shape) - 1) - (shape[1] - 1 if sign < 0 else 0)) % period / period
+
+
+def _diagonals(values: NDArray, shape: tuple[int, int], sign: int) -> NDArray:
+    """A value for each diagonal -> one for each pixel; a view, because large pictures have many."""
+    return sliding_window_view(values, shape[1])[:, ::sign]
 
 
 def count_shares(masks: Sequence[NDArray[np.bool_]]) -> dict[int, float]:
