@@ -28,9 +28,10 @@ from hubmodels.least_size import LeastSize
 from hubmodels.prediction import EIGHT_CONNECTED, HeldOut
 from hubmodels.samples import Category
 from training import train
-from training.calibration import calibrate
+from training.calibration import Split, calibrate
 from training.config import TrainConfig
 from training.evaluation import write_json
+from training.fitting import Fitting
 from training.jobs import Job
 from training.metrics import image_metrics
 from training.sanity import inspect_category
@@ -42,23 +43,27 @@ METHOD, SPECK, RATE = "hybrid", 8, 0.05
 
 def measure(name: str, data: Path) -> Iterator[dict]:
     """A row for each least size: the scores that calibrated, and those of good, defective and speckled pictures."""
-    category, sanity = inspect_category(
-        compact_backbone.category_of(Path(compact_backbone.SETS[name]).name, data), True
-    )
-    size = max(sanity.sizes, key=sanity.sizes.get)
     with TemporaryDirectory() as folder:
-        options = ["--backbone", "compactnet.distilled_in1k", "--folds", "5", "--output", folder]
-        config = TrainConfig.from_command_line(["--data-root", str(data), "--methods", METHOD, *options])
-        job = Job(category, METHOD, train.fill_defaults(config, Accelerator()), sanity)
-        fitting, split, _ = train.prepare(job, Accelerator(), sharing=False)
-        fitting.run()
-        train.stabilise(fitting)
+        fitting, split, category, size = train_hybrid(name, data, Path(folder), folds=5)
         detector, areas = fitting.objective.detector, [area for _, area in defects_of(category, size)]
         for pixels in tqdm(SIZES, name, disable=None):
             detector.least_size = LeastSize(pixels, size) if pixels else None
             calibrate(detector, split, fitting.fold_heads, RATE)
             row = {"category": name, "method": METHOD, "least_size": pixels, "picture": list(size), "areas": areas}
             yield row | scores_of(detector, category, size)
+
+
+def train_hybrid(name: str, data: Path, folder: Path, folds: int) -> tuple[Fitting, Split, Category, tuple[int, int]]:
+    """A fitted hybrid of a category, its pictures, and their most common size (height, width)."""
+    place = Path(compact_backbone.SETS[name]).name
+    category, sanity = inspect_category(compact_backbone.category_of(place, data), True)
+    options = ["--backbone", "compactnet.distilled_in1k", "--folds", str(folds), "--output", str(folder)]
+    config = TrainConfig.from_command_line(["--data-root", str(data), "--methods", METHOD, *options])
+    job = Job(category, METHOD, train.fill_defaults(config, Accelerator()), sanity)
+    fitting, split, _ = train.prepare(job, Accelerator(), sharing=False)
+    fitting.run()
+    train.stabilise(fitting)
+    return fitting, split, category, max(sanity.sizes, key=sanity.sizes.get)
 
 
 def scores_of(detector: AnomalyDetector, category: Category, size: tuple[int, int]) -> dict[str, list[float]]:

@@ -216,8 +216,10 @@ class AnomalyDetector(nn.Module, PyTorchModelHubMixin, library_name=LIBRARY, pip
         counted = self._without_small_regions(maps)
         scores = self._image_scores(patch_scores, head or self.head) if counted is None else counted.amax((1, 2))
         sized = [self._sized(some, sizes) for some in (maps, counted)]
+        region = self.front_end.region
+        counts_at = None if region is None else partial(region.of_picture, resize=self.front_end.resize)
         return [
-            self.calibration.decide(score, whole, counted_map=own)
+            replace(self.calibration.decide(score, whole, counted_map=own), counts_at=counts_at)
             for score, whole, own in zip(scores.tolist(), *sized, strict=True)
         ]
 
@@ -261,7 +263,8 @@ class AnomalyDetector(nn.Module, PyTorchModelHubMixin, library_name=LIBRARY, pip
         """
         scores = prediction.image_score, prediction.map_source
         decided = self.calibration.decide(*scores, false_alarm_rate, unsure_rate, prediction.counted_source)
-        return replace(decided, latency_ms=prediction.latency_ms, warnings=prediction.warnings)
+        kept = {name: getattr(prediction, name) for name in ("latency_ms", "warnings", "counts_at")}
+        return replace(decided, **kept)
 
     def calibrate(
         self, pictures: Iterable[Picture], false_alarm_rate: float = 0.01, heads: Iterable[Head | None] | None = None

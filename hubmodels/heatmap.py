@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
@@ -31,7 +32,7 @@ PALETTE = np.column_stack(
 INVISIBLE_BELOW, FULL_FROM = 0.5, 1.0
 GT_COLOUR, GT_OPACITY = (0, 190, 200), 0.45  # not on the heat scale, so that truth is not taken for a prediction
 PANEL_WORDS = {"input": "input", "truth": "ground truth", "defective": "defective", "good": "good", "score": "score"}
-IGNORED_ALPHA = 150
+IGNORED_COLOURS, IGNORED_ALPHA = ((30, 30, 30), (225, 225, 225)), 150  # one of them shows on any picture
 OPAQUE = 255
 ALL_AGREE, ONE_ALONE = (204, 60, 140), (20, 90, 200)  # not on the heat scale; patterns differ, too
 STRIPES = 24  # per shorter side of the picture
@@ -67,7 +68,7 @@ def overlay(picture: Image.Image, prediction: AnomalyPrediction, opacity: float 
     """The picture under its heat map, the predicted mask outlined.
 
     Below level 0.5 the picture is untouched, so a good part is shown as it is. From level 1 on the heat has its
-    full opacity.
+    full opacity. Stripes cover what a region leaves out.
 
     Args:
         picture: RGB, of the size of the anomaly map.
@@ -80,6 +81,11 @@ def overlay(picture: Image.Image, prediction: AnomalyPrediction, opacity: float 
         raise ValueError(f"The opacity must be between 0 and 1, not {opacity}.")
     level = colour_level(prediction)
     pixels = _pixels_like(picture, level, "anomaly map")
+    if prediction.counts is not None:
+        stripes = ignored_stripes(prediction.counts)
+        for number, colour in enumerate(IGNORED_COLOURS, 1):
+            striped = stripes == number
+            pixels[striped] = _blended(pixels[striped], colour, IGNORED_ALPHA / OPAQUE)
     shown = level > INVISIBLE_BELOW
     pixels[shown] = _blended(pixels[shown], colourise(level[shown]), opacity * fade(level[shown])[:, None])
     return Image.fromarray(_outlined(pixels, prediction.mask))
@@ -166,8 +172,14 @@ def outline_layer(mask: NDArray[np.bool_]) -> Image.Image:
 
 def ignored_layer(counts: NDArray[np.bool_]) -> Image.Image:
     """Stripes where pixels (H, W) do not count; the rest is transparent."""
-    striped = ~counts & (_stripes(counts.shape, 1) < 0.3)
-    return _layer(striped.astype(np.uint8), [(0, 0, 0), (90, 90, 90)], [0, IGNORED_ALPHA])
+    return _layer(ignored_stripes(counts), [(0, 0, 0), *IGNORED_COLOURS], [0, IGNORED_ALPHA, IGNORED_ALPHA])
+
+
+def ignored_stripes(counts: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """The stripes that every drawing has where pixels (H, W) do not count: the number of their colour, else 0."""
+    place = _positions(counts.shape, 1)
+    numbers = np.where(place < 0.4, 1 + (place >= 0.2), 0).astype(np.uint8)
+    return _diagonals(numbers, counts.shape, 1) * ~counts
 
 
 def agreement_layer(masks: Sequence[NDArray[np.bool_]], colours: Sequence[Sequence[int]]) -> Image.Image:
@@ -198,9 +210,18 @@ def _count_layer(counts: NDArray, total: int) -> Image.Image:
 
 def _stripes(shape: tuple[int, int], sign: int) -> NDArray[np.float64]:
     """Position of each pixel in its diagonal stripe, in [0, 1)."""
-    row, column = np.indices(shape, sparse=True)
+    return _diagonals(_positions(shape, sign), shape, sign)
+
+
+def _positions(shape: tuple[int, int], sign: int) -> NDArray[np.float64]:
+    """The same for each diagonal, from one corner to the other."""
     period = max(2, min(shape) // STRIPES)
-    return (row + sign * column) % period / period
+    return (np.arange(sum(shape) - 1) - (shape[1] - 1 if sign < 0 else 0)) % period / period
+
+
+def _diagonals(values: NDArray, shape: tuple[int, int], sign: int) -> NDArray:
+    """A value for each diagonal -> one for each pixel; a view, because large pictures have many."""
+    return sliding_window_view(values, shape[1])[:, ::sign]
 
 
 def count_shares(masks: Sequence[NDArray[np.bool_]]) -> dict[int, float]:

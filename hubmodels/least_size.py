@@ -18,8 +18,7 @@ from hubmodels.sizes import Size, as_pair
 
 MOST = 0.1  # of a picture
 NEIGHBOURS = ((0, 1), (1, -1), (1, 0), (1, 1))  # (down, right); the other four give the same pairs
-# Squares of 0 to 369 pixels were put on good pictures of capsules (compact backbone). An outline had about 430 pixels
-# and 0.6 of the square's. None had less than 5 patches.
+# From squares of 0 to 369 pixels of the map on good pictures of capsules, see benchmarks/square_sizes.py.
 SPOT, OUTLINED = 5, 0.6  # patches that a point covers; share of a defect's area that is outlined besides
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image, ImageChops, ImageOps, UnidentifiedImageError
 
 from hubmodels import install_command, tiff
-from hubmodels.sizes import Size, as_pair, crop_start
+from hubmodels.sizes import Size, as_pair, crop_margins, crop_start
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -115,6 +115,13 @@ def fit(picture: Image.Image, image_size: Size, resize: Size | None = None) -> I
     if whole == (height, width):
         return resized
     return resized.crop((left, top, left + width, top + height))
+
+
+def mask_of_picture(mask: np.ndarray, resize: Size, size: tuple[int, int]) -> np.ndarray:
+    """A mask of the model input (H, W) bool -> mask of the picture (height, width); outside of a crop it is False."""
+    left, right, top, bottom = crop_margins(resize, mask.shape)
+    whole = np.pad(mask, ((top, bottom), (left, right)))
+    return np.asarray(Image.fromarray(whole).resize(size[::-1], Image.Resampling.NEAREST))
 
 
 def _from_file(picture: str | os.PathLike | bytes) -> Image.Image:

@@ -59,6 +59,7 @@ class AnomalyPrediction:
             milliseconds. Enlarging the map is part of it only in an exported file that resizes.
         warnings: reasons to doubt the verdict, as `AppearanceCheck.warnings`; empty where nothing was checked.
         counted_source: what `counted_map` is, or is made of; None = `map_source`.
+        counts_at: gives the mask of what counts at a size (height, width); None = the whole picture counts.
 
     The fields from `p_value` to `normal_score` are None while the detector is not calibrated.
     """
@@ -74,6 +75,7 @@ class AnomalyPrediction:
     warnings: tuple[str, ...] = ()
     unsure_threshold: float | None = None
     counted_source: np.ndarray | SizedMap | None = field(default=None, repr=False)
+    counts_at: Callable[[tuple[int, int]], np.ndarray] | None = field(default=None, repr=False)
 
     @property
     def anomaly_map(self) -> np.ndarray:
@@ -84,6 +86,11 @@ class AnomalyPrediction:
     def counted_map(self) -> np.ndarray:
         """The map in which regions below the model's least size are lowered; the map itself where there is none."""
         return self.anomaly_map if self.counted_source is None else _whole(self.counted_source)
+
+    @property
+    def counts(self) -> np.ndarray | None:
+        """(H, W) bool, the pixels of the map that the model looks at; None if it has no region."""
+        return None if self.counts_at is None else self.counts_at(self.anomaly_map.shape)
 
     def at_most(self, side: int) -> "AnomalyPrediction":
         """The prediction with a map of at most `side` pixels per side: maps are smooth, and screens are small.
@@ -342,6 +349,21 @@ class HeldOut(Conformal):
         arrays = {name: np.asarray(values[name], np.float32) for name in ("image_scores", "map_maxima")}
         numbers = {name: float(values[name]) for name in ("normal_level", "false_alarm_rate")}
         return cls(**arrays, **numbers, corrections=float(values.get("corrections", 0)))
+
+
+def threshold_in_words(calibration: dict) -> str:
+    """What the card of a model states of its threshold.
+
+    Args:
+        calibration: of its report: `in_words`, and `later_corrections`, how many corrections came after the test.
+    """
+    words, later = f"It {calibration['in_words']}.", calibration.get("later_corrections", 0)
+    if not later:
+        return words
+    return (
+        f"{words} The last {later} came after the test. The threshold was lower then, so the model now flags at most "
+        "as many of the test pictures as this card states, good and defective."
+    )
 
 
 def pictures_needed(false_alarm_rate: float) -> int:

@@ -8,12 +8,11 @@ mostly outside have no score that counts.
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor, nn
 
-from hubmodels.pictures import Picture, fit, read_picture
+from hubmodels.pictures import Picture, fit, mask_of_picture, read_picture
 from hubmodels.scoring import smooth_map
-from hubmodels.sizes import Size, crop_margins
+from hubmodels.sizes import Size
 
 LEAST_SHARE = 0.5  # of a patch's pixels: with fewer inside it does not count
 SMALLEST_WEIGHT = 1e-3  # of the patches that count, in a pixel of a map
@@ -100,9 +99,7 @@ class Region(nn.Module):
 
     def of_picture(self, size: tuple[int, int], resize: Size) -> np.ndarray:
         """The mask at the size of a picture (height, width) bool; what a crop leaves out does not count."""
-        left, right, top, bottom = crop_margins(resize, tuple(self.mask.shape))
-        whole = np.pad(self.mask.cpu().numpy(), ((top, bottom), (left, right)))
-        return np.asarray(Image.fromarray(whole).resize(size[::-1], Image.Resampling.NEAREST))
+        return mask_of_picture(self.mask.cpu().numpy(), resize, size)
 
 
 def read_region(picture: Picture, image_size: Size, resize: Size | None = None) -> Tensor:

@@ -2,8 +2,10 @@
 
 import importlib
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from PIL import Image
 
 from benchmarks import (
     compact_backbone,
+    download_time,
     gpu,
     hybrid_trials,
     inference,
@@ -20,13 +23,17 @@ from benchmarks import (
     peers_ours,
     peers_timing,
     real_data,
+    square_sizes,
+    teach_time,
     timing,
     training_step,
 )
 from hubmodels.backbone import load_backbone
 from hubmodels.compactnet import COMPACT_BACKBONE
 from hubmodels.hub.catalog import BUNDLED_MODELS
+from hubmodels.least_size import OUTLINED, SPOT
 from hubmodels.methods import METHODS
+from hubmodels.prediction import AnomalyPrediction, SizedMap
 from hubmodels.samples import Sample
 from training.damage import KINDS
 from training.objectives import PAPER_BACKBONE, PAPER_IMAGE_SIZE
@@ -324,3 +331,86 @@ def test_outlines_are_compared_with_the_masks_at_each_share():
     assert row["iou"]["0.7"] > row["iou"]["0.0"]
     rows = [row, row | {"category": "cloth", "iou": {key: 0.5 for key in row["iou"]}}]
     assert outline.outline_table(rows).splitlines()[-1].startswith("| rendered | mean of 2 | hybrid | - |")
+
+
+# ------------------------------------------------------------------------------------------------------- the page
+
+
+def test_downloads_are_timed_as_a_visitor_clicks(tmp_path, monkeypatch):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "uploads"))
+    monkeypatch.setattr(download_time, "RESULT", tmp_path / "result.json")
+    with Image.open(download_time.PART) as part:
+        part.convert("RGB").resize((300, 200)).save(tmp_path / "photo.jpg")
+    rows = download_time.measure(tmp_path / "photo.jpg", 2)
+    by_case = {(row["file"], row["methods"]): row for row in rows}
+    assert list(by_case) == list(download_time.CASES) and all(row["median_ms"] > 0 for row in rows)
+    assert by_case["zip", 3]["megabytes"] > by_case["zip", 2]["megabytes"] > by_case["zip", 1]["megabytes"]
+    assert not [*(tmp_path / "uploads").rglob("*.zip")]
+    origin = {"machine": "CPU", "versions": {}, "command": "python -m benchmarks.download_time"}
+    (tmp_path / "result.json").write_text(json.dumps([row | origin for row in rows]))
+    assert "| zip | 3 |" in download_time.results_table()
+
+
+@pytest.mark.parametrize("folds", [0, 5])
+def test_lessons_are_timed_with_and_without_cross_fitting(tmp_path, monkeypatch, folds):
+    started = []
+
+    def train(teacher, lesson):
+        started.append((teacher.command(lesson)[-2:], lesson.pictures))
+        return "done", ""
+
+    monkeypatch.setattr(teach_time.Teacher, "train", train)
+    sources = [tmp_path / f"{i}.png" for i in range(3)]
+    for i, path in enumerate(sources):
+        Image.new("RGB", (40, 40), (i, 0, 0)).save(path)
+    row = teach_time.measure(sources, folds)
+    assert started == [(["--folds", str(folds)], 3)]
+    assert (row["pictures"], row["folds"], row["state"]) == (3, folds, "done") and row["seconds"] > 0
+
+
+# ------------------------------------------------------------------------------------------------------- squares
+
+
+class Blocks:
+    """A stand-in for a detector: its map has blocks (rows, columns, height) of a picture that is twice as large."""
+
+    front_end = SimpleNamespace(stride=8)
+
+    def __init__(self, *blocks):
+        self.map = np.zeros((64, 64), np.float32)
+        for rows, columns, height in blocks:
+            self.map[slice(*rows), slice(*columns)] = height
+
+    def predict(self, picture):
+        return AnomalyPrediction(1.0, SizedMap(picture.shape[:2], 64, lambda size: self.map))
+
+
+def test_the_outline_of_a_square_is_measured_at_70_percent_of_its_height():
+    picture, place = square_sizes.with_square(np.full((128, 128, 3), 100, np.uint8), 16, 60, seed=0)
+    assert (picture[place] == 160).all() and (picture != 100).any(2).sum() == 256
+    around = ((20, 40), (20, 40), 0.69), ((22, 38), (22, 34), 0.71), ((30, 31), (30, 31), 1.0)
+    assert square_sizes.outlined(Blocks(*around), picture, place) == 16 * 12
+    assert square_sizes.outlined(Blocks(*around, ((2, 4), (2, 4), 1.1)), picture, place) is None  # not the square
+
+
+def test_the_two_numbers_of_the_least_size_follow_from_the_outlines(tmp_path, monkeypatch):
+    """Outlines of bright squares: 430 + 0.6 x square; of dark ones 400 + 1.2 x square."""
+    rows = [
+        {"contrast": contrast, "square": square, "patch": 64, "outlines": [start + slope * square, None]}
+        for square in (0.0, 100.0, 200.0)
+        for contrast, start, slope in ((-60, 400, 1.2), (60, 430, 0.6))
+    ]
+    rows[1]["outlines"] = [430.0, 319.0]  # one that the rule would leave out
+    monkeypatch.setattr(square_sizes, "RESULT", tmp_path / "rows.json")
+    square_sizes.RESULT.write_text(json.dumps(rows))
+    printed = square_sizes.results_table()
+    assert "| 0.0 | 3 of 4 | 319.0 | 400 | 430.0 | 33 % |" in printed
+    assert "| 100.0 | 2 of 4 | 490.0 | 505 | 520.0 | 0 % |" in printed
+    assert "Dark squares: outline = 400 + 1.20 x square." in printed and "more than 5.1 patches" in printed
+
+
+def test_the_two_numbers_of_the_least_size_are_those_of_the_results():
+    printed = square_sizes.results_table()
+    patches = re.search(r"more than ([\d.]+) patches", printed)[1]
+    assert round(float(patches)) == SPOT
+    assert round(min(float(slope) for slope in re.findall(r"\+ ([\d.]+) x", printed)), 1) == OUTLINED

@@ -8,9 +8,10 @@ higher. No theorem covers the published head: CV+ itself would need all heads fo
 the rate. `benchmarks.promises` measures how the promise is kept.
 
 Good pictures in a folder `corrected` were called defective before. They were chosen because of their scores, so they
-are fitted and only raise the threshold.
+are fitted and only raise the threshold. Copies of a held-out picture are not fitted.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import repeat
 from pathlib import PurePosixPath
@@ -71,7 +72,8 @@ def split_pictures(job: Job) -> Split:
         calibrating = sorted((group[0] for group in draws if group), key=lambda sample: sample.name)
     else:
         fit, calibrating = hold_out([s for s in train if not is_corrected(s)], config.holdout, config.seed, copies)
-        fit = sorted([*fit, *corrected], key=lambda sample: sample.name)
+        unseen = _with_copies(calibrating, copies)
+        fit = sorted([*fit, *(s for s in corrected if s.name not in unseen)], key=lambda sample: sample.name)
     pictures = len(fit)
     fit_folds, *folds_of = (tuple(number[s.name] for s in some if number) for some in (fit, calibrating, corrected))
     if config.position_tolerance:
@@ -80,6 +82,12 @@ def split_pictures(job: Job) -> Split:
         calibrating = moved_once(calibrating, shift / 100, turn, config.seed)
         fit_folds = tuple(fold for fold in fit_folds for _ in range(1 + COPIES))
     return Split(pictures, fit, calibrating, corrected, fit_folds, *folds_of)
+
+
+def _with_copies(samples: Sequence[Sample], copies: Sequence[Sequence[str]]) -> set[str]:
+    """The names of samples and of their copies."""
+    names = {sample.name for sample in samples}
+    return names.union(*(group for group in copies if names.intersection(group)))
 
 
 def is_corrected(sample: Sample) -> bool:

@@ -372,7 +372,7 @@ def prepare(job: Job, accelerator: Accelerator, sharing: bool) -> tuple[Fitting 
     # data: pictures to train on, pictures to calibrate with
     split = split_pictures(job)
     if split.corrected:
-        words = "%s: %d pictures in a folder `%s` are learned and only raise the threshold; no promise counts them"
+        words = "%s: %d pictures in a folder `%s` only raise the threshold; no promise counts them"
         logger.info(words, job.title, len(split.corrected), CORRECTED)
     images = load_images(split.fit, front_end.image_size, front_end.resize)
     images = images if region is None else region.cover_levels(images)

@@ -1,7 +1,8 @@
 """What a person knows better: a false alarm is taken back, or a part that was called good is a known defect.
 
 The picture joins those of the part. A false alarm also raises the thresholds of the part's models at once, without
-training; they are saved, and "Teach" takes everything in. Only for parts that were taught here.
+training; they are saved with cards that state the new promise, and "Teach" takes everything in. Only for parts that
+were taught here.
 """
 
 import json
@@ -14,8 +15,9 @@ import numpy as np
 
 from hubmodels import AnomalyDetector, AnomalyPrediction
 from hubmodels.hub.catalog import ModelEntry
-from hubmodels.hub.files import REPORT_FILE, put_in_place
+from hubmodels.hub.files import CARD_FILE, CONFIG_FILE, REPORT_FILE, put_in_place
 from hubmodels.pictures import read_picture
+from hubmodels.prediction import threshold_in_words
 from webapp.inspection import Inspection, inspect_picture
 from webapp.own_parts import BAD, DATASET, GOOD, TAKEN_BACK, Upload
 from webapp.teaching import Teacher
@@ -130,10 +132,28 @@ def _save(entry: ModelEntry, detector: AnomalyDetector, known: list[dict]) -> No
     new = folder.with_name(f"{folder.name}.new")
     shutil.rmtree(new, ignore_errors=True)
     shutil.copytree(folder, new)
+    (new / CARD_FILE).touch()  # the mixin writes its own card where there is none
+    before = _stated(new)
     detector.save_pretrained(new)
     (new / FILE).write_text(json.dumps(known, indent=2), encoding="utf-8")
     report = json.loads((new / REPORT_FILE).read_text(encoding="utf-8"))
     calibration = detector.calibration
-    report["calibration"] |= {"in_words": calibration.describe(), "corrections": int(calibration.corrections)}
+    report["calibration"] |= {"in_words": calibration.describe(), "later_corrections": len(known)}
     (new / REPORT_FILE).write_text(json.dumps(report, indent=2), encoding="utf-8")
+    _restate(new / CARD_FILE, before, _stated(new))
     put_in_place(new, folder)
+
+
+def _stated(folder: Path) -> tuple[str, str]:
+    """What the card of a model states and a correction changes: the threshold, and the weights' SHA-256."""
+    report, config = (json.loads((folder / name).read_text(encoding="utf-8")) for name in (REPORT_FILE, CONFIG_FILE))
+    return threshold_in_words(report["calibration"]), config["weights_sha256"]
+
+
+def _restate(card: Path, before: tuple[str, str], now: tuple[str, str]) -> None:
+    """Replaces in a card what it stated; a person may have edited it, then the threshold is added at the end."""
+    text = card.read_text(encoding="utf-8")
+    text = text if before[0] in text else f"{text.rstrip()}\n\n{before[0]}\n"
+    for old, new in zip(before, now, strict=True):
+        text = text.replace(old, new)
+    card.write_text(text, encoding="utf-8")

@@ -116,7 +116,7 @@ def render_report(
         columns={name: _column(inspection, drawn, name, rates, language) for name in inspection.predictions},
         agreements=agreements,
         legend=_legend(agreements[0].methods, language) if agreements else {},
-        ignored=_ignored(inspection),
+        ignored=_ignored(drawn),
         start=rates.index(least_rate(inspection)),
         rates=[rate for rate in rates if rate is not None],
         shown_rates=_shown_rates(inspection, rates, language),
@@ -134,15 +134,8 @@ def render_report(
 
 def _ignored(inspection: Inspection) -> dict[str, str]:
     """By method, stripes over what its region leaves out."""
-    regions = {name: detector.front_end for name, detector in inspection.detectors.items()}
-    size = inspection.picture.size[::-1]
-    scale = min(1.0, LAYER_SIDE / max(size))
-    shown = tuple(max(1, round(side * scale)) for side in size)
-    return {
-        name: data_url(ignored_layer(front_end.region.of_picture(shown, front_end.resize)))
-        for name, front_end in regions.items()
-        if front_end.region is not None
-    }
+    masks = {name: prediction.counts for name, prediction in inspection.predictions.items()}
+    return {name: data_url(ignored_layer(counts)) for name, counts in masks.items() if counts is not None}
 
 
 def _strongest(predictions: Mapping[str, AnomalyPrediction]) -> tuple[float, float]:

@@ -25,10 +25,19 @@ from hubmodels.backbone import BackboneError
 from hubmodels.comparison import compare
 from hubmodels.detector import AnomalyDetector
 from hubmodels.folders import find_pictures
+from hubmodels.front_end import FrontEnd
 from hubmodels.hub.errors import ModelError
 from hubmodels.methods import load
 from hubmodels.onnx.graph import ExportGraph
-from hubmodels.onnx.runtime import INPUT, ExportedModel, ExportError, import_extra, metadata, output_names
+from hubmodels.onnx.runtime import (
+    INPUT,
+    ExportedModel,
+    ExportError,
+    import_extra,
+    metadata,
+    output_names,
+    region_to_lists,
+)
 from hubmodels.pictures import Picture, PictureError, read_picture
 from hubmodels.prediction import SMALLEST_SPAN, AnomalyPrediction
 
@@ -149,8 +158,15 @@ def _write_graph(detectors: Sequence[AnomalyDetector], path: Path, resizes: bool
         detectors[0].category,
         {d.method: _held_out(d) for d in detectors},
         None if resizes else {"image_size": front_end.image_size, "resize": front_end.resize},
+        _region(front_end),
     )
     program.save(path, external_data=False)
+
+
+def _region(front_end: FrontEnd) -> dict[str, list[int]] | None:
+    if front_end.region is None:
+        return None
+    return region_to_lists(front_end.region.mask.cpu().numpy(), front_end.resize)
 
 
 def _held_out(detector: AnomalyDetector) -> dict[str, list | float]:

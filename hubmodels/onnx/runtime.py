@@ -8,8 +8,10 @@ model.compare("photo.png")   # by method
 """
 
 import json
+import math
 import os
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from importlib import import_module
@@ -20,7 +22,7 @@ import numpy as np
 from PIL import Image
 
 from hubmodels import LIBRARY, install_command
-from hubmodels.pictures import Picture, fit, read_picture
+from hubmodels.pictures import Picture, fit, mask_of_picture, read_picture
 from hubmodels.prediction import AnomalyPrediction, HeldOut, SizedMap
 from hubmodels.sizes import as_image_size, crop_margins, crop_start
 
@@ -45,6 +47,7 @@ class ExportedModel:
         dataset, category: what its methods were trained on.
         held_out: the scores that each method was calibrated with, by method.
         model_input: `image_size` and `resize` of a file that does not resize, as of `fit`; None for one that does.
+        counts_at: as of `AnomalyPrediction`.
         session: ONNX Runtime's, for batches: `session.run(None, {"pictures": array})`, (B, H, W, 3) uint8 RGB.
 
     Raises:
@@ -60,6 +63,7 @@ class ExportedModel:
             self.held_out = {method: HeldOut.from_lists(values) for method, values in known["methods"].items()}
             _require_sound(self.held_out, self.session)
             self.model_input = _input_of(known["model_input"], self.session)
+            self.counts_at = _region_of(known.get("region"))
         except (LookupError, TypeError, ValueError, AttributeError) as error:
             raise ExportError(f"{name} is damaged: its metadata do not fit its graph ({error})") from error
 
@@ -97,7 +101,8 @@ class ExportedModel:
             for (method, held_out), score, maps in found
         }
         latency_ms = 1000 * (time.perf_counter() - start)
-        return {method: replace(prediction, latency_ms=latency_ms) for method, prediction in decided.items()}
+        shared = {"latency_ms": latency_ms, "counts_at": self.counts_at}
+        return {method: replace(prediction, **shared) for method, prediction in decided.items()}
 
     def _sized(self, values: np.ndarray, size: tuple[int, int]) -> np.ndarray | SizedMap:
         """A map of the file at the picture's size."""
@@ -126,15 +131,26 @@ def metadata(
     category: str | None,
     held_out: dict[str, dict[str, list | float]],
     model_input: dict[str, tuple[int, int]] | None = None,
+    region: dict[str, list[int]] | None = None,
 ) -> str:
     """What a prediction needs besides the graph, as JSON.
 
     Args:
         held_out: by method, the fields of its `HeldOut`.
         model_input: as `ExportedModel.model_input`.
+        region: as `region_to_lists` gives it.
     """
     known = {"library": LIBRARY, "format_version": EXPORT_VERSION, "dataset": dataset, "category": category}
-    return json.dumps(known | {"methods": held_out, "model_input": model_input})
+    return json.dumps(known | {"methods": held_out, "model_input": model_input, "region": region})
+
+
+def region_to_lists(mask: np.ndarray, resize: tuple[int, int]) -> dict[str, list[int]]:
+    """The mask (H, W) bool of what counts in a model input, as JSON can store it.
+
+    `edges` are the indices, row by row, where it changes; before the first one, nothing counts.
+    """
+    edges = np.flatnonzero(np.diff(mask.ravel(), prepend=False))
+    return {"edges": edges.tolist(), "image_size": list(mask.shape), "resize": list(resize)}
 
 
 def import_extra(name: str) -> ModuleType:
@@ -186,6 +202,16 @@ def _input_of(known: dict | None, session) -> dict[str, tuple[int, int]] | None:
     if list(found["image_size"]) != taken[1:3]:
         raise ValueError(f"its input is {taken}, not {found['image_size']}")
     return found
+
+
+def _region_of(known: dict | None) -> Callable[[tuple[int, int]], np.ndarray] | None:
+    """The opposite of `region_to_lists`; raises ValueError or TypeError where it is damaged."""
+    if known is None:
+        return None
+    size, resize = (as_image_size(known[name]) for name in ("image_size", "resize"))
+    crop_start(resize, size)
+    changes = np.bincount(np.asarray(known["edges"], np.int64), minlength=math.prod(size))
+    return partial(mask_of_picture, (np.cumsum(changes) % 2 == 1).reshape(size), resize)
 
 
 def _read_metadata(session, name: str) -> dict:

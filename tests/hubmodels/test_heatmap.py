@@ -99,6 +99,36 @@ def test_the_mask_is_outlined_on_any_background(background):
     assert (drawn[19, 29:51] == 0).all()  # black around it
 
 
+def left_half(size: tuple[int, int]) -> np.ndarray:
+    """A region: the left half of a picture (height, width) counts."""
+    return np.broadcast_to(np.arange(size[1]) < size[1] // 2, size)
+
+
+@pytest.mark.parametrize("peak", [NORMAL, 9.0])
+def test_overlay_stripes_what_does_not_count_and_only_that(picture, peak):
+    plain, limited = (np.asarray(overlay(picture, predicted(blob_map(peak), **given))) for given in REGIONS)
+    changed = (plain != limited).any(2)
+    assert not changed[:, :45].any() and 0.2 < changed[:, 52:].mean() < 0.6
+
+
+@pytest.mark.parametrize("grey", [0, 90, 255])
+def test_stripes_show_on_any_picture(grey):
+    plain = Image.new("RGB", (240, 240), (grey,) * 3)
+    level = np.full((240, 240), NORMAL, np.float32)
+    shown = np.asarray(overlay(plain, predicted(level, counts_at=left_half)), int)
+    assert (shown[:, :120] == grey).all() and 0.15 < (np.abs(shown[:, 120:, 0] - grey) > 30).mean() < 0.45
+
+
+def test_a_panel_stripes_the_column_of_the_method(picture):
+    given = [{"GLASS": predicted(blob_map(3.0), **each)} for each in REGIONS]
+    plain, limited = (np.asarray(panel(picture, None, predictions), int) for predictions in given)
+    changed = np.flatnonzero((np.abs(plain - limited) > 30).any(2).any(0))
+    assert len(changed) and changed[0] > plain.shape[1] * 0.7
+
+
+REGIONS = ({}, {"counts_at": left_half})
+
+
 def test_overlay_leaves_the_picture_handed_in_alone(picture):
     before = np.asarray(picture).copy()
     overlay(picture, predicted(blob_map(6.0)))

@@ -147,6 +147,15 @@ def test_it_is_shown_at_the_size_of_a_picture():
     assert uncropped[16:48, 16:32].all() and uncropped.sum() == 32 * 16
 
 
+@pytest.mark.filterwarnings("ignore::hubmodels.PictureWarning")
+def test_a_prediction_knows_what_counts_at_each_size_and_rate(make_limited, make_detector):
+    detector = make_limited(SimpleNet)
+    found = detector.predict(noise(1, (128, 256)))
+    assert found.counts.shape == (128, 256) and found.counts[32:96, 32:160].all() and found.counts.sum() == 64 * 128
+    assert np.array_equal(detector.decide(found, 0.4).counts, found.counts)
+    assert found.at_most(64).counts.sum() == 16 * 32 and make_detector(SimpleNet).predict(noise()).counts is None
+
+
 def test_moved_to_another_type_it_stays_a_mask(make_limited):
     detector = make_limited(SimpleNet).to(torch.float64)
     assert detector.front_end.region.mask.dtype == torch.bool

@@ -1,14 +1,18 @@
 """Layers for a viewer: laid over the picture they are the overlay, and agreement needs no colours to be seen."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from hubmodels.heatmap import (
     Overlap,
+    _stripes,
     agreement_layer,
     count_shares,
     heat_layer,
+    ignored_layer,
     outline_layer,
     overlap,
     overlay,
@@ -39,6 +43,23 @@ def test_heat_and_outline_over_the_picture_are_the_overlay(prediction, opacity):
     shown = laid_over(heated, outline_layer(prediction.mask))
     expected = np.asarray(overlay(picture, prediction, opacity), np.float64)
     assert np.abs(shown - expected).max() <= 6  # of 255: levels are in hundredths
+
+
+def test_the_layer_of_what_does_not_count_is_that_of_the_overlay(prediction):
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (48, 80, 3), np.uint8))
+    limited = replace(prediction, counts_at=lambda size: np.arange(size[0])[:, None] < np.full(size[1], 30))
+    shown = laid_over(picture, ignored_layer(limited.counts))
+    shown = laid_over(laid_over(shown, heat_layer(limited), 0.6), outline_layer(limited.mask))
+    assert np.abs(shown - np.asarray(overlay(picture, limited), np.float64)).max() <= 6
+    assert limited.at_most(40).counts.shape == (24, 40) and prediction.counts is None
+
+
+@pytest.mark.parametrize("shape", [(48, 100), (100, 48)])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_stripes_run_along_the_diagonals(shape, sign):
+    stripes = _stripes(shape, sign)  # period 2
+    row, column = np.indices(shape)
+    assert np.array_equal(stripes, (row + sign * column) % 2 / 2)
 
 
 def test_heat_of_a_detector_without_calibration_is_refused(prediction):

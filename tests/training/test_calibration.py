@@ -1,6 +1,7 @@
 """Cross-fitting: each good picture is scored by a head that never saw it, and the promise is that of all pictures."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -85,6 +86,27 @@ def test_what_was_called_defective_is_fitted_and_promises_nothing(arguments, pic
     (folder,) = (path.parent for path in tmp_path.glob("runs/*/config.json"))
     calibration = load(folder).calibration
     assert calibration.size == len(split.calibrating) and (0 < int(calibration.corrections) <= 3) == bool(folds)
+
+
+def test_a_corrected_copy_of_a_held_out_picture_is_not_fitted(arguments, pictures, tmp_path):
+    """The head must not see a held-out picture, and a copy shows the same part."""
+    good = tmp_path / "parts/lid/train/good"
+    good.parent.mkdir(parents=True)
+    pictures.rename(good)
+    arguments = [*arguments, "--data-root", str(tmp_path / "parts"), "--folds", "0"]
+    [held_out] = split_pictures(job_of(arguments)).calibrating
+    (good / "corrected").mkdir()
+    other = next(path for path in sorted(good.glob("*.png")) if not held_out.name.endswith(path.name))
+    for path, name in ((good / Path(held_out.name).name, "copy.png"), (other, "fitted.png")):
+        pixels = np.asarray(Image.open(path)).astype(int)
+        Image.fromarray((pixels + 1).clip(0, 255).astype(np.uint8)).save(good / "corrected" / name)  # nearly equal
+    split = split_pictures(job_of(arguments))
+    assert [sample.name for sample in split.calibrating] == [held_out.name] and len(split.corrected) == 2
+    fitted = {Path(sample.name).name for sample in split.fit}
+    assert "copy.png" not in fitted and "fitted.png" in fitted and split.pictures == len(split.fit)
+    folds = split_pictures(job_of([*arguments[:-1], "5"]))
+    number = {Path(s.name).name: fold for s, fold in zip(folds.fit, folds.fit_folds, strict=True)}
+    assert number["copy.png"] == number[Path(held_out.name).name]
 
 
 @pytest.mark.parametrize("method", ["mahalanobis", "hybrid"])

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+import torch
 from small_pictures import add_category, mask, only, save
 
 from hubmodels import SimpleNet
@@ -169,6 +170,21 @@ def test_each_missed_defect_is_drawn(make_detector, category_folder, tmp_path):
     assert len(judge_defects(tmp_path, 0.1)["missed"]) == 3
     drawn = {path.stem for path in (tmp_path / "panels").glob("missed_*.png")}
     assert drawn == {"missed_01", "missed_02", "missed_03"}
+
+
+def test_the_panels_get_the_region_and_stripe_the_rest(make_detector, category_folder, tmp_path, monkeypatch):
+    detector, category = make_detector(SimpleNet, region=True), only(open_categories(category_folder))
+    detector.front_end.region.set(torch.arange(64).expand(64, 64) < 32)
+    detector.calibrate([sample.read() for sample in category.train], 0.25)
+    drawn, draw = [], evaluation.panel
+
+    def record(picture, mask, predictions):
+        drawn.extend(p.counts for p in predictions.values())
+        return draw(picture, mask, predictions)
+
+    monkeypatch.setattr(evaluation, "panel", record)
+    evaluate(detector, category, tmp_path, skip_bad=True)
+    assert drawn and all(counts.mean() == 0.5 for counts in drawn)
 
 
 def test_the_panels_of_missed_defects_are_in_the_order_of_their_names_and_not_endless(monkeypatch):

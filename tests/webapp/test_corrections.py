@@ -12,13 +12,16 @@ import pytest
 from batch_page import read_csv, served, start
 from browser import photograph, visit
 from PIL import Image
+from small_report import REPORT, describe
 
 from hubmodels import GLASS, PictureError, SimpleNet, load
 from hubmodels.hub.catalog import Catalog, list_own
 from hubmodels.prediction import AnomalyPrediction
+from training.publishing.card import card_of, write_card
 from webapp.batch_tab import _Batches, _what_followed
 from webapp.corrections import FILE, Corrections
 from webapp.inspect_tab import InspectTab
+from webapp.own_models import pack
 from webapp.own_parts import BAD, GOOD, Upload
 from webapp.teaching import Teacher
 from webapp.visitors import Everybody
@@ -43,7 +46,8 @@ def teacher(make_detector, tmp_path):
         detector.calibration.fit([AnomalyPrediction(float(s), np.full((2, 2), s, np.float32)) for s in scores], 0.01)
         folder = runs / f"{detector.method}-own-lid"
         detector.save_pretrained(folder)
-        (folder / "metrics.json").write_text(json.dumps({"calibration": {"pictures": 99}}))
+        calibration = REPORT["calibration"] | {"pictures": 99, "in_words": detector.calibration.describe()}
+        describe(folder, method=detector.method, dataset="own", category="lid", calibration=calibration)
     teacher = Teacher(Catalog(lambda: list_own(runs)), runs, runs / "pictures")
     teacher.parts.add("lid", [Upload(f"{seed}.png", lambda seed=seed: png(seed)) for seed in range(3)])
     return teacher
@@ -87,6 +91,36 @@ def test_a_false_alarm_is_taken_back_at_once_saved_and_undone(teacher, false_ala
     after = {f.name: load(f).calibration.image_scores for f in teacher.models.glob("*-own-lid")}
     assert {name: len(scores) for name, scores in after.items()} == dict.fromkeys(before, 99)
     assert json.loads((teacher.models / "glass-own-lid" / FILE).read_text()) == []
+
+
+def test_the_cards_state_the_new_promise_and_after_undo_the_old_one(teacher, false_alarm, tmp_path):
+    corrections, folders = Corrections(teacher), sorted(teacher.models.glob("*-own-lid"))
+    for folder in folders:
+        write_card(folder)
+    before = [(folder / "README.md").read_text() for folder in folders]
+    corrections.correct(LABEL, false_alarm["path"], good=True)
+    cards = [(folder / "README.md").read_text() for folder in folders]
+    with zipfile.ZipFile(pack(folders, tmp_path / "lid.zip")) as archive:
+        assert [archive.read(f"{folder.name}/README.md").decode() for folder in folders] == cards
+    for folder, old, new in zip(folders, before, cards, strict=True):
+        said = load(folder).calibration.describe()
+        assert "raised for 1 false alarm taken back" in said and f"\nIt {said}. The last 1 came after the test" in new
+        assert "taken back" not in old and f"\nIt {said.partition(', and raised')[0]}.\n" not in new
+        assert new == card_of(folder)  # what is pushed is rendered from the report
+    corrections.undo(LABEL)
+    assert [(folder / "README.md").read_text() for folder in folders] == before
+
+
+@pytest.mark.parametrize("written", ["My lids.\n", None])
+def test_a_card_that_a_person_wrote_or_deleted_states_the_promise_too(teacher, false_alarm, written):
+    folder, corrections = teacher.models / "glass-own-lid", Corrections(teacher)
+    (folder / "README.md").write_text(written) if written else (folder / "README.md").unlink()
+    corrections.correct(LABEL, false_alarm["path"], good=True)
+    said, text = load(folder).calibration.describe(), (folder / "README.md").read_text()
+    assert text.startswith(written or "") and text.count("It flags") == 1 and f"It {said}. The last 1" in text
+    corrections.undo(LABEL)
+    text = (folder / "README.md").read_text()
+    assert text.count("It flags") == 1 and f"It {load(folder).calibration.describe()}.\n" in text
 
 
 def test_a_good_picture_that_was_called_good_changes_no_threshold(teacher, false_alarm):

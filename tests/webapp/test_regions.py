@@ -3,6 +3,8 @@
 import base64
 import io
 import re
+import zipfile
+from dataclasses import replace
 
 import gradio as gr
 import numpy as np
@@ -12,12 +14,15 @@ from PIL import Image
 
 from hubmodels import SimpleNet
 from hubmodels.hub.catalog import Catalog, list_own
-from webapp import regions
+from hubmodels.samples import Sample
+from webapp import compare_tab, regions
 from webapp.inspection import inspect_picture
 from webapp.inspection_report import render_report
+from webapp.labelled_results import Outcome
 from webapp.own_parts import Upload
 from webapp.regions import checked_shapes, draw_mask, save_region, saved_shapes, share_that_counts
-from webapp.teach_tab import TeachTab, keep_region
+from webapp.results import BatchResults, write_download
+from webapp.teach_tab import TeachTab, keep_region, missed_defects
 from webapp.teaching import Lesson, Teacher
 from webapp.visitors import Everybody
 
@@ -128,16 +133,56 @@ def test_the_tab_shows_a_picture_and_how_much_counts(tab):
     assert tab.drawn(whole, visitor())[1].startswith("Nothing is left that counts")
 
 
-def test_a_report_stripes_what_does_not_count(make_detector, tmp_path):
-    detector = make_detector(SimpleNet, calibrated=False, region=True, dataset="own", category="lid")
-    detector.front_end.region.set(torch.arange(64).expand(64, 64) < 32)
-    detector.calibrate([Image.new("RGB", (64, 64), (level,) * 3) for level in (90, 100, 110)], 0.2)
-    detector.save_pretrained(tmp_path / "runs/simplenet-own-lid")
-    catalog = Catalog(lambda: list_own(tmp_path / "runs"))
-    picture = tmp_path / "part.png"
-    Image.new("RGB", (200, 100), "grey").save(picture)
-    inspection = inspect_picture(catalog, "own / lid", str(picture))
+@pytest.fixture
+def inspect(make_detector, tmp_path):
+    """Inspects a grey picture with a model for which the left part of it counts, as given in 64 columns."""
+
+    def run(columns):
+        detector = make_detector(SimpleNet, calibrated=False, region=True, dataset="own", category="lid")
+        detector.front_end.region.set(torch.arange(64).expand(64, 64) < columns)
+        detector.calibrate([Image.new("RGB", (64, 64), (level,) * 3) for level in (90, 100, 110)], 0.2)
+        detector.save_pretrained(tmp_path / "runs/simplenet-own-lid")
+        Image.new("RGB", (200, 100), "grey").save(tmp_path / "part.png")
+        return inspect_picture(Catalog(lambda: list_own(tmp_path / "runs")), "own / lid", str(tmp_path / "part.png"))
+
+    return run
+
+
+def test_a_report_stripes_what_does_not_count(inspect):
+    inspection = inspect(32)
     report = render_report(inspection, "own / lid", [], [], None, "en")
     [stripes] = re.findall(r'does not count"><img src="data:image/png;base64,([^"]+)"', report)
     alpha = np.asarray(Image.open(io.BytesIO(base64.b64decode(stripes))).convert("RGBA"))[..., 3]
     assert alpha.shape == (100, 200) and not alpha[:, :100].any() and 0.1 < (alpha[:, 100:] > 0).mean() < 0.6
+
+
+def test_every_drawing_stripes_what_does_not_count(inspect, tmp_path, monkeypatch):
+    """Download, batch, the missed defects of a lesson, and Compare."""
+    drawings = [drawn(inspect(columns), tmp_path / str(columns), monkeypatch) for columns in (32, 64)]
+    for name in drawings[0]:
+        striped, whole = (np.asarray(each[name].convert("L"), int) for each in drawings)
+        changed, half = np.abs(striped - whole) > 10, striped.shape[1] // 2
+        left = changed.shape[1] - striped.shape[0] if name == "compare" else half
+        assert changed.mean() > 0.05, name
+        assert not changed[:, : left - 5].any(), name
+
+
+def drawn(inspection, folder, monkeypatch):
+    calibrated = {name: replace(p, threshold=p.image_score + 1) for name, p in inspection.predictions.items()}
+    missed = replace(inspection, predictions=calibrated)
+    urls = [url for found in missed_defects([missed], "en").values() for url in found]
+    found = {"missed": opened(base64.b64decode(urls[0].partition(",")[2]))}
+    with zipfile.ZipFile(write_download(inspection, "zip", None, {})) as archive:
+        found["download"] = opened(archive.read("simplenet_overlay.png"))
+    defective = {name: replace(p, threshold=p.image_score - 1) for name, p in inspection.predictions.items()}
+    with BatchResults(folder, {"category": "own / lid", "false_alarm_rate": None, "models": {}}) as results:
+        [name] = results.add("part.png", replace(inspection, predictions=defective))["overlays"]
+        results.finish()
+        found["batch"] = opened(zipfile.ZipFile(results.zip_path).read(name))
+    monkeypatch.setattr(compare_tab, "inspect_picture", lambda *_: inspection)
+    outcome = Outcome(Sample("part.png", "part.png", "good", 0), "own / lid", 1.0, 1.0, True)
+    return found | {"compare": compare_tab.Comparing(Catalog.bundled(), {})._panel("en", outcome)}
+
+
+def opened(content):
+    return Image.open(io.BytesIO(content))

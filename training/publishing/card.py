@@ -21,6 +21,7 @@ from hubmodels.hub.catalog import model_name
 from hubmodels.hub.files import CARD_FILE, CONFIG_FILE, FINISHED_FILES, missing_files
 from hubmodels.methods import METHODS
 from hubmodels.metric_names import METRICS, PROTOCOLS
+from hubmodels.prediction import threshold_in_words
 from hubmodels.samples import GOOD, size_text
 from hubmodels.sizes import as_pair
 from training.evaluation import PANELS, read_report
@@ -120,6 +121,7 @@ def render_card(
     paper = METHODS[report["method"]].paper
     return _template().render(
         metadata=_metadata(report).to_yaml(),
+        threshold=threshold_in_words(report["calibration"]),
         report=report,
         config=config,
         repo_id=repo_id,

@@ -25,7 +25,7 @@ from hubmodels.front_end import to_image, to_picture_size
 from hubmodels.onnx import export
 from hubmodels.onnx import runtime as onnx_runtime
 from hubmodels.onnx.graph import ExportGraph
-from hubmodels.onnx.runtime import ExportedModel, ExportError
+from hubmodels.onnx.runtime import ExportedModel, ExportError, _region_of, region_to_lists
 
 ROOT = Path(__file__).parents[3]
 BUNDLED = ROOT / "hubmodels" / "weights" / "models" / "glass-parts-pill"
@@ -126,6 +126,20 @@ def test_a_file_looks_at_the_region_alone(make_detector, tmp_path, resizes):
         expected = detector.predict(pixels)
         assert np.allclose(found.anomaly_map, expected.anomaly_map, **CLOSE)
         assert found.image_score == pytest.approx(expected.image_score, rel=1e-4)
+        assert np.array_equal(found.counts, expected.counts) and found.counts.sum() == 32 * 32
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_the_mask_of_a_region_comes_back_with_its_crop(first):
+    mask = np.zeros((48, 64), bool)
+    mask[10:20, 30:] = True
+    mask[0, 0] = first
+    known = json.loads(json.dumps(region_to_lists(mask, (60, 80))))
+    shown = _region_of(known)((60, 80))
+    assert np.array_equal(shown[6:54, 8:72], mask) and shown.sum() == mask.sum() and _region_of(None) is None
+    for broken in ({"edges": [48 * 64 + 1]}, {"edges": [-1]}, {"edges": ["x"]}, {"resize": [32, 32]}):
+        with pytest.raises((ValueError, TypeError)):
+            _region_of(known | broken)
 
 
 @pytest.mark.parametrize("size", [*SIZES, (1000, 700)])
