@@ -161,13 +161,14 @@ def _resized(values: np.ndarray) -> np.ndarray:
 def _bank(detector: Hybrid, pictures: DamagedPictures, good: Tensor) -> tuple[dict, Tensor]:
     found = {kind: ([], []) for kind in KINDS}
     near = []
-    for start in range(0, len(pictures), 16):
-        items = [pictures[i] for i in range(start, min(len(pictures), start + 16))]
-        for item, after in zip(items, _rows(detector, torch.stack([i["damaged"] for i in items])), strict=True):
+    damaged = [i for i, (kind, _, _) in enumerate(pictures.plan) if kind in KINDS]
+    for start in range(0, len(damaged), 16):
+        items = [pictures[i] for i in damaged[start : start + 16]]
+        for item, after in zip(items, _rows(detector, torch.stack([i["image"] for i in items])), strict=True):
             before, covered = good[item["picture"]], item["covered"]
             found[item["kind"]][0].append(after[covered])
             found[item["kind"]][1].append((after - before)[covered])
-            changed = (item["damaged"].int() - pictures.images[item["picture"]].int()).abs().amax(0) > 2
+            changed = (item["image"].int() - pictures.images[item["picture"]].int()).abs().amax(0) > 2
             any_ = F.adaptive_max_pool2d(changed[None].float(), covered.shape)[0] > 0
             around = F.max_pool2d(any_[None].float(), 7, 1, 3)[0] > 0
             near.append(after[around & ~any_])

@@ -1,9 +1,10 @@
-"""Damaged pictures of good parts, and the bank of features that a hybrid learns from them.
+"""Damaged and augmented pictures of good parts, and the bank of features that a hybrid learns from them.
 
 Three kinds of damage, all inside a Perlin mask and on the part: a foreign texture (GLASS's local synthesis), another
 place of the same or another good picture (as CutPaste, Li et al., CVPR 2021, and NSA, Schlueter et al., ECCV 2022, do
-with rectangles), and a changed tone, sharpness, shape or colour. Each picture gets each kind; one backbone pass a
-damaged picture. Only features of cells that are well covered are kept, at most `LARGEST` of each kind.
+with rectangles), and a changed tone, sharpness, shape or colour. Each picture gets each kind. It is also augmented
+as a whole: moved and turned a little, in a light that changed a little. Such parts are good. Each of these pictures is
+one backbone pass. Only features of cells that are well covered are kept, at most `LARGEST` of each kind.
 """
 
 import json
@@ -26,6 +27,7 @@ from torch.utils.data import DataLoader, Dataset
 from hubmodels.detector import AnomalyDetector
 from hubmodels.front_end import align
 from training.batches import Synthesis, as_image, extract, together
+from training.position import move
 from training.progress import tqdm
 from training.synthesis import MAX_DRAWS, blend, draw_blend_weight, draw_mask
 
@@ -35,6 +37,10 @@ SMALLEST = 12  # pixels of a mask; smaller ones are drawn again
 LARGEST = 40_000  # features of a kind; 60 MB with 384 dimensions, 250 MB with the 1,536 of the papers' backbone
 BATCH = 16  # pictures
 ORIGIN = " pictures"
+
+AUGMENTED = "augmented"  # the kind of the good ones
+SHIFT, TURN = 0.04, 3.0  # largest move, share of a side; largest turn, degrees
+GAIN, SLOPE = 0.2, 0.25  # largest change of the brightness as a whole, and from the middle to a side
 
 Pixels = np.ndarray  # (H, W, 3) float32 in [0, 1]
 
@@ -87,12 +93,25 @@ def _colour(image: Pixels, rng: np.random.Generator) -> Pixels:
     return np.broadcast_to(rng.uniform(0, 1, 3).astype(np.float32), image.shape)
 
 
+def augment(image: Pixels, rng: np.random.Generator) -> Pixels:
+    """A good picture that was moved and turned a little; its light changes as a whole, and evenly along a line."""
+    right, down = (round(side * rng.uniform(-SHIFT, SHIFT)) for side in (image.shape[1], image.shape[0]))
+    moved = move((255 * image).round().astype(np.uint8), right, down, rng.uniform(-TURN, TURN)) / 255
+    rows, columns = np.meshgrid(*(np.linspace(-1, 1, side) for side in image.shape[:2]), indexing="ij")
+    angle = rng.uniform(0, 2 * np.pi)
+    slope = rng.uniform(0, SLOPE) * (np.cos(angle) * rows + np.sin(angle) * columns)
+    light = rng.uniform(1 - GAIN, 1 + GAIN) * (1 + slope)
+    return np.clip(moved * light[..., None], 0, 1).astype(np.float32)
+
+
 KINDS: dict[str, tuple[Callable, int]] = {"texture": (texture, 2), "paste": (paste, 1), "tone": (tone, 1)}  # and laps
 
 
 @dataclass(frozen=True)
 class DamagedPictures(Synthesis, Dataset):
-    """Each picture of a job with each kind of damage, some more than once; a function of seed and index.
+    """Each picture of a job with each kind of damage, and augmented, some more than once.
+
+    An item is a function of seed and index.
 
     Attributes:
         folds: the fold of each picture, so that its damage shows nothing of another fold; empty for one fold.
@@ -107,23 +126,26 @@ class DamagedPictures(Synthesis, Dataset):
 
     @cached_property
     def plan(self) -> list[tuple[str, int, int]]:
-        """(kind, lap, picture) of each item, one kind after the other: four of a picture, or eight."""
+        """(kind, lap, picture) of each item, one kind after the other: five of a picture, or ten."""
         chosen = np.random.default_rng(self.seed).permutation(len(self.images))[:MOST].tolist()
         factor = 2 if len(self.images) < FEW else 1
-        laps = {kind: factor * times for kind, (_, times) in KINDS.items()}
-        return [(kind, lap, i) for kind in KINDS for lap in range(laps[kind]) for i in chosen]
+        laps = {kind: factor * times for kind, (_, times) in KINDS.items()} | {AUGMENTED: factor}
+        return [(kind, lap, i) for kind, times in laps.items() for lap in range(times) for i in chosen]
 
     def __len__(self) -> int:
         return len(self.plan)
 
     def __getitem__(self, index: int) -> dict:
-        """`kind`, `picture` (its index), `damaged` (3, H, W) uint8 and `covered` (h, w) bool."""
+        """`kind`, `picture` (its index), `image` (3, H, W) uint8 and `covered` (h, w) bool."""
         kind, lap, i = self.plan[index]
-        rng = np.random.default_rng([self.seed, list(KINDS).index(kind), lap, i])
-        mask = self._mask(i, rng)
-        damaged = KINDS[kind][0](self.pixels(i), mask, rng, self, i)
-        covered = F.adaptive_avg_pool2d(torch.from_numpy(mask)[None].float(), self.grid)[0] >= COVERED
-        return {"kind": kind, "picture": i, "damaged": as_image(damaged), "covered": covered}
+        rng = np.random.default_rng([self.seed, [*KINDS, AUGMENTED].index(kind), lap, i])
+        if kind == AUGMENTED:
+            image, covered = augment(self.pixels(i), rng), torch.ones(self.grid, dtype=torch.bool)
+        else:
+            mask = self._mask(i, rng)
+            image = KINDS[kind][0](self.pixels(i), mask, rng, self, i)
+            covered = F.adaptive_avg_pool2d(torch.from_numpy(mask)[None].float(), self.grid)[0] >= COVERED
+        return {"kind": kind, "picture": i, "image": as_image(image), "covered": covered}
 
     def _mask(self, index: int, rng: np.random.Generator) -> np.ndarray:
         foreground = self.foreground(index)
@@ -135,7 +157,7 @@ class DamagedPictures(Synthesis, Dataset):
 
 
 def make_bank(detector: AnomalyDetector, pictures: DamagedPictures, workers: int = 0) -> dict[str, Tensor]:
-    """Features (m, D) of covered cells by kind of damage, at most LARGEST of each, by one backbone pass a picture.
+    """Features (m, D) of covered cells by kind of picture, at most LARGEST of each, by one backbone pass a picture.
 
     `pictures_of(kind)` names the numbers (m,) of the pictures that they come from.
     """
@@ -147,7 +169,7 @@ def make_bank(detector: AnomalyDetector, pictures: DamagedPictures, workers: int
     filled = Counter()
     loader = DataLoader(pictures, together(pictures.images, BATCH), num_workers=workers)
     for batch in tqdm(loader, "damaged pictures"):
-        features = align(extract(detector, batch["damaged"])).movedim(1, -1).cpu()
+        features = align(extract(detector, batch["image"])).movedim(1, -1).cpu()
         if (region := detector.front_end.region) is not None:
             batch["covered"] &= region.patches.cpu()
         items = zip(batch["kind"], batch["picture"], features, batch["covered"], strict=True)

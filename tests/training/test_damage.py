@@ -11,7 +11,7 @@ from hubmodels.front_end import align
 from hubmodels.hybrid import Hybrid
 from training import damage
 from training.batches import FeatureCache, extract
-from training.damage import KINDS, DamagedPictures, kept_bank, make_bank, pictures_of
+from training.damage import AUGMENTED, KINDS, DamagedPictures, kept_bank, make_bank, pictures_of
 from training.synthesis import TextureSource
 
 SIZE, GRID = 64, (8, 8)
@@ -30,16 +30,16 @@ def make_pictures(count=3, foregrounds=None, seed=0):
 
 def test_each_picture_gets_each_kind_and_few_pictures_more_often():
     plan = make_pictures(3).plan
-    assert len(plan) == len(set(plan)) == 3 * 8
-    assert [sum(kind == k for kind, _, _ in plan) for k in KINDS] == [12, 6, 6]
-    assert len(make_pictures(damage.FEW).plan) == 4 * damage.FEW
+    assert len(plan) == len(set(plan)) == 3 * 10
+    assert [sum(kind == k for kind, _, _ in plan) for k in (*KINDS, AUGMENTED)] == [12, 6, 6, 6]
+    assert len(make_pictures(damage.FEW).plan) == 5 * damage.FEW
 
 
 def test_of_many_pictures_some_are_damaged(monkeypatch):
     monkeypatch.setattr(damage, "MOST", 5)
     monkeypatch.setattr(damage, "FEW", 2)
     first, second = (DamagedPictures(stripes(9), TextureSource(SIZE), None, GRID, seed).plan for seed in (0, 1))
-    assert len(first) == 4 * 5
+    assert len(first) == 5 * 5
     assert {i for _, _, i in first} != {i for _, _, i in second}
 
 
@@ -48,8 +48,10 @@ def test_damage_is_inside_its_mask_and_on_the_part():
     part[8:40, 8:40] = True
     pictures = make_pictures(3, [part] * 3)
     for index, (kind, _, i) in enumerate(pictures.plan):
-        changed = (pictures[index]["damaged"] != pictures.images[i]).any(0).numpy()
+        changed = (pictures[index]["image"] != pictures.images[i]).any(0).numpy()
         assert changed.any(), kind
+        if kind == AUGMENTED:
+            continue
         reach = 13 if kind == "tone" else 0  # its mask has soft edges: four deviations of 3 pixels
         rows, columns = changed.nonzero()
         assert min(rows.min(), columns.min()) >= 8 - reach and max(rows.max(), columns.max()) < 40 + reach, kind
@@ -62,8 +64,10 @@ def test_an_oblong_picture_is_damaged_at_its_place():
     images = torch.randint(0, 256, (3, 3, 64, 160), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     pictures = DamagedPictures(images, TextureSource((64, 160)), [part] * 3, (8, 20), 0)
     for index, (kind, _, i) in enumerate(pictures.plan):
-        changed = (pictures[index]["damaged"] != images[i]).any(0).numpy()
+        changed = (pictures[index]["image"] != images[i]).any(0).numpy()
         assert changed.any() and pictures[index]["covered"].shape == (8, 20), kind
+        if kind == AUGMENTED:
+            continue
         assert not changed[:, : 90 - 13].any() and not changed[53:].any(), kind
         assert not pictures[index]["covered"][:, :11].any()
 
@@ -91,10 +95,10 @@ def test_a_covered_cell_is_covered_by_a_quarter(monkeypatch):
 def test_a_damaged_picture_is_a_function_of_seed_and_index_in_any_process():
     pictures = make_pictures()
     loader = DataLoader(make_pictures(), 4, num_workers=2)
-    damaged = torch.cat([batch["damaged"] for batch in loader])
-    assert torch.equal(damaged, torch.stack([pictures[i]["damaged"] for i in range(len(pictures))]))
+    damaged = torch.cat([batch["image"] for batch in loader])
+    assert torch.equal(damaged, torch.stack([pictures[i]["image"] for i in range(len(pictures))]))
     other = make_pictures(seed=1)
-    assert not torch.equal(damaged[0], other[0]["damaged"])
+    assert not torch.equal(damaged[0], other[0]["image"])
 
 
 @pytest.fixture
@@ -104,9 +108,9 @@ def detector(make_detector):
 
 def test_the_bank_has_the_features_of_covered_cells(detector):
     pictures = make_pictures()
-    expected = {(kind, i): [] for kind in KINDS for i in range(3)}
+    expected = {(kind, i): [] for kind in (*KINDS, AUGMENTED) for i in range(3)}
     for index, (kind, _, i) in enumerate(pictures.plan):
-        features = align(extract(detector, pictures[index]["damaged"][None]))[0]
+        features = align(extract(detector, pictures[index]["image"][None]))[0]
         expected[kind, i].append(features[:, pictures[index]["covered"]].T)
     bank = make_bank(detector, pictures)
     for (kind, i), rows in expected.items():
@@ -115,15 +119,37 @@ def test_the_bank_has_the_features_of_covered_cells(detector):
         assert torch.cdist(found, rows).amin(1).max() < 1e-2  # in any order
 
 
+def test_an_augmented_picture_is_moved_and_lit_a_little():
+    """A square stays near its place; a grey picture becomes brighter or darker, and brighter along one line."""
+    image = np.full((100, 200, 3), 0.4, np.float32)
+    for seed in range(20):
+        augmented = damage.augment(image, np.random.default_rng(seed))
+        assert 0.4 * 0.8 * 0.97 <= augmented.mean() <= 0.4 * 1.2 * 1.03
+        assert abs(augmented[:, :100].mean() + augmented[:, 100:].mean() - 2 * augmented.mean()) < 0.01
+        assert augmented.max() / augmented.min() < 2.2
+    image = np.zeros((100, 200, 3), np.float32)
+    image[45:55, 95:105] = 1
+    moved = [damage.augment(image, np.random.default_rng(seed)) for seed in range(20)]
+    places = np.array([np.argwhere(each[..., 0] > 0.3).mean(0) for each in moved])
+    rows, columns = abs(places - (49.5, 99.5)).max(0)
+    assert 2 < rows < 5.5 and 4 < columns < 9.5
+
+
+def test_all_cells_of_an_augmented_picture_count():
+    pictures = make_pictures()
+    index = [kind for kind, _, _ in pictures.plan].index(AUGMENTED)
+    assert pictures[index]["covered"].all()
+
+
 def test_damage_shows_nothing_of_another_fold():
     """Pictures of each fold have one grey value, so what is pasted says where it comes from."""
     images = torch.tensor([10, 10, 200, 200], dtype=torch.uint8)[:, None, None, None].expand(4, 3, SIZE, SIZE)
     pictures = DamagedPictures(images.contiguous(), TextureSource(SIZE), None, GRID, 0, folds=(0, 0, 1, 1))
-    pasted = [(i, pictures[index]["damaged"]) for index, (kind, _, i) in enumerate(pictures.plan) if kind == "paste"]
+    pasted = [(i, pictures[index]["image"]) for index, (kind, _, i) in enumerate(pictures.plan) if kind == "paste"]
     assert all((damaged == images[i]).all() for i, damaged in pasted)
     mixed = DamagedPictures(images.contiguous(), TextureSource(SIZE), None, GRID, 0)
     assert any(
-        (mixed[index]["damaged"] != images[i]).any() for index, (k, _, i) in enumerate(mixed.plan) if k == "paste"
+        (mixed[index]["image"] != images[i]).any() for index, (k, _, i) in enumerate(mixed.plan) if k == "paste"
     )
 
 

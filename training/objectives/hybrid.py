@@ -1,5 +1,7 @@
 """The hybrid's objective: a fixed adaptor, a discriminator of good, noisy and damaged features, and a memory.
 
+The discriminator also learns that parts are good which were moved a little or lit in another way.
+
 A method of this repository. All that it learns from is computed once: features of good pictures, and the bank of
 `training.damage`. The fit takes some hundred short steps on patches of all pictures, so it has no epochs.
 """
@@ -16,7 +18,7 @@ from hubmodels.hybrid import Hybrid, Memory
 from hubmodels.samples import Sample
 from training.batches import FeatureCache, loader_workers
 from training.coreset import greedy_coreset
-from training.damage import KINDS, DamagedPictures, kept_bank, make_bank, pictures_of
+from training.damage import AUGMENTED, KINDS, DamagedPictures, kept_bank, make_bank, pictures_of
 from training.foreground import foreground_masks, within
 from training.objectives.objective import DirectFit, add_noise
 from training.progress import tqdm
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from training.jobs import Job
 
 STEPS, NORMAL, DAMAGED = 500, 512, 255  # patches of a step; as many noisy ones as normal ones
+AUGMENTED_SHARE = 1 / 3  # of augmented patches, compared with the good ones, at most
 NOISE = 0.35  # standard deviation of the noise; adapted features have 1
 PEAK_LR, WEIGHT_DECAY = 1e-3, 1e-2
 LARGEST = 100_000  # good patch features that are kept for the fit
@@ -79,16 +82,18 @@ class HybridObjective(DirectFit):
         return losses
 
     def fit_discriminator(self, normal: Tensor, numbers: Tensor) -> dict[str, float]:
-        """On good patch features (N, D) and damaged ones of the same pictures; returns the losses of the last step."""
+        """On good patch features (N, D), and others of the same pictures; returns the losses of the last step."""
         bank = kept_bank(self.kept, self.settings, self.make_bank)
-        bank = {kind: bank[kind][torch.isin(bank.pop(pictures_of(kind)), numbers)] for kind in KINDS}
-        if not sum(map(len, bank.values())):
+        bank = {kind: bank[kind][torch.isin(bank.pop(pictures_of(kind)), numbers)] for kind in (*KINDS, AUGMENTED)}
+        if not sum(len(bank[kind]) for kind in KINDS):
             raise ValueError(
                 "no damage that was drawn covers a patch of the part: the part is too small or too thin in the model "
                 "input. Give a larger --image-size, or pictures that show less of what is around it."
             )
         with torch.no_grad():
-            adapted = self.head.embed(normal)
+            augmented = bank.pop(AUGMENTED)
+            augmented = augmented[torch.randperm(len(augmented))[: int(len(normal) * AUGMENTED_SHARE)]]
+            adapted = torch.cat([self.head.embed(rows.to(normal.device)) for rows in (normal, augmented)])
             damaged = torch.cat([self.head.embed(bank.pop(kind).to(normal.device)) for kind in KINDS])
         self.train()
         losses = self.train_discriminator(adapted, damaged)
@@ -97,7 +102,7 @@ class HybridObjective(DirectFit):
         return losses
 
     def make_bank(self) -> dict[str, Tensor]:
-        """Features of damaged cells by kind of damage; they do not depend on what was drawn before."""
+        """Features of damaged and augmented pictures by kind; they do not depend on what was drawn before."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.pictures.seed)
             return make_bank(self.detector, self.pictures, loader_workers(self.detector.device))
