@@ -60,7 +60,8 @@ class HybridObjective(DirectFit):
         pictures = DamagedPictures(cache.images, textures, masks, grid, job.config.seed, cache.folds)
         settings = job.settings | {"backbone_sha256": detector.front_end.backbone_sha256}
         objective = cls(detector, pictures, job.workplace / "bank.safetensors", settings)
-        objective.decisions = {"foreground": found.reason, "damaged_pictures": len(objective.pictures)}
+        damaged = sum(kind != AUGMENTED for kind, _, _ in pictures.plan)
+        objective.decisions = {"foreground": found.reason, "damaged_pictures": damaged}
         return objective
 
     @classmethod
