@@ -139,7 +139,8 @@ class TeachTab:
         quick = {"queue": False, **private}
         checked = {"inputs": [part, good], "outputs": [status, methods], "preprocess": False}
         for event, check in ((part.input, self.check), (good.change, self.check_uploads)):
-            event(check, **checked, trigger_mode="always_last", **private, **TEACH)
+            seen = private | {"show_progress": "minimal"}  # hundreds of pictures take minutes
+            event(check, **checked, trigger_mode="always_last", **seen, **TEACH)
         bad.change(self.check_defects, bad, unused, preprocess=False, **quick)
         draw.click(self.picture_to_draw, [part, good], [region, share], preprocess=False, **quick)
         region.input(self.drawn, None, [shapes, share], **quick)
@@ -188,7 +189,7 @@ class TeachTab:
         try:
             findings = place.teacher.parts.check(name, uploads_in(_paths(good)))
             findings.left_out = left_out(_paths(good))
-        except PictureError as error:
+        except (PictureError, OSError) as error:
             return _said(language, refused=[explain_fault(error, language, place.catalog)]), gr.skip()
         priced = gr.update(choices=self._priced(max(findings.pictures, FEWEST), language))
         said, known = _findings(findings, language), len(place.teacher.parts.pictures(name, BAD))
@@ -207,7 +208,7 @@ class TeachTab:
         language = language_of(request)
         try:
             return _said(language, warnings=_unused(bad, language)) if bad else ""
-        except PictureError as error:
+        except (PictureError, OSError) as error:
             return _said(language, refused=[explain_fault(error, language, self._visitors.of(request).catalog)])
 
     def teach(
@@ -251,11 +252,14 @@ class TeachTab:
     def picture_to_draw(self, part: str | None, good: list | None, request: gr.Request) -> tuple[object, str]:
         """The first picture, to draw on, with what was drawn for the part before."""
         language, name, parts = language_of(request), part_name(part or ""), self._visitors.of(request).teacher.parts
-        first = next((upload.read() for upload in uploads_in(_paths(good))), None)
         kept = parts.pictures(name)
-        if first is None and not kept:
-            return gr.skip(), str(translate("region_none", language))
-        picture = read_picture(first or kept[0])
+        try:
+            first = next((upload.read() for upload in uploads_in(_paths(good))), None)
+            if first is None and not kept:
+                return gr.skip(), str(translate("region_none", language))
+            picture = read_picture(first or kept[0])
+        except (PictureError, OSError) as error:
+            return gr.skip(), str(explain_fault(error, language, self._visitors.of(request).catalog))
         picture.thumbnail((DRAWN, DRAWN))
         keys = ("tools", "rectangle", "polygon", "brush", "ignore", "count", "undo", "clear", "canvas")
         words = {key: translate_plainly(f"region_{key}", language) for key in keys}
@@ -475,11 +479,10 @@ def _unused(files: list | None, language: str) -> list[Markup]:
 
 def _unusable(findings: Findings, language: str) -> list[Markup]:
     """Sentences about files that are not used at all."""
-    reasons = {"teach_unreadable": list(findings.unreadable)}
-    for code in ("large", "other"):
-        reasons[f"teach_left_{code}"] = [name for name, reason in findings.left_out.items() if reason == code]
-    shown = {key: _names(names, language) for key, names in reasons.items() if names}
-    return [translate(key, language, names=names, limit=LARGEST // 10**6) for key, names in shown.items()]
+    found = {"teach_unreadable": findings.unreadable}
+    found |= {f"teach_left_{reason}": names for reason, names in findings.left_out.items()}
+    shown = {key: {"count": len(names), "names": _names(names, language)} for key, names in found.items() if names}
+    return [translate(key, language, limit=LARGEST // 10**6, **values) for key, values in shown.items()]
 
 
 def _names(names: Sequence[str], language: str) -> Markup | str:

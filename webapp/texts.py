@@ -74,7 +74,8 @@ def explain_fault(error: Exception, language: str, catalog: Catalog) -> Markup:
     """The reason why a picture or model cannot be used, as HTML and without folders of the server."""
     fault = error.fault if isinstance(error, PictureError) else "disk" if isinstance(error, OSError) else "model"
     limit = format_decimal(MAX_PIXELS, locale=language)
-    return translate(f"fault_{fault}", language, details=hide_folders(str(error), catalog), limit=limit, side=MIN_SIDE)
+    values = {"details": hide_folders(str(error), catalog), "limit": limit, "side": MIN_SIDE}
+    return translate(f"fault_{fault}", language, **(values | getattr(error, "values", {})))
 
 
 def number(value: float, language: str, digits: int = 3) -> str:

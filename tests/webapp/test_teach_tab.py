@@ -4,6 +4,7 @@ import io
 import os
 import sys
 import time
+import tracemalloc
 import zipfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,9 +17,10 @@ from PIL import Image
 from hubmodels import PictureError
 from hubmodels.hub.catalog import Catalog, list_own
 from webapp import own_parts, teach_tab, teaching
-from webapp.own_parts import BAD, GOOD, OwnParts, Upload, left_out, part_name, uploads_in
+from webapp.own_parts import BAD, GOOD, OwnParts, Upload, ZipError, left_out, part_name, unreadable_in, uploads_in
 from webapp.teach_tab import TeachTab
 from webapp.teaching import FAILED, RUNNING, STOPPED, WAITING, Lesson, Teacher
+from webapp.texts import explain_fault
 from webapp.visitors import Everybody
 
 FOREVER = [sys.executable, "-c", "import time; time.sleep(600)"]
@@ -91,7 +93,7 @@ def test_what_is_odd_is_named(parts):
     Image.fromarray(cat).save(strange, "PNG")
     new = given(png(3), png(11), black.getvalue(), strange.getvalue(), b"none", png(12, (64, 128)))
     found = parts.check("lid", new)
-    assert found.pictures == 14 and found.doubled == ["0.png"] and list(found.unreadable) == ["4.png"]
+    assert found.pictures == 14 and found.doubled == ["0.png"] and found.unreadable == ["4.png"]
     assert "dark" in found.odd["2.png"] and "unlike" in found.odd["3.png"] and "1.png" not in found.odd
     assert found.sizes == {(64, 64): 13, (128, 64): 1} and found.smallest == 2
     assert len(parts.pictures("lid")) == 10  # a check keeps nothing
@@ -104,7 +106,7 @@ def test_a_zip_file_is_its_pictures(tmp_path):
         archive.writestr("__MACOSX/some/._one.png", b"rubbish")
         archive.writestr(".hidden.png", png(1))
         archive.writestr("notes.txt", "text")
-        archive.writestr("../two.JPG", png(2))
+        archive.writestr("two.JPG", png(2))
     found = list(uploads_in([("lids.zip", path), ("three.png", path)]))
     assert [upload.name for upload in found] == ["one.png", "two.JPG", "three.png"] and found[0].read() == png(0)
 
@@ -115,18 +117,109 @@ def test_what_a_zip_file_has_besides_is_named(tmp_path, monkeypatch):
     with zipfile.ZipFile(path, "w") as archive:
         for name, content in {"a/one.png": b"1" * 10_000, "huge.png": b"1" * 10_001, "a/notes.txt": b"text"}.items():
             archive.writestr(name, content)
-        for name in ("__MACOSX/._one.png", ".DS_Store", "a/Thumbs.db", "desktop.ini"):
+        for name in ("__MACOSX/._one.png", ".DS_Store", "a/Thumbs.db", "b/Thumbs.db", "../two.png", "C:\\four.png"):
             archive.writestr(name, b"rubbish")
     given = [("lids.zip", path), ("three.png", path)]
-    assert left_out(given) == {"huge.png": "large", "notes.txt": "other"}
+    assert left_out(given) == {
+        **{"large": ["huge.png"], "other": ["notes.txt"], "outside": ["two.png", "four.png"]},
+        "system": ["._one.png", ".DS_Store", "Thumbs.db", "Thumbs.db"],
+    }
     assert [upload.name for upload in uploads_in(given)] == ["one.png", "three.png"]
 
 
 def test_a_file_that_is_no_zip_is_named(tmp_path):
     (tmp_path / "broken.zip").write_bytes(b"PK rubbish")
     for function in (uploads_in, left_out):
-        with pytest.raises(PictureError, match=r"broken\.zip is no readable ZIP file"):
+        with pytest.raises(ZipError, match=r"broken\.zip"):
             list(function([("broken.zip", tmp_path / "broken.zip")]))
+
+
+def test_pictures_of_a_zip_file_are_in_memory_one_at_a_time(parts, tmp_path):
+    """20 phone pictures have 60 MB. Here they are 40 pictures of 1 MB."""
+    path, rng = tmp_path / "lids.zip", np.random.default_rng(0)
+    with zipfile.ZipFile(path, "w") as archive:
+        for i in range(40):
+            stream = io.BytesIO()
+            Image.fromarray(rng.integers(0, 255, (600, 600, 3), np.uint8)).save(stream, "BMP")
+            archive.writestr(f"{i}.bmp", stream.getvalue())
+    parts.check("lid", given(png(0)))  # loads the backbone
+    tracemalloc.start()
+    try:
+        assert parts.check("lid", uploads_in([("lids.zip", path)])).pictures == 40
+        assert parts.add("lid", uploads_in([("lids.zip", path)])) == 40
+        assert tracemalloc.get_traced_memory()[1] < 20_000_000 < path.stat().st_size
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_picture_is_decoded_once(parts, monkeypatch):
+    decoded = []
+    monkeypatch.setattr(
+        own_parts, "_is_picture", lambda content, real=own_parts._is_picture: real(decoded.append(0) or content)
+    )
+    for _ in range(2):
+        assert parts.check("lid", given(png(0), png(1))).pictures == 2
+    assert parts.add("lid", given(png(0), png(1))) == 2 and len(decoded) == 2
+
+
+def damaged(path):
+    """A ZIP file with a good picture, and one whose bytes were changed."""
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("good.png", png(0))
+        archive.writestr("torn.png", png(1))
+    content = bytearray(path.read_bytes())
+    content[content.index(png(1)) + 500] ^= 255
+    path.write_bytes(content)
+    return [("lids.zip", path)]
+
+
+def test_a_damaged_picture_of_a_zip_file_is_named(parts, tmp_path):
+    files = damaged(tmp_path / "lids.zip")
+    found = parts.check("lid", uploads_in(files))
+    assert (found.pictures, found.unreadable) == (1, ["torn.png"])
+    assert parts.add("lid", uploads_in(files)) == 1 and unreadable_in(uploads_in(files)) == ["torn.png"]
+
+
+@pytest.mark.parametrize(
+    ("name", "limit", "fault", "said"),
+    [
+        ("MEMBERS", 2, "zip_members", "contains more than 2 files. Pack only"),
+        ("DIRECTORY", 100, "zip_members", "contains more than 5000 files"),
+        ("UNPACKED", 3_000, "zip_unpacked", "Give fewer pictures"),
+        ("METHODS", (), "zip_broken", "as an ordinary ZIP file"),
+        (None, None, "zip_password", "without a password"),
+    ],
+)
+def test_a_zip_file_beyond_the_limits_is_refused(tmp_path, monkeypatch, name, limit, fault, said):
+    path = tmp_path / "lids.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for i in range(4):
+            archive.writestr(f"{i}.png", bytes(1000))
+    content = path.read_bytes()
+    if name:
+        monkeypatch.setattr(own_parts, name, limit)
+    else:  # the flag in the list of members
+        place = content.index(b"PK\1\2") + 8
+        path.write_bytes(content[:place] + b"\1" + content[place + 1 :])
+    with pytest.raises(ZipError) as caught:
+        list(uploads_in([("lids.zip", path)]))
+    assert caught.value.fault == fault and said in explain_fault(caught.value, "en", Catalog())
+
+
+def test_a_member_never_has_more_bytes_than_the_list_says(tmp_path):
+    path = tmp_path / "lids.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("bomb.png", bytes(50_000_000))
+    content, size = path.read_bytes(), (50_000_000).to_bytes(4, "little")
+    path.write_bytes(content.replace(size, (1000).to_bytes(4, "little")))
+    [upload] = uploads_in([("lids.zip", path)])
+    tracemalloc.start()
+    try:
+        with pytest.raises(PictureError, match="pack it again"):
+            upload.read()
+        assert tracemalloc.get_traced_memory()[1] < 5_000_000
+    finally:
+        tracemalloc.stop()
 
 
 # ---------------------------------------------------------------- lessons
@@ -236,15 +329,18 @@ def test_what_is_left_out_is_said(teacher, uploads, tmp_path, monkeypatch):
     with zipfile.ZipFile(path, "w") as archive:
         for name, content in {"0.png": png(0), "huge.png": b"1" * 100_001, "<b>.txt": b"text"}.items():
             archive.writestr(name, content)
+        for i in range(4):
+            archive.writestr(f"__MACOSX/._{i}.png", b"rubbish")
     files = [{"path": str(path), "orig_name": "lids.zip"}]
     said, tab = {}, TeachTab(Everybody(teacher.catalog, teacher))
     for language in ("en", "de"):
         said[language] = tab.check("Lid", [*uploads(png(1)), *files], visitor(language))[0]
-    assert "Pictures that can be used: 2." in said["en"] and "Left out: huge.png. A picture in a ZIP" in said["en"]
-    assert "because they are not pictures: &lt;b&gt;.txt" in said["en"] and "Ausgelassen: huge.png." in said["de"]
+    assert "Pictures that can be used: 2." in said["en"] and "Left out (1): huge.png. A picture in a ZIP" in said["en"]
+    assert "not pictures (1): &lt;b&gt;.txt" in said["en"] and "Ausgelassen (1): huge.png." in said["de"]
+    assert "system wrote them (4): ._0.png, ._1.png, ._2.png and 1 more" in said["en"]
     broken, *_ = bad = uploads(b"no picture", png(2))
     defects = tab.check_defects([*bad, *files], visitor())
-    assert f"Cannot be read: {broken['orig_name']}<" in defects and "Left out: huge.png" in defects
+    assert f"Cannot be read (1): {broken['orig_name']}. Save" in defects and "Left out (1): huge.png" in defects
     assert (
         tab.check_defects(uploads(png(3)), visitor()).count("<li>") == 0 and tab.check_defects(None, visitor()) == ""
     )
@@ -259,7 +355,7 @@ def test_known_defects_that_cannot_be_read_are_said_with_the_result(teacher, upl
     pages = list(
         TeachTab(Everybody(teacher.catalog, teacher)).teach("Lid", good, bad, ["hybrid"], None, None, visitor())
     )
-    assert "lid is taught" in pages[-1][0] and f"Cannot be read: {bad[0]['orig_name']}" in pages[-1][0]
+    assert "lid is taught" in pages[-1][0] and f"Cannot be read (1): {bad[0]['orig_name']}" in pages[-1][0]
 
 
 @pytest.mark.parametrize(
