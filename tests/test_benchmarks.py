@@ -255,7 +255,9 @@ def test_all_steps_run_before_a_failure_is_said(tmp_path, monkeypatch, capsys):
 
 
 def test_a_step_that_takes_too_long_is_stopped_and_the_next_one_runs():
-    slow, quick = (gpu.Step(n, [["-c", f"import time; time.sleep({s})"]], 5.2) for n, s in (("slow", 60), ("quick", 0)))
+    slow, quick = (
+        gpu.Step(n, [["-c", f"import time; time.sleep({s})"]], 5.2) for n, s in (("slow", 60), ("quick", 0))
+    )
     assert [fault.split(":")[0] for fault in gpu.run_all([slow, quick])] == ["out of time"]
     assert gpu.run_all([quick], 3)[0].startswith("no time for")
 

@@ -3,8 +3,10 @@
     PICTURES/PART/train/good              what the part is taught with
     PICTURES/PART/train/good/corrected    good parts that were called defective
     PICTURES/PART/test/bad                known defects, which only check it
+    PICTURES/PART/name.txt                what the person calls the part
 
-This is the layout that training reads. A file is named after its bytes, so that no picture is there twice.
+This is the layout that training reads. PART is short and plain, because folders and repositories have such names. A
+file is named after its bytes, so that no picture is there twice.
 """
 
 import hashlib
@@ -46,13 +48,37 @@ REMEMBERED = 2_000  # pictures whose statistics are kept, some kB each
 OF_FILE_MANAGERS = ("thumbs.db", "desktop.ini")
 DARKEST, DARK_SHARE, SHARP_SHARE = 0.06, 0.5, 0.5  # of full white; of the median picture
 NAME = re.compile(r"[^a-z0-9]+")
+NAME_FILE = "name.txt"  # in the folder of a part's pictures
+LONGEST, LONGEST_READABLE = 60, 40  # characters of a name, and of its part in front of the digits
 
 
 def part_name(text: str) -> str:
-    """What a part is called in folders and repositories: letters, digits and `_`; empty if nothing is left."""
-    plain = text.lower().replace("ß", "ss").replace("ä", "ae").replace("ö", "oe").replace("ü", "ue")
+    """What a part is called in folders and repositories: letters, digits and `_`; empty without letter or digit.
+
+    A name that has other characters gets digits, so that "Deckel A" and "Deckel-A" are two parts. What was made by
+    this function stays as it is.
+    """
+    written = tidy(text)
+    if not any(map(str.isalnum, written)):
+        return ""
+    plain = written.lower().replace("ß", "ss").replace("ä", "ae").replace("ö", "oe").replace("ü", "ue")
     plain = unicodedata.normalize("NFKD", plain).encode("ascii", "ignore").decode()
-    return NAME.sub("_", plain).strip("_")[:60]
+    plain = NAME.sub("_", plain).strip("_")
+    if _folded(written) == plain:
+        return plain
+    digits = int(hashlib.sha256(_folded(written).encode()).hexdigest(), 16) % 10**6
+    return f"{plain[:LONGEST_READABLE].strip('_') or 'part'}_{digits:06}"
+
+
+def tidy(text: str) -> str:
+    """A name as a person wrote it, in one line that can be printed."""
+    words = " ".join(unicodedata.normalize("NFC", text).split())
+    return "".join(filter(str.isprintable, words))[:LONGEST].strip()
+
+
+def _folded(written: str) -> str:
+    """Upper and lower case do not make another part."""
+    return written.casefold().replace(" ", "_")
 
 
 @dataclass(frozen=True)
@@ -145,8 +171,8 @@ def _members(name: str, path: Path) -> list[zipfile.ZipInfo]:
 def _unpack(path: Path, member: zipfile.ZipInfo) -> bytes:
     """The bytes of a member, never more than its size in the list."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            return archive.read(member)
+        with zipfile.ZipFile(path) as archive, archive.open(member) as packed:
+            return packed.read(member.file_size)  # without a number it would unpack all that there is
     except DAMAGED as error:
         raise PictureError(
             f"{_base(member)} is damaged in the ZIP file ({error}): pack it again", "corrupt"
@@ -211,6 +237,29 @@ class OwnParts:
         if not self.folder.is_dir():
             return []
         return sorted(place.name for place in self.folder.iterdir() if any(_files(place / GOOD)))
+
+    def written(self, part: str) -> str:
+        """The name of a part as a person wrote it."""
+        try:
+            return tidy((self.folder / part / NAME_FILE).read_text(encoding="utf-8")) or part
+        except (OSError, ValueError):  # a part that was taught before names were kept
+            return part
+
+    def choices(self) -> list[tuple[str, str]]:
+        """(written name, part) of each part."""
+        return [(self.written(part), part) for part in self.names()]
+
+    def namesake(self, text: str) -> str | None:
+        """The written name of another part that has the place of this name; None if the name can be used."""
+        part = part_name(text)
+        known = self.written(part) if part in self.names() else text
+        return None if text == part or tidy(known).casefold() == tidy(text).casefold() else known
+
+    def name(self, part: str, text: str) -> None:
+        """Keeps the name of a new part as a person wrote it."""
+        if part not in self.names():
+            (self.folder / part).mkdir(parents=True, exist_ok=True)
+            (self.folder / part / NAME_FILE).write_text(tidy(text), encoding="utf-8")
 
     def pictures(self, part: str, kind: str = GOOD) -> list[Path]:
         """The pictures of a part, by name."""

@@ -23,7 +23,6 @@ from webapp.least_size import checked_least_size, save_least_size, saved_least_s
 from webapp.own_models import PushError, pack, push
 from webapp.own_parts import (
     BAD,
-    DATASET,
     FEWEST,
     LARGEST,
     MOST,
@@ -179,13 +178,15 @@ class TeachTab:
 
     def arrive(self, request: gr.Request) -> dict:
         """The tab is opened: the parts of the visitor."""
-        return gr.update(choices=self._visitors.of(request).teacher.parts.names())
+        return gr.update(choices=self._visitors.of(request).teacher.parts.choices())
 
     def check(self, part: str | None, good: list | None, request: gr.Request) -> tuple[str, dict]:
         """What is odd about the pictures, and how long the methods take."""
         language, name, place = language_of(request), part_name(part or ""), self._visitors.of(request)
         if not good and not place.teacher.parts.pictures(name):
             return _said(language, hint=translate(self._hint, language)), gr.skip()
+        if known := place.teacher.parts.namesake(part or ""):
+            return _said(language, refused=[translate("teach_namesake", language, name=known)]), gr.skip()
         try:
             findings = place.teacher.parts.check(name, uploads_in(_paths(good)))
             findings.left_out = left_out(_paths(good))
@@ -231,8 +232,9 @@ class TeachTab:
         unused: list[Markup] = []
         yield self._page(_said(language, headline=translate("teach_checking", language)))
         try:
-            refused = _refused(teacher, name, good, methods, shapes, language)
+            refused = _refused(teacher, part or "", good, methods, shapes, language)
             if not refused:
+                teacher.parts.name(name, part)
                 teacher.parts.add(name, uploads_in(_paths(good)))
                 teacher.parts.add(name, uploads_in(_paths(bad)), BAD)
                 keep_region(teacher, name, shapes)
@@ -319,7 +321,7 @@ class TeachTab:
     def _models(self, part: str | None, request: gr.Request) -> list[Path]:
         """The folders of the models of one of the visitor's parts."""
         name, teacher = part_name(part or ""), self._visitors.of(request).teacher
-        return [Path(entry.source) for entry in teacher.entries(f"{DATASET} / {name}")]
+        return [Path(entry.source) for entry in teacher.entries(name)]
 
     def stop(self, running: str | None, request: gr.Request) -> None:
         """Ends the visitor's lesson."""
@@ -338,7 +340,7 @@ class TeachTab:
             gr.update(visible=done),
             lesson.part if busy else None,
             lesson.label if done else None,
-            lesson.part if lesson else gr.skip(),
+            gr.update(choices=lesson.teacher.parts.choices(), value=lesson.part) if lesson else gr.skip(),
             emptied,
             emptied,
         )
@@ -356,13 +358,15 @@ def keep_region(teacher: Teacher, name: str, shapes: list | None) -> None:
 
 
 def _refused(
-    teacher: Teacher, name: str, good: list | None, methods: list | None, shapes: list | None, language: str
+    teacher: Teacher, text: str, good: list | None, methods: list | None, shapes: list | None, language: str
 ) -> list[Markup]:
     """Why this cannot be taught; empty if it can."""
     if missing_packages():
         return [translate("teach_packages", language, command=INSTALL)]
-    if not name:
+    if not (name := part_name(text)):
         return [translate("teach_no_name", language)]
+    if known := teacher.parts.namesake(text):
+        return [translate("teach_namesake", language, name=known)]
     if not isinstance(methods, list) or not set(methods) & set(teachable()):
         return [translate("teach_no_methods", language)]
     count = teacher.parts.check(name, uploads_in(_paths(good))).pictures
@@ -375,16 +379,20 @@ def _refused(
     return []
 
 
+def _title(lesson: Lesson) -> str:
+    return lesson.title or lesson.part
+
+
 def _progress(lesson: Lesson, language: str) -> str:
     if lesson.state == WAITING:
-        words = translate("teach_waiting", language, part=lesson.part, count=lesson.teacher.ahead(lesson))
+        words = translate("teach_waiting", language, part=_title(lesson), count=lesson.teacher.ahead(lesson))
         return _said(language, headline=words)
     names = [STAGES[bar["what"]] for bar in lesson.bars if bar["what"] in STAGES]
     stage = names[0] if names else "learning" if lesson.bars else "start"
     words = translate(
         "teach_running",
         language,
-        part=lesson.part,
+        part=_title(lesson),
         stage=translate(f"teach_stage_{stage}", language),
         time=_about(lesson.seconds_left),
     )
@@ -409,7 +417,7 @@ def _result(lesson: Lesson, language: str, unused: Sequence[Markup]) -> str:
         + describe_least_size(d, language)
         for name, d in detectors.items()
     ]
-    words = translate("teach_done", language, part=lesson.part, time=_about(lesson.seconds))
+    words = translate("teach_done", language, part=_title(lesson), time=_about(lesson.seconds))
     known = lesson.teacher.parts.pictures(lesson.part, BAD)
     judged = [inspect_picture(catalog, lesson.label, path, None, list(METHODS)) for path in known]
     lines = [*promises, *known_defects(judged, language)]

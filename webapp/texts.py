@@ -57,11 +57,11 @@ def translate_plainly(key: str, language: str, **values: object) -> str:
 
 
 def part_words(category: str, language: str) -> str:
-    """A category as people call it: "parts / pill" is "Pill", "own / oil_cap" is "oil cap"; others as they are."""
-    dataset, _, name = category.rpartition(" / ")
+    """A category as people call it: "parts / pill" is "Pill", "own / Oil-cap" is "Oil-cap"; others as they are."""
+    dataset, _, name = category.partition(" / ")
     if dataset == SAMPLES and f"sample_{name}" in TEXTS:
         return translate_plainly(f"sample_{name}", language)
-    return name.replace("_", " ") if dataset == DATASET else category
+    return name if dataset == DATASET else category
 
 
 def shows_words(shows: str, language: str) -> str:
