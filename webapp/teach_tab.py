@@ -59,6 +59,7 @@ from webapp.visitors import Everybody, Visitors
 
 TEACH = {"concurrency_id": "teach", "concurrency_limit": 8}  # visitors who watch a lesson
 FILE_TYPES = ["image", ".zip", ".pgm", ".ppm", ".heic"]
+OUTPUTS = 9  # of the events that show a lesson
 EVERY = 0.5  # seconds between updates of the page
 NAMED = 3  # names in a finding
 SHOWN = 6  # missed defects of a method
@@ -143,17 +144,15 @@ class TeachTab:
         bad.change(self.check_defects, bad, unused, preprocess=False, **quick)
         draw.click(self.picture_to_draw, [part, good], [region, share], preprocess=False, **quick)
         region.input(self.drawn, None, [shapes, share], **quick)
-        watching = start.click(
-            self.teach,
-            [part, good, bad, methods, shapes, least],
-            [status, start, stop, inspect, running, taught, part, good, bad],
-            preprocess=False,
-            **private,
-            **TEACH,
+        watched = {"outputs": [status, start, stop, inspect, running, taught, part, good, bad], **private, **TEACH}
+        lessons = (
+            start.click(self.teach, [part, good, bad, methods, shapes, least], preprocess=False, **watched),
+            tab.select(self.resume, running, **watched),
         )
         part.change(self.kept_least_size, part, least, preprocess=False, **quick)
-        watching.then(self.offer, taught, category, **quick)
-        for event in (watching.then, part.change):
+        for lesson in lessons:
+            lesson.then(self.offer, taught, category, **quick)
+        for event in (*(lesson.then for lesson in lessons), part.change):
             event(self.offer_to_keep, part, keep, preprocess=False, **quick)
         stop.click(self.stop, running, None, **quick)
         inspect.click(lambda chosen: (gr.Tabs(selected="inspect"), chosen), taught, [tabs, category], **quick)
@@ -246,6 +245,20 @@ class TeachTab:
             yield self._page(_said(language, refused=refused))
             return
         lesson = teacher.start(name, [method for method in METHODS if method in methods])
+        yield from self._watch(lesson, language, unused)
+
+    def resume(self, running: str | None, request: gr.Request) -> Iterator[tuple]:
+        """The tab is opened: shows the visitor's lessons that go on, unless this page does already.
+
+        After a reload the page has forgotten them.
+        """
+        teacher = self._visitors.of(request).teacher
+        yield (gr.skip(),) * OUTPUTS  # without any update Gradio empties the outputs
+        for lesson in () if running else teacher.lessons():
+            yield from self._watch(lesson, language_of(request))
+
+    def _watch(self, lesson: Lesson, language: str, unused: Sequence[Markup] = ()) -> Iterator[tuple]:
+        """Updates until a lesson is over, then its result."""
         while not lesson.is_over:
             yield self._page(_progress(lesson, language), lesson)
             time.sleep(EVERY)

@@ -13,6 +13,8 @@ from types import SimpleNamespace
 import gradio as gr
 import numpy as np
 import pytest
+from batch_page import served
+from browser import photograph, visit
 from huggingface_hub.utils import validate_repo_id
 from PIL import Image
 
@@ -456,6 +458,57 @@ def test_a_failure_and_a_stop_are_shown(teacher, uploads, monkeypatch):
     tab.stop("somebody_elses", visitor())
     tab.stop("lid", visitor())
     assert "Stopped. The pictures are kept" in [*pages][-1][0]
+
+
+def test_a_lesson_is_shown_again_after_a_reload(teacher, uploads, monkeypatch):
+    monkeypatch.setattr(teach_tab, "EVERY", 0.05)
+    monkeypatch.setattr(teacher, "command", lambda lesson: FOREVER)
+    tab = tab_of(teacher)
+    nothing = [(gr.skip(),) * 9]
+    assert list(tab.resume(None, visitor())) == nothing
+    teacher.parts.name("lid", "Lid")
+    lesson = teacher.start("lid", ["hybrid"])
+    wait_for(lambda: lesson.state == RUNNING)
+    assert list(tab.resume("lid", visitor())) == nothing  # this page shows it
+    pages = tab.resume(None, visitor("de"))
+    assert [next(pages)] == nothing
+    status, start, stop, _, running, *_ = next(pages)
+    assert "Lid wird angelernt" in status and "Noch etwa" in status and "<progress" in status
+    assert (start["interactive"], stop["interactive"], running) == (False, True, "lid")
+    tab.stop(running, visitor())
+    status, start, stop, *_ = [*pages][-1]
+    assert "Angehalten" in status and (start["interactive"], stop["interactive"]) == (True, False)
+
+
+@pytest.mark.browser
+def test_a_reloaded_page_can_stop_the_lesson(teacher, tmp_path, monkeypatch):
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    monkeypatch.setattr(teach_tab, "missing_packages", list)
+    monkeypatch.setattr(teacher, "command", lambda lesson: FOREVER)
+    files = [str(tmp_path / f"{seed}.png") for seed in range(10)]
+    for seed, path in enumerate(files):
+        Path(path).write_bytes(png(seed))
+    with served(teacher.catalog, tmp_path / "up", monkeypatch, teacher) as url, visit(url) as page:
+        page.get_by_role("tab", name="Teach").click()
+        page.locator("#teach-part input").fill("盖子 A")
+        page.keyboard.press("Enter")
+        page.locator("#teach-good input[type=file]").set_input_files(files)
+        page.get_by_text("Pictures that can be used: 10.").wait_for()
+        page.get_by_role("button", name="Teach", exact=True).click()
+        page.get_by_text("Teaching 盖子 A").wait_for()
+        page.evaluate("console.error = () => {}")  # Gradio's, of requests that the reload ends
+        page.reload()
+        page.get_by_role("tab", name="Teach").click()
+        page.get_by_text("Teaching 盖子 A").wait_for()
+        playwright.expect(page.locator("#teach-part input")).to_have_value("盖子 A")
+        assert page.get_by_role("progressbar").is_visible()
+        photograph(page, "teach_reloaded")
+        page.get_by_role("tab", name="Models").click()
+        page.get_by_role("tab", name="Teach").click()
+        page.get_by_role("button", name="Stop").last.click()
+        page.get_by_text("Stopped. The pictures are kept").wait_for()
+        playwright.expect(page.get_by_role("button", name="Teach", exact=True)).to_be_enabled()
+    assert teacher.lessons() == []
 
 
 def judged(*verdicts, rate=0.01, size=99):

@@ -8,6 +8,7 @@ import time
 import weakref
 import zipfile
 from contextlib import redirect_stdout
+from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -177,6 +178,11 @@ def test_lessons_of_different_visitors_never_run_at_once(space, monkeypatch):
     assert second.state == WAITING and space.of(BOB).teacher.ahead(second) == 1
     assert space.of(BOB).teacher.current("lid") is second
     TeachTab(space).stop("lid", request("stranger"))
+    assert len(list(TeachTab(space).resume(None, request("stranger")))) == 1  # without a lesson
+    space.arrive(request("ann again"), space.arrive(ANN, None))  # a reload
+    assert space.of(request("ann again")).teacher is first.teacher
+    _, page = islice(TeachTab(space).resume(None, request("ann again")), 2)
+    assert "lid" in page[0] and page[2]["interactive"]
     assert not first.asked_to_stop.is_set() and not second.asked_to_stop.is_set()
     space.of(ANN).teacher.stop_all()
     wait_for(lambda: second.state == RUNNING)
