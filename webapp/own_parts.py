@@ -286,6 +286,11 @@ class OwnParts:
             there.add(name)
         return len(there) - before
 
+    def count_with(self, part: str, uploads: Iterable[Upload]) -> int:
+        """How many known defects a part has if these are added."""
+        contents = (content for content in map(_content, uploads) if _is_picture(content))
+        return len({path.stem for path in self.pictures(part, BAD)} | {_digest(content) for content in contents})
+
     def check(self, part: str, uploads: Iterable[Upload]) -> Findings:
         """What is odd about the uploads, together with the pictures that the part already has."""
         paths = self.pictures(part)

@@ -2,22 +2,21 @@
 
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
 import gradio as gr
 from huggingface_hub import constants
 from markupsafe import Markup
-from PIL import Image
 
 from hubmodels import BackboneError, ModelError, PictureError
-from hubmodels.heatmap import overlay
-from hubmodels.known_defects import KnownDefects, best_method
 from hubmodels.methods import METHODS
 from hubmodels.pictures import read_picture
+from webapp import defect_check
+from webapp.defect_check import DefectCheck
 from webapp.hosting import checked_path, fresh_path, hide_folders
-from webapp.inspection import Inspection, choices, folder_button, inspect_picture
+from webapp.inspection import choices, folder_button, inspect_picture
 from webapp.inspection_report import describe_guarantee, describe_least_size
 from webapp.least_size import checked_least_size, save_least_size, saved_least_size
 from webapp.own_models import PushError, pack, push
@@ -62,8 +61,6 @@ FILE_TYPES = ["image", ".zip", ".pgm", ".ppm", ".heic"]
 OUTPUTS = 9  # of the events that show a lesson
 EVERY = 0.5  # seconds between updates of the page
 NAMED = 3  # names in a finding
-SHOWN = 6  # missed defects of a method
-THUMBNAIL = 240  # pixels
 DRAWN = 900  # pixels of the picture to draw on
 START_DOWNLOAD = "() => document.querySelector('#teach-file').click()"
 INSTALL = '.venv/bin/python -m pip install -e ".[train]"'
@@ -106,6 +103,7 @@ class TeachTab:
                 folder_button(good, "teach-folder")
                 bad = gr.File(label=label("teach_bad"), elem_id="teach-bad", **files)
                 unused = gr.HTML(elem_id="teach-unused", apply_default_css=False)
+                judge = gr.Button(label("teach_judge"), size="sm", elem_id="teach-judge")
                 with gr.Accordion(label("region_title"), open=False, elem_id="teach-region"):
                     gr.Markdown(label("region_how"), elem_classes="note")
                     draw = gr.Button(label("region_start"), size="sm")
@@ -142,6 +140,7 @@ class TeachTab:
             seen = private | {"show_progress": "minimal"}  # hundreds of pictures take minutes
             event(check, **checked, trigger_mode="always_last", **seen, **TEACH)
         bad.change(self.check_defects, bad, unused, preprocess=False, **quick)
+        judge.click(self.judge, [part, bad], [status, unused, bad], preprocess=False, **private, **TEACH)
         draw.click(self.picture_to_draw, [part, good], [region, share], preprocess=False, **quick)
         region.input(self.drawn, None, [shapes, share], **quick)
         watched = {"outputs": [status, start, stop, inspect, running, taught, part, good, bad], **private, **TEACH}
@@ -263,6 +262,21 @@ class TeachTab:
             yield self._page(_progress(lesson, language), lesson)
             time.sleep(EVERY)
         yield self._page(_result(lesson, language, unused), lesson)
+
+    def judge(self, part: str | None, bad: list | None, request: gr.Request) -> Iterator[tuple]:
+        """Keeps known defects of a part that exists, and checks its models with all of them, without a lesson."""
+        language, name, teacher = language_of(request), part_name(part or ""), self._visitors.of(request).teacher
+        yield (gr.skip(),) * 3
+        try:
+            refused = _refused_defects(teacher, name, bad, language)
+            if not refused:
+                unused = _unused(bad, language)
+                teacher.parts.add(name, uploads_in(_paths(bad)), BAD)
+                yield from _judged(teacher, name, unused, language)
+        except (PictureError, ModelError, BackboneError, OSError) as error:
+            refused = [explain_fault(error, language, teacher.catalog)]
+        if refused:
+            yield gr.skip(), _said(language, refused=refused), gr.skip()
 
     def picture_to_draw(self, part: str | None, good: list | None, request: gr.Request) -> tuple[object, str]:
         """The first picture, to draw on, with what was drawn for the part before."""
@@ -392,6 +406,30 @@ def _refused(
     return []
 
 
+def _refused_defects(teacher: Teacher, name: str, bad: list | None, language: str) -> list[Markup]:
+    """Why known defects cannot be checked; empty if they can."""
+    if not teacher.entries(name):
+        return [translate("teach_nothing_to_keep", language)]
+    if teacher.lessons():
+        return [translate("teach_busy", language)]
+    count, limits = teacher.parts.count_with(name, uploads_in(_paths(bad))), (defect_check.FEWEST, defect_check.MOST)
+    if not limits[0] <= count <= limits[1]:
+        return [translate("teach_bad_count", language, count=count, fewest=limits[0], most=limits[1])]
+    return []
+
+
+def _judged(teacher: Teacher, name: str, unused: Sequence[Markup], language: str) -> Iterator[tuple]:
+    """Updates of the page while the known defects of a part are checked, then the result."""
+    paths, check, [entry, *_] = teacher.parts.pictures(name, BAD), DefectCheck(), teacher.entries(name)
+    for done, path in enumerate(paths):
+        words = translate("teach_judging", language, done=done + 1, total=len(paths))
+        yield _said(language, headline=words, done=done, total=len(paths)), "", gr.skip()
+        check.add(inspect_picture(teacher.catalog, entry.label, path, None, list(METHODS)))
+    words = translate("teach_judged", language, part=teacher.parts.written(name), count=len(paths))
+    shown = {"lines": check.lines(language), "warnings": unused, "missed": check.missed(language)}
+    yield _said(language, headline=words, **shown), "", None
+
+
 def _title(lesson: Lesson) -> str:
     return lesson.title or lesson.part
 
@@ -432,45 +470,10 @@ def _result(lesson: Lesson, language: str, unused: Sequence[Markup]) -> str:
     ]
     words = translate("teach_done", language, part=_title(lesson), time=_about(lesson.seconds))
     known = lesson.teacher.parts.pictures(lesson.part, BAD)
-    judged = [inspect_picture(catalog, lesson.label, path, None, list(METHODS)) for path in known]
-    lines = [*promises, *known_defects(judged, language)]
-    shown = {"lines": lines, "warnings": unused, "missed": missed_defects(judged, language)}
+    check = DefectCheck(inspect_picture(catalog, lesson.label, path, None, list(METHODS)) for path in known)
+    lines = [*promises, *check.lines(language)]
+    shown = {"lines": lines, "warnings": unused, "missed": check.missed(language)}
     return _said(language, headline=words, tone="good", **shown)
-
-
-def known_defects(judged: Sequence[Inspection], language: str) -> list[Markup]:
-    """How many known defects each method finds, from which rate on it finds all, and which method suits better."""
-    lines, verdicts, rates = [], {}, {}
-    for name in judged[0].predictions if judged else ():
-        predictions = [inspection.predictions[name] for inspection in judged]
-        verdicts[name], p_values = [bool(p.is_anomalous) for p in predictions], [p.p_value for p in predictions]
-        rates[name] = judged[0].detectors[name].calibration.guaranteed_rate()
-        lines.append(_found(name, KnownDefects.judge(verdicts[name], p_values, rates[name]), language))
-    best = best_method(verdicts, rates)
-    return lines + ([translate("teach_suits", language, method=best)] if best else [])
-
-
-def _found(method: str, known: KnownDefects, language: str) -> Markup:
-    low, high = (percent(limit, language) for limit in known.limits)
-    counts = {"method": method, "found": known.found, "total": known.total}
-    line = translate("teach_found", language, **counts, low=low, high=high, rate=percent(known.rate, language))
-    if known.found == known.total:
-        return line
-    return line + Markup(" ") + translate("teach_finds_all", language, rate=percent(known.all_from, language))
-
-
-def missed_defects(judged: Sequence[Inspection], language: str) -> Mapping[str, list[str]]:
-    """Heat maps of known defects that a method calls good, by title."""
-    found: dict[str, list[str]] = {}
-    for inspection in judged:
-        for name, prediction in inspection.predictions.items():
-            if prediction.is_anomalous is False and len(shown := found.setdefault(name, [])) < SHOWN:
-                small = prediction.at_most(THUMBNAIL)
-                size = small.anomaly_map.shape[::-1]
-                picture = overlay(inspection.picture.resize(size, Image.Resampling.BILINEAR, reducing_gap=2), small)
-                picture.thumbnail((THUMBNAIL, THUMBNAIL))
-                shown.append(data_url(picture, "JPEG", quality=80))
-    return {translate_plainly("teach_missed", language, method=name): pictures for name, pictures in found.items()}
 
 
 def _findings(findings: Findings, language: str) -> dict:

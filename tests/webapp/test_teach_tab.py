@@ -20,8 +20,9 @@ from PIL import Image
 
 from hubmodels import GLASS, PictureError
 from hubmodels.hub.catalog import Catalog, list_own
-from webapp import own_parts, teach_tab, teaching
+from webapp import defect_check, own_parts, teach_tab, teaching
 from webapp.corrections import Corrections
+from webapp.defect_check import DefectCheck
 from webapp.inspection import choices
 from webapp.models_tab import render_models
 from webapp.own_parts import BAD, GOOD, OwnParts, Upload, ZipError, left_out, part_name, unreadable_in, uploads_in
@@ -517,27 +518,41 @@ def judged(*verdicts, rate=0.01, size=99):
     return [
         SimpleNamespace(
             predictions={
-                n: SimpleNamespace(is_anomalous=v, p_value=0.01 if v else 0.2) for n, v in zip("AB", row, strict=False)
+                name: SimpleNamespace(is_anomalous=found, p_value=0.01 if found else 0.2, is_unsure=not found)
+                for name, found in zip("AB", row, strict=False)
             },
+            picture=None,
             detectors=dict.fromkeys("AB", SimpleNamespace(calibration=calibration)),
         )
         for row in verdicts
     ]
 
 
-def test_known_defects_are_counted_with_an_interval():
-    [line] = teach_tab.known_defects(judged(*[(True,)] * 9, (False,)), "en")
+@pytest.fixture
+def without_maps(monkeypatch):
+    monkeypatch.setattr(defect_check, "_heat_map", lambda picture, prediction: "data:,")
+
+
+def test_known_defects_are_counted_with_an_interval(without_maps):
+    [line] = DefectCheck(judged(*[(True,)] * 9, (False,))).lines("en")
     assert "A finds 9 of 10 known defects (of all such defects, 60% to 98%) at 1% false alarms." in line.replace(
         "\xa0", " "
     )
-    assert "It finds all of them from 20% false alarms on." in line
-    assert teach_tab.known_defects([], "en") == []
+    assert "It finds all of them from 20% false alarms on." in line and "Of the others, 1 get “Look again”." in line
+    [line] = DefectCheck(judged((True,))).lines("en")
+    assert "Look again" not in line
+    assert DefectCheck().lines("en") == []
 
 
-def test_a_method_suits_better_only_if_that_is_certain():
+def test_heat_maps_of_missed_defects_are_not_endless(without_maps):
+    check = DefectCheck(judged(*[(True, False)] * 9))
+    assert check.missed("de") == {"Von B übersehen": ["data:,"] * defect_check.SHOWN}
+
+
+def test_a_method_suits_better_only_if_that_is_certain(without_maps):
     even, clear = [(True, False), (True, True), (False, True)], [(True, False)] * 8
-    assert not any("suits" in line for line in teach_tab.known_defects(judged(*even), "en"))
-    assert "A suits this part better" in teach_tab.known_defects(judged(*clear), "en")[-1]
+    assert not any("suits" in line for line in DefectCheck(judged(*even)).lines("en"))
+    assert "A suits this part better" in DefectCheck(judged(*clear)).lines("en")[-1]
 
 
 def test_the_models_of_visitors_are_no_folder_outside(teacher):

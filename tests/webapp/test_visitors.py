@@ -146,6 +146,7 @@ def test_no_event_uses_another_visitors_part(space, give, upload, shared, tmp_pa
     with pytest.raises(gr.Error, match="has no models"):
         teach.pack("lid", BOB)
     assert "has no models" in [*teach.push("lid", None, None, BOB)][-1]
+    assert "has no models" in [*teach.judge("lid", None, BOB)][-1][1]
     assert teach.picture_to_draw("lid", None, BOB)[1] == "Add pictures first."
 
 
