@@ -226,7 +226,7 @@ def test_known_defects_are_checked_without_a_lesson(teacher, bad, false_alarm):
     Corrections(teacher).correct(LABEL, false_alarm["path"], good=True)
     said = judge(teacher, None, "de")[-1][0].replace("\xa0", " ")  # those that the part has
     assert "GLASS findet 0 von 3 bekannten Fehlern" in said
-    assert "Von den übrigen bekommen 3 „Noch einmal ansehen“." in said
+    assert "„Noch einmal ansehen“ bei den übrigen: 3." in said
     assert said.count("<img") == 6 and "Von GLASS übersehen" in said
 
 

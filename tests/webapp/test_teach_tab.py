@@ -538,7 +538,7 @@ def test_known_defects_are_counted_with_an_interval(without_maps):
     assert "A finds 9 of 10 known defects (of all such defects, 60% to 98%) at 1% false alarms." in line.replace(
         "\xa0", " "
     )
-    assert "It finds all of them from 20% false alarms on." in line and "Of the others, 1 get “Look again”." in line
+    assert "It finds all of them from 20% false alarms on." in line and "“Look again” among the others: 1." in line
     [line] = DefectCheck(judged((True,))).lines("en")
     assert "Look again" not in line
     assert DefectCheck().lines("en") == []
