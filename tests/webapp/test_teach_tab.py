@@ -20,7 +20,7 @@ from PIL import Image
 
 from hubmodels import GLASS, PictureError
 from hubmodels.hub.catalog import Catalog, list_own
-from webapp import defect_check, own_parts, teach_tab, teaching
+from webapp import defect_check, own_parts, teach_tab
 from webapp.corrections import Corrections
 from webapp.defect_check import DefectCheck
 from webapp.inspection import choices
