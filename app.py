@@ -129,8 +129,9 @@ def main() -> None:
     for notice in catalog.notices:
         print(f"app.py: {notice}", file=sys.stderr)
     page = build_page(catalog, args.examples, args.test_folder, args.normal_folder, visitors)
+    settings = launch_settings(here=not os.environ.get("SPACE_ID"))
     try:
-        page.launch(server_name=host, server_port=args.port, **launch_settings(), quiet=True, prevent_thread_lock=True)
+        page.launch(server_name=host, server_port=args.port, **settings, quiet=True, prevent_thread_lock=True)
     except OSError as error:  # Gradio found no free port
         port = f"port {args.port}" if args.port else "any port from 7860"
         sys.exit(f"app.py: the demo cannot start on {port}: stop the other program, or give --port ({error})")

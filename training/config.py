@@ -61,6 +61,9 @@ class TrainConfig:
         None, "categories to train (default: all found)", "data", metavar="NAME", aliases=("--category",)
     )
     dataset_name: str | None = option(None, "data set's name in the models' names (default: its folder)", "data")
+    title: str | None = option(
+        None, "what people call the category, if its folder has a short name (default: the folder's name)", "data"
+    )
     normal_folder: str | None = option(
         None, "name of the folders of good parts (default: good, ok, normal and the like)", "data", metavar="NAME"
     )

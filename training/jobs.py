@@ -23,7 +23,7 @@ from training.sanity import SanityReport
 # because the size that was chosen for it counts
 FREE_SETTINGS = (
     *("output", "replace", "parallel", "tracker", "categories", "methods"),
-    *("data_root", "backbone_weights", "skip_bad", "push_to_hub", "private", "budget_ms"),
+    *("data_root", "backbone_weights", "skip_bad", "push_to_hub", "private", "budget_ms", "title"),
 )
 LEFT_BY_SYSTEMS = {".ds_store", "thumbs.db", "desktop.ini"}
 NAMES = {"train_sha256": "training pictures", "backbone_sha256": "backbone weights"}

@@ -42,7 +42,7 @@ from huggingface_hub.utils import validate_repo_id
 from hubmodels import AnomalyDetector, BackboneError
 from hubmodels.backbone import feature_strides, find_weights
 from hubmodels.compactnet import COMPACT_BACKBONE
-from hubmodels.hub.files import REPORT_FILE, limit_waiting, put_in_place
+from hubmodels.hub.files import REPORT_FILE, TITLE_FILE, limit_waiting, put_in_place
 from hubmodels.methods import METHODS
 from hubmodels.region import Region, read_region
 from hubmodels.samples import CORRECTED, Category, as_text, shorten, size_text
@@ -208,6 +208,8 @@ def check_early(config: TrainConfig) -> None:
         open_backbone(config.backbone, config.backbone_weights)
     if config.push_to_hub:
         check_login(config.push_to_hub)
+    if config.title and len(config.categories or ()) != 1:
+        raise ValueError("--title names one category: give it with --category NAME")
     if config.region and config.image_size != AUTO:
         stride, size = feature_strides(config.backbone)[0], as_pair(config.image_size)
         Region(size, stride, (0, 0, 0)).set(read_region(config.region, size))
@@ -433,6 +435,8 @@ def finish(job: Job, detector: AnomalyDetector, record: dict) -> None:
     content |= {"command": command, "commit": git_commit(), "machine": machine(), "versions": versions()}
     write_json(folder / REPORT_FILE, content)
     write_card(folder)
+    if job.config.title:
+        (folder / TITLE_FILE).write_text(job.config.title, encoding="utf-8")
     shutil.copy(job.workplace / LOG_FILE, folder / LOG_FILE)
     put_in_place(folder, job.folder)
     shutil.rmtree(job.workplace)

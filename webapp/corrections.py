@@ -49,8 +49,9 @@ class Corrections:
 
     def part_of(self, label: str | None) -> str | None:
         """The part that a category shows, if it was taught here."""
-        dataset, _, part = (label or "").partition(" / ")
-        return part if dataset == DATASET and part in self._teacher.parts.names() else None
+        dataset, _, name = (label or "").partition(" / ")
+        parts = self._teacher.parts.choices() if dataset == DATASET else []
+        return next((part for written, part in parts if written == name), None)
 
     def correct(self, label: str, path: str, good: bool) -> int:
         """Takes a person's word for a picture; returns how many models raised their threshold.
@@ -68,7 +69,7 @@ class Corrections:
         with self._lock:
             is_new = bool(self._teacher.parts.add(part, [upload], TAKEN_BACK if good else BAD))
             picture = self._teacher.parts.find(part, upload, GOOD if good else BAD)
-            raised = self._raise(label, path, picture) if good else 0
+            raised = self._raise(label, part, path, picture) if good else 0
             self._latest[part] = Correction(picture, is_new, raised)
             return raised
 
@@ -85,7 +86,7 @@ class Corrections:
         with self._lock:
             if correction.is_new:
                 correction.picture.unlink(missing_ok=True)
-            for entry in self._teacher.entries(label) if correction.raised else ():
+            for entry in self._teacher.entries(part) if correction.raised else ():
                 known = _known(entry)
                 if known and known[-1]["picture"] == correction.picture.stem:
                     detector = self._detector(entry)
@@ -97,10 +98,10 @@ class Corrections:
     def _detector(self, entry: ModelEntry) -> AnomalyDetector:
         return self._catalog.load(entry.label)[entry.method]
 
-    def _raise(self, label: str, path: str, picture: Path) -> int:
+    def _raise(self, label: str, part: str, path: str, picture: Path) -> int:
         """Raises the thresholds of a part for a picture; returns how many."""
         inspection = inspect_picture(self._catalog, label, path, None, None)
-        taken = [e for e in self._teacher.entries(label) if self._take_back(e, self._detector(e), inspection, picture)]
+        taken = [e for e in self._teacher.entries(part) if self._take_back(e, self._detector(e), inspection, picture)]
         self._catalog.refresh()
         return len(taken)
 

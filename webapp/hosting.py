@@ -29,6 +29,8 @@ FETCHING = ("file=http", "file/http", "proxy=")
 WRITING = ("process_recording", "deep_link", "component_server", "vibe-", "undo-vibe")
 CLOSED = (*FETCHING, *WRITING, "monitoring", "profiling", "run-history", "dev/")
 MAX_UPLOAD = 1_100_000_000  # bytes of one upload request: a whole batch
+MAX_UPLOAD_HERE = 2_200_000_000  # the same on one's own computer: 500 pictures of a phone
+FILE_ON_SPACE, FILE_HERE = "64 MB", "2 GB"  # of one file
 MAX_BODY = 32_000_000  # bytes of all other requests, kept in memory: a picture of 24 MB in a data URL
 FETCH = "async_ssrf_protected_get"  # Gradio's function that fetches web addresses
 M_MMAP_THRESHOLD, M_ARENA_MAX = -3, -8  # malloc.h of glibc
@@ -42,21 +44,21 @@ PATH = re.compile(r"(?<![\w/\\:.~<-])(?:~|\.{1,2}|[A-Za-z]:)?(?:[/\\]+[^\s/\\'\"
 class RequestFilter:
     """ASGI middleware. It answers 404 for closed paths, and 413 for a body that is too large or of unknown size."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
+    def __init__(self, app: ASGIApp, max_upload: int = MAX_UPLOAD) -> None:
+        self._app, self._max_upload = app, max_upload
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        refusal = _refusal(scope) if scope["type"] == "http" else None
+        refusal = _refusal(scope, self._max_upload) if scope["type"] == "http" else None
         await (refusal or self._app)(scope, receive, send)
 
 
-def _refusal(scope: Scope) -> PlainTextResponse | None:
+def _refusal(scope: Scope, max_upload: int) -> PlainTextResponse | None:
     # the router's own function: a text comparison of ours would differ from it when the page has a root path
     path = get_route_path(scope).lower().lstrip("/").removeprefix("gradio_api/").lstrip("/")
     if path.startswith(CLOSED):
         return PlainTextResponse("Not found", 404)
     headers = dict(scope["headers"])
-    size, limit = headers.get(b"content-length", b"0"), MAX_UPLOAD if path.startswith("upload") else MAX_BODY
+    size, limit = headers.get(b"content-length", b"0"), max_upload if path.startswith("upload") else MAX_BODY
     if b"transfer-encoding" in headers or not size.isdigit() or int(size) > limit:
         return PlainTextResponse(f"A request must state its size, at most {limit:,} bytes", 413)
     return None

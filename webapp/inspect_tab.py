@@ -223,7 +223,7 @@ class InspectTab:
             now = inspect_picture(place.catalog, category, path, None, methods)
             still = any(p.is_anomalous for p in now.predictions.values())
             key = "bad" if not good else "kept" if not raised else "still" if still else "good"
-            note = translate(f"corrected_{key}", language, part=place.corrections.part_of(category))
+            note = translate(f"corrected_{key}", language, part=part_words(category, language))
             return self._inspect(place, category, PreparedPicture(path), methods, language, note)
         except (PictureError, ModelError, BackboneError, ValueError, AttributeError, OSError) as error:
             raise gr.Error(str(explain_fault(error, language, place.catalog)), print_exception=False) from error

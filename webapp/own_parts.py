@@ -3,19 +3,25 @@
     PICTURES/PART/train/good              what the part is taught with
     PICTURES/PART/train/good/corrected    good parts that were called defective
     PICTURES/PART/test/bad                known defects, which only check it
+    PICTURES/PART/name.txt                what the person calls the part
 
-This is the layout that training reads. A file is named after its bytes, so that no picture is there twice.
+This is the layout that training reads. PART is short and plain, because folders and repositories have such names. A
+file is named after its bytes, so that no picture is there twice.
 """
 
 import hashlib
+import io
 import re
+import struct
 import unicodedata
 import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
-from pathlib import Path, PurePosixPath
+from functools import lru_cache, partial
+from itertools import chain
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import torch
 
@@ -33,79 +39,160 @@ GOOD, BAD = "train/good", "test/bad"
 TAKEN_BACK = f"{GOOD}/{CORRECTED}"  # good ones that were called defective
 FEWEST, MOST = 10, 500  # good pictures of a part
 LARGEST = 64_000_000  # bytes of a picture in a ZIP file
+UNPACKED = 4_000_000_000  # bytes of all pictures in the ZIP files of an upload
+MEMBERS, DIRECTORY = 5_000, 4_000_000  # files in a ZIP file, and bytes of their list
+ENCRYPTED = 1  # flag of a member
+METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # others can need any amount of memory
+DAMAGED = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, ValueError, RuntimeError)
+REMEMBERED = 2_000  # pictures whose statistics are kept, some kB each
 OF_FILE_MANAGERS = ("thumbs.db", "desktop.ini")
 DARKEST, DARK_SHARE, SHARP_SHARE = 0.06, 0.5, 0.5  # of full white; of the median picture
 NAME = re.compile(r"[^a-z0-9]+")
+NAME_FILE = "name.txt"  # in the folder of a part's pictures
+LONGEST, LONGEST_READABLE = 60, 40  # characters of a name, and of its part in front of the digits
 
 
 def part_name(text: str) -> str:
-    """What a part is called in folders and repositories: letters, digits and `_`; empty if nothing is left."""
-    plain = text.lower().replace("ß", "ss").replace("ä", "ae").replace("ö", "oe").replace("ü", "ue")
+    """What a part is called in folders and repositories: letters, digits and `_`; empty without letter or digit.
+
+    A name that has other characters gets digits, so that "Deckel A" and "Deckel-A" are two parts. What was made by
+    this function stays as it is.
+    """
+    written = tidy(text)
+    if not any(map(str.isalnum, written)):
+        return ""
+    plain = written.lower().replace("ß", "ss").replace("ä", "ae").replace("ö", "oe").replace("ü", "ue")
     plain = unicodedata.normalize("NFKD", plain).encode("ascii", "ignore").decode()
-    return NAME.sub("_", plain).strip("_")[:60]
+    plain = NAME.sub("_", plain).strip("_")
+    if _folded(written) == plain:
+        return plain
+    digits = int(hashlib.sha256(_folded(written).encode()).hexdigest(), 16) % 10**6
+    return f"{plain[:LONGEST_READABLE].strip('_') or 'part'}_{digits:06}"
+
+
+def tidy(text: str) -> str:
+    """A name as a person wrote it, in one line that can be printed."""
+    words = " ".join(unicodedata.normalize("NFC", text).split())
+    return "".join(filter(str.isprintable, words))[:LONGEST].strip()
+
+
+def _folded(written: str) -> str:
+    """Upper and lower case do not make another part."""
+    return written.casefold().replace(" ", "_")
 
 
 @dataclass(frozen=True)
 class Upload:
-    """A picture that a visitor gave: its name, and what reads its bytes."""
+    """A picture that a visitor gave: its name, and what reads its bytes (it raises PictureError, OSError)."""
 
     name: str
     read: Callable[[], bytes]
 
 
+class ZipError(PictureError):
+    """A ZIP file is refused.
+
+    Attributes:
+        values: what the text of the fault names: the file, and the limit that it exceeds.
+    """
+
+    def __init__(self, fault: str, file: str, limit: str = "") -> None:
+        super().__init__(f"{file}: {fault.replace('_', ' ')} {limit}".rstrip(), fault)
+        self.values = {"file": file, "limit": limit}
+
+
+class _Bounded(io.FileIO):
+    """A ZIP file whose list of members cannot fill the memory."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        if size is not None and size > DIRECTORY:
+            raise OverflowError
+        return super().read(-1 if size is None else size)
+
+
 def uploads_in(paths: Iterable[tuple[str, Path]]) -> Iterator[Upload]:
     """The pictures in files, given as (name, path); a ZIP file is all pictures in it. `left_out` names the others.
 
+    Pictures of a ZIP file are unpacked one at a time, when they are read.
+
     Raises:
-        PictureError: a ZIP file cannot be read.
+        ZipError: a ZIP file cannot be read, or exceeds a limit.
     """
+    unpacked = 0
     for name, path in paths:
-        if PurePosixPath(name).suffix.lower() != ".zip":
+        if not _is_zip(name):
             yield Upload(name, path.read_bytes)
             continue
-        try:
-            with zipfile.ZipFile(path) as archive:
-                members = [m for m in archive.infolist() if _is_shown(m) and m.file_size <= LARGEST]
-                for member in members:
-                    content = archive.read(member)
-                    yield Upload(PurePosixPath(member.filename).name, lambda content=content: content)
-        except (zipfile.BadZipFile, OSError, RuntimeError, NotImplementedError) as error:
-            raise _no_zip(name, error) from error
+        members = [member for member in _members(name, path) if _reason(member) is None]
+        unpacked += sum(member.file_size for member in members)
+        if unpacked > UNPACKED:
+            raise ZipError("zip_unpacked", name, f"{UNPACKED // 10**9} GB")
+        yield from (Upload(_base(member), partial(_unpack, path, member)) for member in members)
 
 
-def left_out(paths: Iterable[tuple[str, Path]]) -> dict[str, str]:
-    """What `uploads_in` leaves out of ZIP files, by name: "large" or "other", which is no picture.
+def left_out(paths: Iterable[tuple[str, Path]]) -> dict[str, list[str]]:
+    """The names of what `uploads_in` leaves out of ZIP files, by reason.
+
+    The reasons are "large", "other" (no picture), "system" (of a file manager) and "outside" (of the folder).
 
     Raises:
-        PictureError: a ZIP file cannot be read.
+        ZipError: as `uploads_in`.
     """
     found = {}
     for name, path in paths:
-        if PurePosixPath(name).suffix.lower() != ".zip":
-            continue
-        try:
-            with zipfile.ZipFile(path) as archive:
-                members = [m for m in archive.infolist() if _is_meant(m)]
-        except (zipfile.BadZipFile, OSError) as error:
-            raise _no_zip(name, error) from error
-        found |= {PurePosixPath(m.filename).name: "large" for m in members if m.file_size > LARGEST}
-        found |= {PurePosixPath(m.filename).name: "other" for m in members if not _is_shown(m)}
+        for member in _members(name, path) if _is_zip(name) else ():
+            if reason := _reason(member):
+                found.setdefault(reason, []).append(_base(member))
     return found
 
 
-def _no_zip(name: str, error: Exception) -> PictureError:
-    return PictureError(f"{name} is no readable ZIP file ({error}): pack it without a password")
+def _is_zip(name: str) -> bool:
+    return PurePosixPath(name).suffix.lower() == ".zip"
 
 
-def _is_meant(member: zipfile.ZipInfo) -> bool:
-    """Whether a person put it there, and no file manager."""
-    path = PurePosixPath(member.filename)
-    hidden = any(part.startswith((".", "__MACOSX")) for part in path.parts if part != "..")
-    return not member.is_dir() and not hidden and path.name.lower() not in OF_FILE_MANAGERS
+def _members(name: str, path: Path) -> list[zipfile.ZipInfo]:
+    """The files in a ZIP file. Its list is checked before anything is unpacked."""
+    try:
+        with _Bounded(path) as file, zipfile.ZipFile(file) as archive:
+            members = [member for member in archive.infolist() if not member.is_dir()]
+    except OverflowError as error:
+        raise ZipError("zip_members", name, f"{MEMBERS}") from error
+    except DAMAGED as error:
+        raise ZipError("zip_broken", name) from error
+    if len(members) > MEMBERS:
+        raise ZipError("zip_members", name, f"{MEMBERS}")
+    if any(member.flag_bits & ENCRYPTED for member in members):
+        raise ZipError("zip_password", name)
+    if any(member.compress_type not in METHODS for member in members):
+        raise ZipError("zip_broken", name)
+    return members
 
 
-def _is_shown(member: zipfile.ZipInfo) -> bool:
-    return _is_meant(member) and PurePosixPath(member.filename).suffix.lower() in picture_suffixes()
+def _unpack(path: Path, member: zipfile.ZipInfo) -> bytes:
+    """The bytes of a member, never more than its size in the list."""
+    try:
+        with zipfile.ZipFile(path) as archive, archive.open(member) as packed:
+            return packed.read(member.file_size)  # without a number it would unpack all that there is
+    except DAMAGED as error:
+        raise PictureError(
+            f"{_base(member)} is damaged in the ZIP file ({error}): pack it again", "corrupt"
+        ) from error
+
+
+def _reason(member: zipfile.ZipInfo) -> str | None:
+    """Why a member is left out, as in `left_out`; None if it is a picture."""
+    path = PureWindowsPath(member.filename)  # which knows both kinds of slashes
+    if path.anchor or ".." in path.parts:
+        return "outside"
+    if any(part.startswith((".", "__MACOSX")) for part in path.parts) or path.name.lower() in OF_FILE_MANAGERS:
+        return "system"
+    if path.suffix.lower() not in picture_suffixes():
+        return "other"
+    return "large" if member.file_size > LARGEST else None
+
+
+def _base(member: zipfile.ZipInfo) -> str:
+    return PureWindowsPath(member.filename).name
 
 
 @dataclass
@@ -114,8 +201,8 @@ class Findings:
 
     Attributes:
         pictures: how many can be used.
-        unreadable: reasons by name.
-        left_out: other files by name, as the function `left_out`.
+        unreadable: names of pictures that cannot be read.
+        left_out: names of other files by reason, as the function `left_out`.
         doubled: names of pictures that are there already, byte for byte.
         odd: codes by name: "unlike" the rest, "dark", "blurred".
         sizes: how many by (width, height).
@@ -123,8 +210,8 @@ class Findings:
     """
 
     pictures: int = 0
-    unreadable: dict[str, str] = field(default_factory=dict)
-    left_out: dict[str, str] = field(default_factory=dict)
+    unreadable: list[str] = field(default_factory=list)
+    left_out: dict[str, list[str]] = field(default_factory=dict)
     doubled: list[str] = field(default_factory=list)
     odd: dict[str, list[str]] = field(default_factory=dict)
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
@@ -143,12 +230,36 @@ class OwnParts:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._known: dict[str, tuple[tuple[int, int], PictureStatistics]] = {}  # by digest
 
     def names(self) -> list[str]:
         """Parts with good pictures."""
         if not self.folder.is_dir():
             return []
         return sorted(place.name for place in self.folder.iterdir() if any(_files(place / GOOD)))
+
+    def written(self, part: str) -> str:
+        """The name of a part as a person wrote it."""
+        try:
+            return tidy((self.folder / part / NAME_FILE).read_text(encoding="utf-8")) or part
+        except (OSError, ValueError):  # a part that was taught before names were kept
+            return part
+
+    def choices(self) -> list[tuple[str, str]]:
+        """(written name, part) of each part."""
+        return [(self.written(part), part) for part in self.names()]
+
+    def namesake(self, text: str) -> str | None:
+        """The written name of another part that has the place of this name; None if the name can be used."""
+        part = part_name(text)
+        known = self.written(part) if part in self.names() else text
+        return None if text == part or tidy(known).casefold() == tidy(text).casefold() else known
+
+    def name(self, part: str, text: str) -> None:
+        """Keeps the name of a new part as a person wrote it."""
+        if part not in self.names():
+            (self.folder / part).mkdir(parents=True, exist_ok=True)
+            (self.folder / part / NAME_FILE).write_text(tidy(text), encoding="utf-8")
 
     def pictures(self, part: str, kind: str = GOOD) -> list[Path]:
         """The pictures of a part, by name."""
@@ -166,48 +277,61 @@ class OwnParts:
         place.mkdir(parents=True, exist_ok=True)
         before = len(there)
         for upload in uploads:
-            content = upload.read()
-            name = _file_name(upload.name, content)
-            if name in there or _fault(content):
+            content = _content(upload)
+            name = _file_name(upload.name, content or b"")
+            if name in there or (_digest(content or b"") not in self._known and not _is_picture(content)):
                 continue
             (place / f".{name}").write_bytes(content)
             (place / f".{name}").replace(place / name)
             there.add(name)
         return len(there) - before
 
+    def count_with(self, part: str, uploads: Iterable[Upload]) -> int:
+        """How many known defects a part has if these are added."""
+        contents = (content for content in map(_content, uploads) if _is_picture(content))
+        return len({path.stem for path in self.pictures(part, BAD)} | {_digest(content) for content in contents})
+
     def check(self, part: str, uploads: Iterable[Upload]) -> Findings:
         """What is odd about the uploads, together with the pictures that the part already has."""
-        seen = {path.stem for path in self.pictures(part)}
-        findings, statistics = Findings(), {}
-        kept = [Upload(path.name, path.read_bytes) for path in self.pictures(part)]
-        for upload, is_new in [*((u, False) for u in kept), *((u, True) for u in uploads)]:
-            content = upload.read()
-            digest = _digest(content)
+        paths = self.pictures(part)
+        seen, findings, statistics = {path.stem for path in paths}, Findings(), {}
+        kept = ((Upload(path.name, path.read_bytes), False) for path in paths)
+        for upload, is_new in chain(kept, ((upload, True) for upload in uploads)):  # one at a time in memory
+            content = _content(upload)
+            digest = _digest(content or b"")
             if is_new and digest in seen:
                 findings.doubled.append(upload.name)
-                continue
-            if fault := _fault(content):
-                findings.unreadable[upload.name] = fault
-                continue
-            seen.add(digest)
-            picture = read_picture(content)
-            findings.sizes[picture.size] += 1
-            statistics[f"{upload.name}#{digest}"] = _statistics(picture)
+            elif known := self._statistics(content, digest):
+                seen.add(digest)
+                size, statistics[f"{upload.name}#{digest}"] = known
+                findings.sizes[size] += 1
+            else:
+                findings.unreadable.append(upload.name)
         findings.pictures = len(statistics)
         codes = odd_ones(list(statistics.values()))
         names = [name.rpartition("#")[0] for name in statistics]
         findings.odd = {name: found for name, found in zip(names, codes, strict=True) if found}
         return findings
 
+    def _statistics(self, content: bytes | None, digest: str) -> tuple[tuple[int, int], PictureStatistics] | None:
+        """Size and statistics of a picture, decoded once, because a lesson checks it again; None if it is none."""
+        if digest not in self._known:
+            if not _is_picture(content):
+                return None
+            if len(self._known) >= REMEMBERED:
+                self._known.clear()
+            picture = read_picture(content)
+            self._known[digest] = picture.size, _statistics(picture)
+        return self._known.get(digest)
+
 
 def _files(folder: Path) -> Iterator[Path]:
     return (path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
 
 
-def unreadable_in(uploads: Iterable[Upload]) -> dict[str, str]:
-    """Why uploads cannot be read, by name."""
-    faults = ((upload.name, _fault(upload.read())) for upload in uploads)
-    return {name: fault for name, fault in faults if fault}
+def unreadable_in(uploads: Iterable[Upload]) -> list[str]:
+    """The names of uploads that cannot be read."""
+    return [upload.name for upload in uploads if not _is_picture(_content(upload))]
 
 
 def odd_ones(statistics: Sequence[PictureStatistics]) -> list[list[str]]:
@@ -251,10 +375,16 @@ def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:20]
 
 
-def _fault(content: bytes) -> str:
-    """Why a picture cannot be read; empty if it can."""
+def _content(upload: Upload) -> bytes | None:
+    """Its bytes; None if they are damaged."""
     try:
-        read_picture(content)
-    except PictureError as error:
-        return str(error)
-    return ""
+        return upload.read()
+    except PictureError:
+        return None
+
+
+def _is_picture(content: bytes | None) -> bool:
+    try:
+        return content is not None and bool(read_picture(content))
+    except PictureError:
+        return False

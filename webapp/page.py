@@ -8,7 +8,7 @@ from starlette.middleware import Middleware
 
 from hubmodels.hub.catalog import BUNDLE, FOLDER, Catalog
 from webapp import api, batch_tab, compare_tab, models_tab
-from webapp.hosting import RequestFilter, hide_folders
+from webapp.hosting import FILE_HERE, FILE_ON_SPACE, MAX_UPLOAD, MAX_UPLOAD_HERE, RequestFilter, hide_folders
 from webapp.inspect_tab import InspectTab, find_examples
 from webapp.inspection import KEEP_KEY, RECALL, REMEMBER, choices, find_category
 from webapp.teach_tab import TeachTab
@@ -36,26 +36,32 @@ THEME = gr.themes.Soft(font=["system-ui", "sans-serif"], font_mono=["ui-monospac
 TOASTS = {key: TEXTS[key] for key in ("title", "not_done", "busy", "file_too_large", "connection_lost")}
 
 
-def launch_settings() -> dict:
-    """The arguments to `launch` the page; a new dict each time, because Gradio changes it."""
+def launch_settings(here: bool = False) -> dict:
+    """The arguments to `launch` the page; a new dict each time, because Gradio changes it.
+
+    Args:
+        here: whether this is the visitor's own computer, where a file may be larger.
+    """
+    limit = FILE_HERE if here else FILE_ON_SPACE
+    max_upload = MAX_UPLOAD_HERE if here else MAX_UPLOAD
     appearance = {
         "theme": THEME,
         "css": "\n".join(map(read_static, STYLES)),
-        "js": read_static("page.js").replace("WORDS", json.dumps(TOASTS)),
+        "js": read_static("page.js").replace("WORDS", json.dumps(TOASTS).replace("{limit}", limit)),
         "i18n": I18N,
         "footer_links": ["api"],
         "run_history": False,
     }
     return appearance | {
         "show_error": False,
-        "max_file_size": "64mb",
+        "max_file_size": limit.replace(" ", ""),
         "enable_monitoring": False,  # by default everybody can read how often each event ran
         "state_session_capacity": SESSIONS,
         "ssr_mode": False,
         "share": False,  # also in notebooks, where Gradio would publish the page
         "num_workers": 0,  # they serve uploads on further ports, without the filter of requests
         "mcp_server": api.mcp_available(),
-        "app_kwargs": {"middleware": [Middleware(RequestFilter)]},
+        "app_kwargs": {"middleware": [Middleware(RequestFilter, max_upload=max_upload)]},
     }
 
 

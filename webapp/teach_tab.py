@@ -2,28 +2,26 @@
 
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
 import gradio as gr
 from huggingface_hub import constants
 from markupsafe import Markup
-from PIL import Image
 
 from hubmodels import BackboneError, ModelError, PictureError
-from hubmodels.heatmap import overlay
-from hubmodels.known_defects import KnownDefects, best_method
 from hubmodels.methods import METHODS
 from hubmodels.pictures import read_picture
+from webapp import defect_check
+from webapp.defect_check import DefectCheck
 from webapp.hosting import checked_path, fresh_path, hide_folders
-from webapp.inspection import Inspection, choices, folder_button, inspect_picture
+from webapp.inspection import choices, folder_button, inspect_picture
 from webapp.inspection_report import describe_guarantee, describe_least_size
 from webapp.least_size import checked_least_size, save_least_size, saved_least_size
 from webapp.own_models import PushError, pack, push
 from webapp.own_parts import (
     BAD,
-    DATASET,
     FEWEST,
     LARGEST,
     MOST,
@@ -60,10 +58,9 @@ from webapp.visitors import Everybody, Visitors
 
 TEACH = {"concurrency_id": "teach", "concurrency_limit": 8}  # visitors who watch a lesson
 FILE_TYPES = ["image", ".zip", ".pgm", ".ppm", ".heic"]
+OUTPUTS = 9  # of the events that show a lesson
 EVERY = 0.5  # seconds between updates of the page
 NAMED = 3  # names in a finding
-SHOWN = 6  # missed defects of a method
-THUMBNAIL = 240  # pixels
 DRAWN = 900  # pixels of the picture to draw on
 START_DOWNLOAD = "() => document.querySelector('#teach-file').click()"
 INSTALL = '.venv/bin/python -m pip install -e ".[train]"'
@@ -106,6 +103,7 @@ class TeachTab:
                 folder_button(good, "teach-folder")
                 bad = gr.File(label=label("teach_bad"), elem_id="teach-bad", **files)
                 unused = gr.HTML(elem_id="teach-unused", apply_default_css=False)
+                judge = gr.Button(label("teach_judge"), size="sm", elem_id="teach-judge")
                 with gr.Accordion(label("region_title"), open=False, elem_id="teach-region"):
                     gr.Markdown(label("region_how"), elem_classes="note")
                     draw = gr.Button(label("region_start"), size="sm")
@@ -139,21 +137,21 @@ class TeachTab:
         quick = {"queue": False, **private}
         checked = {"inputs": [part, good], "outputs": [status, methods], "preprocess": False}
         for event, check in ((part.input, self.check), (good.change, self.check_uploads)):
-            event(check, **checked, trigger_mode="always_last", **private, **TEACH)
+            seen = private | {"show_progress": "minimal"}  # hundreds of pictures take minutes
+            event(check, **checked, trigger_mode="always_last", **seen, **TEACH)
         bad.change(self.check_defects, bad, unused, preprocess=False, **quick)
+        judge.click(self.judge, [part, bad], [status, unused, bad], preprocess=False, **private, **TEACH)
         draw.click(self.picture_to_draw, [part, good], [region, share], preprocess=False, **quick)
         region.input(self.drawn, None, [shapes, share], **quick)
-        watching = start.click(
-            self.teach,
-            [part, good, bad, methods, shapes, least],
-            [status, start, stop, inspect, running, taught, part, good, bad],
-            preprocess=False,
-            **private,
-            **TEACH,
+        watched = {"outputs": [status, start, stop, inspect, running, taught, part, good, bad], **private, **TEACH}
+        lessons = (
+            start.click(self.teach, [part, good, bad, methods, shapes, least], preprocess=False, **watched),
+            tab.select(self.resume, running, **watched),
         )
         part.change(self.kept_least_size, part, least, preprocess=False, **quick)
-        watching.then(self.offer, taught, category, **quick)
-        for event in (watching.then, part.change):
+        for lesson in lessons:
+            lesson.then(self.offer, taught, category, **quick)
+        for event in (*(lesson.then for lesson in lessons), part.change):
             event(self.offer_to_keep, part, keep, preprocess=False, **quick)
         stop.click(self.stop, running, None, **quick)
         inspect.click(lambda chosen: (gr.Tabs(selected="inspect"), chosen), taught, [tabs, category], **quick)
@@ -178,17 +176,19 @@ class TeachTab:
 
     def arrive(self, request: gr.Request) -> dict:
         """The tab is opened: the parts of the visitor."""
-        return gr.update(choices=self._visitors.of(request).teacher.parts.names())
+        return gr.update(choices=self._visitors.of(request).teacher.parts.choices())
 
     def check(self, part: str | None, good: list | None, request: gr.Request) -> tuple[str, dict]:
         """What is odd about the pictures, and how long the methods take."""
         language, name, place = language_of(request), part_name(part or ""), self._visitors.of(request)
         if not good and not place.teacher.parts.pictures(name):
             return _said(language, hint=translate(self._hint, language)), gr.skip()
+        if known := place.teacher.parts.namesake(part or ""):
+            return _said(language, refused=[translate("teach_namesake", language, name=known)]), gr.skip()
         try:
             findings = place.teacher.parts.check(name, uploads_in(_paths(good)))
             findings.left_out = left_out(_paths(good))
-        except PictureError as error:
+        except (PictureError, OSError) as error:
             return _said(language, refused=[explain_fault(error, language, place.catalog)]), gr.skip()
         priced = gr.update(choices=self._priced(max(findings.pictures, FEWEST), language))
         said, known = _findings(findings, language), len(place.teacher.parts.pictures(name, BAD))
@@ -207,7 +207,7 @@ class TeachTab:
         language = language_of(request)
         try:
             return _said(language, warnings=_unused(bad, language)) if bad else ""
-        except PictureError as error:
+        except (PictureError, OSError) as error:
             return _said(language, refused=[explain_fault(error, language, self._visitors.of(request).catalog)])
 
     def teach(
@@ -230,8 +230,9 @@ class TeachTab:
         unused: list[Markup] = []
         yield self._page(_said(language, headline=translate("teach_checking", language)))
         try:
-            refused = _refused(teacher, name, good, methods, shapes, language)
+            refused = _refused(teacher, part or "", good, methods, shapes, language)
             if not refused:
+                teacher.parts.name(name, part)
                 teacher.parts.add(name, uploads_in(_paths(good)))
                 teacher.parts.add(name, uploads_in(_paths(bad)), BAD)
                 keep_region(teacher, name, shapes)
@@ -243,19 +244,51 @@ class TeachTab:
             yield self._page(_said(language, refused=refused))
             return
         lesson = teacher.start(name, [method for method in METHODS if method in methods])
+        yield from self._watch(lesson, language, unused)
+
+    def resume(self, running: str | None, request: gr.Request) -> Iterator[tuple]:
+        """The tab is opened: shows the visitor's lessons that go on, unless this page does already.
+
+        After a reload the page has forgotten them.
+        """
+        teacher = self._visitors.of(request).teacher
+        yield (gr.skip(),) * OUTPUTS  # without any update Gradio empties the outputs
+        for lesson in () if running else teacher.lessons():
+            yield from self._watch(lesson, language_of(request))
+
+    def _watch(self, lesson: Lesson, language: str, unused: Sequence[Markup] = ()) -> Iterator[tuple]:
+        """Updates until a lesson is over, then its result."""
         while not lesson.is_over:
             yield self._page(_progress(lesson, language), lesson)
             time.sleep(EVERY)
         yield self._page(_result(lesson, language, unused), lesson)
 
+    def judge(self, part: str | None, bad: list | None, request: gr.Request) -> Iterator[tuple]:
+        """Keeps known defects of a part that exists, and checks its models with all of them, without a lesson."""
+        language, name, teacher = language_of(request), part_name(part or ""), self._visitors.of(request).teacher
+        yield (gr.skip(),) * 3
+        try:
+            refused = _refused_defects(teacher, name, bad, language)
+            if not refused:
+                unused = _unused(bad, language)
+                teacher.parts.add(name, uploads_in(_paths(bad)), BAD)
+                yield from _judged(teacher, name, unused, language)
+        except (PictureError, ModelError, BackboneError, OSError) as error:
+            refused = [explain_fault(error, language, teacher.catalog)]
+        if refused:
+            yield gr.skip(), _said(language, refused=refused), gr.skip()
+
     def picture_to_draw(self, part: str | None, good: list | None, request: gr.Request) -> tuple[object, str]:
         """The first picture, to draw on, with what was drawn for the part before."""
         language, name, parts = language_of(request), part_name(part or ""), self._visitors.of(request).teacher.parts
-        first = next((upload.read() for upload in uploads_in(_paths(good))), None)
         kept = parts.pictures(name)
-        if first is None and not kept:
-            return gr.skip(), str(translate("region_none", language))
-        picture = read_picture(first or kept[0])
+        try:
+            first = next((upload.read() for upload in uploads_in(_paths(good))), None)
+            if first is None and not kept:
+                return gr.skip(), str(translate("region_none", language))
+            picture = read_picture(first or kept[0])
+        except (PictureError, OSError) as error:
+            return gr.skip(), str(explain_fault(error, language, self._visitors.of(request).catalog))
         picture.thumbnail((DRAWN, DRAWN))
         keys = ("tools", "rectangle", "polygon", "brush", "ignore", "count", "undo", "clear", "canvas")
         words = {key: translate_plainly(f"region_{key}", language) for key in keys}
@@ -315,7 +348,7 @@ class TeachTab:
     def _models(self, part: str | None, request: gr.Request) -> list[Path]:
         """The folders of the models of one of the visitor's parts."""
         name, teacher = part_name(part or ""), self._visitors.of(request).teacher
-        return [Path(entry.source) for entry in teacher.entries(f"{DATASET} / {name}")]
+        return [Path(entry.source) for entry in teacher.entries(name)]
 
     def stop(self, running: str | None, request: gr.Request) -> None:
         """Ends the visitor's lesson."""
@@ -334,7 +367,7 @@ class TeachTab:
             gr.update(visible=done),
             lesson.part if busy else None,
             lesson.label if done else None,
-            lesson.part if lesson else gr.skip(),
+            gr.update(choices=lesson.teacher.parts.choices(), value=lesson.part) if lesson else gr.skip(),
             emptied,
             emptied,
         )
@@ -352,13 +385,15 @@ def keep_region(teacher: Teacher, name: str, shapes: list | None) -> None:
 
 
 def _refused(
-    teacher: Teacher, name: str, good: list | None, methods: list | None, shapes: list | None, language: str
+    teacher: Teacher, text: str, good: list | None, methods: list | None, shapes: list | None, language: str
 ) -> list[Markup]:
     """Why this cannot be taught; empty if it can."""
     if missing_packages():
         return [translate("teach_packages", language, command=INSTALL)]
-    if not name:
+    if not (name := part_name(text)):
         return [translate("teach_no_name", language)]
+    if known := teacher.parts.namesake(text):
+        return [translate("teach_namesake", language, name=known)]
     if not isinstance(methods, list) or not set(methods) & set(teachable()):
         return [translate("teach_no_methods", language)]
     count = teacher.parts.check(name, uploads_in(_paths(good))).pictures
@@ -371,16 +406,44 @@ def _refused(
     return []
 
 
+def _refused_defects(teacher: Teacher, name: str, bad: list | None, language: str) -> list[Markup]:
+    """Why known defects cannot be checked; empty if they can."""
+    if not teacher.entries(name):
+        return [translate("teach_nothing_to_keep", language)]
+    if teacher.lessons():
+        return [translate("teach_busy", language)]
+    count, limits = teacher.parts.count_with(name, uploads_in(_paths(bad))), (defect_check.FEWEST, defect_check.MOST)
+    if not limits[0] <= count <= limits[1]:
+        return [translate("teach_bad_count", language, count=count, fewest=limits[0], most=limits[1])]
+    return []
+
+
+def _judged(teacher: Teacher, name: str, unused: Sequence[Markup], language: str) -> Iterator[tuple]:
+    """Updates of the page while the known defects of a part are checked, then the result."""
+    paths, check, [entry, *_] = teacher.parts.pictures(name, BAD), DefectCheck(), teacher.entries(name)
+    for done, path in enumerate(paths):
+        words = translate("teach_judging", language, done=done + 1, total=len(paths))
+        yield _said(language, headline=words, done=done, total=len(paths)), "", gr.skip()
+        check.add(inspect_picture(teacher.catalog, entry.label, path, None, list(METHODS)))
+    words = translate("teach_judged", language, part=teacher.parts.written(name), count=len(paths))
+    shown = {"lines": check.lines(language), "warnings": unused, "missed": check.missed(language)}
+    yield _said(language, headline=words, **shown), "", None
+
+
+def _title(lesson: Lesson) -> str:
+    return lesson.title or lesson.part
+
+
 def _progress(lesson: Lesson, language: str) -> str:
     if lesson.state == WAITING:
-        words = translate("teach_waiting", language, part=lesson.part, count=lesson.teacher.ahead(lesson))
+        words = translate("teach_waiting", language, part=_title(lesson), count=lesson.teacher.ahead(lesson))
         return _said(language, headline=words)
     names = [STAGES[bar["what"]] for bar in lesson.bars if bar["what"] in STAGES]
     stage = names[0] if names else "learning" if lesson.bars else "start"
     words = translate(
         "teach_running",
         language,
-        part=lesson.part,
+        part=_title(lesson),
         stage=translate(f"teach_stage_{stage}", language),
         time=_about(lesson.seconds_left),
     )
@@ -405,47 +468,12 @@ def _result(lesson: Lesson, language: str, unused: Sequence[Markup]) -> str:
         + describe_least_size(d, language)
         for name, d in detectors.items()
     ]
-    words = translate("teach_done", language, part=lesson.part, time=_about(lesson.seconds))
+    words = translate("teach_done", language, part=_title(lesson), time=_about(lesson.seconds))
     known = lesson.teacher.parts.pictures(lesson.part, BAD)
-    judged = [inspect_picture(catalog, lesson.label, path, None, list(METHODS)) for path in known]
-    lines = [*promises, *known_defects(judged, language)]
-    shown = {"lines": lines, "warnings": unused, "missed": missed_defects(judged, language)}
+    check = DefectCheck(inspect_picture(catalog, lesson.label, path, None, list(METHODS)) for path in known)
+    lines = [*promises, *check.lines(language)]
+    shown = {"lines": lines, "warnings": unused, "missed": check.missed(language)}
     return _said(language, headline=words, tone="good", **shown)
-
-
-def known_defects(judged: Sequence[Inspection], language: str) -> list[Markup]:
-    """How many known defects each method finds, from which rate on it finds all, and which method suits better."""
-    lines, verdicts, rates = [], {}, {}
-    for name in judged[0].predictions if judged else ():
-        predictions = [inspection.predictions[name] for inspection in judged]
-        verdicts[name], p_values = [bool(p.is_anomalous) for p in predictions], [p.p_value for p in predictions]
-        rates[name] = judged[0].detectors[name].calibration.guaranteed_rate()
-        lines.append(_found(name, KnownDefects.judge(verdicts[name], p_values, rates[name]), language))
-    best = best_method(verdicts, rates)
-    return lines + ([translate("teach_suits", language, method=best)] if best else [])
-
-
-def _found(method: str, known: KnownDefects, language: str) -> Markup:
-    low, high = (percent(limit, language) for limit in known.limits)
-    counts = {"method": method, "found": known.found, "total": known.total}
-    line = translate("teach_found", language, **counts, low=low, high=high, rate=percent(known.rate, language))
-    if known.found == known.total:
-        return line
-    return line + Markup(" ") + translate("teach_finds_all", language, rate=percent(known.all_from, language))
-
-
-def missed_defects(judged: Sequence[Inspection], language: str) -> Mapping[str, list[str]]:
-    """Heat maps of known defects that a method calls good, by title."""
-    found: dict[str, list[str]] = {}
-    for inspection in judged:
-        for name, prediction in inspection.predictions.items():
-            if prediction.is_anomalous is False and len(shown := found.setdefault(name, [])) < SHOWN:
-                small = prediction.at_most(THUMBNAIL)
-                size = small.anomaly_map.shape[::-1]
-                picture = overlay(inspection.picture.resize(size, Image.Resampling.BILINEAR, reducing_gap=2), small)
-                picture.thumbnail((THUMBNAIL, THUMBNAIL))
-                shown.append(data_url(picture, "JPEG", quality=80))
-    return {translate_plainly("teach_missed", language, method=name): pictures for name, pictures in found.items()}
 
 
 def _findings(findings: Findings, language: str) -> dict:
@@ -475,11 +503,10 @@ def _unused(files: list | None, language: str) -> list[Markup]:
 
 def _unusable(findings: Findings, language: str) -> list[Markup]:
     """Sentences about files that are not used at all."""
-    reasons = {"teach_unreadable": list(findings.unreadable)}
-    for code in ("large", "other"):
-        reasons[f"teach_left_{code}"] = [name for name, reason in findings.left_out.items() if reason == code]
-    shown = {key: _names(names, language) for key, names in reasons.items() if names}
-    return [translate(key, language, names=names, limit=LARGEST // 10**6) for key, names in shown.items()]
+    found = {"teach_unreadable": findings.unreadable}
+    found |= {f"teach_left_{reason}": names for reason, names in findings.left_out.items()}
+    shown = {key: {"count": len(names), "names": _names(names, language)} for key, names in found.items() if names}
+    return [translate(key, language, limit=LARGEST // 10**6, **values) for key, values in shown.items()]
 
 
 def _names(names: Sequence[str], language: str) -> Markup | str:

@@ -57,6 +57,7 @@ class Lesson:
 
     Attributes:
         teacher: whose part it is.
+        title: what the person calls the part.
         bars: the open progress bars of the training: `what`, `done`, `total`.
         reason: of a failure.
     """
@@ -65,6 +66,7 @@ class Lesson:
     methods: tuple[str, ...]
     pictures: int
     teacher: "Teacher | None" = None
+    title: str = ""
     state: str = WAITING
     began: float | None = None
     ended: float | None = None
@@ -75,7 +77,7 @@ class Lesson:
     @property
     def label(self) -> str:
         """Of the category that it becomes."""
-        return f"{DATASET} / {self.part}"
+        return f"{DATASET} / {self.title or self.part}"
 
     @property
     def is_over(self) -> bool:
@@ -175,7 +177,8 @@ class Teacher:
 
     def start(self, part: str, methods: Sequence[str]) -> Lesson:
         """A lesson in the queue; if the part is already there, that one."""
-        return self._queue.add(Lesson(part, tuple(methods), len(self.parts.pictures(part)), self))
+        count, title = len(self.parts.pictures(part)), self.parts.written(part)
+        return self._queue.add(Lesson(part, tuple(methods), count, self, title))
 
     def ahead(self, lesson: Lesson) -> int:
         """How many lessons come before it."""
@@ -198,9 +201,10 @@ class Teacher:
         for lesson in self.lessons():
             self.stop(lesson)
 
-    def entries(self, label: str) -> list[ModelEntry]:
-        """The models of a category that were taught here."""
-        return [e for e in self.catalog.entries if e.label == label and Path(e.source).parent == self.models]
+    def entries(self, part: str) -> list[ModelEntry]:
+        """The models of a part that were taught here."""
+        own = (e for e in self.catalog.entries if (e.dataset, e.category) == (DATASET, part))
+        return [entry for entry in own if Path(entry.source).parent == self.models]
 
     def train(self, lesson: Lesson) -> tuple[str, str]:
         """Runs a lesson; returns the state and the reason of a failure."""
@@ -216,10 +220,11 @@ class Teacher:
         """What trains it."""
         places = ["--data-root", str(self.parts.folder.resolve()), "--output", str(self.models.resolve())]
         named = ["--categories", lesson.part, "--dataset-name", DATASET, "--methods", *lesson.methods]
+        titled = [f"--title={lesson.title}"] if lesson.title not in ("", lesson.part) else []
         mask = (self.parts.folder / lesson.part / MASK).resolve()
         region = ["--region", str(mask)] if mask.is_file() else []
         pixels = saved_least_size(self.parts.folder / lesson.part)
-        counted = [*region, *(["--least-size", str(pixels)] if pixels else [])]
+        counted = [*titled, *region, *(["--least-size", str(pixels)] if pixels else [])]
         return [sys.executable, str(ROOT / "training/train.py"), *places, *named, *counted, "--skip-bad", "--replace"]
 
     def _train(self, lesson: Lesson) -> tuple[str, str]:

@@ -57,11 +57,11 @@ def translate_plainly(key: str, language: str, **values: object) -> str:
 
 
 def part_words(category: str, language: str) -> str:
-    """A category as people call it: "parts / pill" is "Pill", "own / oil_cap" is "oil cap"; others as they are."""
-    dataset, _, name = category.rpartition(" / ")
+    """A category as people call it: "parts / pill" is "Pill", "own / Oil-cap" is "Oil-cap"; others as they are."""
+    dataset, _, name = category.partition(" / ")
     if dataset == SAMPLES and f"sample_{name}" in TEXTS:
         return translate_plainly(f"sample_{name}", language)
-    return name.replace("_", " ") if dataset == DATASET else category
+    return name if dataset == DATASET else category
 
 
 def shows_words(shows: str, language: str) -> str:
@@ -74,7 +74,8 @@ def explain_fault(error: Exception, language: str, catalog: Catalog) -> Markup:
     """The reason why a picture or model cannot be used, as HTML and without folders of the server."""
     fault = error.fault if isinstance(error, PictureError) else "disk" if isinstance(error, OSError) else "model"
     limit = format_decimal(MAX_PIXELS, locale=language)
-    return translate(f"fault_{fault}", language, details=hide_folders(str(error), catalog), limit=limit, side=MIN_SIDE)
+    values = {"details": hide_folders(str(error), catalog), "limit": limit, "side": MIN_SIDE}
+    return translate(f"fault_{fault}", language, **(values | getattr(error, "values", {})))
 
 
 def number(value: float, language: str, digits: int = 3) -> str:

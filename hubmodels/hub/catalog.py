@@ -28,12 +28,13 @@ from hubmodels.compactnet import BUNDLED_WEIGHTS
 from hubmodels.comparison import CategoryAppearance
 from hubmodels.detector import AnomalyDetector
 from hubmodels.hub.errors import CLIENT_ERRORS, ModelError, in_words
-from hubmodels.hub.files import CONFIG_FILE, WEIGHTS_FILE, cached_models, model_files, older_commit
+from hubmodels.hub.files import CONFIG_FILE, TITLE_FILE, WEIGHTS_FILE, cached_models, model_files, older_commit
 from hubmodels.methods import METHODS
 
 BUNDLED_MODELS = BUNDLED_WEIGHTS / "models"  # all methods for the sample parts
 PATIENCE = 5  # seconds until a Hub that does not answer counts as unreachable
 BUNDLE, FOLDER, HUB, CACHE = "bundled", "folder", "Hub", "Hub cache"
+LONGEST_TITLE = 200  # characters
 KEPT_CATEGORIES = 4  # with all their methods; a head is 16 MB, the backbone is shared
 
 
@@ -45,6 +46,7 @@ class ModelEntry:
         source: its folder or repository id.
         origin: where that is: "bundled", "folder", "Hub" or "Hub cache".
         revision: the commit that was listed and will be loaded, on the Hub; None in a folder.
+        title: what people call the category, from a file in its folder; the category itself if there is none.
         written: when the weights in a folder were, so that a model that was trained again is loaded again.
         backbone_weights: file with the backbone's weights; None = bundled, local cache, Hub.
     """
@@ -57,11 +59,12 @@ class ModelEntry:
     revision: str | None = None
     backbone_weights: str | Path | None = None
     written: int | None = None
+    title: str | None = None
 
     @property
     def label(self) -> str:
         """What a user chooses: all methods of a category share it."""
-        return f"{self.dataset} / {self.category}"
+        return f"{self.dataset} / {self.title or self.category}"
 
     @property
     def name(self) -> str:
@@ -340,6 +343,7 @@ def _read_listing(
             problems[source] = f"{entries[identity].source} is the same {entries[identity].name}, and is used"
         else:
             known = {"revision": (revisions or {}).get(source), "written": _written(source, common["origin"])}
+            known["title"] = _title(source, common["origin"])
             entries[identity] = ModelEntry(*identity, source, **known, **common)
     return Listing(list(entries.values()), problems)
 
@@ -368,6 +372,16 @@ def _folder_identity(folder: str) -> tuple[str, str, str]:
     except ModelError as error:
         raise ValueError(str(error)) from error
     return identity
+
+
+def _title(source: str, origin: str) -> str | None:
+    if origin != FOLDER:
+        return None
+    try:
+        with (Path(source) / TITLE_FILE).open(encoding="utf-8") as file:
+            return " ".join(file.read(LONGEST_TITLE).split()) or None
+    except (OSError, ValueError):  # most models have none
+        return None
 
 
 def _repository_identity(repository: str) -> tuple[str, str, str]:

@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "config.json", "model.safetensors", "README.md"  # of a published model
 REPORT_FILE = "metrics.json"  # what training measured
 FINISHED_FILES = (CONFIG_FILE, WEIGHTS_FILE, REPORT_FILE)  # of a model that training has finished
+TITLE_FILE = "title.txt"  # optional, in a folder: what people call the category, if its name is a short form
 FORMAT_VERSION = 1
 FOUND = (EntryNotFoundError, GatedRepoError, RevisionNotFoundError)  # errors of a repository that exists
 PICKLES = (".bin", ".ckpt", ".pkl", ".pt", ".pth")

@@ -314,6 +314,11 @@ def test_a_finished_job_is_not_repeated_and_other_settings_are_refused(arguments
     assert before and written(tmp_path / "runs") == before
 
 
+def test_a_title_names_one_category_only(arguments, capsys):
+    assert train.main([*arguments, "--categories", "plate", "sheet", "--title", "盖子"]) == 1
+    assert "--title names one category: give it with --category NAME" in capsys.readouterr().err
+
+
 @pytest.fixture
 def finished(arguments, tmp_path):
     """A finished SimpleNet, its folder, and the command that made it."""

@@ -23,6 +23,7 @@ from webapp.corrections import FILE, Corrections
 from webapp.inspect_tab import InspectTab
 from webapp.own_models import pack
 from webapp.own_parts import BAD, GOOD, Upload
+from webapp.teach_tab import TeachTab
 from webapp.teaching import Teacher
 from webapp.visitors import Everybody
 
@@ -193,6 +194,61 @@ def test_what_cannot_be_read_is_no_known_defect(teacher, false_alarm):
     with pytest.raises(PictureError):
         Corrections(teacher).correct(LABEL, false_alarm["path"], good=False)
     assert teacher.parts.pictures("lid", BAD) == []
+
+
+# ---------------------------------------------------------------- known defects without a lesson
+
+
+@pytest.fixture
+def bad(false_alarm, tmp_path):
+    """Three uploads that all models call defective: other files with the same pixels."""
+    paths = [tmp_path / f"uploads/bad{i}.png" for i in range(3)]
+    for i, path in enumerate(paths):
+        path.write_bytes(Path(false_alarm["path"]).read_bytes() + bytes([i]))
+    return [{"path": str(path), "orig_name": path.name} for path in paths]
+
+
+def judge(teacher, files, language="en", part="lid"):
+    visitor = gr.Request(headers={"accept-language": language})
+    return [*TeachTab(Everybody(teacher.catalog, teacher)).judge(part, files, visitor)]
+
+
+def test_known_defects_are_checked_without_a_lesson(teacher, bad, false_alarm):
+    broken = Path(bad[0]["path"]).with_name("broken.png")
+    broken.write_bytes(b"no picture")
+    pages = judge(teacher, [*bad, {"path": str(broken), "orig_name": "broken.png"}])
+    assert "Checking known defects: 2 of 3." in pages[2][0] and pages[-1][2] is None
+    said = pages[-1][0].replace("\xa0", " ")
+    assert "lid was checked with known defects: 3." in said and "Cannot be read (1): broken.png" in said
+    assert "SimpleNet finds 3 of 3 known defects (of all such defects, 44% to 100%) at 1% false alarms." in said
+    assert "Look again" not in said and "<img" not in said
+    assert len(teacher.parts.pictures("lid", BAD)) == 3 and teacher.lessons() == []
+    Corrections(teacher).correct(LABEL, false_alarm["path"], good=True)
+    said = judge(teacher, None, "de")[-1][0].replace("\xa0", " ")  # those that the part has
+    assert "GLASS findet 0 von 3 bekannten Fehlern" in said
+    assert "„Noch einmal ansehen“ bei den übrigen: 3." in said
+    assert said.count("<img") == 6 and "Von GLASS übersehen" in said
+
+
+@pytest.mark.parametrize(
+    ("part", "count", "most", "message"),
+    [
+        ("lid", 2, 50, "takes 3 to 50 known defects"),
+        ("lid", 0, 50, "there are 0."),
+        ("lid", 3, 2, "there are 3."),
+        ("cap", 3, 50, "no models. Teach it first"),
+        ("", 3, 50, "no models. Teach it first"),
+    ],
+)
+def test_a_check_needs_a_taught_part_and_some_defects(teacher, bad, part, count, most, message, monkeypatch):
+    monkeypatch.setattr("webapp.defect_check.MOST", most)
+    _, (status, refused, _) = judge(teacher, [*bad[:count], *bad[:count]], part=part)  # doubled ones count once
+    assert message in refused and teacher.parts.pictures("lid", BAD) == [] and isinstance(status, dict)
+
+
+def test_no_check_while_a_part_is_taught(teacher, bad, monkeypatch):
+    monkeypatch.setattr(teacher, "lessons", lambda: ["one"])
+    assert "being taught" in judge(teacher, bad)[-1][1] and teacher.parts.pictures("lid", BAD) == []
 
 
 # ---------------------------------------------------------------- in a batch

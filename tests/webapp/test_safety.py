@@ -24,11 +24,14 @@ from urllib.parse import quote
 import httpx2
 import numpy as np
 import pytest
+from batch_page import served
 from browser import ROOT, running, visit
+from gradio import utils
 from PIL import Image
 
+from hubmodels.hub.catalog import Catalog
 from webapp.api import mcp_available
-from webapp.hosting import FETCH, delete_old, keep_deleting, refuse_web_addresses
+from webapp.hosting import FETCH, MAX_UPLOAD, _refusal, delete_old, keep_deleting, refuse_web_addresses
 from webapp.page import WAITING, launch_settings
 
 SCRIPT = "<img src=x onerror=alert(1)><script>alert(2)</script>"
@@ -261,14 +264,16 @@ def test_of_a_picture_with_something_behind_it_only_the_picture_is_used(app):
 # ---------------------------------------------------------------- uploads
 
 
-def test_a_file_above_the_limit_is_refused_and_not_kept(app):
-    before = set(app.uploads.rglob("*"))
-    answer = app.post("/gradio_api/upload", files={"files": ("big.png", bytes(64 * 2**20 + 1))})
-    assert answer.status_code == 413 and "maximum allowed size of 67108864 bytes" in answer.text
-    assert set(app.uploads.rglob("*")) == before
+def test_a_file_above_the_limit_is_refused_and_not_kept(tmp_path, monkeypatch):
+    """The limit of a Space; on one's own computer it is 2 GB."""
+    with served(Catalog(), tmp_path / "up", monkeypatch) as url:
+        files = {"files": ("big.png", bytes(64 * 2**20 + 1))}
+        answer = httpx2.post(f"{url}/gradio_api/upload", files=files, trust_env=False, timeout=60)
+        assert answer.status_code == 413 and "maximum allowed size of 67108864 bytes" in answer.text
+        assert [path for path in (tmp_path / "up").rglob("*") if path.is_file()] == []
 
 
-@pytest.mark.parametrize(("path", "size"), [("queue/join", 10**8), ("call/inspect", 10**8), ("upload", 2 * 10**9)])
+@pytest.mark.parametrize(("path", "size"), [("queue/join", 10**8), ("call/inspect", 10**8), ("upload", 3 * 10**9)])
 def test_a_request_above_the_limit_is_refused_before_it_is_read(app, path, size):
     assert raw(app, f"POST /gradio_api/{path}", f"Content-Length: {size}").startswith("HTTP/1.1 413")
     assert raw(app, f"POST /gradio_api/{path}", "Transfer-Encoding: chunked").startswith("HTTP/1.1 413")
@@ -592,13 +597,27 @@ def test_a_flood_is_told_to_wait_and_loses_nobody(app):
     assert refused and all(text.startswith("Queue is full") for text in refused)
 
 
+@pytest.mark.parametrize(("here", "limit", "size"), [(False, "64 MB", 64 * 2**20), (True, "2 GB", 2 * 2**30)])
+def test_on_ones_own_computer_files_may_be_larger(here, limit, size):
+    """500 pictures of a phone in one ZIP file."""
+    settings = launch_settings(here)
+    [middleware] = settings["app_kwargs"]["middleware"]
+    scope = {"type": "http", "path": "/gradio_api/upload", "headers": [(b"content-length", b"%d" % size)]}
+    assert (
+        utils._parse_file_size(settings["max_file_size"]) == size
+        and f"The limit for a file is {limit}." in settings["js"]
+    )
+    assert _refusal(scope, middleware.kwargs["max_upload"]) is None
+    assert (_refusal(scope | {"headers": [(b"content-length", b"2200000000")]}, MAX_UPLOAD)).status_code == 413
+
+
 # ---------------------------------------------------------------- what the app sends by itself
 
 
 def test_the_app_sends_nothing_and_tells_nothing_of_itself(app, trap):
     config = app.get("/config").json()
     assert (config["analytics_enabled"], config["show_error"]) == (False, False)
-    assert not config.get("run_history") and config["max_file_size"] == 64 * 2**20
+    assert not config.get("run_history") and config["max_file_size"] == 2 * 2**30
     assert launch_settings()["mcp_server"] == mcp_available() and trap[1] == []
 
 

@@ -102,7 +102,7 @@ def teach_on_a_phone(page, pictures):
     page.get_by_role("button", name="Anlernen", exact=True).tap()
     page.get_by_text("wird angelernt").wait_for()
     photograph(page, "story_2_teaching")
-    page.get_by_text("scheibe_mit_datum ist angelernt").wait_for(timeout=300_000)
+    page.get_by_text("Scheibe mit Datum ist angelernt").wait_for(timeout=300_000)
     page.get_by_text(re.compile(r"[0-3] von 3 bekannten Fehlern \(von allen solchen Fehlern")).wait_for()
     photograph(page, "story_3_taught")
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
@@ -128,7 +128,7 @@ def score(page):
 def choose(page):
     page.locator(".report.example").wait_for()
     page.get_by_label("Category").first.click()
-    page.get_by_role("option", name="scheibe mit datum").click()
+    page.get_by_role("option", name="Scheibe mit Datum").click()
 
 
 def test_known_defects_are_judged_and_the_part_is_promised(page_of_own_parts):
@@ -176,14 +176,14 @@ def test_stop_and_crash_in_the_middle_leave_the_part_as_it_was(page_of_own_parts
     with visit(url) as page:
         page.get_by_role("tab", name="Teach").click()
         page.locator("#teach-part input").click()
-        page.get_by_role("option", name="scheibe_mit_datum").click()
+        page.get_by_role("option", name="Scheibe mit Datum").click()
         page.get_by_text("Pictures that can be used: 10.").wait_for()
         page.get_by_role("button", name="Teach", exact=True).click()
-        page.get_by_text("Teaching scheibe_mit_datum").wait_for()
+        page.get_by_text("Teaching Scheibe mit Datum").wait_for()
         page.get_by_role("button", name="Stop").last.click()
         page.get_by_text("Stopped. The pictures are kept").wait_for()
         page.get_by_role("button", name="Teach", exact=True).click()
-        page.get_by_text("Teaching scheibe_mit_datum").wait_for()
+        page.get_by_text("Teaching Scheibe mit Datum").wait_for()
         kill_training(models)
         page.get_by_text("The computer ended the training").wait_for()
         assert not page.locator("#teach-file").is_visible()
@@ -227,10 +227,10 @@ def test_a_part_is_drawn_on_and_taught_by_keyboard_alone(page_of_own_parts, pict
         photograph(page, "story_8_keyboard")
         page.get_by_role("button", name="Teach", exact=True).focus()
         page.keyboard.press("Enter")
-        page.get_by_text("scheibe_mit_datum is taught").wait_for(timeout=300_000)
+        page.get_by_text("Scheibe mit Datum is taught").wait_for(timeout=300_000)
         page.get_by_role("button", name="Inspect such a part now").focus()
         page.keyboard.press("Enter")
-        expect(page.get_by_label("Category").first).to_have_value("scheibe mit datum (own part)")
+        expect(page.get_by_label("Category").first).to_have_value("Scheibe mit Datum (own part)")
         inspect(page, pictures["new"])
         labelled = score(page)
         inspect(page, pictures["no label"])

@@ -109,7 +109,7 @@ def test_the_page_and_uploads_work(servers, server):
 @pytest.mark.parametrize("prefix", ["", PREFIX])
 def test_other_requests_keep_their_limit(app, prefix):
     assert status(app[0], "POST", f"{prefix}/gradio_api/queue/join", size=33_000_000) == 413
-    assert status(app[0], "POST", f"{prefix}/gradio_api/upload", size=1_200_000_000) == 413
+    assert status(app[0], "POST", f"{prefix}/gradio_api/upload", size=2_300_000_000) == 413
 
 
 RECORDING = "gradio_api/process_recording"

@@ -8,6 +8,7 @@ import time
 import weakref
 import zipfile
 from contextlib import redirect_stdout
+from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -140,11 +141,12 @@ def test_no_event_uses_another_visitors_part(space, give, upload, shared, tmp_pa
             event(LABEL, upload, None, good, BOB)
     assert len(list(batches.run(LABEL, [upload], 1, None, BOB))) == 1  # the refusal
     assert len(list(batches.run(LABEL, [upload], 1, None, ANN))) == 2
-    assert [teach.arrive(who)["choices"] for who in (ANN, BOB)] == [["lid"], []]
+    assert [teach.arrive(who)["choices"] for who in (ANN, BOB)] == [[("lid", "lid")], []]
     assert [teach.offer_to_keep("lid", who)["visible"] for who in (ANN, BOB)] == [True, False]
     with pytest.raises(gr.Error, match="has no models"):
         teach.pack("lid", BOB)
     assert "has no models" in [*teach.push("lid", None, None, BOB)][-1]
+    assert "has no models" in [*teach.judge("lid", None, BOB)][-1][1]
     assert teach.picture_to_draw("lid", None, BOB)[1] == "Add pictures first."
 
 
@@ -165,7 +167,7 @@ def test_an_own_part_hides_a_shared_one_and_shared_models_are_loaded_once(space,
     give(ann, methods=[SimpleNet])
     assert list(ann.catalog.load(LABEL)) == ["simplenet"] and list(bob.catalog.load(LABEL)) == ["simplenet", "glass"]
     bob.teacher.parts.add("lid", [Upload("a.png", lambda: png(1))])  # his own pictures, but not his models
-    assert bob.teacher.entries(LABEL) == []
+    assert bob.teacher.entries("lid") == []
 
 
 def test_lessons_of_different_visitors_never_run_at_once(space, monkeypatch):
@@ -177,6 +179,11 @@ def test_lessons_of_different_visitors_never_run_at_once(space, monkeypatch):
     assert second.state == WAITING and space.of(BOB).teacher.ahead(second) == 1
     assert space.of(BOB).teacher.current("lid") is second
     TeachTab(space).stop("lid", request("stranger"))
+    assert len(list(TeachTab(space).resume(None, request("stranger")))) == 1  # without a lesson
+    space.arrive(request("ann again"), space.arrive(ANN, None))  # a reload
+    assert space.of(request("ann again")).teacher is first.teacher
+    _, page = islice(TeachTab(space).resume(None, request("ann again")), 2)
+    assert "lid" in page[0] and page[2]["interactive"]
     assert not first.asked_to_stop.is_set() and not second.asked_to_stop.is_set()
     space.of(ANN).teacher.stop_all()
     wait_for(lambda: second.state == RUNNING)
@@ -365,7 +372,7 @@ def test_a_push_that_fails_is_explained(hub, space, give, login, reason, monkeyp
 
 
 def test_a_hub_that_is_down_and_one_that_is_slow_are_explained(hub, space, give, monkeypatch):
-    folders = [Path(entry.source) for entry in give(space.of(ANN), methods=[GLASS]).teacher.entries(LABEL)]
+    folders = [Path(entry.source) for entry in give(space.of(ANN), methods=[GLASS]).teacher.entries("lid")]
     hub.faults.append(Fault("POST", "/api/repos/create", 9, answer(403)))
     with pytest.raises(PushError, match="Fault 403"):
         push(folders, "acme", "hf_write")
@@ -427,7 +434,7 @@ def test_two_browsers_do_not_see_each_others_parts(served, tmp_path, later):
         ann.locator("#teach-good input[type=file]").set_input_files(files)
         ann.get_by_text("Pictures that can be used: 12.").wait_for()
         ann.get_by_role("button", name="Teach", exact=True).click()
-        ann.get_by_text("lid is taught").wait_for(timeout=180_000)
+        ann.get_by_text("Lid is taught").wait_for(timeout=180_000)
         with ann.expect_download() as download:
             ann.get_by_role("button", name="Download the part").click()
         assert download.value.suggested_filename == "lid.zip"
@@ -438,7 +445,7 @@ def test_two_browsers_do_not_see_each_others_parts(served, tmp_path, later):
         assert listed(bob, "Inspect") == []
         bob.get_by_role("tab", name="Models").click()
         bob.get_by_role("cell", name="apache-2.0").first.wait_for()
-        assert bob.get_by_role("rowheader", name="lid", exact=True).count() == 0
+        assert bob.get_by_role("rowheader", name="Lid", exact=True).count() == 0
         bob.get_by_role("tab", name="Teach").click()
         bob.locator("#teach-part input").fill("Lid")
         bob.keyboard.press("Enter")

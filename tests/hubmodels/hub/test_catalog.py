@@ -49,6 +49,24 @@ def test_the_config_says_what_a_model_is_not_the_folder_name(model_folder):
     assert [type(d) for d in catalog.load("line-3 / lid").values()] == [GLASS]
 
 
+def test_a_title_is_what_a_user_chooses(model_folder):
+    for folder in model_folder.iterdir():
+        (folder / "title.txt").write_text("  盖子 /\n 2\n", encoding="utf-8")
+    catalog = Catalog.from_folder(model_folder)
+    assert catalog.categories() == ["toy / 盖子 / 2"] and list(catalog.load("toy / 盖子 / 2")) == [
+        "simplenet",
+        "glass",
+    ]
+    assert [entry.name for entry in catalog.entries] == ["simplenet-toy-widget", "glass-toy-widget"]
+
+
+@pytest.mark.parametrize("content", [b"", b" \n", b"\xff\xfe\xff"])
+def test_without_a_readable_title_the_category_is_chosen(model_folder, content):
+    for folder in model_folder.iterdir():
+        (folder / "title.txt").write_bytes(content)
+    assert Catalog.from_folder(model_folder).categories() == [LABEL]
+
+
 def test_a_model_that_was_made_again_is_loaded_again(model_folder, make_detector):
     catalog = Catalog.from_folder(model_folder)
     before = catalog.load("toy / widget")["glass"]
