@@ -1,5 +1,6 @@
 """The tab Batch: many pictures or a folder, a table that can be sorted, and the results as CSV and ZIP."""
 
+import math
 import secrets
 import shutil
 import threading
@@ -22,6 +23,7 @@ from webapp.inspection import (
     BATCH,
     MODEL,
     SetupWatch,
+    VouchedRates,
     chosen_methods,
     dropdown,
     folder_button,
@@ -46,6 +48,7 @@ from webapp.visitors import Everybody, Visitors
 MAX_PICTURES, MAX_BYTES = 500, 1_000_000_000  # the text `batch_limits` repeats them
 MAX_WAITING = 100  # remembered sessions; the queue has far fewer places
 MAX_KEPT = 20  # batches whose rows can be opened and corrected, the latest of each session; each takes some MB
+STEP, MOST = 0.5, 20  # of the accepted false alarms, in %
 SHOWN_EVERY = 1.0  # seconds between updates of the page
 # some browsers do not know the last ones as pictures
 FILE_TYPES = ["image", ".pgm", ".ppm", ".pnm", ".jp2", ".heic"]
@@ -76,7 +79,8 @@ def add(catalog: Catalog, visitors: Everybody | Visitors | None, opened: Sequenc
         with gr.Column(scale=2, min_width=280):
             category = dropdown(catalog)
             methods = method_choice(catalog)
-            rate = gr.Slider(0.5, 20, 1, step=0.5, label=label("batch_rate"), elem_id="batch-rate")
+            rate = gr.Slider(STEP, MOST, 1, step=STEP, label=label("batch_rate"), elem_id="batch-rate")
+            beyond = gr.HTML(elem_id="batch-beyond", elem_classes="note", apply_default_css=False)
             with gr.Row():
                 start = gr.Button(label("batch_start"), variant="primary", min_width=120)
                 stop = gr.Button(label("batch_stop"), interactive=False, min_width=80)
@@ -91,6 +95,15 @@ def add(catalog: Catalog, visitors: Everybody | Visitors | None, opened: Sequenc
         gr.Markdown(label("batch_explanation"))
     batches, outputs = _Batches(catalog, visitors), [status, found, start, stop, *downloads]
     quick = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+    vouched = gr.State()
+    gr.on(
+        [category.change, methods.input],
+        batches.offer_rates,
+        [category, methods, vouched],
+        [rate, vouched],
+        **quick,
+    )
+    gr.on([rate.change, vouched.change], batches.doubt_rate, [rate, vouched], beyond, preprocess=False, **quick)
     waiting = start.click(batches.wait, None, outputs, **quick)
     running = waiting.then(
         batches.run,
@@ -118,6 +131,28 @@ class _Batches:
         self._visitors = visitors or Everybody(catalog)
         self._kept: dict[str, _Batch] = {}  # by session, its latest batch
         self._stops: dict[str, threading.Event] = {}  # by session, of each waiting or running batch
+
+    def offer_rates(
+        self, category: str | None, methods: list | None, before: VouchedRates | None, request: gr.Request
+    ) -> tuple:
+        """Parts or methods were chosen -> the slider at the least rate they can vouch for, and what they vouch for.
+
+        A visitor's choice stays if they vouch for the same rates as `before`.
+        """
+        try:
+            vouched = VouchedRates.of(load_methods(self._visitors.of(request).catalog, category, methods).values())
+        except (ModelError, BackboneError):  # said when the batch starts
+            return gr.skip(), None
+        if vouched == before or vouched.least is None:
+            return gr.skip(), vouched
+        least = STEP * math.ceil(100 * vouched.least / STEP - 1e-6)
+        return gr.update(value=least, maximum=max(MOST, least)), vouched
+
+    def doubt_rate(self, percent: object, vouched: VouchedRates | None, request: gr.Request) -> str:
+        """The slider was moved -> how many good pictures the rate needs, if it is too low; it is grey then."""
+        if vouched is None or _is_bad_rate(percent) or not vouched.is_beyond(percent / 100):
+            return ""
+        return str(vouched.in_words(percent / 100, language_of(request)))
 
     def wait(self, request: gr.Request) -> list:
         """Runs at once, even if another batch is running, so that the visitor can stop."""
@@ -226,7 +261,7 @@ class _Batches:
             return translate("batch_too_many", language, count=len(uploads), limit=MAX_PICTURES)
         if (size := sum(map(_size, uploads))) > MAX_BYTES:
             return translate("batch_too_large", language, size=size // 10**6, limit=MAX_BYTES // 10**6)
-        if not isinstance(percent, int | float) or not 0 < percent < 100:
+        if _is_bad_rate(percent):
             return translate("batch_bad_rate", language)
         if not category:
             return translate("batch_no_category", language)
@@ -500,6 +535,10 @@ def _page(status: Markup, table: dict | None = None, running: bool = False, file
         gr.update(interactive=running),
         *(gr.update(value=path and str(path), visible=path is not None) for path in files),
     ]
+
+
+def _is_bad_rate(percent: object) -> bool:
+    return not isinstance(percent, int | float) or not 0 < percent < 100
 
 
 def _name(upload: object) -> str:

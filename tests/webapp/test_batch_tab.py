@@ -16,7 +16,7 @@ from batch_page import read_csv, served, start
 from browser import photograph, visit
 from PIL import Image
 
-from hubmodels import AppearanceCheck
+from hubmodels import GLASS, AppearanceCheck
 from hubmodels.hub.catalog import Catalog
 from webapp import batch_rows, batch_tab, results
 from webapp.batch_rows import DEFECTIVE, DISAGREEMENT, GOOD, NO_VERDICT, UNREAD
@@ -291,6 +291,22 @@ def test_a_rate_that_cannot_be_vouched_for_is_told(catalog, uploads):
     assert "on average" not in run(catalog, uploads("a"), percent=20)[-1][0]
 
 
+def test_the_slider_starts_at_the_least_rate_that_the_part_can_vouch_for(catalog, make_detector, tmp_path):
+    batches = batch_tab._Batches(catalog)
+    update, vouched = batches.offer_rates(LABEL, None, None, visitor())
+    assert (update["value"], update["maximum"]) == (20, 20) and vouched.lowest == pytest.approx(1 / 6)
+    assert batches.offer_rates(LABEL, ["glass"], vouched, visitor()) == (gr.skip(), vouched)  # a choice stays
+    assert batches.offer_rates(None, None, vouched, visitor()) == (gr.skip(), None)
+    words = "1%: needs 99 good parts"
+    assert [batches.doubt_rate(rate, vouched, visitor()) for rate in (1, 17, "x")] == [words, "", ""]
+    assert "nur mit 99 guten Teilen" in batches.doubt_rate(1, vouched, visitor("de"))
+    detector = make_detector(GLASS)
+    detector.calibrate([Image.open(io.BytesIO(png(seed))) for seed in range(3)], 0.01)
+    detector.save_pretrained(tmp_path / "few" / "glass-toy-widget")
+    update, _ = batch_tab._Batches(Catalog.from_folder(tmp_path / "few")).offer_rates(LABEL, None, None, visitor())
+    assert (update["value"], update["maximum"]) == (25, 25)
+
+
 def test_what_a_method_is_unsure_of_is_named_before_the_good_ones(catalog, uploads, monkeypatch):
     """One method finds the part good, and the other would call it defective at a higher rate only."""
     real = inspect_picture(catalog, LABEL, png(), 0.2)
@@ -475,6 +491,16 @@ def test_a_batch_in_the_browser(catalog, tmp_path, monkeypatch):
         file.write_bytes(b"no picture" if file.name == HOSTILE else png(number))
     with served(catalog, tmp_path / "up", monkeypatch) as url, visit(url, "/?category=widget") as page:
         start(page, files)
+        slider, note = page.locator("#batch-rate input[type=range]"), page.locator("#batch-beyond")
+        page.wait_for_function("document.querySelector('#batch-rate input[type=range]').value === '20'")
+        slider.focus()
+        page.keyboard.press("Home")
+        note.get_by_text("0.5%: needs 199 good parts").wait_for()
+        grey = "slider => getComputedStyle(slider.closest('#batch-rate')).filter"
+        assert slider.evaluate(grey) == "grayscale(1)"
+        page.keyboard.press("End")
+        note.get_by_text("needs").wait_for(state="detached")
+        assert slider.evaluate(grey) == "none"
         page.get_by_role("status").get_by_text("Done: 3 of 3").wait_for()
         assert page.locator(".batch-table img").count() == 2  # the file name is text, not a third one
         heading = page.get_by_role("columnheader", name="Picture")
