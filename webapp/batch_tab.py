@@ -22,6 +22,7 @@ from webapp.hosting import checked_path, fresh_path, hide_folders, uploaded_path
 from webapp.inspection import (
     BATCH,
     MODEL,
+    Asked,
     SetupWatch,
     VouchedRates,
     chosen_methods,
@@ -60,7 +61,7 @@ def add(catalog: Catalog, visitors: Everybody | Visitors | None, opened: Sequenc
 
     Args:
         visitors: whose parts each request sees and can correct; None = rows cannot be corrected.
-        opened: where a row opens: the tabs, and category, picture and methods of the tab Inspect.
+        opened: where a row opens: the tabs, and category, picture, methods and rate of the tab Inspect.
 
     Returns:
         The choice of category; the page updates its choices.
@@ -210,7 +211,7 @@ class _Batches:
         yield batch.ended()
 
     def open(self, event: gr.EventData, request: gr.Request) -> tuple:
-        """A row was chosen -> the tab Inspect with its category, a copy of its picture, and its methods."""
+        """A row was chosen -> the tab Inspect with its category, a copy of its picture, its methods and its rate."""
         try:
             batch = self._batch(event, request)
             path = batch.picture(getattr(event, "number", None))
@@ -218,7 +219,8 @@ class _Batches:
             reason = explain_fault(error, language_of(request), self._visitors.of(request).catalog)
             raise gr.Error(str(reason), print_exception=False) from error
         methods = chosen_methods(batch.methods) if batch.methods else gr.skip()
-        return gr.Tabs(selected="inspect"), batch.category, str(shutil.copy(path, fresh_path(path.name))), methods
+        copy = str(shutil.copy(path, fresh_path(path.name)))
+        return gr.Tabs(selected="inspect"), batch.category, copy, methods, Asked(batch.rate)
 
     def correct(self, event: gr.EventData, request: gr.Request) -> list:
         """A key or button of a row, "is good" or "is defective" -> status, table, CSV and ZIP."""
@@ -308,6 +310,11 @@ class _Batch:
         """Of all its pictures."""
         return self._results.head["category"]
 
+    @property
+    def rate(self) -> float:
+        """The accepted false alarms."""
+        return self._results.head["false_alarm_rate"]
+
     def picture(self, number: object) -> Path:
         """The picture of a row.
 
@@ -318,9 +325,9 @@ class _Batch:
 
     def inspect(self, catalog: Catalog, upload: object) -> None:
         """Inspects one upload; a picture that cannot be read is a row like the others."""
-        name, rate = _name(upload), self._results.head["false_alarm_rate"]
+        name = _name(upload)
         try:
-            inspection = inspect_picture(catalog, self.category, checked_path(upload), rate, self.methods)
+            inspection = inspect_picture(catalog, self.category, checked_path(upload), self.rate, self.methods)
         except (PictureError, ModelError, BackboneError) as error:
             reason = explain_fault(error, self._language, catalog).unescape()
             with self._lock:
@@ -398,7 +405,7 @@ class _Batch:
         before = self._results.rows[number - 1]
         judged = self._revise(raised, number)
         key = _what_followed(good, bool(raised), before, self._results.rows[number - 1])
-        promises = _promises(raised, self._results.head["false_alarm_rate"], self._language)
+        promises = _promises(raised, self.rate, self._language)
         return [self._about(number, key), *promises, *judged]
 
     def _fail(self, number: int, reason: Markup) -> None:

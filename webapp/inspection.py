@@ -1,10 +1,11 @@
 """One picture, inspected by all methods of a category; and the choice of the category, the same in every tab."""
 
 import math
+import secrets
 import threading
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Self
 
 import gradio as gr
@@ -200,6 +201,14 @@ class VouchedRates:
         if not self.is_beyond(rate):
             return shown
         return translate("rate_beyond", language, rate=shown, needed=pictures_needed(rate))
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The false-alarm rate at which a row of a batch was opened; `opening` differs each time."""
+
+    rate: float
+    opening: str = field(default_factory=lambda: secrets.token_hex(4))
 
 
 def load_methods(catalog: Catalog, category: str | None, methods: list | None = None) -> dict[str, AnomalyDetector]:

@@ -19,7 +19,7 @@ from hubmodels.heatmap import agreement_layer, count_shares, heat_layer, ignored
 from hubmodels.methods import METHODS
 from hubmodels.prediction import pictures_needed
 from hubmodels.scoring import Calibration
-from webapp.inspection import Inspection, VouchedRates, all_agree, count_verdicts, needs_look, verdict_of
+from webapp.inspection import Asked, Inspection, VouchedRates, all_agree, count_verdicts, needs_look, verdict_of
 from webapp.results import FILES
 from webapp.texts import (
     LOOK,
@@ -89,6 +89,7 @@ def render_report(
     undoable: bool = False,
     teachable: bool = False,
     is_example: bool = False,
+    asked: Asked | None = None,
 ) -> Markup:
     """The report in the visitor's language.
 
@@ -101,9 +102,10 @@ def render_report(
         undoable: whether a correction can be undone.
         teachable: whether to offer teaching, because the picture shows something else.
         is_example: the visitor did not choose the picture, so there is nothing to download.
+        asked: the rate to begin with; by default the least one that all methods can vouch for.
     """
     vouched = VouchedRates.of(inspection.detectors.values())
-    rates = step_rates(vouched)
+    rates = step_rates(vouched, asked)
     drawn = replace(inspection, predictions={n: p.at_most(LAYER_SIDE) for n, p in inspection.predictions.items()})
     agreements = _agreements(drawn, rates, language)
     return render(
@@ -117,7 +119,8 @@ def render_report(
         agreements=agreements,
         legend=_legend(agreements[0].methods, language) if agreements else {},
         ignored=_ignored(inspection),
-        start=rates.index(vouched.least),
+        start=rates.index(asked.rate if asked and vouched.own else vouched.least),
+        opening=asked and asked.opening,
         rates=[rate for rate in rates if rate is not None],
         shown_rates=[vouched.in_words(rate, language) for rate in rates if rate is not None],
         beyond=sum(vouched.is_beyond(rate) for rate in rates if rate is not None),
@@ -152,9 +155,11 @@ def _strongest(predictions: Mapping[str, AnomalyPrediction]) -> tuple[float, flo
     return (x + 0.5) / found.shape[1], (y + 0.5) / found.shape[0]
 
 
-def step_rates(vouched: VouchedRates) -> list[float | None]:
+def step_rates(vouched: VouchedRates, asked: Asked | None) -> list[float | None]:
     """The rates of the slider, ascending; only None if nothing is calibrated."""
-    return [None] if vouched.own is None else sorted({*RATES, vouched.own, vouched.least})
+    if vouched.own is None:
+        return [None]
+    return sorted({*RATES, vouched.own, vouched.least} | ({asked.rate} if asked else set()))
 
 
 def _alike(inspection: Inspection, methods: Iterable[str], rates: list[float | None]) -> list[list[int]]:

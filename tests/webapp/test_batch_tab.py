@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import zipfile
 from base64 import b64decode
 from dataclasses import replace
@@ -16,10 +17,11 @@ from batch_page import read_csv, served, start
 from browser import photograph, visit
 from PIL import Image
 
-from hubmodels import GLASS, AppearanceCheck
+from hubmodels import GLASS, AnomalyPrediction, AppearanceCheck
 from hubmodels.hub.catalog import Catalog
 from webapp import batch_rows, batch_tab, results
 from webapp.batch_rows import DEFECTIVE, DISAGREEMENT, GOOD, NO_VERDICT, UNREAD
+from webapp.inspect_tab import InspectTab
 from webapp.inspection import inspect_picture
 from webapp.results import BatchResults, printable
 from webapp.texts import TEXTS
@@ -400,13 +402,34 @@ def event(**data):
 def test_a_row_opens_with_its_category_and_a_copy_of_its_picture(catalog, uploads):
     batches, files = batch_tab._Batches(catalog), uploads("one.png", "two.png")
     table = list(batches.run(LABEL, files, 20, ["glass"], visitor()))[-1][1]
-    tabs, category, path, methods = batches.open(event(run=table["run"], number=2), visitor())
-    assert (tabs.selected, category, methods) == ("inspect", LABEL, ["glass"])
+    tabs, category, path, methods, asked = batches.open(event(run=table["run"], number=2), visitor())
+    assert (tabs.selected, category, methods, asked.rate) == ("inspect", LABEL, ["glass"], 0.2)
     assert Path(path).read_bytes() == Path(files[1]["path"]).read_bytes() and path != files[1]["path"]
     assert batches.open(event(run=table["run"], number=2), visitor())[2] != path  # a new one is inspected again
     Path(files[1]["path"]).unlink()
     with pytest.raises(gr.Error, match="Uploads are deleted after an hour"):
         batches.open(event(run=table["run"], number=2), visitor())
+
+
+@pytest.mark.parametrize("percent", [1, 17.5, 34])
+def test_a_row_and_its_report_give_the_same_verdict(make_detector, uploads, tmp_path, percent):
+    """At each rate, also one that the slider of the report has not; 99 scores around those of the pictures."""
+    detector, files = make_detector(GLASS), uploads(*"abcdefgh")
+    detector.calibrate([file["path"] for file in files])  # they look like the part
+    scores = detector.calibration.image_scores.numpy()
+    spread = np.interp(np.linspace(-3, 7, 99), range(8), scores, scores[0] - 1)
+    detector.calibration.fit([AnomalyPrediction(s, np.full((2, 2), s, np.float32)) for s in spread], 0.01)
+    detector.save_pretrained(tmp_path / "own" / "glass-toy-widget")
+    catalog = Catalog.from_folder(tmp_path / "own")
+    batches, tab = batch_tab._Batches(catalog), InspectTab(catalog, [])
+    table = list(batches.run(LABEL, files, percent, None, visitor()))[-1][1]
+    for row in table["rows"]:
+        _, category, path, _, asked = batches.open(event(run=table["run"], number=row["number"]), visitor())
+        report = tab.inspect(category, {"path": path}, None, visitor(), asked)[0]
+        start = re.search(r'data-start="(\d+)" data-opening', report)[1]
+        rate = float(re.search(r'data-rates="([^"]*)"', report)[1].split("|")[int(start)])
+        (shown,) = re.findall(rf'single" data-step="{start}">\S* ([^<]*)', report)
+        assert (rate, shown) == (percent / 100, row["cells"][1]["text"])
 
 
 @pytest.mark.parametrize(
@@ -490,7 +513,7 @@ def test_a_batch_in_the_browser(catalog, tmp_path, monkeypatch):
     for number, file in enumerate(files):
         file.write_bytes(b"no picture" if file.name == HOSTILE else png(number))
     with served(catalog, tmp_path / "up", monkeypatch) as url, visit(url, "/?category=widget") as page:
-        start(page, files)
+        page.get_by_role("tab", name="Batch").click()
         slider, note = page.locator("#batch-rate input[type=range]"), page.locator("#batch-beyond")
         page.wait_for_function("document.querySelector('#batch-rate input[type=range]').value === '20'")
         slider.focus()
@@ -498,9 +521,10 @@ def test_a_batch_in_the_browser(catalog, tmp_path, monkeypatch):
         note.get_by_text("0.5%: needs 199 good parts").wait_for()
         grey = "slider => getComputedStyle(slider.closest('#batch-rate')).filter"
         assert slider.evaluate(grey) == "grayscale(1)"
-        page.keyboard.press("End")
+        page.locator("#batch-rate input[type=number]").fill("18")
         note.get_by_text("needs").wait_for(state="detached")
         assert slider.evaluate(grey) == "none"
+        start(page, files)
         page.get_by_role("status").get_by_text("Done: 3 of 3").wait_for()
         assert page.locator(".batch-table img").count() == 2  # the file name is text, not a third one
         heading = page.get_by_role("columnheader", name="Picture")
@@ -523,6 +547,12 @@ def test_a_batch_in_the_browser(catalog, tmp_path, monkeypatch):
         page.set_viewport_size({"width": 360, "height": 740})
         photograph(page, "batch_phone")
         assert page.evaluate("document.documentElement.scrollWidth") <= 360
+        page.get_by_role("button", name="part9.png: open in Inspect").click()
+        page.locator(".report:not(.example)").wait_for()
+        assert page.locator("[data-output=rate]").text_content() == "18%"  # of the batch, and no step of its own
+        with page.expect_download() as download:
+            page.get_by_role("button", name="Result (JSON)").click()
+        assert json.loads(download.value.path().read_text())["false_alarm_rate"] == 0.18
 
 
 @pytest.mark.browser

@@ -45,11 +45,18 @@ function centreOn([x, y]) {
   });
 }
 
+function takeRate({ dataset: { opening, start } }) { // a row of a batch opens at the rate of the batch
+  if (!opening || opening === kept.opening) return;
+  kept.opening = opening;
+  kept.rate = element.querySelector("[data-control=rate]")?.dataset.rates.split("|")[start];
+}
+
 function arrive() {
   const report = element.querySelector(".report");
   if (!report) return speak();
   const source = report.querySelector(".photo[src]").src; // sent once for all viewers
   report.querySelectorAll(".photo").forEach((photo) => { photo.src = source; });
+  takeRate(report);
   report.querySelectorAll("[data-control]").forEach((control) => {
     const name = control.dataset.control;
     const chosen = name === "rate" ? control.dataset.rates.split("|").indexOf(kept.rate) : (kept[name] ?? -1);
