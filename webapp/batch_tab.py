@@ -17,7 +17,7 @@ from hubmodels import AnomalyDetector, BackboneError, ModelError, PictureError
 from hubmodels.hub.catalog import Catalog
 from hubmodels.scoring import Calibration
 from webapp.batch_rows import COLUMNS, RANKS, inspected_row, rank_of, thumbnail, unread_row
-from webapp.corrections import Correction, Corrections
+from webapp.corrections import Correction, Corrections, limit_of, what_followed
 from webapp.hosting import checked_path, fresh_path, hide_folders, uploaded_path
 from webapp.inspection import (
     BATCH,
@@ -39,6 +39,7 @@ from webapp.texts import (
     explain_fault,
     label,
     language_of,
+    percent,
     read_static,
     render,
     translate,
@@ -149,11 +150,11 @@ class _Batches:
         least = STEP * math.ceil(100 * vouched.least / STEP - 1e-6)
         return gr.update(value=least, maximum=max(MOST, least)), vouched
 
-    def doubt_rate(self, percent: object, vouched: VouchedRates | None, request: gr.Request) -> str:
+    def doubt_rate(self, share: object, vouched: VouchedRates | None, request: gr.Request) -> str:
         """The slider was moved -> how many good pictures the rate needs, if it is too low; it is grey then."""
-        if vouched is None or _is_bad_rate(percent) or not vouched.is_beyond(percent / 100):
+        if vouched is None or _is_bad_rate(share) or not vouched.is_beyond(share / 100):
             return ""
-        return str(vouched.in_words(percent / 100, language_of(request)))
+        return str(vouched.in_words(share / 100, language_of(request)))
 
     def wait(self, request: gr.Request) -> list:
         """Runs at once, even if another batch is running, so that the visitor can stop."""
@@ -354,14 +355,14 @@ class _Batch:
         if corrections is None or not self._can_be_corrected(number):
             return
         try:
-            raised = corrections.correct(self.category, str(self.picture(number)), good)
+            raised = corrections.correct(self.category, str(self.picture(number)), good, self.rate)
             now = _by_title(catalog, self.category, self.methods)
         except (PictureError, ModelError, BackboneError, ValueError, OSError) as error:
             self._fail(number, explain_fault(error, self._language, catalog))
             return
         self._last = number, corrections.latest(self.category)
         self._marks[number] = "good" if good else "defective"
-        self._note = {"lines": self._followed(number, good, now if raised else {}), "failed": False}
+        self._note = {"lines": self._followed(number, good, raised, now), "failed": False}
 
     def undo(self, catalog: Catalog, corrections: Corrections | None) -> None:
         """Undoes the last correction of this batch, unless the part was corrected elsewhere since."""
@@ -396,17 +397,21 @@ class _Batch:
         is_free = self._can_correct and self._has_row(number) and number not in self._marks
         return is_free and self._results.rows[number - 1]["error"] is None
 
-    def _followed(self, number: int, good: bool, raised: Mapping[str, AnomalyDetector]) -> list[str]:
+    def _followed(self, number: int, good: bool, raised: int, now: Mapping[str, AnomalyDetector]) -> list[str]:
         """Shows a correction; returns what followed from it.
 
         Args:
-            raised: the detectors with their new thresholds, by title; empty if none changed.
+            raised: how many of the detectors raised their threshold.
+            now: the detectors, by title. A row can be defective by thresholds that were raised elsewhere.
         """
-        before = self._results.rows[number - 1]
-        judged = self._revise(raised, number)
-        key = _what_followed(good, bool(raised), before, self._results.rows[number - 1])
-        promises = _promises(raised, self.rate, self._language)
-        return [self._about(number, key), *promises, *judged]
+        is_moved = raised or (good and self._results.rows[number - 1]["defective_verdicts"])
+        moved = now if is_moved else {}
+        judged = self._revise(moved, number)
+        after = self._results.rows[number - 1]
+        limit = limit_of(m["p_value"] for m in after["methods"].values() if m["is_anomalous"])
+        key = what_followed(good, raised, bool(after["defective_verdicts"]))
+        line = self._about(number, key, limit=percent(limit, self._language))
+        return [line, *_promises(moved, self.rate, self._language), *judged]
 
     def _fail(self, number: int, reason: Markup) -> None:
         self._note = {"lines": [self._about(number, "batch_not_corrected", reason=reason)], "failed": True}
@@ -501,15 +506,6 @@ def _identities(detectors: Mapping[str, AnomalyDetector]) -> dict[str, tuple]:
     return {
         name: (c.size, str(c.normal_level.item()), str(c.false_alarm_rate.item())) for name, c in calibrations.items()
     }
-
-
-def _what_followed(good: bool, raised: bool, before: dict, after: dict) -> str:
-    """The text about a correction, whose row was such a record before and is such a one after it."""
-    if not good:
-        return "corrected_bad"
-    if not raised:
-        return "batch_kept" if before["defective_verdicts"] else "corrected_kept"
-    return "corrected_still" if after["defective_verdicts"] else "corrected_good"
 
 
 def _promises(detectors: Mapping[str, AnomalyDetector], rate: float, language: str) -> list[str]:

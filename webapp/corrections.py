@@ -7,6 +7,7 @@ training; they are saved, and "Teach" takes everything in. Only for parts that w
 import json
 import shutil
 import threading
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,12 +51,15 @@ class Corrections:
         dataset, _, part = (label or "").partition(" / ")
         return part if dataset == DATASET and part in self._teacher.parts.names() else None
 
-    def correct(self, label: str, path: str, good: bool) -> int:
+    def correct(self, label: str, path: str, good: bool, rate: float | None = None) -> int:
         """Takes a person's word for a picture; returns how many models raised their threshold.
+
+        Args:
+            rate: the accepted false alarms of the verdict that the person saw; None = the calibrated ones.
 
         Raises:
             PictureError, ModelError, BackboneError: the picture cannot be inspected.
-            ValueError: the part was not taught here.
+            ValueError: the part was not taught here, or the rate is not in (0, 1).
             OSError: nothing can be written.
         """
         part = self.part_of(label)
@@ -66,7 +70,7 @@ class Corrections:
         with self._lock:
             is_new = bool(self._teacher.parts.add(part, [upload], TAKEN_BACK if good else BAD))
             picture = self._teacher.parts.find(part, upload, GOOD if good else BAD)
-            raised = self._raise(label, path, picture) if good else 0
+            raised = self._raise(label, path, picture, rate) if good else 0
             self._latest[part] = Correction(picture, is_new, raised)
             return raised
 
@@ -95,15 +99,15 @@ class Corrections:
     def _detector(self, entry: ModelEntry) -> AnomalyDetector:
         return self._catalog.load(entry.label)[entry.method]
 
-    def _raise(self, label: str, path: str, picture: Path) -> int:
-        """Raises the thresholds of a part for a picture; returns how many."""
-        inspection = inspect_picture(self._catalog, label, path, None, None)
+    def _raise(self, label: str, path: str, picture: Path, rate: float | None) -> int:
+        """Raises the thresholds of a part for a picture that is defective at a rate; returns how many."""
+        inspection = inspect_picture(self._catalog, label, path, rate, None)
         taken = [e for e in self._teacher.entries(label) if self._take_back(e, self._detector(e), inspection, picture)]
         self._catalog.refresh()
         return len(taken)
 
     def _take_back(self, entry: ModelEntry, detector: AnomalyDetector, inspection: Inspection, picture: Path) -> bool:
-        """Raises the threshold of a model that called the part defective; a lower score could only lower it."""
+        """Raises the threshold of a model that called the part defective; returns whether it did."""
         found = {d.method: inspection.predictions[name] for name, d in inspection.detectors.items()}.get(entry.method)
         if found is None or not found.is_anomalous:
             return False
@@ -111,6 +115,25 @@ class Corrections:
         new = {"score": found.image_score, "maximum": float(found.counted_map.max())}
         _save(entry, detector, [*_known(entry), {"picture": picture.stem, **new}])
         return True
+
+
+def what_followed(good: bool, raised: int, still: bool) -> str:
+    """The key of the text about a correction.
+
+    Args:
+        raised: how many models raised their threshold.
+        still: whether the part is called defective now.
+    """
+    if not good:
+        return "corrected_bad"
+    if not raised:
+        return "corrected_otherwise" if still else "corrected_kept"
+    return "corrected_still" if still else "corrected_good"
+
+
+def limit_of(p_values: Iterable[float]) -> float:
+    """The accepted false alarms below which no method calls a part defective that was taken back."""
+    return min(p_values, default=1.0)
 
 
 def _known(entry: ModelEntry) -> list[dict]:

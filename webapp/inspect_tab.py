@@ -18,6 +18,7 @@ from hubmodels.folders import find_shown
 from hubmodels.hub.catalog import Catalog
 from hubmodels.methods import METHODS
 from hubmodels.pictures import read_picture
+from webapp.corrections import limit_of, what_followed
 from webapp.hosting import checked_path, fresh_path, hide_folders
 from webapp.inspection import (
     CHOSEN_AT_FIRST,
@@ -40,6 +41,7 @@ from webapp.texts import (
     label,
     language_of,
     part_words,
+    percent,
     read_static,
     render,
     shows_words,
@@ -225,16 +227,18 @@ class InspectTab:
         asked: Asked | None = None,
     ) -> tuple:
         """A click on "This part is good" or "This part is defective" -> the report again, with what changed."""
-        good, language, place = bool(getattr(event, "good", False)), language_of(request), self._visitors.of(request)
+        good, rate = bool(getattr(event, "good", False)), getattr(event, "rate", None)
+        language, place = language_of(request), self._visitors.of(request)
         try:
             path = checked_path(picture)
-            raised = place.corrections.correct(category, path, good)
-            now = inspect_picture(place.catalog, category, path, None, methods)
-            still = any(p.is_anomalous for p in now.predictions.values())
-            key = "bad" if not good else "kept" if not raised else "still" if still else "good"
-            note = translate(f"corrected_{key}", language, part=place.corrections.part_of(category))
+            raised = place.corrections.correct(category, path, good, rate)
+            now = inspect_picture(place.catalog, category, path, rate, methods).predictions.values()
+            limit = limit_of(p.p_value for p in now if p.is_anomalous)
+            key = what_followed(good, raised, any(p.is_anomalous for p in now))
+            part = place.corrections.part_of(category)
+            note = translate(key, language, part=part, limit=percent(limit, language))
             return self._inspect(place, category, PreparedPicture(path), methods, language, asked, note)
-        except (PictureError, ModelError, BackboneError, ValueError, AttributeError, OSError) as error:
+        except (PictureError, ModelError, BackboneError, ValueError, TypeError, AttributeError, OSError) as error:
             raise gr.Error(str(explain_fault(error, language, place.catalog)), print_exception=False) from error
 
     def undo(
