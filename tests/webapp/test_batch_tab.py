@@ -113,13 +113,19 @@ def test_a_spreadsheet_reads_the_table_as_its_country_writes_it(catalog, tmp_pat
         written.finish()
     read = pandas.read_csv(written.csv_path, sep=separator, decimal=point, encoding="utf-8-sig")
     words = {"en": ["Defective", "Good", "Not inspected"], "de": ["Fehlerhaft", "Gut", "Nicht geprüft"]}
-    assert read.columns[0] == "result" and read["result"].tolist() == words[language]
+    assert read.iloc[:, 0].tolist() == words[language]
+    headers = {
+        "en": ["result", "file", "width", "simplenet_image_score", "glass_image_score", "glass_latency_ms"],
+        "de": ["Ergebnis", "Datei", "Breite", "simplenet: Bildwert", "glass: Bildwert", "glass: Dauer in ms"],
+    }
+    assert read.columns[0] == headers[language][0] and not read.columns.duplicated().any()
+    read = read[headers[language]].set_axis(headers["en"], axis="columns")
     assert read["file"].tolist() == ["Gehäuse.png", "b;c,d.png", "e.png"]
     scores = [p.image_score for p in inspection.predictions.values()]
     assert read[["simplenet_image_score", "glass_image_score"]].iloc[0].tolist() == scores
     assert read["glass_latency_ms"].dtype == float and read["width"].iloc[0] == 80
     plain = read_csv(written.csv_path, separator)
-    assert float(plain[0]["glass_image_score"].replace(point, ".")) == scores[1]
+    assert float(plain[0][headers[language][4]].replace(point, ".")) == scores[1]
     with zipfile.ZipFile(written.zip_path) as archive:
         assert archive.read("inspection.csv") == written.csv_path.read_bytes()
 
@@ -139,7 +145,8 @@ def test_a_spreadsheet_does_not_compute_file_names(tmp_path, name, cell, languag
         written.add_failure(name, "=cmd")
         written.finish()
     (row,) = read_csv(written.csv_path, separator)
-    assert (row["file"], row["error"]) == (cell, "'=cmd")
+    file, error = {"en": ("file", "error"), "de": ("Datei", "Fehlermeldung")}[language]
+    assert (row[file], row[error]) == (cell, "'=cmd")
 
 
 def test_a_negative_number_stays_a_number():
@@ -463,7 +470,7 @@ def test_a_german_visitor_reads_german(catalog, uploads):
     status, table, _, _, csv_file, _ = run(catalog, uploads("a"), request=visitor("de"))[-1]
     assert "Fertig: 1 von 1" in status
     (row,) = read_csv(Path(csv_file["value"]), ";")
-    assert row["result"] == table["rows"][0]["cells"][0]["text"] and "," in row["glass_image_score"]
+    assert row["Ergebnis"] == table["rows"][0]["cells"][0]["text"] and "," in row["glass: Bildwert"]
     assert [column["name"] for column in table["columns"][:4]] == ["Bild", "Ergebnis", "Urteil", "Auffälligkeit"]
     assert {".", ","} & set("".join(cell["text"] for cell in table["rows"][0]["cells"])) == {","}
 

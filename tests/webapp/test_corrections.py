@@ -265,7 +265,7 @@ def test_a_running_batch_is_corrected_and_goes_on_with_the_new_threshold(teacher
     assert person.results == ["Noch einmal ansehen"] and "Zeilen mit anderem Ergebnis: 0" in person.said
     *_, (_, person.table, _, _, csv_file, _) = pages
     assert person.results[:2] == ["Noch einmal ansehen"] * 2 and "Zurückgenommen" in person.said
-    assert [row["correction"] for row in read_csv(Path(csv_file["value"]), ";")] == ["Gut", "", ""]
+    assert [row["Korrektur"] for row in read_csv(Path(csv_file["value"]), ";")] == ["Gut", "", ""]
 
 
 @pytest.mark.parametrize(
