@@ -17,6 +17,7 @@ from hubmodels import AnomalyDetector, AnomalyPrediction
 from hubmodels.hub.catalog import ModelEntry
 from hubmodels.hub.files import REPORT_FILE, put_in_place
 from hubmodels.pictures import read_picture
+from hubmodels.prediction import check_rate
 from webapp.inspection import Inspection, inspect_picture
 from webapp.own_parts import BAD, DATASET, GOOD, TAKEN_BACK, Upload
 from webapp.teaching import Teacher
@@ -65,6 +66,8 @@ class Corrections:
         part = self.part_of(label)
         if part is None:
             raise ValueError(f"{label} was not taught here")
+        if rate is not None:
+            check_rate(rate)
         upload = Upload(Path(path).name, Path(path).read_bytes)
         read_picture(upload.read())
         with self._lock:

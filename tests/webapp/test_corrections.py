@@ -140,6 +140,16 @@ def test_without_a_teacher_nothing_can_be_corrected(teacher, false_alarm):
         tab.correct(LABEL, false_alarm, None, type("Event", (), {"good": True})(), visitor)
 
 
+@pytest.mark.parametrize("rate", [0, 2, float("nan"), "0.1", [0.1]])
+@pytest.mark.parametrize("good", [True, False])
+def test_an_absurd_rate_corrects_nothing(teacher, false_alarm, good, rate):
+    tab = InspectTab(teacher.catalog, [], Everybody(teacher.catalog, teacher))
+    event, visitor = SimpleNamespace(good=good, rate=rate), gr.Request(headers={"accept-language": "en"})
+    with pytest.raises(gr.Error):
+        tab.correct(LABEL, false_alarm, None, event, visitor)
+    assert len(teacher.parts.pictures("lid", GOOD)) == 3 and teacher.parts.pictures("lid", BAD) == []
+
+
 def test_a_picture_that_is_there_already_stays_after_undo(teacher, false_alarm):
     teacher.parts.add("lid", [Upload("strange.png", lambda: png(77))])
     corrections = Corrections(teacher)
