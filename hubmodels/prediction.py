@@ -213,7 +213,8 @@ class Conformal:
         normal_level: median over the pictures of the median anomaly map value.
         false_alarm_rate: share of good parts that may be flagged, as asked for, in (0, 1).
         corrections: how many of the scores belong to false alarms that a person took back. They were chosen because
-            they were high. So they raise the threshold, and promises come from the others alone.
+            they were high. So promises come from the others alone, and each correction moves the threshold up by one
+            score. It falls at no rate.
     """
 
     def _array(self, name: str) -> np.ndarray:
@@ -245,7 +246,7 @@ class Conformal:
     def guaranteed_rate(self, false_alarm_rate: float | None = None) -> float:
         """The lowest false-alarm rate that n pictures allow on average: the rate asked for, or 1/(n+1).
 
-        Corrections only raise the threshold, so it still holds with them.
+        Corrections only raise the threshold, at every rate, so it still holds with them.
         """
         asked = round(float(self.false_alarm_rate), 6) if false_alarm_rate is None else false_alarm_rate
         return max(asked, 1 / (self.size + 1))
@@ -265,8 +266,11 @@ class Conformal:
         return self.guaranteed_rate() == round(float(self.false_alarm_rate), 6)
 
     def p_value(self, image_score: float) -> float:
-        """(1 + number of scores of normal pictures >= image_score) / (their number + 1)."""
-        return (1 + self.count_as_unusual(image_score)) / (self.total + 1)
+        """(1 + number of scores of normal pictures >= image_score) / (n + 1), at most 1.
+
+        Corrections count above the line only, so they raise it.
+        """
+        return min(1.0, (1 + self.count_as_unusual(image_score)) / (self.size + 1))
 
     def count_as_unusual(self, image_score: float) -> int:
         """Number of normal pictures with at least this image score."""
@@ -324,7 +328,7 @@ class Conformal:
         return words
 
     def _quantile(self, name: str, rate: float) -> float:
-        return float(self._array(name)[_rank(rate, self.total) - 1])
+        return float(self._array(name)[_rank(rate, self.size) + int(self.corrections) - 1])
 
 
 def _rank(rate: float, n: int) -> int:

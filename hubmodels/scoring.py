@@ -99,7 +99,7 @@ class Calibration(SinglePrecision, Conformal):
     def take_back(self, prediction: AnomalyPrediction) -> None:
         """Counts a false alarm as normal: it was flagged, and a person says that the part is good.
 
-        The threshold can only rise, so promises still hold; see `Conformal.corrections`.
+        At every rate the threshold can only rise, so promises still hold; see `Conformal.corrections`.
 
         Raises:
             ValueError: not calibrated yet.

@@ -1,5 +1,6 @@
 """The tab Batch: many pictures or a folder, a table that can be sorted, and the results as CSV and ZIP."""
 
+import math
 import secrets
 import shutil
 import threading
@@ -16,12 +17,14 @@ from hubmodels import AnomalyDetector, BackboneError, ModelError, PictureError
 from hubmodels.hub.catalog import Catalog
 from hubmodels.scoring import Calibration
 from webapp.batch_rows import COLUMNS, RANKS, inspected_row, rank_of, thumbnail, unread_row
-from webapp.corrections import Correction, Corrections
+from webapp.corrections import Correction, Corrections, limit_of, what_followed
 from webapp.hosting import checked_path, fresh_path, hide_folders, uploaded_path
 from webapp.inspection import (
     BATCH,
     MODEL,
+    Asked,
     SetupWatch,
+    VouchedRates,
     chosen_methods,
     dropdown,
     folder_button,
@@ -36,6 +39,7 @@ from webapp.texts import (
     explain_fault,
     label,
     language_of,
+    percent,
     read_static,
     render,
     translate,
@@ -46,6 +50,7 @@ from webapp.visitors import Everybody, Visitors
 MAX_PICTURES, MAX_BYTES = 500, 1_000_000_000  # the text `batch_limits` repeats them
 MAX_WAITING = 100  # remembered sessions; the queue has far fewer places
 MAX_KEPT = 20  # batches whose rows can be opened and corrected, the latest of each session; each takes some MB
+STEP, MOST = 0.5, 20  # of the accepted false alarms, in %
 SHOWN_EVERY = 1.0  # seconds between updates of the page
 # some browsers do not know the last ones as pictures
 FILE_TYPES = ["image", ".pgm", ".ppm", ".pnm", ".jp2", ".heic"]
@@ -57,7 +62,7 @@ def add(catalog: Catalog, visitors: Everybody | Visitors | None, opened: Sequenc
 
     Args:
         visitors: whose parts each request sees and can correct; None = rows cannot be corrected.
-        opened: where a row opens: the tabs, and category, picture and methods of the tab Inspect.
+        opened: where a row opens: the tabs, and category, picture, methods and rate of the tab Inspect.
 
     Returns:
         The choice of category; the page updates its choices.
@@ -76,7 +81,8 @@ def add(catalog: Catalog, visitors: Everybody | Visitors | None, opened: Sequenc
         with gr.Column(scale=2, min_width=280):
             category = dropdown(catalog)
             methods = method_choice(catalog)
-            rate = gr.Slider(0.5, 20, 1, step=0.5, label=label("batch_rate"), elem_id="batch-rate")
+            rate = gr.Slider(STEP, MOST, 1, step=STEP, label=label("batch_rate"), elem_id="batch-rate")
+            beyond = gr.HTML(elem_id="batch-beyond", elem_classes="note", apply_default_css=False)
             with gr.Row():
                 start = gr.Button(label("batch_start"), variant="primary", min_width=120)
                 stop = gr.Button(label("batch_stop"), interactive=False, min_width=80)
@@ -91,6 +97,15 @@ def add(catalog: Catalog, visitors: Everybody | Visitors | None, opened: Sequenc
         gr.Markdown(label("batch_explanation"))
     batches, outputs = _Batches(catalog, visitors), [status, found, start, stop, *downloads]
     quick = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+    vouched = gr.State()
+    gr.on(
+        [category.change, methods.input],
+        batches.offer_rates,
+        [category, methods, vouched],
+        [rate, vouched],
+        **quick,
+    )
+    gr.on([rate.change, vouched.change], batches.doubt_rate, [rate, vouched], beyond, preprocess=False, **quick)
     waiting = start.click(batches.wait, None, outputs, **quick)
     running = waiting.then(
         batches.run,
@@ -118,6 +133,28 @@ class _Batches:
         self._visitors = visitors or Everybody(catalog)
         self._kept: dict[str, _Batch] = {}  # by session, its latest batch
         self._stops: dict[str, threading.Event] = {}  # by session, of each waiting or running batch
+
+    def offer_rates(
+        self, category: str | None, methods: list | None, before: VouchedRates | None, request: gr.Request
+    ) -> tuple:
+        """Parts or methods were chosen -> the slider at the least rate they can vouch for, and what they vouch for.
+
+        A visitor's choice stays if they vouch for the same rates as `before`.
+        """
+        try:
+            vouched = VouchedRates.of(load_methods(self._visitors.of(request).catalog, category, methods).values())
+        except (ModelError, BackboneError):  # said when the batch starts
+            return gr.skip(), None
+        if vouched == before or vouched.least is None:
+            return gr.skip(), vouched
+        least = STEP * math.ceil(100 * vouched.least / STEP - 1e-6)
+        return gr.update(value=least, maximum=max(MOST, least)), vouched
+
+    def doubt_rate(self, share: object, vouched: VouchedRates | None, request: gr.Request) -> str:
+        """The slider was moved -> how many good pictures the rate needs, if it is too low; it is grey then."""
+        if vouched is None or _is_bad_rate(share) or not vouched.is_beyond(share / 100):
+            return ""
+        return str(vouched.in_words(share / 100, language_of(request)))
 
     def wait(self, request: gr.Request) -> list:
         """Runs at once, even if another batch is running, so that the visitor can stop."""
@@ -175,7 +212,7 @@ class _Batches:
         yield batch.ended()
 
     def open(self, event: gr.EventData, request: gr.Request) -> tuple:
-        """A row was chosen -> the tab Inspect with its category, a copy of its picture, and its methods."""
+        """A row was chosen -> the tab Inspect with its category, a copy of its picture, its methods and its rate."""
         try:
             batch = self._batch(event, request)
             path = batch.picture(getattr(event, "number", None))
@@ -183,7 +220,8 @@ class _Batches:
             reason = explain_fault(error, language_of(request), self._visitors.of(request).catalog)
             raise gr.Error(str(reason), print_exception=False) from error
         methods = chosen_methods(batch.methods) if batch.methods else gr.skip()
-        return gr.Tabs(selected="inspect"), batch.category, str(shutil.copy(path, fresh_path(path.name))), methods
+        copy = str(shutil.copy(path, fresh_path(path.name)))
+        return gr.Tabs(selected="inspect"), batch.category, copy, methods, Asked(batch.rate)
 
     def correct(self, event: gr.EventData, request: gr.Request) -> list:
         """A key or button of a row, "is good" or "is defective" -> status, table, CSV and ZIP."""
@@ -226,7 +264,7 @@ class _Batches:
             return translate("batch_too_many", language, count=len(uploads), limit=MAX_PICTURES)
         if (size := sum(map(_size, uploads))) > MAX_BYTES:
             return translate("batch_too_large", language, size=size // 10**6, limit=MAX_BYTES // 10**6)
-        if not isinstance(percent, int | float) or not 0 < percent < 100:
+        if _is_bad_rate(percent):
             return translate("batch_bad_rate", language)
         if not category:
             return translate("batch_no_category", language)
@@ -273,6 +311,11 @@ class _Batch:
         """Of all its pictures."""
         return self._results.head["category"]
 
+    @property
+    def rate(self) -> float:
+        """The accepted false alarms."""
+        return self._results.head["false_alarm_rate"]
+
     def picture(self, number: object) -> Path:
         """The picture of a row.
 
@@ -283,9 +326,9 @@ class _Batch:
 
     def inspect(self, catalog: Catalog, upload: object) -> None:
         """Inspects one upload; a picture that cannot be read is a row like the others."""
-        name, rate = _name(upload), self._results.head["false_alarm_rate"]
+        name = _name(upload)
         try:
-            inspection = inspect_picture(catalog, self.category, checked_path(upload), rate, self.methods)
+            inspection = inspect_picture(catalog, self.category, checked_path(upload), self.rate, self.methods)
         except (PictureError, ModelError, BackboneError) as error:
             reason = explain_fault(error, self._language, catalog).unescape()
             with self._lock:
@@ -312,14 +355,14 @@ class _Batch:
         if corrections is None or not self._can_be_corrected(number):
             return
         try:
-            raised = corrections.correct(self.category, str(self.picture(number)), good)
+            raised = corrections.correct(self.category, str(self.picture(number)), good, self.rate)
             now = _by_title(catalog, self.category, self.methods)
         except (PictureError, ModelError, BackboneError, ValueError, OSError) as error:
             self._fail(number, explain_fault(error, self._language, catalog))
             return
         self._last = number, corrections.latest(self.category)
         self._marks[number] = "good" if good else "defective"
-        self._note = {"lines": self._followed(number, good, now if raised else {}), "failed": False}
+        self._note = {"lines": self._followed(number, good, raised, now), "failed": False}
 
     def undo(self, catalog: Catalog, corrections: Corrections | None) -> None:
         """Undoes the last correction of this batch, unless the part was corrected elsewhere since."""
@@ -354,17 +397,21 @@ class _Batch:
         is_free = self._can_correct and self._has_row(number) and number not in self._marks
         return is_free and self._results.rows[number - 1]["error"] is None
 
-    def _followed(self, number: int, good: bool, raised: Mapping[str, AnomalyDetector]) -> list[str]:
+    def _followed(self, number: int, good: bool, raised: int, now: Mapping[str, AnomalyDetector]) -> list[str]:
         """Shows a correction; returns what followed from it.
 
         Args:
-            raised: the detectors with their new thresholds, by title; empty if none changed.
+            raised: how many of the detectors raised their threshold.
+            now: the detectors, by title. A row can be defective by thresholds that were raised elsewhere.
         """
-        before = self._results.rows[number - 1]
-        judged = self._revise(raised, number)
-        key = _what_followed(good, bool(raised), before, self._results.rows[number - 1])
-        promises = _promises(raised, self._results.head["false_alarm_rate"], self._language)
-        return [self._about(number, key), *promises, *judged]
+        is_moved = raised or (good and self._results.rows[number - 1]["defective_verdicts"])
+        moved = now if is_moved else {}
+        judged = self._revise(moved, number)
+        after = self._results.rows[number - 1]
+        limit = limit_of(m["p_value"] for m in after["methods"].values() if m["is_anomalous"])
+        key = what_followed(good, raised, bool(after["defective_verdicts"]))
+        line = self._about(number, key, limit=percent(limit, self._language))
+        return [line, *_promises(moved, self.rate, self._language), *judged]
 
     def _fail(self, number: int, reason: Markup) -> None:
         self._note = {"lines": [self._about(number, "batch_not_corrected", reason=reason)], "failed": True}
@@ -461,15 +508,6 @@ def _identities(detectors: Mapping[str, AnomalyDetector]) -> dict[str, tuple]:
     }
 
 
-def _what_followed(good: bool, raised: bool, before: dict, after: dict) -> str:
-    """The text about a correction, whose row was such a record before and is such a one after it."""
-    if not good:
-        return "corrected_bad"
-    if not raised:
-        return "batch_kept" if before["defective_verdicts"] else "corrected_kept"
-    return "corrected_still" if after["defective_verdicts"] else "corrected_good"
-
-
 def _promises(detectors: Mapping[str, AnomalyDetector], rate: float, language: str) -> list[str]:
     """By method, what its threshold promises now, and how many corrections raised it."""
     calibrations = {name: detector.calibration for name, detector in detectors.items()}
@@ -500,6 +538,10 @@ def _page(status: Markup, table: dict | None = None, running: bool = False, file
         gr.update(interactive=running),
         *(gr.update(value=path and str(path), visible=path is not None) for path in files),
     ]
+
+
+def _is_bad_rate(percent: object) -> bool:
+    return not isinstance(percent, int | float) or not 0 < percent < 100
 
 
 def _name(upload: object) -> str:

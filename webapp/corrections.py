@@ -8,6 +8,7 @@ were taught here.
 import json
 import shutil
 import threading
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from hubmodels import AnomalyDetector, AnomalyPrediction
 from hubmodels.hub.catalog import ModelEntry
 from hubmodels.hub.files import CARD_FILE, CONFIG_FILE, REPORT_FILE, put_in_place
 from hubmodels.pictures import read_picture
-from hubmodels.prediction import threshold_in_words
+from hubmodels.prediction import check_rate, threshold_in_words
 from webapp.inspection import Inspection, inspect_picture
 from webapp.own_parts import BAD, DATASET, GOOD, TAKEN_BACK, Upload
 from webapp.teaching import Teacher
@@ -53,23 +54,28 @@ class Corrections:
         parts = self._teacher.parts.choices() if dataset == DATASET else []
         return next((part for written, part in parts if written == name), None)
 
-    def correct(self, label: str, path: str, good: bool) -> int:
+    def correct(self, label: str, path: str, good: bool, rate: float | None = None) -> int:
         """Takes a person's word for a picture; returns how many models raised their threshold.
+
+        Args:
+            rate: the accepted false alarms of the verdict that the person saw; None = the calibrated ones.
 
         Raises:
             PictureError, ModelError, BackboneError: the picture cannot be inspected.
-            ValueError: the part was not taught here.
+            ValueError: the part was not taught here, or the rate is not in (0, 1).
             OSError: nothing can be written.
         """
         part = self.part_of(label)
         if part is None:
             raise ValueError(f"{label} was not taught here")
+        if rate is not None:
+            check_rate(rate)
         upload = Upload(Path(path).name, Path(path).read_bytes)
         read_picture(upload.read())
         with self._lock:
             is_new = bool(self._teacher.parts.add(part, [upload], TAKEN_BACK if good else BAD))
             picture = self._teacher.parts.find(part, upload, GOOD if good else BAD)
-            raised = self._raise(label, part, path, picture) if good else 0
+            raised = self._raise(label, part, path, picture, rate) if good else 0
             self._latest[part] = Correction(picture, is_new, raised)
             return raised
 
@@ -98,15 +104,15 @@ class Corrections:
     def _detector(self, entry: ModelEntry) -> AnomalyDetector:
         return self._catalog.load(entry.label)[entry.method]
 
-    def _raise(self, label: str, part: str, path: str, picture: Path) -> int:
-        """Raises the thresholds of a part for a picture; returns how many."""
-        inspection = inspect_picture(self._catalog, label, path, None, None)
+    def _raise(self, label: str, part: str, path: str, picture: Path, rate: float | None) -> int:
+        """Raises the thresholds of a part for a picture that is defective at a rate; returns how many."""
+        inspection = inspect_picture(self._catalog, label, path, rate, None)
         taken = [e for e in self._teacher.entries(part) if self._take_back(e, self._detector(e), inspection, picture)]
         self._catalog.refresh()
         return len(taken)
 
     def _take_back(self, entry: ModelEntry, detector: AnomalyDetector, inspection: Inspection, picture: Path) -> bool:
-        """Raises the threshold of a model that called the part defective; a lower score could only lower it."""
+        """Raises the threshold of a model that called the part defective; returns whether it did."""
         found = {d.method: inspection.predictions[name] for name, d in inspection.detectors.items()}.get(entry.method)
         if found is None or not found.is_anomalous:
             return False
@@ -114,6 +120,25 @@ class Corrections:
         new = {"score": found.image_score, "maximum": float(found.counted_map.max())}
         _save(entry, detector, [*_known(entry), {"picture": picture.stem, **new}])
         return True
+
+
+def what_followed(good: bool, raised: int, still: bool) -> str:
+    """The key of the text about a correction.
+
+    Args:
+        raised: how many models raised their threshold.
+        still: whether the part is called defective now.
+    """
+    if not good:
+        return "corrected_bad"
+    if not raised:
+        return "corrected_otherwise" if still else "corrected_kept"
+    return "corrected_still" if still else "corrected_good"
+
+
+def limit_of(p_values: Iterable[float]) -> float:
+    """The accepted false alarms below which no method calls a part defective that was taken back."""
+    return min(p_values, default=1.0)
 
 
 def _known(entry: ModelEntry) -> list[dict]:

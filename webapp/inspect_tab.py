@@ -18,10 +18,12 @@ from hubmodels.folders import find_shown
 from hubmodels.hub.catalog import Catalog
 from hubmodels.methods import METHODS
 from hubmodels.pictures import read_picture
+from webapp.corrections import limit_of, what_followed
 from webapp.hosting import checked_path, fresh_path, hide_folders
 from webapp.inspection import (
     CHOSEN_AT_FIRST,
     MODEL,
+    Asked,
     Inspection,
     dropdown,
     expected_methods,
@@ -39,6 +41,7 @@ from webapp.texts import (
     label,
     language_of,
     part_words,
+    percent,
     read_static,
     render,
     shows_words,
@@ -95,8 +98,8 @@ class InspectTab:
 
     @property
     def inputs(self) -> list[Component]:
-        """Category, picture and methods; a new picture is inspected at once."""
-        return [self._category, self._picture, self._methods]
+        """Category, picture, methods, and at which rate a batch was; a new picture is inspected at once."""
+        return [self._category, self._picture, self._methods, self._asked]
 
     def _build_inputs(self) -> None:
         self._category = dropdown(self._catalog)
@@ -105,7 +108,7 @@ class InspectTab:
             label=label("picture"), type="filepath", sources=sources, height=300, buttons=[], elem_id="picture"
         )
         self._button = gr.Button(label("inspect"), variant="primary")
-        self._methods = method_choice(self._catalog)
+        self._methods, self._asked = method_choice(self._catalog), gr.State()
         gr.HTML(label("examples"), elem_classes=["quiet", "examples"], visible=bool(self._examples))
         self._gallery = gr.HTML(
             self._pictures(LANGUAGES[0]),
@@ -155,7 +158,7 @@ class InspectTab:
         corrected = {"outputs": outputs, "show_progress_on": self._report, **private, **MODEL}
         self._report.apply(self.correct, inputs, **corrected)
         self._report.undo(self.undo, inputs, **corrected)
-        downloaded = self._report.select(self.download, inputs, self._file, **private, **MODEL)
+        downloaded = self._report.select(self.download, inputs[:3], self._file, **private, **MODEL)
         downloaded.success(fn=None, js=START_DOWNLOAD)
         downloaded.then(fn=None, js=DOWNLOAD_ENDED)
         self._report.expand(lambda: gr.Tabs(selected="teach"), None, tabs, **quick)
@@ -180,13 +183,20 @@ class InspectTab:
         """The category after an inspection: the suggested one, unless the visitor has chosen one in the meantime."""
         return gr.skip() if category or not suggested else suggested
 
-    def inspect(self, category: str | None, picture: dict | None, methods: list | None, request: gr.Request) -> tuple:
+    def inspect(
+        self,
+        category: str | None,
+        picture: dict | None,
+        methods: list | None,
+        request: gr.Request,
+        asked: Asked | None = None,
+    ) -> tuple:
         """The choices -> report (HTML), button and category of a suggestion, and a category to adopt."""
         language, place = language_of(request), self._visitors.of(request)
         if picture is None:
             return self._opening(category, language)
         try:
-            return self._inspect(place, category, PreparedPicture(checked_path(picture)), methods, language)
+            return self._inspect(place, category, PreparedPicture(checked_path(picture)), methods, language, asked)
         except (PictureError, ModelError, BackboneError) as error:
             reason, title = explain_fault(error, language, place.catalog), translate("not_inspected", language)
             return self._without_report(_card(reason, language, title, "failed"))
@@ -214,26 +224,35 @@ class InspectTab:
         methods: list | None,
         event: gr.EventData,
         request: gr.Request,
+        asked: Asked | None = None,
     ) -> tuple:
         """A click on "This part is good" or "This part is defective" -> the report again, with what changed."""
-        good, language, place = bool(getattr(event, "good", False)), language_of(request), self._visitors.of(request)
+        good, rate = bool(getattr(event, "good", False)), getattr(event, "rate", None)
+        language, place = language_of(request), self._visitors.of(request)
         try:
             path = checked_path(picture)
-            raised = place.corrections.correct(category, path, good)
-            now = inspect_picture(place.catalog, category, path, None, methods)
-            still = any(p.is_anomalous for p in now.predictions.values())
-            key = "bad" if not good else "kept" if not raised else "still" if still else "good"
-            note = translate(f"corrected_{key}", language, part=part_words(category, language))
-            return self._inspect(place, category, PreparedPicture(path), methods, language, note)
-        except (PictureError, ModelError, BackboneError, ValueError, AttributeError, OSError) as error:
+            raised = place.corrections.correct(category, path, good, rate)
+            now = inspect_picture(place.catalog, category, path, rate, methods).predictions.values()
+            limit = limit_of(p.p_value for p in now if p.is_anomalous)
+            key = what_followed(good, raised, any(p.is_anomalous for p in now))
+            note = translate(key, language, part=part_words(category, language), limit=percent(limit, language))
+            return self._inspect(place, category, PreparedPicture(path), methods, language, asked, note)
+        except (PictureError, ModelError, BackboneError, ValueError, TypeError, AttributeError, OSError) as error:
             raise gr.Error(str(explain_fault(error, language, place.catalog)), print_exception=False) from error
 
-    def undo(self, category: str | None, picture: dict | None, methods: list | None, request: gr.Request) -> tuple:
+    def undo(
+        self,
+        category: str | None,
+        picture: dict | None,
+        methods: list | None,
+        request: gr.Request,
+        asked: Asked | None = None,
+    ) -> tuple:
         """A click on Undo -> the report as it was before."""
         corrections = self._visitors.of(request).corrections
         if corrections is not None and category:
             corrections.undo(category)
-        return self.inspect(category, picture, methods, request)
+        return self.inspect(category, picture, methods, request, asked)
 
     def _inspect(
         self,
@@ -242,6 +261,7 @@ class InspectTab:
         picture: PreparedPicture,
         methods: list | None,
         language: str,
+        asked: Asked | None = None,
         corrected: Markup | None = None,
     ) -> tuple:
         chosen = category or suggest_category(place.catalog, picture)
@@ -264,6 +284,7 @@ class InspectTab:
             correctable=place.corrections is not None and place.corrections.part_of(chosen) is not None,
             undoable=corrected is not None,
             teachable=unlike and other is None and self._visitors.teaches,
+            asked=asked,
         )
         button = gr.update(
             visible=other is not None,

@@ -1,9 +1,12 @@
 """One picture, inspected by all methods of a category; and the choice of the category, the same in every tab."""
 
+import math
+import secrets
 import threading
 from collections import Counter, defaultdict, deque
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Self
 
 import gradio as gr
 import numpy as np
@@ -22,9 +25,10 @@ from hubmodels.appearance import BRIGHT, DARK
 from hubmodels.hub.catalog import BUNDLE, CACHE, FOLDER, HUB, Catalog
 from hubmodels.methods import METHODS
 from hubmodels.pictures import Picture
+from hubmodels.prediction import pictures_needed
 from hubmodels.setup_change import CELL, GRID, WINDOW, setup_changed
 from webapp.own_parts import DATASET
-from webapp.texts import LANGUAGES, LOOK, label, part_words, translate_plainly
+from webapp.texts import LANGUAGES, LOOK, label, part_words, percent, translate, translate_plainly
 
 # Events that use a model share one place in Gradio's queue. A batch has its own place, otherwise nobody else could
 # inspect while it runs. A batch and the other events then take turns (`_turn`), one picture each.
@@ -163,6 +167,48 @@ def decided(detector: AnomalyDetector, prediction: AnomalyPrediction, rate: floa
         return prediction
     unsure = min(MOST_UNSURE, UNSURE * detector.calibration.guaranteed_rate(rate))
     return detector.decide(prediction, rate, unsure)
+
+
+@dataclass(frozen=True)
+class VouchedRates:
+    """The false-alarm rates that the calibrations of some detectors can vouch for.
+
+    Attributes:
+        own: what the first one was calibrated for; None if none is calibrated.
+        least: the lowest rate, not below their own, that all of them allow; None if none is calibrated.
+        lowest: none of them allows a lower one.
+    """
+
+    own: float | None
+    least: float | None
+    lowest: float
+
+    @classmethod
+    def of(cls, detectors: Iterable[AnomalyDetector]) -> Self:
+        """The rates of these detectors."""
+        known = [detector.calibration for detector in detectors if detector.calibration.size]
+        own = next((round(c.false_alarm_rate.item(), 6) for c in known), None)
+        least = max((math.ceil(1e4 * c.guaranteed_rate() - 1e-6) / 1e4 for c in known), default=None)  # not below
+        return cls(own, least, min((1 / (c.size + 1) for c in known), default=0.0))
+
+    def is_beyond(self, rate: float) -> bool:
+        """Whether a rate is too low for all of them."""
+        return rate < self.lowest - 1e-4
+
+    def in_words(self, rate: float, language: str) -> str:
+        """A rate; one that is too low names the good pictures that it needs."""
+        shown = percent(rate, language)
+        if not self.is_beyond(rate):
+            return shown
+        return translate("rate_beyond", language, rate=shown, needed=pictures_needed(rate))
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The false-alarm rate at which a row of a batch was opened; `opening` differs each time."""
+
+    rate: float
+    opening: str = field(default_factory=lambda: secrets.token_hex(4))
 
 
 def load_methods(catalog: Catalog, category: str | None, methods: list | None = None) -> dict[str, AnomalyDetector]:

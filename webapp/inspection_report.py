@@ -4,7 +4,6 @@ The page contains the verdicts, outlines and heat maps of every false-alarm rate
 only choose between them. Nothing is computed in the browser, and nothing is sent to the server.
 """
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -20,7 +19,7 @@ from hubmodels.heatmap import agreement_layer, count_shares, heat_layer, ignored
 from hubmodels.methods import METHODS
 from hubmodels.prediction import pictures_needed
 from hubmodels.scoring import Calibration
-from webapp.inspection import Inspection, all_agree, count_verdicts, needs_look, verdict_of
+from webapp.inspection import Asked, Inspection, VouchedRates, all_agree, count_verdicts, needs_look, verdict_of
 from webapp.results import FILES
 from webapp.texts import (
     LOOK,
@@ -90,6 +89,7 @@ def render_report(
     undoable: bool = False,
     teachable: bool = False,
     is_example: bool = False,
+    asked: Asked | None = None,
 ) -> Markup:
     """The report in the visitor's language.
 
@@ -102,8 +102,10 @@ def render_report(
         undoable: whether a correction can be undone.
         teachable: whether to offer teaching, because the picture shows something else.
         is_example: the visitor did not choose the picture, so there is nothing to download.
+        asked: the rate to begin with; by default the least one that all methods can vouch for.
     """
-    rates = step_rates(inspection)
+    vouched = VouchedRates.of(inspection.detectors.values())
+    rates = step_rates(vouched, asked)
     drawn = replace(inspection, predictions={n: p.at_most(LAYER_SIDE) for n, p in inspection.predictions.items()})
     agreements = _agreements(drawn, rates, language)
     return render(
@@ -117,10 +119,11 @@ def render_report(
         agreements=agreements,
         legend=_legend(agreements[0].methods, language) if agreements else {},
         ignored=_ignored(drawn),
-        start=rates.index(least_rate(inspection)),
+        start=rates.index(asked.rate if asked and vouched.own else vouched.least),
+        opening=asked and asked.opening,
         rates=[rate for rate in rates if rate is not None],
-        shown_rates=_shown_rates(inspection, rates, language),
-        beyond=_beyond(inspection, rates),
+        shown_rates=[vouched.in_words(rate, language) for rate in rates if rate is not None],
+        beyond=sum(vouched.is_beyond(rate) for rate in rates if rate is not None),
         absent=absent,
         warnings=warnings,
         note=note,
@@ -145,39 +148,11 @@ def _strongest(predictions: Mapping[str, AnomalyPrediction]) -> tuple[float, flo
     return (x + 0.5) / found.shape[1], (y + 0.5) / found.shape[0]
 
 
-def own_rate(inspection: Inspection) -> float | None:
-    """The false-alarm rate that the first calibrated method was calibrated for."""
-    return next((round(c.false_alarm_rate.item(), 6) for c in _calibrations(inspection)), None)
-
-
-def least_rate(inspection: Inspection) -> float | None:
-    """The lowest false-alarm rate, not below their own, that the calibrations of all methods allow."""
-    rates = [math.ceil(1e4 * c.guaranteed_rate() - 1e-6) / 1e4 for c in _calibrations(inspection)]  # short, not below
-    return max(rates, default=None)
-
-
-def step_rates(inspection: Inspection) -> list[float | None]:
+def step_rates(vouched: VouchedRates, asked: Asked | None) -> list[float | None]:
     """The rates of the slider, ascending; only None if nothing is calibrated."""
-    own = own_rate(inspection)
-    return [None] if own is None else sorted({*RATES, own, least_rate(inspection)})
-
-
-def _calibrations(inspection: Inspection) -> list[Calibration]:
-    return [c for detector in inspection.detectors.values() if (c := detector.calibration).size]
-
-
-def _shown_rates(inspection: Inspection, rates: list[float | None], language: str) -> list[Markup | str]:
-    """The rates in words; those that no calibration allows name the good pictures that they need."""
-    shown = [(percent(rate, language), pictures_needed(rate)) for rate in rates if rate is not None]
-    beyond = _beyond(inspection, rates)
-    few = [translate("rate_beyond", language, rate=text, needed=needed) for text, needed in shown[:beyond]]
-    return few + [text for text, _ in shown[beyond:]]
-
-
-def _beyond(inspection: Inspection, rates: list[float | None]) -> int:
-    """How many of the rates, which ascend, are too low for all calibrations."""
-    lowest = min((1 / (c.size + 1) for c in _calibrations(inspection)), default=0)
-    return sum(rate is not None and rate < lowest - 1e-4 for rate in rates)
+    if vouched.own is None:
+        return [None]
+    return sorted({*RATES, vouched.own, vouched.least} | ({asked.rate} if asked else set()))
 
 
 def _alike(inspection: Inspection, methods: Iterable[str], rates: list[float | None]) -> list[list[int]]:

@@ -33,6 +33,8 @@ GROUPS = {FOLDER: "models_of_folder", HUB: "models_of_hub", CACHE: "models_of_ca
 CARDS = Path(__file__).parents[1] / "model_cards"  # of the bundled models, in a clone of the repository
 FRONT_MATTER = re.compile(r"\A---\n.*?\n---\n", re.S)
 
+FACTS = ("protocol", "test_counts", "smallest_defect", "size_bytes", "licence")  # of a model, besides its metrics
+
 Infos = dict[ModelEntry, ModelInfo]
 
 
@@ -60,6 +62,13 @@ class Group:
     def count(self) -> int:
         """Number of models."""
         return sum(map(len, self.categories.values()))
+
+    @property
+    def known(self) -> set[str]:
+        """The metrics and other facts that at least one model has; the others need no column."""
+        infos = [row.info for rows in self.categories.values() for row in rows]
+        metrics = {key for info in infos for key, value in info.metrics.items() if value is not None}
+        return metrics | {name for name in FACTS if any(getattr(info, name) not in (None, "", {}) for info in infos)}
 
 
 def add(catalog: Catalog, tab: gr.Tab, visitors: Everybody | Visitors | None = None) -> gr.HTML:

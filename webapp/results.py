@@ -251,28 +251,38 @@ class BatchResults:
 def table(rows: list[dict], head: dict, language: str) -> str:
     """The rows as CSV, one per picture: the result in words, then all numbers of all methods.
 
-    Numbers and separators are those of spreadsheets in this language.
+    Headers, numbers and separators are those of spreadsheets in this language. The English headers are the names in
+    the JSON, for programs.
     """
     flat = [_flattened(row, head, language) for row in rows]
     found = dict.fromkeys(column for row in sorted(flat, key=len, reverse=True) for column in row)
     columns = [*(name for name in FIRST_COLUMNS if name in found), *(n for n in found if n not in FIRST_COLUMNS)]
     stream, point = StringIO(), get_decimal_symbol(language)
-    writer = csv.DictWriter(stream, columns, delimiter=";" if point == "," else ",")
-    writer.writeheader()
-    writer.writerows({column: _cell(value, point) for column, value in row.items()} for row in flat)
+    writer = csv.writer(stream, delimiter=";" if point == "," else ",")
+    writer.writerow(_header(column, language) for column in columns)
+    writer.writerows([_cell(row.get(column), point) for column in columns] for row in flat)
     return stream.getvalue()
 
 
 def _flattened(row: dict, head: dict, language: str) -> dict:
+    """By column, or by (method, column)."""
     plain = {key: value for key, value in row.items() if key not in ("methods", "overlays")}
     plain["result"] = result_in_words(row, language)
     if "correction" in row:
         plain["correction"] = translate_plainly(row["correction"], language)
     for method, numbers in row["methods"].items():
         model = head["models"].get(method, {})
-        plain |= {f"{method.lower()}_{key}": value for key, value in numbers.items()}
-        plain[f"{method.lower()}_model"] = "@".join(filter(None, (model.get("name"), model.get("revision"))))
+        plain |= {(method, key): value for key, value in numbers.items()}
+        plain[method, "model"] = "@".join(filter(None, (model.get("name"), model.get("revision"))))
     return plain
+
+
+def _header(column: str | tuple[str, str], language: str) -> str:
+    """The header of a column, or of a method's column (method, column)."""
+    if isinstance(column, str):
+        return translate_plainly(f"csv_{column}", language)
+    method, name = column
+    return translate_plainly("csv_of_method", language, method=method.lower(), column=_header(name, language))
 
 
 def _cell(value: object, point: str) -> object:

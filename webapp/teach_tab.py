@@ -155,7 +155,7 @@ class TeachTab:
             event(self.offer_to_keep, part, keep, preprocess=False, **quick)
         stop.click(self.stop, running, None, **quick)
         inspect.click(lambda chosen: (gr.Tabs(selected="inspect"), chosen), taught, [tabs, category], **quick)
-        tab.select(self.arrive, None, part, **quick)
+        tab.select(self.arrive, least, [part, least], preprocess=False, **quick)
 
     def _build_keep(self, part: gr.Dropdown) -> gr.Column:
         """Adds what keeps the models of a part; the login only on a Space, where it can work."""
@@ -174,9 +174,10 @@ class TeachTab:
                 push.click(self.push, part, pushed, preprocess=False, api_visibility="private", **TEACH)
         return keep
 
-    def arrive(self, request: gr.Request) -> dict:
-        """The tab is opened: the parts of the visitor."""
-        return gr.update(choices=self._visitors.of(request).teacher.parts.choices())
+    def arrive(self, least_size: float | None, request: gr.Request) -> tuple[dict, object]:
+        """The tab is opened: the parts of the visitor, and an empty least size, which Gradio shows as 0 at first."""
+        choices = self._visitors.of(request).teacher.parts.choices()
+        return gr.update(choices=choices), gr.skip() if least_size else None
 
     def check(self, part: str | None, good: list | None, request: gr.Request) -> tuple[str, dict]:
         """What is odd about the pictures, and how long the methods take."""

@@ -234,8 +234,8 @@ def put_in_place(new: Path, folder: Path) -> None:
         OSError: it cannot be moved.
     """
     older = folder.with_name(f"{folder.name}.1")
-    shutil.rmtree(older, ignore_errors=True)
-    if not missing_files(folder):
+    if not missing_files(folder):  # otherwise NAME.1 may be the only whole one
+        shutil.rmtree(older, ignore_errors=True)
         os.replace(folder, older)
     shutil.rmtree(folder, ignore_errors=True)  # what is left there is no model
     os.replace(new, folder)

@@ -81,6 +81,7 @@ class _Head(nn.Module):
         super().__init__()
         self.scores, self.image_scores = detector.head.export_form(), detector.head.image_scores
         self.register_buffer("held_out", detector.calibration.image_scores.clone())
+        self.size = detector.calibration.size
 
     def forward(self, aggregated: list[Tensor]) -> Tensor:
         """As `Head.scores`."""
@@ -89,7 +90,7 @@ class _Head(nn.Module):
     def p_values(self, image_scores: Tensor) -> Tensor:
         """As `Conformal.p_value`, for (B,) scores."""
         unusual = (self.held_out >= image_scores[:, None]).sum(1)
-        return (1 + unusual).float() / (1 + len(self.held_out))
+        return ((1 + unusual).float() / (1 + self.size)).clamp(max=1)
 
 
 def _resize_levels(levels: Tensor, size: int, start: int, count: int) -> Tensor:

@@ -281,6 +281,22 @@ def test_a_false_alarm_taken_back_raises_the_threshold_and_keeps_the_promise(n, 
     assert calibration.total == n and "taken back" not in calibration.describe()
 
 
+@pytest.mark.parametrize("score", [0.5, 30.0, 55.0, 150.0])
+def test_what_is_taken_back_lowers_no_threshold_and_leaves_p_values_in_step(score):
+    """Also a score that is a false alarm at high rates only."""
+    rates, zeros = np.linspace(0.002, 0.9, 300), np.zeros((2, 2), np.float32)
+    for n in (5, 60, 99, 198):
+        calibration = calibrated(n, 0.1)
+        before = [calibration.decide(score, zeros, rate) for rate in rates]
+        p_value = calibration.p_value(score)
+        calibration.take_back(false_alarm(score))
+        for old, rate in zip(before, rates, strict=True):
+            new = calibration.decide(score, zeros, rate)
+            assert new.threshold >= old.threshold and new.pixel_threshold >= old.pixel_threshold
+            assert new.is_anomalous == (new.p_value <= calibration.guaranteed_rate(rate))
+        assert calibration.p_value(score) == pytest.approx(min(1, p_value + 1 / (n + 1)))
+
+
 def test_only_what_was_taken_back_can_be_undone():
     calibration = calibrated(20, 0.1)
     with pytest.raises(ValueError, match="was not taken back"):

@@ -20,6 +20,7 @@ import pytest
 from gradio_client import Client, handle_file
 from PIL import Image
 
+from hubmodels import GLASS, AnomalyPrediction
 from hubmodels.appearance import AppearanceCheck
 from hubmodels.hub.catalog import Catalog
 from webapp import api
@@ -110,6 +111,28 @@ def test_a_picture_gets_the_numbers_of_both_methods(client, catalog, picture, ra
         assert {key: numbers[key] for key in prediction.numbers() if key != "latency_ms"} == {
             key: value for key, value in prediction.numbers().items() if key != "latency_ms"
         }
+
+
+def test_a_picture_that_is_good_but_not_at_five_times_the_rate_needs_another_look(make_detector, picture, tmp_path):
+    """Two of 99 normal scores are above: an alarm from 3 % on. Python has no second threshold by default."""
+    detector = make_detector(GLASS)
+    score = detector.predict(picture).image_score
+    scores = [score - 98 + i + 0.5 for i in range(97)] + [score + 1, score + 2]
+    detector.calibration.fit([AnomalyPrediction(s, np.full((1, 1), s, np.float32)) for s in scores], 0.01)
+    detector.save_pretrained(tmp_path / "glass-toy-widget")
+    endpoints = api._Endpoints(Catalog.from_folder(tmp_path))
+    for rate, expected in ((None, True), (0.005, True), (0.03, False)):
+        result = endpoints.inspect(data_url(picture), LABEL, rate)
+        numbers = result["methods"]["GLASS"]
+        assert (result["look_again"], numbers["is_unsure"], numbers["is_anomalous"]) == (
+            expected,
+            expected,
+            not expected,
+        )
+        (one,) = endpoints.inspect_batch([data_url(picture)], LABEL, rate)["results"]
+        assert one["look_again"] == expected
+    alone = detector.predict(picture)
+    assert not alone.is_unsure and not alone.is_anomalous and alone.unsure_threshold is None
 
 
 def test_overlays_come_when_asked_for(client, picture):

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import zipfile
 from base64 import b64decode
 from dataclasses import replace
@@ -16,10 +17,11 @@ from batch_page import read_csv, served, start
 from browser import photograph, visit
 from PIL import Image
 
-from hubmodels import AppearanceCheck
+from hubmodels import GLASS, AnomalyPrediction, AppearanceCheck
 from hubmodels.hub.catalog import Catalog
 from webapp import batch_rows, batch_tab, results
 from webapp.batch_rows import DEFECTIVE, DISAGREEMENT, GOOD, NO_VERDICT, UNREAD
+from webapp.inspect_tab import InspectTab
 from webapp.inspection import inspect_picture
 from webapp.results import BatchResults, printable
 from webapp.texts import TEXTS
@@ -111,13 +113,19 @@ def test_a_spreadsheet_reads_the_table_as_its_country_writes_it(catalog, tmp_pat
         written.finish()
     read = pandas.read_csv(written.csv_path, sep=separator, decimal=point, encoding="utf-8-sig")
     words = {"en": ["Defective", "Good", "Not inspected"], "de": ["Fehlerhaft", "Gut", "Nicht geprüft"]}
-    assert read.columns[0] == "result" and read["result"].tolist() == words[language]
+    assert read.iloc[:, 0].tolist() == words[language]
+    headers = {
+        "en": ["result", "file", "width", "simplenet_image_score", "glass_image_score", "glass_latency_ms"],
+        "de": ["Ergebnis", "Datei", "Breite", "simplenet: Bildwert", "glass: Bildwert", "glass: Dauer in ms"],
+    }
+    assert read.columns[0] == headers[language][0] and not read.columns.duplicated().any()
+    read = read[headers[language]].set_axis(headers["en"], axis="columns")
     assert read["file"].tolist() == ["Gehäuse.png", "b;c,d.png", "e.png"]
     scores = [p.image_score for p in inspection.predictions.values()]
     assert read[["simplenet_image_score", "glass_image_score"]].iloc[0].tolist() == scores
     assert read["glass_latency_ms"].dtype == float and read["width"].iloc[0] == 80
     plain = read_csv(written.csv_path, separator)
-    assert float(plain[0]["glass_image_score"].replace(point, ".")) == scores[1]
+    assert float(plain[0][headers[language][4]].replace(point, ".")) == scores[1]
     with zipfile.ZipFile(written.zip_path) as archive:
         assert archive.read("inspection.csv") == written.csv_path.read_bytes()
 
@@ -137,7 +145,8 @@ def test_a_spreadsheet_does_not_compute_file_names(tmp_path, name, cell, languag
         written.add_failure(name, "=cmd")
         written.finish()
     (row,) = read_csv(written.csv_path, separator)
-    assert (row["file"], row["error"]) == (cell, "'=cmd")
+    file, error = {"en": ("file", "error"), "de": ("Datei", "Fehlermeldung")}[language]
+    assert (row[file], row[error]) == (cell, "'=cmd")
 
 
 def test_a_negative_number_stays_a_number():
@@ -291,6 +300,22 @@ def test_a_rate_that_cannot_be_vouched_for_is_told(catalog, uploads):
     assert "on average" not in run(catalog, uploads("a"), percent=20)[-1][0]
 
 
+def test_the_slider_starts_at_the_least_rate_that_the_part_can_vouch_for(catalog, make_detector, tmp_path):
+    batches = batch_tab._Batches(catalog)
+    update, vouched = batches.offer_rates(LABEL, None, None, visitor())
+    assert (update["value"], update["maximum"]) == (20, 20) and vouched.lowest == pytest.approx(1 / 6)
+    assert batches.offer_rates(LABEL, ["glass"], vouched, visitor()) == (gr.skip(), vouched)  # a choice stays
+    assert batches.offer_rates(None, None, vouched, visitor()) == (gr.skip(), None)
+    words = "1%: needs 99 good parts"
+    assert [batches.doubt_rate(rate, vouched, visitor()) for rate in (1, 17, "x")] == [words, "", ""]
+    assert "nur mit 99 guten Teilen" in batches.doubt_rate(1, vouched, visitor("de"))
+    detector = make_detector(GLASS)
+    detector.calibrate([Image.open(io.BytesIO(png(seed))) for seed in range(3)], 0.01)
+    detector.save_pretrained(tmp_path / "few" / "glass-toy-widget")
+    update, _ = batch_tab._Batches(Catalog.from_folder(tmp_path / "few")).offer_rates(LABEL, None, None, visitor())
+    assert (update["value"], update["maximum"]) == (25, 25)
+
+
 def test_what_a_method_is_unsure_of_is_named_before_the_good_ones(catalog, uploads, monkeypatch):
     """One method finds the part good, and the other would call it defective at a higher rate only."""
     real = inspect_picture(catalog, LABEL, png(), 0.2)
@@ -384,13 +409,34 @@ def event(**data):
 def test_a_row_opens_with_its_category_and_a_copy_of_its_picture(catalog, uploads):
     batches, files = batch_tab._Batches(catalog), uploads("one.png", "two.png")
     table = list(batches.run(LABEL, files, 20, ["glass"], visitor()))[-1][1]
-    tabs, category, path, methods = batches.open(event(run=table["run"], number=2), visitor())
-    assert (tabs.selected, category, methods) == ("inspect", LABEL, ["glass"])
+    tabs, category, path, methods, asked = batches.open(event(run=table["run"], number=2), visitor())
+    assert (tabs.selected, category, methods, asked.rate) == ("inspect", LABEL, ["glass"], 0.2)
     assert Path(path).read_bytes() == Path(files[1]["path"]).read_bytes() and path != files[1]["path"]
     assert batches.open(event(run=table["run"], number=2), visitor())[2] != path  # a new one is inspected again
     Path(files[1]["path"]).unlink()
     with pytest.raises(gr.Error, match="Uploads are deleted after an hour"):
         batches.open(event(run=table["run"], number=2), visitor())
+
+
+@pytest.mark.parametrize("percent", [1, 17.5, 34])
+def test_a_row_and_its_report_give_the_same_verdict(make_detector, uploads, tmp_path, percent):
+    """At each rate, also one that the slider of the report has not; 99 scores around those of the pictures."""
+    detector, files = make_detector(GLASS), uploads(*"abcdefgh")
+    detector.calibrate([file["path"] for file in files])  # they look like the part
+    scores = detector.calibration.image_scores.numpy()
+    spread = np.interp(np.linspace(-3, 7, 99), range(8), scores, scores[0] - 1)
+    detector.calibration.fit([AnomalyPrediction(s, np.full((2, 2), s, np.float32)) for s in spread], 0.01)
+    detector.save_pretrained(tmp_path / "own" / "glass-toy-widget")
+    catalog = Catalog.from_folder(tmp_path / "own")
+    batches, tab = batch_tab._Batches(catalog), InspectTab(catalog, [])
+    table = list(batches.run(LABEL, files, percent, None, visitor()))[-1][1]
+    for row in table["rows"]:
+        _, category, path, _, asked = batches.open(event(run=table["run"], number=row["number"]), visitor())
+        report = tab.inspect(category, {"path": path}, None, visitor(), asked)[0]
+        start = re.search(r'data-start="(\d+)" data-opening', report)[1]
+        rate = float(re.search(r'data-rates="([^"]*)"', report)[1].split("|")[int(start)])
+        (shown,) = re.findall(rf'single" data-step="{start}">\S* ([^<]*)', report)
+        assert (rate, shown) == (percent / 100, row["cells"][1]["text"])
 
 
 @pytest.mark.parametrize(
@@ -424,7 +470,7 @@ def test_a_german_visitor_reads_german(catalog, uploads):
     status, table, _, _, csv_file, _ = run(catalog, uploads("a"), request=visitor("de"))[-1]
     assert "Fertig: 1 von 1" in status
     (row,) = read_csv(Path(csv_file["value"]), ";")
-    assert row["result"] == table["rows"][0]["cells"][0]["text"] and "," in row["glass_image_score"]
+    assert row["Ergebnis"] == table["rows"][0]["cells"][0]["text"] and "," in row["glass: Bildwert"]
     assert [column["name"] for column in table["columns"][:4]] == ["Bild", "Ergebnis", "Urteil", "Auffälligkeit"]
     assert {".", ","} & set("".join(cell["text"] for cell in table["rows"][0]["cells"])) == {","}
 
@@ -474,6 +520,17 @@ def test_a_batch_in_the_browser(catalog, tmp_path, monkeypatch):
     for number, file in enumerate(files):
         file.write_bytes(b"no picture" if file.name == HOSTILE else png(number))
     with served(catalog, tmp_path / "up", monkeypatch) as url, visit(url, "/?category=widget") as page:
+        page.get_by_role("tab", name="Batch").click()
+        slider, note = page.locator("#batch-rate input[type=range]"), page.locator("#batch-beyond")
+        page.wait_for_function("document.querySelector('#batch-rate input[type=range]').value === '20'")
+        slider.focus()
+        page.keyboard.press("Home")
+        note.get_by_text("0.5%: needs 199 good parts").wait_for()
+        grey = "slider => getComputedStyle(slider.closest('#batch-rate')).filter"
+        assert slider.evaluate(grey) == "grayscale(1)"
+        page.locator("#batch-rate input[type=number]").fill("18")
+        note.get_by_text("needs").wait_for(state="detached")
+        assert slider.evaluate(grey) == "none"
         start(page, files)
         page.get_by_role("status").get_by_text("Done: 3 of 3").wait_for()
         assert page.locator(".batch-table img").count() == 2  # the file name is text, not a third one
@@ -497,6 +554,12 @@ def test_a_batch_in_the_browser(catalog, tmp_path, monkeypatch):
         page.set_viewport_size({"width": 360, "height": 740})
         photograph(page, "batch_phone")
         assert page.evaluate("document.documentElement.scrollWidth") <= 360
+        page.get_by_role("button", name="part9.png: open in Inspect").click()
+        page.locator(".report:not(.example)").wait_for()
+        assert page.locator("[data-output=rate]").text_content() == "18%"  # of the batch, and no step of its own
+        with page.expect_download() as download:
+            page.get_by_role("button", name="Result (JSON)").click()
+        assert json.loads(download.value.path().read_text())["false_alarm_rate"] == 0.18
 
 
 @pytest.mark.browser

@@ -200,10 +200,22 @@ def test_what_is_chosen_while_an_inspection_runs_is_what_counts(bundled, tmp_pat
         expect(page.locator(".spoken")).to_have_text("Both methods agree: Good")  # screen readers hear it
 
 
-def test_a_link_to_an_unknown_category_says_so_and_leads_nowhere_else(bundled):
+def test_a_link_to_an_unknown_category_says_so_and_a_part_that_nobody_knows_leads_to_teach(bundled, tmp_path):
+    Image.effect_noise((300, 200), 200).save(tmp_path / "noise.png")
     with visit(bundled, "/?category=screw") as page:
         page.get_by_text("There is no category screw").wait_for()
-        assert page.get_by_label("Category").first.input_value() == ""
+        category, options = page.get_by_label("Category").first, page.get_by_role("option")
+        assert category.input_value() == ""
+        category.focus()
+        options.first.wait_for()
+        page.keyboard.press("Tab")
+        expect(options).to_have_count(0)  # the list does not cover what comes next
+        assert category.input_value() == ""
+        page.set_input_files("input[type=file] >> nth=0", tmp_path / "noise.png")
+        told(page, "does not look like any known kind of part")
+        page.locator("#report [data-teach]").click()
+        page.locator("#teach-part input").wait_for()
+        expect(page.get_by_role("tab", name="Teach")).to_have_attribute("aria-selected", "true")
 
 
 def test_a_german_visitor_on_a_dark_phone(bundled):
@@ -217,6 +229,8 @@ def test_a_german_visitor_on_a_dark_phone(bundled):
             "element => { const box = element.getBoundingClientRect(); return box.top >= 0 && box.top < innerHeight; }"
         )  # the verdict came into view, though the examples are above it
         assert page.locator(".report").evaluate("report => report.clientWidth") > 320  # nothing next to it
+        pictures, sliders = (page.locator(f".report .{part}").bounding_box() for part in ("columns", "controls"))
+        assert pictures["y"] + pictures["height"] <= sliders["y"]
         photograph(page, "phone_german_dark")
         for tab in ("Stapel", "Vergleich", "Anlernen", "Modelle", "Prüfen"):
             shown = page.get_by_role("tab", name=tab)
@@ -339,6 +353,7 @@ def test_pictures_of_an_own_part_are_judged_and_drawn_on(bundled, tmp_path):
         page.locator("#teach-good input[type=file]").set_input_files(files)
         page.get_by_text("Pictures that can be used: 9. Still missing: 1.").wait_for()
         page.get_by_text("What counts in the picture").click()
+        expect(page.locator("#teach-least-size input")).to_have_value("")  # and no 0, which nobody chose
         page.get_by_role("button", name="Draw on one of the pictures").click()
         canvas = page.locator(".region canvas")
         page.get_by_role("button", name="does not count").wait_for()

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import zipfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,9 +19,10 @@ from hubmodels import GLASS, PictureError, SimpleNet, load
 from hubmodels.hub.catalog import Catalog, list_own
 from hubmodels.prediction import AnomalyPrediction
 from training.publishing.card import card_of, write_card
-from webapp.batch_tab import _Batches, _what_followed
-from webapp.corrections import FILE, Corrections
+from webapp.batch_tab import _Batches
+from webapp.corrections import FILE, Corrections, what_followed
 from webapp.inspect_tab import InspectTab
+from webapp.inspection import Asked
 from webapp.own_models import pack
 from webapp.own_parts import BAD, GOOD, Upload
 from webapp.teach_tab import TeachTab
@@ -159,7 +161,7 @@ def test_the_page_offers_it_for_own_parts_and_says_what_happened(teacher, false_
     assert "This part is good" in report and "data-undo" not in report
     good = type("Event", (), {"good": True})()
     report = tab.correct(LABEL, false_alarm, None, good, visitor)[0]
-    assert "Taken back. Such a part is no longer called defective" in report and "data-undo" in report
+    assert "such a part is no longer called defective" in report and "data-undo" in report
     assert "good ones of lid" in report and "Look again" in report
     report = tab.undo(LABEL, false_alarm, None, visitor)[0]
     assert "Taken back" not in report and verdicts(teacher, false_alarm) == [True, True]
@@ -171,6 +173,16 @@ def test_without_a_teacher_nothing_can_be_corrected(teacher, false_alarm):
     assert "This part is good" not in tab.inspect(LABEL, false_alarm, None, visitor)[0]
     with pytest.raises(gr.Error):
         tab.correct(LABEL, false_alarm, None, type("Event", (), {"good": True})(), visitor)
+
+
+@pytest.mark.parametrize("rate", [0, 2, float("nan"), "0.1", [0.1]])
+@pytest.mark.parametrize("good", [True, False])
+def test_an_absurd_rate_corrects_nothing(teacher, false_alarm, good, rate):
+    tab = InspectTab(teacher.catalog, [], Everybody(teacher.catalog, teacher))
+    event, visitor = SimpleNamespace(good=good, rate=rate), gr.Request(headers={"accept-language": "en"})
+    with pytest.raises(gr.Error):
+        tab.correct(LABEL, false_alarm, None, event, visitor)
+    assert len(teacher.parts.pictures("lid", GOOD)) == 3 and teacher.parts.pictures("lid", BAD) == []
 
 
 def test_a_picture_that_is_there_already_stays_after_undo(teacher, false_alarm):
@@ -353,22 +365,77 @@ def test_a_running_batch_is_corrected_and_goes_on_with_the_new_threshold(teacher
     assert person.results == ["Noch einmal ansehen"] and "Zeilen mit anderem Ergebnis: 0" in person.said
     *_, (_, person.table, _, _, csv_file, _) = pages
     assert person.results[:2] == ["Noch einmal ansehen"] * 2 and "Zurückgenommen" in person.said
-    assert [row["correction"] for row in read_csv(Path(csv_file["value"]), ";")] == ["Gut", "", ""]
+    assert [row["Korrektur"] for row in read_csv(Path(csv_file["value"]), ";")] == ["Gut", "", ""]
 
 
 @pytest.mark.parametrize(
-    ("good", "raised", "before", "after", "key"),
+    ("good", "raised", "still", "key"),
     [
-        (False, False, 1, 1, "corrected_bad"),
-        (True, True, 1, 0, "corrected_good"),
-        (True, True, 2, 1, "corrected_still"),
-        (True, False, 0, 0, "corrected_kept"),
-        (True, False, 1, 1, "batch_kept"),  # at the higher rate of the batch only
+        (False, 0, True, "corrected_bad"),
+        (True, 1, False, "corrected_good"),
+        (True, 2, True, "corrected_still"),
+        (True, 0, False, "corrected_kept"),
+        (True, 0, True, "corrected_otherwise"),  # a row of a part that was taught again
     ],
 )
-def test_the_note_says_what_followed(good, raised, before, after, key):
-    records = ({"defective_verdicts": count} for count in (before, after))
-    assert _what_followed(good, raised, *records) == key
+def test_the_note_says_what_followed(good, raised, still, key):
+    assert what_followed(good, raised, still) == key
+
+
+def move_down(teacher, path, above):
+    """Makes so many of the 99 normal scores at least those of a picture."""
+    for folder in teacher.models.glob("*-own-lid"):
+        detector = load(folder)
+        scores = detector.calibration.image_scores
+        shift = detector.predict(path).image_score - (scores[98 - above] + scores[99 - above]) / 2
+        for name in ("image_scores", "map_maxima"):
+            setattr(detector.calibration, name, getattr(detector.calibration, name) + shift)
+        detector.save_pretrained(folder)
+    teacher.catalog.refresh()
+
+
+@pytest.mark.parametrize(
+    ("rate", "raised", "said"),
+    [
+        (0.01, False, "is not called defective, so nothing else changed"),
+        (0.05, True, "no longer called defective"),
+        (0.1, True, "still called defective, because so many false alarms are accepted. Below 6% it is not."),
+    ],
+)
+def test_the_rate_that_is_shown_decides_and_words_and_verdict_agree(teacher, false_alarm, rate, raised, said):
+    """Four of 99 normal scores are above the picture's: an alarm from 5 % on, and after a correction from 6 % on."""
+    move_down(teacher, false_alarm["path"], 4)
+    tab = InspectTab(teacher.catalog, [], Everybody(teacher.catalog, teacher))
+    event, visitor = SimpleNamespace(good=True, rate=rate), gr.Request(headers={"accept-language": "en"})
+    report = tab.correct(LABEL, false_alarm, None, event, visitor, Asked(rate))[0].replace("\xa0", " ")
+    start = re.search(r'data-start="(\d+)"', report)[1]
+    (tone,) = re.findall(rf'headline (\w+)" data-step="{start}"', report)
+    assert said in report and (tone == "defective") == ("still" in said)
+    calibration = load(teacher.models / "glass-own-lid").calibration
+    assert calibration.total == 99 + raised
+    tab.undo(LABEL, false_alarm, None, visitor)
+    assert load(teacher.models / "glass-own-lid").calibration.total == 99
+
+
+def test_a_batch_corrects_at_its_own_rate(teacher, alike):
+    move_down(teacher, alike[0]["path"], 4)
+    person = Visitor(teacher)
+    person.inspect(alike, percent=5)
+    assert person.results[:2] == ["Defective"] * 2
+    person.correct(1, good=True)
+    assert person.results[:2] == ["Look again"] * 2 and "no longer called defective" in person.said
+    person.inspect(alike, percent=6)
+    assert person.results[:2] == ["Defective"] * 2
+    person.correct(1, good=True)
+    assert person.results[:2] == ["Look again"] * 2  # the second correction counts, too
+
+
+def test_a_row_follows_what_was_corrected_elsewhere(teacher, alike):
+    person = Visitor(teacher)
+    person.inspect(alike)
+    person.corrections.correct(LABEL, alike[1]["path"], good=True)
+    person.correct(1, good=True)
+    assert person.results[:2] == ["Look again"] * 2 and "so nothing else changed" in person.said
 
 
 def test_a_part_that_was_taught_again_leaves_the_rows(teacher, alike):

@@ -67,6 +67,12 @@ def test_it_is_kept_when_a_part_is_taught_and_shown_again(tab, monkeypatch):
     assert tab.kept_least_size("another", visitor) == gr.skip() == tab.kept_least_size(None, visitor)
 
 
+def test_the_field_is_empty_until_somebody_fills_it(tab):
+    visitor = gr.Request(headers={"accept-language": "en"})
+    parts, empty = tab.arrive(0, visitor)  # Gradio sends 0 for an empty field at first
+    assert parts["choices"] == ["lid"] and empty is None and tab.arrive(40, visitor)[1] == gr.skip()
+
+
 def test_reports_name_it(make_detector):
     plain, least = make_detector(SimpleNet), make_detector(SimpleNet, least_size=40)
     assert describe_least_size(plain, "en") == ""

@@ -97,6 +97,13 @@ def test_a_row_holds_all_that_is_known(described):
     assert glass == ["GLASS", *["–"] * 6, size, "–", "glass-toy-widget"]  # noqa: RUF001
 
 
+def test_a_column_without_a_value_is_left_out_of_its_table(model_folder):
+    page = shown(Catalog.from_folder(model_folder) | Catalog.bundled())
+    assert page.rows[0] == ["Category", "Method", "Weights", "Source"] and [len(r) for r in page.rows[:3]] == [4, 4, 3]
+    (bundled,) = (row for row in page.rows[1:] if row[0] == "Category")
+    assert bundled[-1] == "Licence" and "AUPRO@0.3" in bundled
+
+
 def test_german_has_its_words_and_commas(described):
     page = shown(Catalog.from_folder(described), "de")
     assert page.rows[0][:2] == ["Kategorie", "Verfahren"]
@@ -161,7 +168,7 @@ def test_the_page_asks_for_nothing_by_itself(described):
 def test_a_protocol_that_is_not_ours_is_shown_as_it_is(described):
     describe(described / "simplenet-toy-widget", protocol="best-on-test")
     describe(described / "glass-toy-widget", method="glass", protocol="mean & more")
-    assert [row[-6] for row in shown(Catalog.from_folder(described)).rows[1:]] == ["best on test", "mean & more"]
+    assert [row[-5] for row in shown(Catalog.from_folder(described)).rows[1:]] == ["best on test", "mean & more"]
 
 
 def test_no_model_at_all_is_said_in_words():

@@ -73,6 +73,7 @@ class App:
         self.client = httpx2.Client(base_url=url, timeout=60, trust_env=False, limits=afresh)
         functions = self.get("/config").json()["dependencies"]
         self.functions = {f["api_name"]: f["id"] for f in functions}
+        self.inputs = {f["api_name"]: len(f["inputs"]) for f in functions}
 
     def checked(self, answer, asked="x"):
         own = (str(self.uploads), asked, str(Path(asked).resolve()))  # sent by the client itself
@@ -92,8 +93,8 @@ class App:
         return {"path": self.post("/gradio_api/upload", files={"files": (name, content)}).json()[0], **MARK}
 
     def event(self, name, *data, event_data=None, language="en"):
-        """The output of an event of the page."""
-        session = uuid.uuid4().hex
+        """The output of an event of the page; for what the server keeps itself a browser sends nothing."""
+        session, data = uuid.uuid4().hex, [*data, *[None] * (self.inputs[name] - len(data))]
         body = {"data": data, "fn_index": self.functions[name], "session_hash": session, "event_data": event_data}
         headers = {"Accept-Language": language, "Content-Type": "application/json"}
         joined = self.post("/gradio_api/queue/join", content=json.dumps(body), headers=headers)

@@ -45,11 +45,23 @@ function centreOn([x, y]) {
   });
 }
 
+function shownRate() {
+  const control = element.querySelector("[data-control=rate]");
+  return control ? Number(control.dataset.rates.split("|")[control.value]) : null;
+}
+
+function takeRate({ dataset: { opening, start } }) { // a row of a batch opens at the rate of the batch
+  if (!opening || opening === kept.opening) return;
+  kept.opening = opening;
+  kept.rate = element.querySelector("[data-control=rate]")?.dataset.rates.split("|")[start];
+}
+
 function arrive() {
   const report = element.querySelector(".report");
   if (!report) return speak();
   const source = report.querySelector(".photo[src]").src; // sent once for all viewers
   report.querySelectorAll(".photo").forEach((photo) => { photo.src = source; });
+  takeRate(report);
   report.querySelectorAll("[data-control]").forEach((control) => {
     const name = control.dataset.control;
     const chosen = name === "rate" ? control.dataset.rates.split("|").indexOf(kept.rate) : (kept[name] ?? -1);
@@ -69,16 +81,14 @@ element.addEventListener("input", ({ target }) => {
 
 element.addEventListener("click", ({ target }) => {
   const correction = target.closest("[data-correct]");
-  if (correction) trigger("apply", { good: correction.dataset.correct === "good" });
+  if (correction) trigger("apply", { good: correction.dataset.correct === "good", rate: shownRate() });
   if (target.closest("[data-undo]")) trigger("undo", {});
   if (target.closest("[data-teach]")) trigger("expand", {});
   const button = target.closest("[data-download]");
   if (!button) return;
-  const control = element.querySelector("[data-control=rate]");
-  const rate = control ? Number(control.dataset.rates.split("|")[control.value]) : null;
   button.setAttribute("aria-busy", "true");
   spoken.textContent = element.querySelector("[data-working]").dataset.working;
-  trigger("select", { what: button.dataset.download, method: button.dataset.method ?? null, rate });
+  trigger("select", { what: button.dataset.download, method: button.dataset.method ?? null, rate: shownRate() });
 });
 
 element.closest("#report").addEventListener("downloaded", () => {

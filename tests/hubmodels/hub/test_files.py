@@ -22,7 +22,7 @@ from read_only import obeyed
 from hubmodels import GLASS, BackboneError, ModelError, SimpleNet, load
 from hubmodels.backbone import load_backbone
 from hubmodels.hub.catalog import Catalog
-from hubmodels.hub.files import limit_waiting
+from hubmodels.hub.files import FINISHED_FILES, WEIGHTS_FILE, limit_waiting, put_in_place
 
 BACKBONE = "resnet18.tv_in1k"
 REPOSITORY = "acme/glass-toy-widget"
@@ -524,3 +524,30 @@ def test_threads_may_pull_the_same_model_at_once(hub, published):
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(GLASS.from_pretrained, [REPOSITORY] * 4))
     assert {detector.predict(PICTURE).image_score for detector in found} == {published.predict(PICTURE).image_score}
+
+
+def test_the_old_model_is_name_1_until_the_new_one_is_there(make_detector, tmp_path, monkeypatch):
+    """Also after a failure: the only whole model is never deleted."""
+    folder, older, new = (tmp_path / name for name in ("glass", "glass.1", "glass.new"))
+    detector = make_detector(GLASS)
+    detector.save_pretrained(folder)
+    old = (folder / WEIGHTS_FILE).read_bytes()
+    make_detector(GLASS, embed_dim=16).save_pretrained(new)
+    for name in FINISHED_FILES:
+        (folder / name).touch()
+    move = os.replace
+
+    def fail(source, target):
+        if Path(source) == new:
+            raise OSError("the disk is full")
+        move(source, target)
+
+    monkeypatch.setattr(os, "replace", fail)
+    for _ in range(2):  # the second time there is nothing else
+        with pytest.raises(OSError, match="disk is full"):
+            put_in_place(new, folder)
+        assert (older / WEIGHTS_FILE).read_bytes() == old and load(older).calibration.size == 5
+        assert not folder.exists() and new.is_dir()
+    monkeypatch.undo()
+    put_in_place(new, folder)
+    assert load(folder).front_end.embed_dim == 16 and not older.exists() and not new.exists()

@@ -26,6 +26,7 @@ from hubmodels.onnx import export
 from hubmodels.onnx import runtime as onnx_runtime
 from hubmodels.onnx.graph import ExportGraph
 from hubmodels.onnx.runtime import ExportedModel, ExportError, _region_of, region_to_lists
+from hubmodels.prediction import AnomalyPrediction
 
 ROOT = Path(__file__).parents[3]
 BUNDLED = ROOT / "hubmodels" / "weights" / "models" / "glass-parts-pill"
@@ -265,6 +266,14 @@ def test_p_values_of_the_graph_are_those_of_the_calibration(detectors, model):
     for detector, scores, p_values in zip(detectors, outputs[::3], outputs[2::3], strict=True):
         assert np.unique(p_values).size > 1
         np.testing.assert_allclose(p_values, [detector.calibration.p_value(s.item()) for s in scores], rtol=1e-6)
+
+
+def test_p_values_of_the_graph_count_what_was_taken_back(detectors):
+    detector = copy.deepcopy(detectors[0])
+    detector.calibration.take_back(AnomalyPrediction(1e6, np.full((1, 1), 1e6, np.float32)))
+    scores = torch.tensor([-1e9, *detector.calibration.image_scores.tolist(), 1e9])
+    expected = [detector.calibration.p_value(score) for score in scores.tolist()]
+    assert ExportGraph([detector]).heads[0].p_values(scores).tolist() == pytest.approx(expected) and expected[0] == 1
 
 
 def test_p_values_count_equal_scores(detectors):
