@@ -16,13 +16,14 @@ from hubmodels import SimpleNet
 from hubmodels.hub.catalog import Catalog, list_own
 from hubmodels.samples import Sample
 from webapp import compare_tab, regions
+from webapp.defect_check import DefectCheck
 from webapp.inspection import inspect_picture
 from webapp.inspection_report import render_report
 from webapp.labelled_results import Outcome
 from webapp.own_parts import Upload
 from webapp.regions import checked_shapes, draw_mask, save_region, saved_shapes, share_that_counts
 from webapp.results import BatchResults, write_download
-from webapp.teach_tab import TeachTab, keep_region, missed_defects
+from webapp.teach_tab import TeachTab, keep_region
 from webapp.teaching import Lesson, Teacher
 from webapp.visitors import Everybody
 
@@ -170,7 +171,7 @@ def test_every_drawing_stripes_what_does_not_count(inspect, tmp_path, monkeypatc
 def drawn(inspection, folder, monkeypatch):
     calibrated = {name: replace(p, threshold=p.image_score + 1) for name, p in inspection.predictions.items()}
     missed = replace(inspection, predictions=calibrated)
-    urls = [url for found in missed_defects([missed], "en").values() for url in found]
+    urls = [url for found in DefectCheck([missed]).missed("en").values() for url in found]
     found = {"missed": opened(base64.b64decode(urls[0].partition(",")[2]))}
     with zipfile.ZipFile(write_download(inspection, "zip", None, {})) as archive:
         found["download"] = opened(archive.read("simplenet_overlay.png"))
