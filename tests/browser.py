@@ -81,7 +81,7 @@ def visit(url, path="/", width=1280, height=900, **context):
             yield page
         finally:
             visitor.close()
-    assert (errors, foreign) == ([], [])
+    assert (errors, foreign) == ([], []), (errors, foreign)
 
 
 def photograph(page, name, full_page=True):

@@ -103,6 +103,7 @@ def add(catalog: Catalog, visitors: Everybody | Visitors | None, opened: Sequenc
         batches.offer_rates,
         [category, methods, vouched],
         [rate, vouched],
+        preprocess=False,  # the list does not know a part that was taught meanwhile
         **quick,
     )
     gr.on([rate.change, vouched.change], batches.doubt_rate, [rate, vouched], beyond, preprocess=False, **quick)
