@@ -20,6 +20,7 @@ DARK, BRIGHT, BLURRED, TINY, SWAPPED, UNLIKE = "dark", "bright", "blurred", "tin
 
 LIMIT = 2.5  # middle of the range without an error in 30 or 100 held-out pictures of the four categories chosen on
 FEWEST = 3  # held-out pictures: two others to measure each by
+LEAST_SPREAD = 0.06  # of the mean feature's length, per feature: broken parts of a very uniform kind stay parts
 PRIOR_WEIGHT = 20  # pictures: weight of the features' mean variance, added to each feature's own
 SMALLEST_SPREAD = 1e-4  # of the mean feature: rounding, should all held-out pictures be the same
 LIGHT_SHARE = 0.5  # of the darkest held-out picture's way from black, or the brightest one's from white: at the most
@@ -114,6 +115,9 @@ class Appearance(SinglePrecision):
     others, so that none is measured by itself (as in conformal prediction, Vovk et al. 2005). A limit at their maximum
     would flag about 1 in n + 1 good pictures; LIMIT is mostly larger, so that parts with defects pass.
 
+    Where good parts are very uniform, their spread is small compared with the way to other categories, and broken
+    parts would not pass. So it counts as at least LEAST_SPREAD of the mean feature, except for exchanged colours.
+
     As long as nothing is learned, the spread is infinite, so that nothing is unlike. Light and size then have
     absolute limits.
 
@@ -164,7 +168,7 @@ class Appearance(SinglePrecision):
             exchanged: returns the statistics with red and blue exchanged. It is only called for a picture that is
                 unusual, because it needs a backbone pass. Without it the colours are not checked.
         """
-        ratio = self._ratio(picture)
+        ratio, colours = self._ratio(picture), self._ratio(picture, 0)
         darkest, brightest = self._light_limits()
         found = {
             TINY: picture.enlargement > MOST_ENLARGED * self.enlargement.item(),
@@ -172,15 +176,17 @@ class Appearance(SinglePrecision):
             BRIGHT: picture.brightness > brightest,
             BLURRED: picture.sharpness < SHARP_SHARE * self.sharpness.item(),
             SWAPPED: exchanged is not None
-            and ratio > SUSPICIOUS
-            and self._ratio(exchanged()) <= min(LIMIT, SWAPPED_SHARE * ratio),
+            and colours > SUSPICIOUS
+            and self._ratio(exchanged(), 0) <= min(LIMIT, SWAPPED_SHARE * colours),
             UNLIKE: ratio > LIMIT,
         }
         return AppearanceCheck(ratio if self.is_fitted else None, tuple(code for code in found if found[code]))
 
-    def _ratio(self, picture: PictureStatistics) -> float:
-        deviation = (picture.features - self.center.cpu()) / self.spread.cpu()
-        return deviation.square().mean().sqrt().item()
+    def _ratio(self, picture: PictureStatistics, least: float = LEAST_SPREAD) -> float:
+        """The distance; small ones of a very uniform kind, too, if `least` is 0."""
+        center = self.center.cpu()
+        spread = self.spread.cpu().clamp_min(least * center.square().mean().sqrt())
+        return ((picture.features - center) / spread).square().mean().sqrt().item()
 
     def _light_limits(self) -> tuple[float, float]:
         """The least and the most brightness that cause no warning."""
