@@ -380,8 +380,8 @@ class _Batch:
             self._fail(number, explain_fault(error, self._language, catalog))
             return
         del self._marks[number]
-        self._revise(now if correction.raised else {}, number)
-        key = "batch_undone_all" if correction.raised else "batch_undone"
+        self._revise(now if correction.after else {}, number)
+        key = "batch_undone_all" if correction.after else "batch_undone"
         self._note = {"lines": [self._about(number, key)], "failed": False}
 
     def corrected(self) -> list:
@@ -410,7 +410,7 @@ class _Batch:
         judged = self._revise(moved, number)
         after = self._results.rows[number - 1]
         limit = limit_of(m["p_value"] for m in after["methods"].values() if m["is_anomalous"])
-        key = what_followed(good, raised, bool(after["defective_verdicts"]))
+        key = what_followed(good, raised, bool(after["defective_verdicts"]), _identities(now) == self._models)
         line = self._about(number, key, limit=percent(limit, self._language))
         return [line, *_promises(moved, self.rate, self._language), *judged]
 

@@ -5,6 +5,7 @@ training; they are saved with cards that state the new promise, and "Teach" take
 were taught here.
 """
 
+import copy
 import json
 import shutil
 import threading
@@ -17,13 +18,22 @@ import numpy as np
 from hubmodels import AnomalyDetector, AnomalyPrediction
 from hubmodels.hub.catalog import ModelEntry
 from hubmodels.hub.files import CARD_FILE, CONFIG_FILE, REPORT_FILE, put_in_place
-from hubmodels.pictures import read_picture
+from hubmodels.pictures import PictureError, read_picture
 from hubmodels.prediction import check_rate, threshold_in_words
 from webapp.inspection import Inspection, inspect_picture
-from webapp.own_parts import BAD, DATASET, GOOD, TAKEN_BACK, Upload
+from webapp.own_parts import BAD, DATASET, TAKEN_BACK, Upload
 from webapp.teaching import Teacher
 
 FILE = "corrections.json"  # in a model's folder: what was taken back, the latest last
+
+Changes = dict[ModelEntry, tuple[list[dict], list[dict]]]  # what models have taken back, before and after
+
+
+class LessonRunsError(PictureError):
+    """The part is taught at the moment, and its models will be replaced."""
+
+    def __init__(self, part: str) -> None:
+        super().__init__(f"{part} is taught at the moment: correct it when the lesson has ended", "lesson")
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,13 +42,19 @@ class Correction:
 
     Attributes:
         picture: where it is kept.
-        is_new: whether it was not there before.
-        raised: how many models raised their threshold.
+        was: where it was before; None if it was nowhere.
+        before, after: what models had taken back, by folder, where it changed.
     """
 
     picture: Path
-    is_new: bool
-    raised: int = 0
+    was: Path | None
+    before: dict[str, list[dict]]
+    after: dict[str, list[dict]]
+
+    @property
+    def raised(self) -> int:
+        """How many models raised their threshold."""
+        return sum(len(now) > len(self.before[folder]) for folder, now in self.after.items())
 
 
 class Corrections:
@@ -57,11 +73,14 @@ class Corrections:
     def correct(self, label: str, path: str, good: bool, rate: float | None = None) -> int:
         """Takes a person's word for a picture; returns how many models raised their threshold.
 
+        The later word replaces an earlier one for the same picture. Nothing changes if it fails.
+
         Args:
             rate: the accepted false alarms of the verdict that the person saw; None = the calibrated ones.
 
         Raises:
             PictureError, ModelError, BackboneError: the picture cannot be inspected.
+            LessonRunsError: the part is taught at the moment.
             ValueError: the part was not taught here, or the rate is not in (0, 1).
             OSError: nothing can be written.
         """
@@ -73,67 +92,112 @@ class Corrections:
         upload = Upload(Path(path).name, Path(path).read_bytes)
         read_picture(upload.read())
         with self._lock:
-            is_new = bool(self._teacher.parts.add(part, [upload], TAKEN_BACK if good else BAD))
-            picture = self._teacher.parts.find(part, upload, GOOD if good else BAD)
-            raised = self._raise(label, part, path, picture, rate) if good else 0
-            self._latest[part] = Correction(picture, is_new, raised)
-            return raised
+            self._require_rest(part)
+            inspection = inspect_picture(self._catalog, label, path, rate, None) if good else None
+            picture, was = self._teacher.parts.place(part, upload, TAKEN_BACK if good else BAD)
+            changes = self._changes(part, picture, inspection)
+            lists = ({entry.source: pair[i] for entry, pair in changes.items()} for i in (0, 1))
+            correction = Correction(picture, was, *lists)
+            try:
+                self._apply(changes)
+            except BaseException:
+                _put_back(correction)
+                raise
+            if was != picture or changes:  # otherwise nothing happened, and the one before can be undone
+                self._latest[part] = correction
+            return correction.raised
 
     def latest(self, label: str) -> Correction | None:
         """The correction of a part that `undo` would undo."""
         return self._latest.get(self.part_of(label) or "")
 
     def undo(self, label: str) -> bool:
-        """Undoes the latest correction of a part; False if there is none."""
+        """Undoes the latest correction of a part; False if there is none.
+
+        A model that was trained since then keeps its threshold.
+
+        Raises:
+            LessonRunsError: the part is taught at the moment.
+            OSError: nothing can be written.
+        """
         part = self.part_of(label)
-        correction = self._latest.pop(part or "", None)
-        if correction is None:
+        if part is None or part not in self._latest:
             return False
         with self._lock:
-            if correction.is_new:
-                correction.picture.unlink(missing_ok=True)
-            for entry in self._teacher.entries(part) if correction.raised else ():
-                known = _known(entry)
-                if known and known[-1]["picture"] == correction.picture.stem:
-                    detector = self._detector(entry)
-                    detector.calibration.undo(_prediction(known[-1]))
-                    _save(entry, detector, known[:-1])
+            self._require_rest(part)
+            correction = self._latest.pop(part)
+            entries = {entry: _known(entry) for entry in self._teacher.entries(part)}
+            same = {entry: now for entry, now in entries.items() if correction.after.get(entry.source) == now}
+            try:
+                self._apply({entry: (now, correction.before[entry.source]) for entry, now in same.items()})
+            except BaseException:
+                self._latest[part] = correction
+                raise
+            _put_back(correction)
+        return True
+
+    def _require_rest(self, part: str) -> None:
+        if self._teacher.current(part) is not None:
+            raise LessonRunsError(part)
+
+    def _changes(self, part: str, picture: Path, inspection: Inspection | None) -> Changes:
+        """What a picture changes: a false alarm by its inspection, or a known defect."""
+        found = {} if inspection is None else inspection.predictions
+        found = {inspection.detectors[name].method: prediction for name, prediction in found.items()}
+        changes = {}
+        for entry in self._teacher.entries(part):
+            known, now = _known(entry), found.get(entry.method)
+            others = [one for one in known if one["picture"] != picture.stem]
+            if inspection is None and len(others) < len(known):
+                changes[entry] = known, others
+            elif now is not None and now.is_anomalous and len(others) == len(known):  # once for each picture
+                new = {"score": now.image_score, "maximum": float(now.counted_map.max())}
+                changes[entry] = known, [*known, {"picture": picture.stem, **new}]
+        return changes
+
+    def _apply(self, changes: Changes) -> None:
+        """Moves the thresholds of models, all or none."""
+        detectors = {entry: self._catalog.load(entry.label)[entry.method] for entry in changes}
+        calibrations = {entry: copy.deepcopy(detector.calibration) for entry, detector in detectors.items()}
+        try:
+            for entry, (before, after) in changes.items():
+                for known in (one for one in before if one not in after):
+                    detectors[entry].calibration.undo(_prediction(known))
+                for known in (one for one in after if one not in before):
+                    detectors[entry].calibration.take_back(_prediction(known))
+                _write(entry, detectors[entry], after)
+            for entry in changes:
+                put_in_place(_next_to(entry), Path(entry.source))
+        except BaseException:
+            for entry, detector in detectors.items():
+                detector.calibration = calibrations[entry]
+                shutil.rmtree(_next_to(entry), ignore_errors=True)
+            raise
+        finally:
             self._catalog.refresh()
-        return True
-
-    def _detector(self, entry: ModelEntry) -> AnomalyDetector:
-        return self._catalog.load(entry.label)[entry.method]
-
-    def _raise(self, label: str, part: str, path: str, picture: Path, rate: float | None) -> int:
-        """Raises the thresholds of a part for a picture that is defective at a rate; returns how many."""
-        inspection = inspect_picture(self._catalog, label, path, rate, None)
-        taken = [e for e in self._teacher.entries(part) if self._take_back(e, self._detector(e), inspection, picture)]
-        self._catalog.refresh()
-        return len(taken)
-
-    def _take_back(self, entry: ModelEntry, detector: AnomalyDetector, inspection: Inspection, picture: Path) -> bool:
-        """Raises the threshold of a model that called the part defective; returns whether it did."""
-        found = {d.method: inspection.predictions[name] for name, d in inspection.detectors.items()}.get(entry.method)
-        if found is None or not found.is_anomalous:
-            return False
-        detector.calibration.take_back(found)
-        new = {"score": found.image_score, "maximum": float(found.counted_map.max())}
-        _save(entry, detector, [*_known(entry), {"picture": picture.stem, **new}])
-        return True
 
 
-def what_followed(good: bool, raised: int, still: bool) -> str:
+def _put_back(correction: Correction) -> None:
+    """The picture is where it was before."""
+    if correction.was is None:
+        correction.picture.unlink(missing_ok=True)
+    elif correction.was != correction.picture and correction.picture.is_file():
+        correction.picture.replace(correction.was)
+
+
+def what_followed(good: bool, raised: int, still: bool, is_of_today: bool = True) -> str:
     """The key of the text about a correction.
 
     Args:
-        raised: how many models raised their threshold.
+        raised: how many models raised their threshold; none if the picture was taken back before.
         still: whether the part is called defective now.
+        is_of_today: whether the models of today say so, and not those that a lesson replaced.
     """
     if not good:
         return "corrected_bad"
-    if not raised:
-        return "corrected_otherwise" if still else "corrected_kept"
-    return "corrected_still" if still else "corrected_good"
+    if still:
+        return "corrected_still" if is_of_today else "corrected_otherwise"
+    return "corrected_good" if raised else "corrected_kept"
 
 
 def limit_of(p_values: Iterable[float]) -> float:
@@ -152,10 +216,13 @@ def _prediction(known: dict) -> AnomalyPrediction:
     return AnomalyPrediction(known["score"], np.full((1, 1), known["maximum"], np.float32))
 
 
-def _save(entry: ModelEntry, detector: AnomalyDetector, known: list[dict]) -> None:
-    """Writes a model with another calibration next to its folder, then puts it in its place."""
-    folder = Path(entry.source)
-    new = folder.with_name(f"{folder.name}.new")
+def _next_to(entry: ModelEntry) -> Path:
+    return Path(f"{entry.source}.new")
+
+
+def _write(entry: ModelEntry, detector: AnomalyDetector, known: list[dict]) -> None:
+    """Writes a model with another calibration next to its folder."""
+    folder, new = Path(entry.source), _next_to(entry)
     shutil.rmtree(new, ignore_errors=True)
     shutil.copytree(folder, new)
     (new / CARD_FILE).touch()  # the mixin writes its own card where there is none
@@ -167,7 +234,6 @@ def _save(entry: ModelEntry, detector: AnomalyDetector, known: list[dict]) -> No
     report["calibration"] |= {"in_words": calibration.describe(), "later_corrections": len(known)}
     (new / REPORT_FILE).write_text(json.dumps(report, indent=2), encoding="utf-8")
     _restate(new / CARD_FILE, before, _stated(new))
-    put_in_place(new, folder)
 
 
 def _stated(folder: Path) -> tuple[str, str]:

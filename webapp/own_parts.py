@@ -265,10 +265,25 @@ class OwnParts:
         """The pictures of a part, by name."""
         return sorted(_files(self.folder / part / kind)) if part else []
 
-    def find(self, part: str, upload: Upload, kind: str = GOOD) -> Path:
-        """Where the bytes of an upload that was added are kept."""
-        name = _file_name(upload.name, upload.read())
-        return next(path for path in self.pictures(part, kind) if path.name == name)
+    def place(self, part: str, upload: Upload, kind: str) -> tuple[Path, Path | None]:
+        """Where a picture is kept now as one of a kind, and where it was before; None if it was nowhere.
+
+        A picture of another kind is moved.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        name, base = _file_name(upload.name, upload.read()), self.folder / part
+        there = {path.name: path for path in (*self.pictures(part, GOOD), *self.pictures(part, BAD))}
+        was = there.get(name)
+        if was is None:
+            self.add(part, [upload], kind)
+            return base / kind / name, None
+        if (GOOD if kind == TAKEN_BACK else kind) in was.relative_to(base).as_posix():
+            return was, was  # good or taken back: it is among the good ones
+        (base / kind).mkdir(parents=True, exist_ok=True)
+        was.replace(base / kind / name)
+        return base / kind / name, was
 
     def add(self, part: str, uploads: Iterable[Upload], kind: str = GOOD) -> int:
         """Keeps those uploads that can be read and are not there yet; returns how many."""
@@ -281,8 +296,12 @@ class OwnParts:
             name = _file_name(upload.name, content or b"")
             if name in there or (_digest(content or b"") not in self._known and not _is_picture(content)):
                 continue
-            (place / f".{name}").write_bytes(content)
-            (place / f".{name}").replace(place / name)
+            partial_file = place / f".{name}"
+            try:
+                partial_file.write_bytes(content)
+                partial_file.replace(place / name)
+            finally:
+                partial_file.unlink(missing_ok=True)  # of a full disk
             there.add(name)
         return len(there) - before
 

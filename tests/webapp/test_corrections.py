@@ -3,9 +3,11 @@
 import io
 import json
 import re
+import shutil
 import zipfile
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import gradio as gr
 import numpy as np
@@ -15,12 +17,12 @@ from browser import photograph, visit
 from PIL import Image
 from small_report import REPORT, describe
 
-from hubmodels import GLASS, PictureError, SimpleNet, load
+from hubmodels import GLASS, ModelError, PictureError, SimpleNet, load
 from hubmodels.hub.catalog import Catalog, list_own
 from hubmodels.prediction import AnomalyPrediction
 from training.publishing.card import card_of, write_card
 from webapp.batch_tab import _Batches
-from webapp.corrections import FILE, Corrections, what_followed
+from webapp.corrections import FILE, Corrections, LessonRunsError, what_followed
 from webapp.inspect_tab import InspectTab
 from webapp.inspection import Asked
 from webapp.own_models import pack
@@ -375,11 +377,15 @@ def test_a_running_batch_is_corrected_and_goes_on_with_the_new_threshold(teacher
         (True, 1, False, "corrected_good"),
         (True, 2, True, "corrected_still"),
         (True, 0, False, "corrected_kept"),
-        (True, 0, True, "corrected_otherwise"),  # a row of a part that was taught again
+        (True, 0, True, "corrected_still"),  # taken back before
     ],
 )
 def test_the_note_says_what_followed(good, raised, still, key):
     assert what_followed(good, raised, still) == key
+
+
+def test_a_row_of_a_part_that_was_taught_again_is_inspected_again():
+    assert what_followed(True, 0, still=True, is_of_today=False) == "corrected_otherwise"
 
 
 def move_down(teacher, path, above):
@@ -427,7 +433,64 @@ def test_a_batch_corrects_at_its_own_rate(teacher, alike):
     person.inspect(alike, percent=6)
     assert person.results[:2] == ["Defective"] * 2
     person.correct(1, good=True)
-    assert person.results[:2] == ["Look again"] * 2  # the second correction counts, too
+    assert person.results[:2] == ["Defective"] * 2 and "It is still called defective" in person.said  # it counts once
+
+
+def test_a_picture_counts_once_and_a_second_click_keeps_the_undo_of_the_first(teacher, false_alarm):
+    corrections, folder = Corrections(teacher), teacher.models / "glass-own-lid"
+    assert corrections.correct(LABEL, false_alarm["path"], good=True) == 2
+    for rate in (None, 0.5, 0.9):
+        assert corrections.correct(LABEL, false_alarm["path"], good=True, rate=rate) == 0
+    assert load(folder).calibration.total == 100 and len(json.loads((folder / FILE).read_text())) == 1
+    assert corrections.undo(LABEL) and verdicts(teacher, false_alarm) == [True, True]
+    assert len(teacher.parts.pictures("lid", GOOD)) == 3 and not corrections.undo(LABEL)
+
+
+def test_the_later_word_replaces_the_earlier_one(teacher, false_alarm):
+    corrections = Corrections(teacher)
+    corrections.correct(LABEL, false_alarm["path"], good=True)
+    corrections.correct(LABEL, false_alarm["path"], good=False)
+    assert [len(teacher.parts.pictures("lid", kind)) for kind in (GOOD, BAD)] == [3, 1]
+    assert verdicts(teacher, false_alarm) == [True, True]
+    corrections.undo(LABEL)
+    assert [len(teacher.parts.pictures("lid", kind)) for kind in (GOOD, BAD)] == [4, 0]
+    assert verdicts(teacher, false_alarm) == [False, False]
+
+
+@pytest.mark.parametrize("fails", ["the second folder", "no report", "no models"])
+def test_a_correction_that_fails_changes_nothing_and_can_be_repeated(teacher, false_alarm, monkeypatch, fails):
+    corrections, report = Corrections(teacher), teacher.models / "glass-own-lid/metrics.json"
+    content = report.read_bytes()
+    with monkeypatch.context() as patch:
+        if fails == "the second folder":
+            copy, copied = shutil.copytree, []
+            patch.setattr(shutil, "copytree", lambda *a: copied.append(a) or (copy(*a) if len(copied) < 2 else full()))
+        elif fails == "no report":
+            report.unlink()
+        else:
+            patch.setattr(Catalog, "load", Mock(side_effect=ModelError("the model is gone")))
+        with pytest.raises((OSError, ModelError)):
+            corrections.correct(LABEL, false_alarm["path"], good=True)
+    report.write_bytes(content)
+    assert verdicts(teacher, false_alarm) == [True, True]
+    assert len(teacher.parts.pictures("lid", GOOD)) == 3 and not corrections.undo(LABEL)
+    assert not [path for path in teacher.models.iterdir() if path.suffix == ".new"]
+    assert corrections.correct(LABEL, false_alarm["path"], good=True) == 2
+
+
+def full():
+    raise OSError("no space left")
+
+
+def test_nothing_is_corrected_while_the_part_is_taught(teacher, false_alarm, monkeypatch):
+    corrections = Corrections(teacher)
+    corrections.correct(LABEL, false_alarm["path"], good=True)
+    monkeypatch.setattr(teacher, "current", lambda part: object())
+    for change in (lambda: corrections.undo(LABEL), lambda: corrections.correct(LABEL, false_alarm["path"], True)):
+        with pytest.raises(LessonRunsError):
+            change()
+    monkeypatch.undo()
+    assert len(teacher.parts.pictures("lid", GOOD)) == 4
 
 
 def test_a_row_follows_what_was_corrected_elsewhere(teacher, alike):
