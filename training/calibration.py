@@ -59,10 +59,15 @@ def split_pictures(job: Job) -> Split:
     """The pictures of a job, moved if its options say so.
 
     Raises:
-        ValueError: fewer than two that are no copies of each other.
+        ValueError: fewer than two that are no copies of each other, or all were called defective.
     """
     config, train, copies = job.config, job.category.train, job.sanity.copies
     corrected = [sample for sample in train if is_corrected(sample)]
+    if len(corrected) == len(train):
+        raise ValueError(
+            f"all good pictures are in a folder `{CORRECTED}`, and none is left that may set the threshold: "
+            "put pictures that were not called defective next to this folder"
+        )
     number: dict[str, int] = {}
     if job.folds:
         folds = make_folds(train, job.folds, config.seed, copies)

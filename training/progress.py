@@ -1,11 +1,14 @@
 """Progress bars, which a program that started the training can also read from a file.
 
 The file is named by the environment variable HUBMODELS_PROGRESS. It contains a JSON list of the bars that are open
-now, the outermost first: `what`, `done`, `total` (null if unknown).
+now, the outermost first: `what`, `done`, `total` (null if unknown). The training ends with that program: two trainings
+of one model would write to the same files. Windows does not tell that a parent ended, so there it goes on.
 """
 
 import json
 import os
+import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -18,6 +21,18 @@ EVERY = 0.25  # seconds between two writes
 
 _open: list["tqdm"] = []
 _written_at = 0.0
+
+
+def end_with_parent(every: float = 1.0) -> None:
+    """Ends this process and all that it started when the program ends that reads the file."""
+
+    def watch(parent: int) -> None:
+        while os.getppid() == parent:
+            time.sleep(every)
+        os.killpg(os.getpgrp(), signal.SIGTERM)
+
+    if os.environ.get(FILE) and hasattr(os, "killpg") and os.getpgrp() == os.getpid():
+        threading.Thread(target=watch, args=(os.getppid(),), daemon=True).start()
 
 
 class tqdm(_tqdm):

@@ -70,6 +70,7 @@ from training.hub_data import HubColumns
 from training.input_shape import AUTO, border_in_words, default_side, require_multiples, squashed, too_small
 from training.jobs import Job, TrainingError, build_detector, is_finished, is_whole, open_backbone
 from training.objectives import OBJECTIVES, PAPER_BACKBONE, GradientObjective, objective_of
+from training.progress import end_with_parent
 from training.publishing.card import require_templates, write_card
 from training.publishing.latency import measure_on_devices
 from training.publishing.publish import HUB_TIMEOUT, Publication, check_login, publish
@@ -311,6 +312,7 @@ def run_job(job: Job, accelerator: Accelerator, sharing: bool) -> None:
         require_one_disk(prepared and prepared[0].first_epoch)
     if prepared is None:
         logger.info("%s is finished: kept", job.title)
+        write_title(job, job.folder)
         return
     fitting, split, record = prepared
 
@@ -401,6 +403,12 @@ def stabilise(fitting: Fitting | DirectFitting) -> None:
     detector.eval()
 
 
+def write_title(job: Job, folder: Path) -> None:
+    """Writes what people call the part, if they said so."""
+    if job.config.title:
+        (folder / TITLE_FILE).write_text(job.config.title, encoding="utf-8")
+
+
 def finish(job: Job, detector: AnomalyDetector, record: dict) -> None:
     """Saves the model, evaluates what was saved, describes it, and moves the whole folder into place."""
     category, folder = job.category, job.workplace / "model"
@@ -435,8 +443,7 @@ def finish(job: Job, detector: AnomalyDetector, record: dict) -> None:
     content |= {"command": command, "commit": git_commit(), "machine": machine(), "versions": versions()}
     write_json(folder / REPORT_FILE, content)
     write_card(folder)
-    if job.config.title:
-        (folder / TITLE_FILE).write_text(job.config.title, encoding="utf-8")
+    write_title(job, folder)
     shutil.copy(job.workplace / LOG_FILE, folder / LOG_FILE)
     put_in_place(folder, job.folder)
     shutil.rmtree(job.workplace)
@@ -457,4 +464,5 @@ def write_summary(reports: list[dict], failures: dict[str, str], config: TrainCo
 
 
 if __name__ == "__main__":
+    end_with_parent()
     sys.exit(main())

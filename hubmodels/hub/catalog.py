@@ -14,7 +14,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Self
@@ -343,8 +343,11 @@ def _read_listing(
             problems[source] = f"{entries[identity].source} is the same {entries[identity].name}, and is used"
         else:
             known = {"revision": (revisions or {}).get(source), "written": _written(source, common["origin"])}
-            known["title"] = _title(source, common["origin"])
-            entries[identity] = ModelEntry(*identity, source, **known, **common)
+            entry = ModelEntry(*identity, source, **known, title=_title(source, common["origin"]), **common)
+            if any(other.label == entry.label and other.category != entry.category for other in entries.values()):
+                problems[source] = f"another part has the title {entry.title}: it is shown as {entry.category}"
+                entry = replace(entry, title=None)
+            entries[identity] = entry
     return Listing(list(entries.values()), problems)
 
 

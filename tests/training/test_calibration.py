@@ -88,6 +88,15 @@ def test_what_was_called_defective_is_fitted_and_promises_nothing(arguments, pic
     assert calibration.size == len(split.calibrating) and (0 < int(calibration.corrections) <= 3) == bool(folds)
 
 
+@pytest.mark.parametrize("folds", ["5", "0"])
+def test_pictures_that_were_all_called_defective_set_no_threshold(arguments, pictures, tmp_path, folds):
+    place = tmp_path / "parts/lid/train/good/corrected"
+    place.parent.mkdir(parents=True)
+    pictures.rename(place)
+    with pytest.raises(ValueError, match="none is left that may set the threshold: put pictures"):
+        split_pictures(job_of([*arguments, "--data-root", str(tmp_path / "parts"), "--folds", folds]))
+
+
 def test_a_corrected_copy_of_a_held_out_picture_is_not_fitted(arguments, pictures, tmp_path):
     """The head must not see a held-out picture, and a copy shows the same part."""
     good = tmp_path / "parts/lid/train/good"

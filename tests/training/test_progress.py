@@ -1,6 +1,10 @@
 """Progress for the program that started the training."""
 
 import json
+import os
+import subprocess
+import sys
+import time
 
 import pytest
 
@@ -58,3 +62,34 @@ def test_a_failure_leaves_no_bar(file):
 
     gc.collect()
     assert bars(file) == []
+
+
+PARENT = """
+import subprocess, sys
+child = "import os, time; from training.progress import end_with_parent; end_with_parent(0.05); "
+child += "print(os.getpid(), flush=True); time.sleep(60)"
+subprocess.Popen([sys.executable, "-c", child], start_new_session=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "killpg"), reason="Windows does not tell that a parent ended")
+def test_a_training_ends_with_the_page_that_started_it(file):
+    """Also if the page was killed and could not end it."""
+    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    with subprocess.Popen([sys.executable, "-c", PARENT], **pipes) as parent:
+        child = int(parent.stdout.readline())
+        assert is_running(child)
+        parent.kill()
+    deadline = time.monotonic() + 20
+    while is_running(child) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not is_running(child)
+
+
+def is_running(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False

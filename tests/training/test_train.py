@@ -327,6 +327,12 @@ def finished(arguments, tmp_path):
     return next((tmp_path / "runs").glob("simplenet-*")), arguments
 
 
+def test_a_finished_model_gets_a_new_title(finished):
+    folder, arguments = finished
+    assert train.main([*arguments, "--title", "Deckel 2"]) == 0
+    assert (folder / "title.txt").read_text() == "Deckel 2"
+
+
 @pytest.mark.parametrize("missing", ["model.safetensors", "metrics.json", "config.json"])
 def test_a_model_folder_that_lacks_a_file_is_named_before_training(finished, missing, monkeypatch, capsys):
     """With the weights gone it was "finished: kept"; without metrics.json every rerun failed after the training."""

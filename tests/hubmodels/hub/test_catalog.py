@@ -60,6 +60,17 @@ def test_a_title_is_what_a_user_chooses(model_folder):
     assert [entry.name for entry in catalog.entries] == ["simplenet-toy-widget", "glass-toy-widget"]
 
 
+def test_of_two_parts_with_one_title_both_are_listed(model_folder):
+    shutil.copytree(model_folder / "glass-toy-widget", model_folder / "glass-toy-wodget")
+    change_config(model_folder / "glass-toy-wodget", category="wodget")
+    for name in ("glass-toy-widget", "glass-toy-wodget"):
+        (model_folder / name / "title.txt").write_text("Lid")
+    catalog = Catalog.from_folder(model_folder)
+    assert {"toy / Lid", "toy / wodget"} <= set(catalog.categories())
+    (problem,) = catalog.problems.values()
+    assert problem == "another part has the title Lid: it is shown as wodget"
+
+
 @pytest.mark.parametrize("content", [b"", b" \n", b"\xff\xfe\xff"])
 def test_without_a_readable_title_the_category_is_chosen(model_folder, content):
     for folder in model_folder.iterdir():
