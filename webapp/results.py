@@ -26,7 +26,7 @@ from hubmodels.hub.catalog import Catalog
 from webapp.batch_rows import result_in_words
 from webapp.hosting import fresh_path
 from webapp.inspection import Inspection, judged_again, method_titles
-from webapp.texts import LANGUAGES, translate_plainly
+from webapp.texts import LANGUAGES, number, translate_plainly
 
 FILES = {"overlay": "{method}_overlay.png", "mask": "{method}_mask.png", "map": "{method}_map.npy"}  # of one picture
 OVERLAY_SIDE = 1024  # pixels; enough to see a defect, and a thousand of them stay below the next limit
@@ -35,7 +35,18 @@ LONGEST_NAME = 120  # characters of a file name
 # A spreadsheet would compute such a cell. Another country's spreadsheet begins a new cell at another mark.
 FORMULA = re.compile(r'(?:^|(?<=[,;\t\r\n]))(?="*[=+\-@\t\r\uff1d\uff0b\uff0d\uff20])')
 OVERLAYS = "overlays/"  # in the ZIP
-FIRST_COLUMNS = ("result", "correction")
+# The columns of the CSV, for every batch of the same methods. Rarely used ones are at the end.
+COLUMNS = (
+    *("result", "number", "file", "error", "agree", "verdicts", "defective_verdicts", "category", "width", "height"),
+    *("false_alarm_rate", "appearance_matches", "warnings", "look_again"),
+)
+METHOD_COLUMNS = (
+    *("is_anomalous", "is_unsure", "p_value", "image_score", "threshold", "unsure_threshold", "score_level"),
+    *("defects", "defect_share", "latency_ms", "guaranteed_false_alarm_rate", "false_alarm_rate_bound"),
+    *("least_size", "model"),
+)
+LAST_COLUMNS = ("correction", "earlier_regions")
+DIGITS = 6  # significant ones in the CSV
 
 
 def models_of(catalog: Catalog, category: str, shown: Collection[str]) -> dict[str, dict]:
@@ -251,17 +262,23 @@ class BatchResults:
 def table(rows: list[dict], head: dict, language: str) -> str:
     """The rows as CSV, one per picture: the result in words, then all numbers of all methods.
 
-    Headers, numbers and separators are those of spreadsheets in this language. The English headers are the names in
-    the JSON, for programs.
+    The columns depend on the methods alone. Headers, numbers, words and separators are those of spreadsheets in this
+    language. The English headers and codes are those in the JSON, for programs.
     """
-    flat = [_flattened(row, head, language) for row in rows]
-    found = dict.fromkeys(column for row in sorted(flat, key=len, reverse=True) for column in row)
-    columns = [*(name for name in FIRST_COLUMNS if name in found), *(n for n in found if n not in FIRST_COLUMNS)]
-    stream, point = StringIO(), get_decimal_symbol(language)
+    columns, point = _columns(rows, head), get_decimal_symbol(language)
+    stream = StringIO()
     writer = csv.writer(stream, delimiter=";" if point == "," else ",")
     writer.writerow(_header(column, language) for column in columns)
-    writer.writerows([_cell(row.get(column), point) for column in columns] for row in flat)
+    for row in (_flattened(row, head, language) for row in rows):
+        writer.writerow(_cell(row.get(column), language) for column in columns)
     return stream.getvalue()
+
+
+def _columns(rows: list[dict], head: dict) -> list[str | tuple[str, str]]:
+    """All columns; those of a method are (method, column)."""
+    found = {*head["models"], *(method for row in rows for method in row["methods"])}
+    shown = [title for title in method_titles().values() if title in found]
+    return [*COLUMNS, *((title, name) for title in shown for name in METHOD_COLUMNS), *LAST_COLUMNS]
 
 
 def _flattened(row: dict, head: dict, language: str) -> dict:
@@ -270,6 +287,8 @@ def _flattened(row: dict, head: dict, language: str) -> dict:
     plain["result"] = result_in_words(row, language)
     if "correction" in row:
         plain["correction"] = translate_plainly(row["correction"], language)
+    if "warnings" in row:
+        plain["warnings"] = "; ".join(translate_plainly(f"csv_{code}", language) for code in row["warnings"])
     for method, numbers in row["methods"].items():
         model = head["models"].get(method, {})
         plain |= {(method, key): value for key, value in numbers.items()}
@@ -285,8 +304,9 @@ def _header(column: str | tuple[str, str], language: str) -> str:
     return translate_plainly("csv_of_method", language, method=method.lower(), column=_header(name, language))
 
 
-def _cell(value: object, point: str) -> object:
+def _cell(value: object, language: str) -> object:
+    if isinstance(value, bool):
+        return translate_plainly("csv_yes" if value else "csv_no", language)
     if isinstance(value, float):
-        return str(value).replace(".", point)
-    value = "; ".join(map(str, value)) if isinstance(value, list) else value
+        return number(value, language, DIGITS)
     return FORMULA.sub("'", value) if isinstance(value, str) else value

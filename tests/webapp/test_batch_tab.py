@@ -96,7 +96,8 @@ def test_the_table_has_all_numbers_of_both_methods(catalog, tmp_path):
     good, bad = read_csv(written.csv_path)
     for name, prediction in inspection.predictions.items():
         for key, value in {**prediction.numbers(), "score_level": prediction.score_level}.items():
-            assert good[f"{name.lower()}_{key}"] == str(value)
+            cell = good[f"{name.lower()}_{key}"]
+            assert float(cell) == pytest.approx(value, rel=5e-6) if type(value) is float else cell == str(value)
     assert (good["number"], good["file"], good["agree"], good["error"]) == ("1", "a.png", "False", "")
     assert (good["category"], good["false_alarm_rate"]) == (LABEL, "0.2")
     assert good["glass_model"] == "glass-toy-widget@0a1b"
@@ -122,10 +123,10 @@ def test_a_spreadsheet_reads_the_table_as_its_country_writes_it(catalog, tmp_pat
     read = read[headers[language]].set_axis(headers["en"], axis="columns")
     assert read["file"].tolist() == ["Gehäuse.png", "b;c,d.png", "e.png"]
     scores = [p.image_score for p in inspection.predictions.values()]
-    assert read[["simplenet_image_score", "glass_image_score"]].iloc[0].tolist() == scores
+    assert read[["simplenet_image_score", "glass_image_score"]].iloc[0].tolist() == pytest.approx(scores, rel=5e-6)
     assert read["glass_latency_ms"].dtype == float and read["width"].iloc[0] == 80
     plain = read_csv(written.csv_path, separator)
-    assert float(plain[0][headers[language][4]].replace(point, ".")) == scores[1]
+    assert float(plain[0][headers[language][4]].replace(point, ".")) == pytest.approx(scores[1], rel=5e-6)
     with zipfile.ZipFile(written.zip_path) as archive:
         assert archive.read("inspection.csv") == written.csv_path.read_bytes()
 
@@ -149,9 +150,41 @@ def test_a_spreadsheet_does_not_compute_file_names(tmp_path, name, cell, languag
     assert (row[file], row[error]) == (cell, "'=cmd")
 
 
-def test_a_negative_number_stays_a_number():
-    assert [results._cell(-0.5, point) for point in ".,"] == ["-0.5", "-0,5"]
-    assert results._cell(1e-05, ",") == "1e-05" and results._cell(-1.5e-05, ",") == "-1,5e-05"
+def test_numbers_have_six_digits_and_stay_numbers():
+    assert [results._cell(-0.5, language) for language in ("en", "de")] == ["-0.5", "-0,5"]
+    assert results._cell(1 / 3, "en") == "0.333333" and results._cell(1234567.8, "de") == "1234568"
+    assert results._cell(1.23456789e-05, "de") == "0,0000123457" and results._cell(17, "de") == 17
+
+
+def test_every_batch_has_the_same_columns(catalog, tmp_path):
+    whole, headers = inspected(catalog, SimpleNet=True, GLASS=False), []
+    head = HEAD | {"models": dict.fromkeys(whole.detectors, {"name": "toy"})}
+    for name in ("whole", "failed", "corrected"):
+        with BatchResults(tmp_path / name, head) as written:
+            written.add_failure("a.png", "is empty") if name == "failed" else written.add("a.png", whole)
+            written.corrections |= {1: "good"} if name == "corrected" else {}
+            written.revise(whole.detectors if name == "corrected" else None)
+            written.finish()
+        headers.append(written.csv_path.read_text(encoding="utf-8-sig").splitlines()[0].split(","))
+    assert headers[0] == headers[1] == headers[2]
+    assert headers[0][0] == "result" and headers[0][-2:] == ["correction", "earlier_regions"]
+    of_method = {f"glass_{key}" for key in whole.record(LABEL)["methods"]["GLASS"]}
+    plain = whole.record(LABEL).keys() - {"methods"}
+    assert of_method | plain <= set(headers[0])
+
+
+def test_the_german_table_has_german_words(catalog, tmp_path):
+    odd = replace(inspected(catalog, SimpleNet=True, GLASS=False), appearance=AppearanceCheck(9.0, ("unlike", "dark")))
+    rows = {}
+    for language, separator in (("en", ","), ("de", ";")):
+        with BatchResults(tmp_path / language, HEAD, language) as written:
+            written.add("a.png", odd)
+            written.finish()
+        (rows[language],) = read_csv(written.csv_path, separator)
+    german = rows["de"]
+    assert german["Warnungen"] == "zeigt etwas anderes; dunkel" and rows["en"]["warnings"] == "unlike; dark"
+    assert (german["einig"], german["simplenet: fehlerhaft"]) == ("nein", "ja")
+    assert (rows["en"]["agree"], rows["en"]["simplenet_is_anomalous"]) == ("False", "True")
 
 
 def test_the_zip_holds_numbers_and_overlays_of_what_a_method_calls_defective(catalog, tmp_path, monkeypatch):

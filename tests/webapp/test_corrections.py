@@ -315,7 +315,7 @@ def test_a_correction_in_a_batch_changes_all_rows_and_the_files(teacher, alike):
     person = Visitor(teacher)
     rows = person.inspect(alike)
     assert person.results[:2] == ["Defective"] * 2 and person.table["can_correct"]
-    assert "correction" not in read_csv(Path(person.batches._kept["me"]._results.csv_path))[0]
+    assert not read_csv(Path(person.batches._kept["me"]._results.csv_path))[0]["correction"]
     person.correct(1, good=True)
     assert "strange.png: Taken back." in person.said and "good ones of lid" in person.said
     assert "judged with the old threshold" in person.said and "Rows with another result: 1" in person.said
@@ -339,7 +339,7 @@ def test_a_correction_in_a_batch_changes_all_rows_and_the_files(teacher, alike):
     assert [row["cells"] for row in person.table["rows"]] == [row["cells"] for row in rows]
     assert "undone" in person.said and not person.table["note"]["can_undo"]
     (first, *_) = read_csv(Path(person.answer[2]["value"]))
-    assert "correction" not in first and "earlier_regions" not in first
+    assert not first["correction"] and not first["earlier_regions"]
     assert len(teacher.parts.pictures("lid", GOOD)) == 3 and not csv_path.exists()
 
 
