@@ -139,6 +139,7 @@ class InspectTab:
     def _connect(self, page: gr.Blocks, tabs: gr.Tabs) -> None:
         inputs = self.inputs
         outputs = [self._report, self._suggestion, self._suggested, self._adopted]
+        self.wanted = gr.State()  # the part that the tab Teach chooses when it is opened
         private = {"api_visibility": "private", "preprocess": False}  # see `uploaded_path`
         inspection = dict(fn=self.inspect, inputs=inputs, outputs=outputs, show_progress_on=self._report, **MODEL)
         failed = dict(fn=None, outputs=self._report, js=no_response(), api_visibility="private")
@@ -161,7 +162,7 @@ class InspectTab:
         downloaded = self._report.select(self.download, inputs[:3], self._file, **private, **MODEL)
         downloaded.success(fn=None, js=START_DOWNLOAD)
         downloaded.then(fn=None, js=DOWNLOAD_ENDED)
-        self._report.expand(lambda: gr.Tabs(selected="teach"), None, tabs, **quick)
+        self._report.expand(self.lead_to_teach, self._category, [tabs, self.wanted], preprocess=False, **quick)
         page.load(
             self.open, None, [*outputs, self._gallery], show_progress="hidden", api_visibility="private", **MODEL
         )
@@ -236,9 +237,16 @@ class InspectTab:
             limit = limit_of(p.p_value for p in now if p.is_anomalous)
             key = what_followed(good, raised, any(p.is_anomalous for p in now))
             note = translate(key, language, part=part_words(category, language), limit=percent(limit, language))
-            return self._inspect(place, category, PreparedPicture(path), methods, language, asked, note)
+            return self._inspect(place, category, PreparedPicture(path), methods, language, asked, note, good)
         except (PictureError, ModelError, BackboneError, ValueError, TypeError, AttributeError, OSError) as error:
             raise gr.Error(str(explain_fault(error, language, place.catalog)), print_exception=False) from error
+
+    def lead_to_teach(
+        self, category: str | None, event: gr.EventData, request: gr.Request
+    ) -> tuple[gr.Tabs, str | None]:
+        """A click on "Teach ..." -> the tab, and the part of a correction to choose there."""
+        corrections = self._visitors.of(request).corrections if getattr(event, "again", False) else None
+        return gr.Tabs(selected="teach"), corrections and corrections.part_of(category)
 
     def undo(
         self,
@@ -263,6 +271,7 @@ class InspectTab:
         language: str,
         asked: Asked | None = None,
         corrected: Markup | None = None,
+        learnable: bool = False,
     ) -> tuple:
         chosen = category or suggest_category(place.catalog, picture)
         if chosen is None:
@@ -283,6 +292,7 @@ class InspectTab:
             language=language,
             correctable=place.corrections is not None and place.corrections.part_of(chosen) is not None,
             undoable=corrected is not None,
+            learnable=learnable,
             teachable=unlike and other is None and self._visitors.teaches,
             asked=asked,
         )

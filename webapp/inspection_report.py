@@ -87,6 +87,7 @@ def render_report(
     language: str,
     correctable: bool = False,
     undoable: bool = False,
+    learnable: bool = False,
     teachable: bool = False,
     is_example: bool = False,
     asked: Asked | None = None,
@@ -100,6 +101,7 @@ def render_report(
         note: to read first.
         correctable: whether the visitor can say that the verdict is wrong.
         undoable: whether a correction can be undone.
+        learnable: whether to offer teaching, because a correction waits for it.
         teachable: whether to offer teaching, because the picture shows something else.
         is_example: the visitor did not choose the picture, so there is nothing to download.
         asked: the rate to begin with; by default the least one that all methods can vouch for.
@@ -129,6 +131,7 @@ def render_report(
         note=note,
         correctable=correctable,
         undoable=undoable,
+        learnable=learnable,
         teachable=teachable,
         is_example=is_example,
         focus=_strongest(inspection.predictions),

@@ -4,6 +4,7 @@
     PICTURES/PART/train/good/corrected    good parts that were called defective
     PICTURES/PART/test/bad                known defects, which only check it
     PICTURES/PART/name.txt                what the person calls the part
+    PICTURES/PART/learned.json            which pictures were there when its last lesson began
 
 This is the layout that training reads. PART is short and plain, because folders and repositories have such names. A
 file is named after its bytes, so that no picture is there twice.
@@ -11,6 +12,7 @@ file is named after its bytes, so that no picture is there twice.
 
 import hashlib
 import io
+import json
 import re
 import struct
 import unicodedata
@@ -48,7 +50,7 @@ REMEMBERED = 2_000  # pictures whose statistics are kept, some kB each
 OF_FILE_MANAGERS = ("thumbs.db", "desktop.ini")
 DARKEST, DARK_SHARE, SHARP_SHARE = 0.06, 0.5, 0.5  # of full white; of the median picture
 NAME = re.compile(r"[^a-z0-9]+")
-NAME_FILE = "name.txt"  # in the folder of a part's pictures
+NAME_FILE, LEARNED_FILE = "name.txt", "learned.json"  # in the folder of a part's pictures
 LONGEST, LONGEST_READABLE = 60, 40  # characters of a name, and of its part in front of the digits
 
 
@@ -284,6 +286,19 @@ class OwnParts:
         (base / kind).mkdir(parents=True, exist_ok=True)
         was.replace(base / kind / name)
         return base / kind / name, was
+
+    def keep_learned(self, part: str, names: Iterable[str]) -> None:
+        """Keeps which pictures a lesson learned, by file name."""
+        (self.folder / part).mkdir(parents=True, exist_ok=True)
+        (self.folder / part / LEARNED_FILE).write_text(json.dumps(sorted(names)), encoding="utf-8")
+
+    def waiting(self, part: str) -> int:
+        """How many good pictures came since the last lesson began; 0 if that is not known."""
+        try:
+            learned = json.loads((self.folder / part / LEARNED_FILE).read_text(encoding="utf-8"))
+            return len({path.name for path in self.pictures(part)}.difference(learned))
+        except (OSError, ValueError, TypeError):
+            return 0
 
     def add(self, part: str, uploads: Iterable[Upload], kind: str = GOOD) -> int:
         """Keeps those uploads that can be read and are not there yet; returns how many."""

@@ -25,6 +25,7 @@ from webapp.own_parts import (
     FEWEST,
     LARGEST,
     MOST,
+    TAKEN_BACK,
     Findings,
     left_out,
     part_name,
@@ -60,6 +61,7 @@ TEACH = {"concurrency_id": "teach", "concurrency_limit": 8}  # visitors who watc
 FILE_TYPES = ["image", ".zip", ".pgm", ".ppm", ".heic"]
 OUTPUTS = 9  # of the events that show a lesson
 EVERY = 0.5  # seconds between updates of the page
+PATCHES = 4  # a least size below their area changes little, as training/input_shape.py says
 NAMED = 3  # names in a finding
 DRAWN = 900  # pixels of the picture to draw on
 START_DOWNLOAD = "() => document.querySelector('#teach-file').click()"
@@ -82,11 +84,12 @@ class TeachTab:
         self._visitors = visitors
         self._hint = "teach_hint_space" if visitors.private else "teach_hint"
 
-    def build(self, tab: gr.Tab, tabs: gr.Tabs, category: gr.Dropdown) -> None:
+    def build(self, tab: gr.Tab, tabs: gr.Tabs, category: gr.Dropdown, wanted: gr.State) -> None:
         """Adds components and events inside the current gr.Tab.
 
         Args:
             tabs, category: where a taught part can be inspected at once.
+            wanted: the part to choose when the tab is opened the next time.
         """
         with gr.Row():
             with gr.Column(scale=2, min_width=280):
@@ -103,6 +106,7 @@ class TeachTab:
                 folder_button(good, "teach-folder")
                 bad = gr.File(label=label("teach_bad"), elem_id="teach-bad", **files)
                 unused = gr.HTML(elem_id="teach-unused", apply_default_css=False)
+                waiting = gr.HTML(elem_id="teach-waiting", elem_classes="note")
                 judge = gr.Button(label("teach_judge"), size="sm", elem_id="teach-judge")
                 with gr.Accordion(label("region_title"), open=False, elem_id="teach-region"):
                     gr.Markdown(label("region_how"), elem_classes="note")
@@ -123,7 +127,11 @@ class TeachTab:
                         elem_id="teach-least-size",
                     )
                 methods = gr.CheckboxGroup(
-                    self._priced(30), value=teachable()[:1], label=label("teach_methods"), elem_id="teach-methods"
+                    _priced(None),
+                    value=teachable()[:1],
+                    label=label("teach_methods"),
+                    info=label("teach_methods_info"),
+                    elem_id="teach-methods",
                 )
                 with gr.Row():
                     start = gr.Button(label("teach_start"), variant="primary", min_width=120)
@@ -135,7 +143,7 @@ class TeachTab:
         running, taught, shapes = gr.State(), gr.State(), gr.State()
         private = {"api_visibility": "private", "show_progress": "hidden"}
         quick = {"queue": False, **private}
-        checked = {"inputs": [part, good], "outputs": [status, methods], "preprocess": False}
+        checked = {"inputs": [part, good], "outputs": [status, methods, least], "preprocess": False}
         for event, check in ((part.input, self.check), (good.change, self.check_uploads)):
             seen = private | {"show_progress": "minimal"}  # hundreds of pictures take minutes
             event(check, **checked, trigger_mode="always_last", **seen, **TEACH)
@@ -153,9 +161,10 @@ class TeachTab:
             lesson.then(self.offer, taught, category, **quick)
         for event in (*(lesson.then for lesson in lessons), part.change):
             event(self.offer_to_keep, part, keep, preprocess=False, **quick)
+            event(self.known, [part, good], [waiting, methods], preprocess=False, **quick)
         stop.click(self.stop, running, None, **quick)
         inspect.click(lambda chosen: (gr.Tabs(selected="inspect"), chosen), taught, [tabs, category], **quick)
-        tab.select(self.arrive, least, [part, least], preprocess=False, **quick)
+        tab.select(self.arrive, [wanted, least], [part, least, wanted], preprocess=False, **quick)
 
     def _build_keep(self, part: gr.Dropdown) -> gr.Column:
         """Adds what keeps the models of a part; the login only on a Space, where it can work."""
@@ -174,42 +183,59 @@ class TeachTab:
                 push.click(self.push, part, pushed, preprocess=False, api_visibility="private", **TEACH)
         return keep
 
-    def arrive(self, least_size: float | None, request: gr.Request) -> tuple[dict, object]:
-        """The tab is opened: the parts of the visitor, and an empty least size, which Gradio shows as 0 at first."""
-        choices = self._visitors.of(request).teacher.parts.choices()
-        return gr.update(choices=choices), gr.skip() if least_size else None
+    def arrive(self, wanted: str | None, least_size: float | None, request: gr.Request) -> tuple[dict, object, None]:
+        """The tab is opened: the parts of the visitor, and an empty least size, which Gradio shows as 0 at first.
 
-    def check(self, part: str | None, good: list | None, request: gr.Request) -> tuple[str, dict]:
-        """What is odd about the pictures, and how long the methods take."""
+        Args:
+            wanted: the part to choose; None = the choice stays.
+        """
+        chosen = {"value": wanted} if wanted else {}
+        parts = gr.update(choices=self._visitors.of(request).teacher.parts.choices(), **chosen)
+        return parts, gr.skip() if least_size else None, None
+
+    def known(self, part: str | None, good: list | None, request: gr.Request) -> tuple[str, dict]:
+        """How many pictures of a part wait for the next lesson; and how long it takes, as long as none are added."""
+        language, name, parts = language_of(request), part_name(part or ""), self._visitors.of(request).teacher.parts
+        count, pictures = parts.waiting(name), len(parts.pictures(name))
+        priced = gr.update(choices=_priced(max(pictures, FEWEST))) if pictures and not good else gr.skip()
+        return str(translate("teach_not_learned", language, count=count)) if count else "", priced
+
+    def check(self, part: str | None, good: list | None, request: gr.Request) -> tuple[str, dict, dict]:
+        """What is odd about the pictures, how long the methods take, and which least sizes change little."""
         language, name, place = language_of(request), part_name(part or ""), self._visitors.of(request)
         if not good and not place.teacher.parts.pictures(name):
-            return _said(language, hint=translate(self._hint, language)), gr.skip()
+            nothing = gr.update(choices=_priced(None)), gr.update(info=label("teach_least_size_info"))
+            return _said(language, hint=translate(self._hint, language)), *nothing
         if known := place.teacher.parts.namesake(part or ""):
-            return _said(language, refused=[translate("teach_namesake", language, name=known)]), gr.skip()
+            return _said(language, refused=[translate("teach_namesake", language, name=known)]), gr.skip(), gr.skip()
         try:
             findings = place.teacher.parts.check(name, uploads_in(_paths(good)))
             findings.left_out = left_out(_paths(good))
         except (PictureError, OSError) as error:
-            return _said(language, refused=[explain_fault(error, language, place.catalog)]), gr.skip()
-        priced = gr.update(choices=self._priced(max(findings.pictures, FEWEST), language))
+            return _said(language, refused=[explain_fault(error, language, place.catalog)]), gr.skip(), gr.skip()
+        priced = gr.update(choices=_priced(max(findings.pictures, FEWEST)))
         said, known = _findings(findings, language), len(place.teacher.parts.pictures(name, BAD))
         if known:
             said["lines"].append(translate("teach_known", language, count=known))
-        return _said(language, **said), priced
+        return _said(language, **said), priced, _least_size_hint(findings, language)
 
-    def check_uploads(self, part: str | None, good: list | None, request: gr.Request) -> tuple[str, dict]:
+    def check_uploads(self, part: str | None, good: list | None, request: gr.Request) -> tuple[str, dict, dict]:
         """As `check`, unless the pictures of a taught part were taken away: after a lesson its result stays."""
         parts = self._visitors.of(request).teacher.parts
         emptied = not good and parts.pictures(part_name(part or ""))
-        return (gr.skip(), gr.skip()) if emptied else self.check(part, good, request)
+        return (gr.skip(),) * 3 if emptied else self.check(part, good, request)
 
     def check_defects(self, bad: list | None, request: gr.Request) -> str:
-        """Which of the known defects cannot be used."""
-        language = language_of(request)
+        """How many known defects are given, and which cannot be used."""
+        language, place = language_of(request), self._visitors.of(request)
+        if not bad:
+            return ""
         try:
-            return _said(language, warnings=_unused(bad, language)) if bad else ""
+            count = place.teacher.parts.count_with("", uploads_in(_paths(bad)))
+            lines = [translate("teach_given", language, count=count)]
+            return _said(language, lines=lines, warnings=_unused(bad, language))
         except (PictureError, OSError) as error:
-            return _said(language, refused=[explain_fault(error, language, self._visitors.of(request).catalog)])
+            return _said(language, refused=[explain_fault(error, language, place.catalog)])
 
     def teach(
         self,
@@ -373,9 +399,18 @@ class TeachTab:
             emptied,
         )
 
-    def _priced(self, pictures: int, language: str = "en") -> list[tuple[str, str]]:
-        """The methods with how long they take."""
-        return [(f"{METHODS[m].title}: {_about(estimate(m, pictures))}", m) for m in teachable()]
+
+def _priced(pictures: int | None) -> list[tuple[str, str]]:
+    """The methods, with how long they take if the number of pictures is known."""
+    times = {m: f": {_about(estimate(m, pictures))}" if pictures else "" for m in teachable()}
+    return [(f"{METHODS[method].title}{time}", method) for method, time in times.items()]
+
+
+def _least_size_hint(findings: Findings, language: str) -> dict:
+    """Which smallest defects change little: those of fewer pixels than a few patches."""
+    if not findings.smallest:
+        return gr.skip()
+    return gr.update(info=translate_plainly("teach_least_size_from", language, pixels=PATCHES * findings.smallest**2))
 
 
 def keep_region(teacher: Teacher, name: str, shapes: list | None) -> None:
@@ -409,11 +444,13 @@ def _refused(
 
 def _refused_defects(teacher: Teacher, name: str, bad: list | None, language: str) -> list[Markup]:
     """Why known defects cannot be checked; empty if they can."""
+    count, limits = teacher.parts.count_with(name, uploads_in(_paths(bad))), (defect_check.FEWEST, defect_check.MOST)
+    if not count:
+        return [translate("teach_no_defects", language, fewest=limits[0], most=limits[1])]
     if not teacher.entries(name):
         return [translate("teach_nothing_to_keep", language)]
     if teacher.lessons():
         return [translate("teach_busy", language)]
-    count, limits = teacher.parts.count_with(name, uploads_in(_paths(bad))), (defect_check.FEWEST, defect_check.MOST)
     if not limits[0] <= count <= limits[1]:
         return [translate("teach_bad_count", language, count=count, fewest=limits[0], most=limits[1])]
     return []
@@ -437,19 +474,23 @@ def _title(lesson: Lesson) -> str:
 
 def _progress(lesson: Lesson, language: str) -> str:
     if lesson.state == WAITING:
-        words = translate("teach_waiting", language, part=_title(lesson), count=lesson.teacher.ahead(lesson))
-        return _said(language, headline=words)
-    names = [STAGES[bar["what"]] for bar in lesson.bars if bar["what"] in STAGES]
-    stage = names[0] if names else "learning" if lesson.bars else "start"
-    words = translate(
-        "teach_running",
-        language,
-        part=_title(lesson),
-        stage=translate(f"teach_stage_{stage}", language),
-        time=_about(lesson.seconds_left),
-    )
-    whole = lesson.seconds + lesson.seconds_left
-    return _said(language, headline=words, done=f"{lesson.seconds:.1f}", total=f"{whole:.1f}")
+        count = lesson.teacher.ahead(lesson)
+        key = "teach_waiting" if count else "teach_starting"
+        return _said(language, headline=translate(key, language, part=_title(lesson), count=count))
+    left = lesson.countdown()
+    words = {"part": _title(lesson), "stage": _stage(lesson.bars, language), "time": _about(left)}
+    running = translate("teach_running", language, **words)
+    return _said(language, headline=running, done=f"{lesson.seconds:.1f}", total=f"{lesson.seconds + left:.1f}")
+
+
+def _stage(bars: Sequence[dict], language: str) -> Markup:
+    """The stage of a training, by its progress bars; that of the folds says which one."""
+    bar = next((bar for bar in bars if bar["what"] in STAGES), None)
+    if bar is None:
+        return translate("teach_stage_learning" if bars else "teach_stage_start", language)
+    total = bar["total"] or 1
+    counts = {"number": min(bar["done"] + 1, total), "total": total}
+    return translate(f"teach_stage_{STAGES[bar['what']]}", language, **counts)
 
 
 def _result(lesson: Lesson, language: str, unused: Sequence[Markup]) -> str:
@@ -472,9 +513,20 @@ def _result(lesson: Lesson, language: str, unused: Sequence[Markup]) -> str:
     words = translate("teach_done", language, part=_title(lesson), time=_about(lesson.seconds))
     known = lesson.teacher.parts.pictures(lesson.part, BAD)
     check = DefectCheck(inspect_picture(catalog, lesson.label, path, None, list(METHODS)) for path in known)
-    lines = [*promises, *check.lines(language)]
+    lines = [*promises, *_learned_otherwise(lesson, language), *check.lines(language)]
     shown = {"lines": lines, "warnings": unused, "missed": check.missed(language)}
     return _said(language, headline=words, tone="good", **shown)
+
+
+def _learned_otherwise(lesson: Lesson, language: str) -> list[Markup]:
+    """What the promises do not say: how many false alarms were learned, too, and how much of the picture counts."""
+    parts, lines = lesson.teacher.parts, []
+    if count := len(parts.pictures(lesson.part, TAKEN_BACK)):
+        lines.append(translate("teach_learned_too", language, count=count))
+    if shapes := saved_shapes(parts.folder / lesson.part):
+        share = share_that_counts(draw_mask(shapes, (DRAWN, DRAWN)))
+        lines.append(translate("region_share", language, share=percent(share, language)))
+    return lines
 
 
 def _findings(findings: Findings, language: str) -> dict:

@@ -7,6 +7,7 @@ process group. What is finished is in the folder of models; what is not is nowhe
 import atexit
 import contextlib
 import json
+import math
 import os
 import re
 import signal
@@ -20,6 +21,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from importlib.util import find_spec
 from pathlib import Path
+from statistics import median
 
 from PIL import Image
 
@@ -47,6 +49,9 @@ STAGES = {
     "discriminator": (0.85, 0.10),
     "test pictures": (0.95, 0.05),
 }
+LEAST_LEFT = 0.1  # share of the expected time, as long as the true one is not known
+RESTART = 0.2  # a share that falls by more belongs to a training that began again
+PACES: dict[str, float] = {}  # by method, time of its last lesson compared with `Method.seconds`
 EPOCHS, KNOWN_ENOUGH = 0.95, 0.2  # share of the epochs; share from which the time so far says more than experience
 WAITING, RUNNING, DONE, FAILED, STOPPED = "waiting", "running", "done", "failed", "stopped"
 
@@ -73,6 +78,7 @@ class Lesson:
     bars: list[dict] = field(default_factory=list)
     reason: str = ""
     asked_to_stop: threading.Event = field(default_factory=threading.Event)
+    _shown: tuple[float, float] = (math.inf, 0.0)  # the time left and the share that `countdown` returned last
 
     @property
     def label(self) -> str:
@@ -103,9 +109,19 @@ class Lesson:
     @property
     def seconds_left(self) -> float:
         """Estimated; never 0 before the end."""
-        if self.share > KNOWN_ENOUGH and len(self.methods) == 1:
-            return max(1.0, self.seconds * (1 / self.share - 1))
-        return max(1.0, sum(estimate(m, self.pictures) for m in self.methods) - self.seconds)
+        expected = sum(estimate(method, self.pictures) for method in self.methods)
+        if len(self.methods) > 1:
+            return max(1.0, LEAST_LEFT * expected, expected - self.seconds)
+        whole = self.seconds / self.share if self.share > KNOWN_ENOUGH else expected
+        return max(1.0, whole * (1 - self.share))
+
+    def countdown(self) -> float:
+        """As `seconds_left`, but never more than before, unless the training began again."""
+        left, share = self.seconds_left, self.share
+        if share >= self._shown[1] - RESTART:
+            left = min(left, self._shown[0])
+        self._shown = left, share
+        return left
 
 
 class Queue:
@@ -208,11 +224,15 @@ class Teacher:
 
     def train(self, lesson: Lesson) -> tuple[str, str]:
         """Runs a lesson; returns the state and the reason of a failure."""
+        names = [path.name for path in self.parts.pictures(lesson.part)]
         try:
             ended = self._train(lesson)
+            if ended[0] == DONE:
+                self.parts.keep_learned(lesson.part, names)
         except OSError as error:
             return FAILED, str(error)
         if ended[0] == DONE:
+            keep_pace(lesson)
             self.catalog.refresh()
         return ended
 
@@ -285,9 +305,21 @@ def missing_packages() -> list[str]:
 
 
 def estimate(method: str, pictures: int) -> float:
-    """About how many seconds a method takes on this computer."""
+    """About how many seconds a method takes on this computer: as the lessons before, or else as `slowness` says."""
+    pace = PACES.get(method) or (median(PACES.values()) if PACES else slowness())
+    return pace * _reference_seconds(method, pictures)
+
+
+def keep_pace(lesson: Lesson) -> None:
+    """Remembers how long a finished lesson really took, for `estimate`."""
+    expected = sum(_reference_seconds(method, lesson.pictures) for method in lesson.methods)
+    PACES.update(dict.fromkeys(lesson.methods, lesson.seconds / expected))
+
+
+def _reference_seconds(method: str, pictures: int) -> float:
+    """On the machine that `Method.seconds` comes from."""
     fixed, each = METHODS[method].seconds
-    return (fixed + each * pictures) * slowness()
+    return fixed + each * pictures
 
 
 @lru_cache(1)

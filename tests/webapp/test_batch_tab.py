@@ -158,7 +158,7 @@ def test_numbers_have_six_digits_and_stay_numbers():
 
 def test_every_batch_has_the_same_columns(catalog, tmp_path):
     whole, headers = inspected(catalog, SimpleNet=True, GLASS=False), []
-    head = HEAD | {"models": dict.fromkeys(whole.detectors, {"name": "toy"})}
+    head = HEAD | {"models": {title: {"name": "toy"} for title in whole.detectors}}
     for name in ("whole", "failed", "corrected"):
         with BatchResults(tmp_path / name, head) as written:
             written.add_failure("a.png", "is empty") if name == "failed" else written.add("a.png", whole)

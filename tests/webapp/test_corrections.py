@@ -164,7 +164,9 @@ def test_the_page_offers_it_for_own_parts_and_says_what_happened(teacher, false_
     good = type("Event", (), {"good": True})()
     report = tab.correct(LABEL, false_alarm, None, good, visitor)[0]
     assert "such a part is no longer called defective" in report and "data-undo" in report
-    assert "good ones of lid" in report and "Look again" in report
+    assert "good ones of lid" in report and "Look again" in report and 'data-teach="again"' in report
+    assert tab.lead_to_teach(LABEL, SimpleNamespace(again=True), visitor)[1] == "lid"
+    assert tab.lead_to_teach(LABEL, SimpleNamespace(again=False), visitor)[1] is None
     report = tab.undo(LABEL, false_alarm, None, visitor)[0]
     assert "Taken back" not in report and verdicts(teacher, false_alarm) == [True, True]
 

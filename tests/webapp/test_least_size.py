@@ -69,8 +69,8 @@ def test_it_is_kept_when_a_part_is_taught_and_shown_again(tab, monkeypatch):
 
 def test_the_field_is_empty_until_somebody_fills_it(tab):
     visitor = gr.Request(headers={"accept-language": "en"})
-    parts, empty = tab.arrive(0, visitor)  # Gradio sends 0 for an empty field at first
-    assert parts["choices"] == [("lid", "lid")] and empty is None and tab.arrive(40, visitor)[1] == gr.skip()
+    parts, empty, _ = tab.arrive(None, 0, visitor)  # Gradio sends 0 for an empty field at first
+    assert parts["choices"] == [("lid", "lid")] and empty is None and tab.arrive(None, 40, visitor)[1] == gr.skip()
 
 
 def test_reports_name_it(make_detector):

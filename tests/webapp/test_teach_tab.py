@@ -7,6 +7,7 @@ import sys
 import time
 import tracemalloc
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,14 +21,25 @@ from PIL import Image
 
 from hubmodels import GLASS, PictureError
 from hubmodels.hub.catalog import Catalog, list_own
-from webapp import defect_check, own_parts, teach_tab
+from webapp import defect_check, own_parts, teach_tab, teaching
 from webapp.corrections import Corrections
 from webapp.defect_check import DefectCheck
 from webapp.inspection import choices
 from webapp.models_tab import render_models
-from webapp.own_parts import BAD, GOOD, OwnParts, Upload, ZipError, left_out, part_name, unreadable_in, uploads_in
-from webapp.teach_tab import TeachTab
-from webapp.teaching import FAILED, RUNNING, STOPPED, WAITING, Lesson, Teacher
+from webapp.own_parts import (
+    BAD,
+    GOOD,
+    TAKEN_BACK,
+    OwnParts,
+    Upload,
+    ZipError,
+    left_out,
+    part_name,
+    unreadable_in,
+    uploads_in,
+)
+from webapp.teach_tab import TeachTab, keep_region
+from webapp.teaching import DONE, FAILED, RUNNING, STOPPED, WAITING, Lesson, Teacher
 from webapp.texts import explain_fault, part_words
 from webapp.visitors import Everybody
 
@@ -338,6 +350,87 @@ def test_the_time_left_comes_from_the_stage():
     assert lesson.share == pytest.approx(0.095)
 
 
+def test_the_countdown_never_goes_up_unless_the_training_begins_again(monkeypatch):
+    monkeypatch.setattr(teaching, "PACES", {"hybrid": 1.0})
+    lesson = Lesson("lid", ("hybrid",), 50, state=RUNNING, began=time.monotonic())
+    assert lesson.countdown() == pytest.approx(35)
+    lesson.bars = [{"what": "folds", "done": 1, "total": 5}]
+    lesson.began = time.monotonic() - 9
+    assert (first := lesson.countdown()) == pytest.approx(22, rel=0.05)
+    lesson.began -= 60  # the fold takes longer than expected
+    assert lesson.seconds_left > 100 and lesson.countdown() == first
+    lesson.bars = [{"what": "folds", "done": 4, "total": 5}]
+    assert lesson.countdown() <= first
+    lesson.bars = [{"what": "reading pictures", "done": 0, "total": 50}]
+    assert lesson.countdown() > first
+
+
+def test_the_first_lesson_says_how_fast_later_ones_are(teacher, monkeypatch):
+    monkeypatch.setattr(teaching, "PACES", {})
+    monkeypatch.setattr(teaching, "slowness", lambda: 20.0)
+    monkeypatch.setattr(Lesson, "seconds", 70.0)
+    assert teaching.estimate("hybrid", 50) == 20 * 35
+    monkeypatch.setattr(teacher, "command", lambda lesson: [sys.executable, "-c", ""])
+    monkeypatch.setattr(teacher, "_train", lambda lesson: (FAILED, "-"))
+    teacher.train(Lesson("lid", ("hybrid",), 50, teacher))
+    assert teaching.estimate("hybrid", 50) == 20 * 35
+    monkeypatch.setattr(teacher, "_train", lambda lesson: (DONE, ""))
+    teacher.train(Lesson("lid", ("hybrid",), 50, teacher))
+    assert teaching.estimate("hybrid", 50) == 70 and teaching.estimate("hybrid", 200) == 2 * 65
+    assert teaching.estimate("simplenet", 8) == 2 * 20  # as much slower than the reference
+
+
+def test_stages_are_named_in_their_order(teacher):
+    folds = {"what": "folds", "done": 1, "total": 5}
+    said = []
+    for bars in ([], [{"what": "frozen features", "done": 1, "total": 3}], [folds], [folds | {"done": 5}]):
+        said.append(str(teach_tab._stage(bars, "en")))
+    said.append(str(teach_tab._stage([{"what": "discriminator", "done": 1, "total": 3}], "en")))
+    threshold = [f"learning for the threshold, {number} of 5" for number in (2, 5)]
+    assert said == ["starting", "looking at the pictures", *threshold, "learning"]
+
+
+def test_pictures_that_came_after_a_lesson_wait_for_the_next(teacher, monkeypatch):
+    tab, en = tab_of(teacher), visitor()
+    teacher.parts.add("lid", given(*map(png, range(10))))
+    assert tab.known("lid", None, en)[0] == "" == tab.known(None, None, en)[0]
+    monkeypatch.setattr(teacher, "_train", lambda lesson: (DONE, ""))
+    monkeypatch.setattr(teaching, "PACES", {})
+    lesson = Lesson("lid", ("hybrid",), 10, teacher)
+    teacher.train(lesson)
+    assert tab.known("lid", None, en)[0] == ""
+    teacher.parts.add("lid", given(png(11), png(12)), TAKEN_BACK)
+    said, priced = tab.known("lid", None, en)
+    assert "wait for the next lesson: 2." in said and ": " in priced["choices"][0][0]
+    assert tab.known("lid", [{"path": "more.png"}], en)[1] == gr.skip()  # they change the time
+    teacher.train(lesson)
+    assert tab.known("lid", None, en)[0] == ""
+    keep_region(teacher, "lid", [{"kind": "rectangle", "counts": True, "width": 0, "points": [[0, 0], [0.5, 1]]}])
+    monkeypatch.setattr(teacher.catalog, "load", lambda label: {})
+    said = teach_tab._result(replace(lesson, state=DONE), "en", ())
+    assert (
+        "learned, too: 2. The promise does not count them." in said and "Share of the picture that counts: 50" in said
+    )
+
+
+def test_without_pictures_no_time_is_shown(teacher):
+    _, priced, least = tab_of(teacher).check("Lid", None, visitor())
+    assert [name for name, _ in priced["choices"]] == ["Hybrid", "SimpleNet", "GLASS"]
+    assert least["info"].key == "teach_least_size_info"
+
+
+def test_a_check_without_known_defects_says_so(teacher):
+    *_, (_, said, _) = tab_of(teacher).judge("Lid", None, visitor())
+    assert "Known defects are missing. Add 3 to 50 pictures" in said
+
+
+def test_a_lesson_without_others_before_it_starts(teacher, monkeypatch):
+    lesson = Lesson("lid", ("hybrid",), 10, teacher, title="Lid")
+    assert "Lid starts." in teach_tab._progress(lesson, "en")
+    monkeypatch.setattr(teacher, "ahead", lambda lesson: 2)
+    assert "Lid waits. Parts before it: 2." in teach_tab._progress(lesson, "en")
+
+
 # ---------------------------------------------------------------- the tab
 
 
@@ -369,9 +462,10 @@ def visitor(language="en"):
 
 def test_pictures_are_judged_before_anything_is_kept(teacher, uploads):
     tab = tab_of(teacher)
-    said, priced = tab.check("Lid", uploads(*(png(seed) for seed in range(8))), visitor())
+    said, priced, least = tab.check("Lid", uploads(*(png(seed) for seed in range(8))), visitor())
     assert "Pictures that can be used: 8. Still missing: 2." in said and "about 2 pixels" in said
     assert next(name for _, name in priced["choices"]) == "hybrid" and not teacher.parts.names()
+    assert least["info"] == "For these pictures, values below 16 change little."
     assert "Noch nötig: 2." in tab.check("Lid", uploads(*(png(seed) for seed in range(8))), visitor("de"))[0]
 
 
@@ -392,6 +486,7 @@ def test_what_is_left_out_is_said(teacher, uploads, tmp_path, monkeypatch):
     assert "system wrote them (4): ._0.png, ._1.png, ._2.png and 1 more" in said["en"]
     broken, *_ = bad = uploads(b"no picture", png(2))
     defects = tab.check_defects([*bad, *files], visitor())
+    assert "Known defects given: 2." in defects  # one file, and one in the ZIP file
     assert f"Cannot be read (1): {broken['orig_name']}. Save" in defects and "Left out (1): huge.png" in defects
     assert (
         tab.check_defects(uploads(png(3)), visitor()).count("<li>") == 0 and tab.check_defects(None, visitor()) == ""

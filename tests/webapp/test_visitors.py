@@ -141,12 +141,12 @@ def test_no_event_uses_another_visitors_part(space, give, upload, shared, tmp_pa
             event(LABEL, upload, None, good, BOB)
     assert len(list(batches.run(LABEL, [upload], 1, None, BOB))) == 1  # the refusal
     assert len(list(batches.run(LABEL, [upload], 1, None, ANN))) == 2
-    assert [teach.arrive(None, who)[0]["choices"] for who in (ANN, BOB)] == [[("lid", "lid")], []]
+    assert [teach.arrive(None, None, who)[0]["choices"] for who in (ANN, BOB)] == [[("lid", "lid")], []]
     assert [teach.offer_to_keep("lid", who)["visible"] for who in (ANN, BOB)] == [True, False]
     with pytest.raises(gr.Error, match="has no models"):
         teach.pack("lid", BOB)
     assert "has no models" in [*teach.push("lid", None, None, BOB)][-1]
-    assert "has no models" in [*teach.judge("lid", None, BOB)][-1][1]
+    assert "has no models" in [*teach.judge("lid", [upload], BOB)][-1][1]
     assert teach.picture_to_draw("lid", None, BOB)[1] == "Add pictures first."
 
 

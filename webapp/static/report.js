@@ -83,7 +83,8 @@ element.addEventListener("click", ({ target }) => {
   const correction = target.closest("[data-correct]");
   if (correction) trigger("apply", { good: correction.dataset.correct === "good", rate: shownRate() });
   if (target.closest("[data-undo]")) trigger("undo", {});
-  if (target.closest("[data-teach]")) trigger("expand", {});
+  const teach = target.closest("[data-teach]");
+  if (teach) trigger("expand", { again: teach.dataset.teach === "again" });
   const button = target.closest("[data-download]");
   if (!button) return;
   button.setAttribute("aria-busy", "true");
