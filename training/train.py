@@ -44,6 +44,7 @@ from hubmodels.backbone import feature_strides, find_weights
 from hubmodels.compactnet import COMPACT_BACKBONE
 from hubmodels.hub.files import REPORT_FILE, TITLE_FILE, limit_waiting, put_in_place
 from hubmodels.methods import METHODS
+from hubmodels.metric_names import HEADLINE
 from hubmodels.region import Region, read_region
 from hubmodels.samples import CORRECTED, Category, as_text, shorten, size_text
 from hubmodels.sizes import as_pair
@@ -450,13 +451,15 @@ def finish(job: Job, detector: AnomalyDetector, record: dict) -> None:
 
 
 def write_summary(reports: list[dict], failures: dict[str, str], config: TrainConfig) -> None:
-    """Writes and logs the table of this run's models, and logs what failed."""
-    if reports:
-        rows = summarise(sorted(reports, key=lambda r: (list(METHODS).index(r["method"]), r["category"])))
-        output = Path(config.output)
+    """Writes and logs the table of this run's models if a metric was measured, and logs what failed."""
+    rows = summarise(sorted(reports, key=lambda r: (list(METHODS).index(r["method"]), r["category"])))
+    output = Path(config.output)
+    if any(row[key] is not None for row in rows for key in HEADLINE):
         write_json(output / "summary.json", rows)
         (output / "summary.md").write_text(summary_table(rows) + "\n", encoding="utf-8")
-        logger.info("\n%s\n\nmodels in %s", summary_table(rows), output)
+        logger.info("\n%s\n", summary_table(rows))
+    if reports:
+        logger.info("models in %s", output)
     for title, method in suiting_methods(reports).items():
         logger.info("%s: %s suits this part better: it finds significantly more defects", title, method)
     for name, reason in failures.items():

@@ -904,3 +904,12 @@ def test_a_full_disk_says_what_to_do_and_keeps_the_saved_state(tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert path.read_bytes() == before
+
+
+def test_the_summary_shows_only_what_was_measured(tmp_path):
+    report = {"method": "simplenet", "dataset": "own", "category": "lid", "protocol": "last", "seed": 0}
+    config = SimpleNamespace(output=str(tmp_path))
+    train.write_summary([report | {"metrics": {}}], {}, config)
+    assert not list(tmp_path.iterdir())
+    train.write_summary([report | {"metrics": {}}, report | {"metrics": {"image_auroc": 0.9}}], {}, config)
+    assert "| 90.0 |" in (tmp_path / "summary.md").read_text()

@@ -250,10 +250,11 @@ def test_known_defects_are_checked_without_a_lesson(teacher, bad, false_alarm):
     ("part", "count", "most", "message"),
     [
         ("lid", 2, 50, "takes 3 to 50 known defects"),
-        ("lid", 0, 50, "there are 0."),
+        ("lid", 0, 50, "Known defects are missing. Add 3 to 50"),
         ("lid", 3, 2, "there are 3."),
         ("cap", 3, 50, "no models. Teach it first"),
         ("", 3, 50, "no models. Teach it first"),
+        ("", 0, 50, "Known defects are missing"),
     ],
 )
 def test_a_check_needs_a_taught_part_and_some_defects(teacher, bad, part, count, most, message, monkeypatch):
