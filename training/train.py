@@ -430,6 +430,8 @@ def finish(job: Job, detector: AnomalyDetector, record: dict) -> None:
     if shipped.least_size is not None:
         calibration["least_size"] = shipped.least_size.in_words
     content = {"method": job.method, "dataset": category.dataset, "category": category.name}
+    if job.config.title:
+        content["title"] = job.config.title
     content |= {"protocol": PROTOCOL, "seed": job.config.seed, "epochs": job.epochs}
     if known := judge_defects(folder, shipped.calibration.guaranteed_rate()):
         content |= {"known_defects": known}

@@ -489,9 +489,15 @@ class _Batch:
 
     def _words(self) -> dict[str, str]:
         """The texts around the rows."""
-        own = {"keys_own": "batch_keys_own"} if self._can_correct else {}
+        own = {"keys_own": "batch_keys_own", "touch_own": "batch_touch_own"} if self._can_correct else {}
         keys = own | {"good": "batch_is_good", "defective": "batch_is_defective", "waiting": "batch_correcting"}
-        keys |= {"caption": "batch_caption", "keys": "batch_keys", "open": "batch_open", "undo": "undo"}
+        keys |= {
+            "caption": "batch_caption",
+            "keys": "batch_keys",
+            "touch": "batch_touch",
+            "open": "batch_open",
+            "undo": "undo",
+        }
         return {name: translate_plainly(key, self._language) for name, key in keys.items()}
 
 

@@ -105,6 +105,10 @@ def build_page(
             linked, key = dict(request.query_params).get("category"), visitors.arrive(request, key)
             return *arrive(visitors.of(request).catalog, linked, remembered, language_of(request)), key
 
+        def follow_notices(chosen: str | None, request: gr.Request) -> dict:
+            """Without the error of a wrong link, once a category is chosen."""
+            return warn(visitors.of(request).catalog, None, language_of(request)) if chosen else gr.skip()
+
         def follow(chosen: str | None, before: str | None, request: gr.Request) -> tuple[dict, str | None]:
             changed = {"value": chosen} if chosen != before else {}  # otherwise keep the choice in this tab
             return gr.update(choices=choices(visitors.of(request).catalog, language_of(request)), **changed), chosen
@@ -123,6 +127,7 @@ def build_page(
         # also when the tab is opened, because Gradio loses updates of a tab that was never shown
         quick = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
         category.change(lambda chosen: chosen, category, batch_category, **quick)
+        category.change(follow_notices, category, notices, preprocess=False, **quick)
         batch.select(follow, [category, followed], [batch_category, followed], **quick)
     return page.queue(max_size=WAITING, default_concurrency_limit=1)
 
@@ -139,7 +144,11 @@ def arrive(
     catalog.refresh(older_than=LISTED_HERE_FOR if is_local else LISTED_FOR)
     chosen = find_category(linked or remembered, catalog)  # an unknown link must not select another category
     categories = gr.update(choices=choices(catalog, language), value=chosen)
-    unknown = linked if linked and not chosen else None
+    return categories, warn(catalog, linked if linked and not chosen else None, language)
+
+
+def warn(catalog: Catalog | LayeredCatalog, unknown: str | None, language: str) -> dict:
+    """The Gradio update of the notices: a category that does not exist, and models that are not available."""
     hidden = [hide_folders(notice, catalog) for notice in catalog.notices]
     notices = render("notices.html", language, unknown=unknown, notices=hidden) if unknown or hidden else ""
-    return categories, gr.update(value=str(notices), visible=bool(notices))
+    return gr.update(value=str(notices), visible=bool(notices))

@@ -104,9 +104,9 @@ class TeachTab:
                 files = {"file_count": "multiple", "file_types": FILE_TYPES, "height": 180}
                 good = gr.File(label=label("teach_pictures"), elem_id="teach-good", **files)
                 folder_button(good, "teach-folder")
+                waiting = gr.HTML(elem_id="teach-waiting", elem_classes="note")
                 bad = gr.File(label=label("teach_bad"), elem_id="teach-bad", **files)
                 unused = gr.HTML(elem_id="teach-unused", apply_default_css=False)
-                waiting = gr.HTML(elem_id="teach-waiting", elem_classes="note")
                 judge = gr.Button(label("teach_judge"), size="sm", elem_id="teach-judge")
                 with gr.Accordion(label("region_title"), open=False, elem_id="teach-region"):
                     gr.Markdown(label("region_how"), elem_classes="note")

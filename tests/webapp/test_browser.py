@@ -216,6 +216,10 @@ def test_a_link_to_an_unknown_category_says_so_and_a_part_that_nobody_knows_lead
         page.locator("#report [data-teach]").click()
         page.locator("#teach-part input").wait_for()
         expect(page.get_by_role("tab", name="Teach")).to_have_attribute("aria-selected", "true")
+        page.get_by_role("tab", name="Inspect").click()
+        category.click()
+        options.first.click()
+        expect(page.get_by_text("There is no category screw")).to_have_count(0)
 
 
 def test_a_german_visitor_on_a_dark_phone(bundled):
@@ -240,6 +244,7 @@ def test_a_german_visitor_on_a_dark_phone(bundled):
             shown.first.click()
             page.wait_for_timeout(500)
             assert page.evaluate("document.documentElement.scrollWidth") <= 360, tab
+        assert page.locator("#batch-rate .min_value").text_content().strip() == "0,5"
 
 
 def test_mistakes_are_compared_on_a_phone(bundled):

@@ -98,7 +98,7 @@ def test_the_sentence_names_the_better_method_first():
     labels, levels = drawn((ONE, OTHER), (0.5, 3))
     tested = compare_auroc([levels[OTHER]], [levels[ONE]], labels)
     low, high = (f"{100 * bound:.1f}" for bound in tested.interval)
-    difference = f"+{100 * tested.value:.1f} points (95\xa0% interval {low} to {high})."
+    difference = f"+{100 * tested.value:.1f} points (95% interval {low} to {high})."
     expected = f"{OTHER} is better than {ONE} on these pictures: image AUROC {difference}"
     report = rendered(results_of(labels, **levels))
     summary = f"{OTHER} separates good and defective parts better than {ONE} on these pictures."

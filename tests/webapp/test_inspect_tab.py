@@ -135,11 +135,11 @@ def test_too_few_held_out_pictures_are_named_at_low_rates(catalog, picture):
     """Five pictures guarantee 17 % at best."""
     report = inspected(catalog, LABEL, picture).replace("\xa0", " ")
     assert (
-        "17% of good parts are called defective on average, hardly ever more than 45% (95 %). For 1% you need 99"
+        "17% of good parts are called defective on average, hardly ever more than 45% (95%). For 1% you need 99"
         in report
     )
     assert (
-        "On average 20% of good parts are called defective, hardly ever more than 45% (95 %). This comes from 5"
+        "On average 20% of good parts are called defective, hardly ever more than 45% (95%). This comes from 5"
         in report
     )
     assert "1%: needs 99 good parts|" in report.replace("\xa0", " ") and "needs 4 good parts" not in report

@@ -23,13 +23,13 @@ function heading(column, index) {
 }
 
 function begin(value) {
-    const { caption, keys, keys_own } = value.words;
+    const { caption, ...words } = value.words, way = matchMedia("(pointer: coarse)").matches ? "touch" : "keys";
     table = make("table", {}, make("caption", {}, caption));
     table.append(make("thead", {}, make("tr", {}, ...value.columns.map(heading))), make("tbody"));
     table.addEventListener("click", click);
     table.addEventListener("keydown", press);
     table.addEventListener("focusin", ({ target }) => enter(entryOf(target)));
-    const help = make("p", { className: "note" }, [keys_own, keys].filter(Boolean).join(" "));
+    const help = make("p", { className: "note" }, [words[`${way}_own`], words[way]].filter(Boolean).join(" "));
     const region = make("div", { className: "scroll", tabIndex: 0, role: "region", ariaLabel: caption }, table);
     box.replaceChildren(make("div", { className: "corrections" }), help, region);
     box.firstChild.setAttribute("role", "status"); // screen readers only announce changes of an existing element

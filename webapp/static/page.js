@@ -32,8 +32,20 @@
             if (title) title.firstChild.data = WORDS.not_done[language];
         }
     }
-    new MutationObserver(() => document.querySelectorAll(".toast-message-text").forEach(translate)).observe(
-        document.body,
-        { childList: true, subtree: true, characterData: true },
-    );
+
+    // Gradio writes the sizes of files and the ends of sliders with a point in every language. It keeps its text nodes,
+    // so only their data may change.
+    const mark = (1.5).toLocaleString(language)[1];
+    function localise(place) {
+        for (const node of place.childNodes) {
+            if (node.nodeType !== Node.TEXT_NODE || mark === ".") continue;
+            const written = node.data.replace(/^(\s*\d+)\.(\d+)/, `$1${mark}$2`);
+            if (written !== node.data) node.data = written;
+        }
+    }
+    function adapt() {
+        document.querySelectorAll(".toast-message-text").forEach(translate);
+        document.querySelectorAll(".download-link, .min_value, .max_value").forEach(localise);
+    }
+    new MutationObserver(adapt).observe(document.body, { childList: true, subtree: true, characterData: true });
 }

@@ -335,3 +335,9 @@ def test_there_is_a_card_for_every_shipped_model_and_for_no_other():
 
 def test_the_pictures_of_the_cards_are_small():
     assert sum(path.stat().st_size for path in CARDS.rglob("*.jpg")) < 2.2 * 2**20
+
+
+def test_a_card_names_the_part_as_people_write_it():
+    text = card(title="Öl-Deckel")
+    assert "# SimpleNet for toy / Öl-Deckel (widget)\n" in text and "pictures of Öl-Deckel (widget) (" in text
+    assert "# SimpleNet for toy / widget\n" in card()
