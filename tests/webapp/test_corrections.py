@@ -540,7 +540,8 @@ def test_a_batch_of_other_parts_offers_no_corrections(teacher, alike, monkeypatc
     monkeypatch.setattr(Corrections, "part_of", lambda self, label: None)
     person = Visitor(teacher)
     person.inspect(alike)
-    assert not person.table["can_correct"] and "keys_own" not in person.table["words"]
+    assert not person.table["can_correct"] and not {"keys_own", "touch_own"} & person.table["words"].keys()
+    assert "Tap a row" in person.table["words"]["touch"]
     person.correct(1, good=True)
     assert len(teacher.parts.pictures("lid", GOOD)) == 3
 
