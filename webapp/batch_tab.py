@@ -16,7 +16,7 @@ from markupsafe import Markup
 from hubmodels import AnomalyDetector, BackboneError, ModelError, PictureError
 from hubmodels.hub.catalog import Catalog
 from hubmodels.scoring import Calibration
-from webapp.batch_rows import COLUMNS, RANKS, inspected_row, rank_of, thumbnail, unread_row
+from webapp.batch_rows import COLUMNS, RANKS, UNREAD, count_in_words, inspected_row, rank_of, thumbnail, unread_row
 from webapp.corrections import Correction, Corrections, limit_of, what_followed
 from webapp.hosting import checked_path, fresh_path, hide_folders, uploaded_path
 from webapp.inspection import (
@@ -453,7 +453,7 @@ class _Batch:
     def shown(self) -> list:
         """The page while the batch runs."""
         self._shown_at = time.monotonic()
-        done, failed = len(self._rows), self._counts()["batch_unread"]
+        done, failed = len(self._rows), self._ranks().count(UNREAD)
         words = [translate("batch_progress", self._language, done=done, total=self._total)]
         if done:
             seconds = (self._shown_at - self._began) / done * (self._total - done)
@@ -474,8 +474,12 @@ class _Batch:
         return _status(words, self._language, guarantees=self._guarantees, changed=self._watch.changed, **values)
 
     def _counts(self) -> dict[str, int]:
-        ranks = [row["keys"][1] for row in self._rows]
-        return {key: ranks.count(rank) for rank, key in enumerate(RANKS)}
+        """By what the rows are, how many there are."""
+        found = {rank: self._ranks().count(rank) for rank in range(len(RANKS))}
+        return {count_in_words(rank, count, self._language): count for rank, count in found.items() if count}
+
+    def _ranks(self) -> list[int]:
+        return [row["keys"][1] for row in self._rows]
 
     def _table(self) -> dict:
         """The data for static/batch.js, which makes the table; Gradio only sends new rows."""
