@@ -273,6 +273,7 @@ class InspectTab:
         adopted = None if category else chosen
         unlike = UNLIKE in inspection.appearance.warnings
         other = suggest_category(place.catalog, picture) if unlike else None
+        is_own = place.corrections is not None and place.corrections.part_of(chosen) is not None
         report = render_report(
             inspection,
             category=chosen,
@@ -281,9 +282,9 @@ class InspectTab:
             note=corrected
             or (None if category else translate("suggested", language, category=part_words(chosen, language))),
             language=language,
-            correctable=place.corrections is not None and place.corrections.part_of(chosen) is not None,
+            correctable=is_own,
             undoable=corrected is not None,
-            teachable=unlike and other is None and self._visitors.teaches,
+            teachable=unlike and other is None and self._visitors.teaches and not is_own,
             asked=asked,
         )
         button = gr.update(

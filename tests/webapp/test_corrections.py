@@ -169,6 +169,15 @@ def test_the_page_offers_it_for_own_parts_and_says_what_happened(teacher, false_
     assert "Taken back" not in report and verdicts(teacher, false_alarm) == [True, True]
 
 
+def test_a_part_that_was_taught_is_not_offered_to_be_taught(teacher, false_alarm, monkeypatch):
+    monkeypatch.setattr("hubmodels.appearance.LIMIT", 0.0)  # every picture shows something else
+    tab, visitor = InspectTab(teacher.catalog, [], Everybody(teacher.catalog, teacher)), gr.Request(headers={})
+    for is_own in (True, False):
+        report = tab.inspect(LABEL, false_alarm, None, visitor)[0]
+        assert "does not look like lid" in report and ("data-teach" in report) is not is_own
+        monkeypatch.setattr(Corrections, "part_of", lambda self, label: None)  # of somebody else
+
+
 def test_without_a_teacher_nothing_can_be_corrected(teacher, false_alarm):
     visitor = gr.Request(headers={"accept-language": "en"})
     tab = InspectTab(teacher.catalog, [])
