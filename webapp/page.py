@@ -97,7 +97,7 @@ def build_page(
                 compare_tab.add(catalog, compare, examples, test_folder, normal_folder, visitors)
             if visitors.teaches:
                 with gr.Tab(label("tab_teach"), id="teach") as teach:
-                    TeachTab(visitors).build(teach, tabs, category)
+                    inspect.inspect_after(TeachTab(visitors).build(teach, tabs, category))
             with gr.Tab(label("tab_models"), id="models") as models:
                 models_tab.add(catalog, models, visitors)
 

@@ -28,7 +28,7 @@ from webapp.inspection import Asked
 from webapp.own_models import pack
 from webapp.own_parts import BAD, GOOD, Upload
 from webapp.teach_tab import TeachTab
-from webapp.teaching import Teacher
+from webapp.teaching import DONE, Teacher
 from webapp.visitors import Everybody
 
 LABEL = "own / lid"
@@ -596,3 +596,27 @@ def test_the_keys_correct_and_open_rows(teacher, alike, tmp_path, monkeypatch):
         page.get_by_role("tab", name="Batch").click()
         page.get_by_role("button", name="broken.png: open in Inspect").click()
         page.locator("#report .card.failed").wait_for()
+
+
+@pytest.mark.browser
+def test_a_part_that_was_taught_again_is_inspected_with_the_new_model(teacher, false_alarm, tmp_path, monkeypatch):
+    def train(lesson):
+        move_down(teacher, false_alarm["path"], 90)  # then it is a good part
+        return DONE, ""
+
+    monkeypatch.setattr(teacher, "train", train)
+    monkeypatch.setattr("webapp.teach_tab.FEWEST", 1)
+    monkeypatch.setattr("webapp.teach_tab.missing_packages", list)
+    with (
+        served(teacher.catalog, tmp_path / "up", monkeypatch, teacher) as url,
+        visit(url, "/?category=own/lid") as page,
+    ):
+        headline = page.locator(".report .headline:visible")
+        page.locator("#picture input[type=file]").set_input_files(false_alarm["path"])
+        headline.get_by_text("Both methods agree: Defective").wait_for()
+        page.get_by_role("tab", name="Teach").click()
+        page.locator("#teach-part input").fill("lid")
+        page.keyboard.press("Enter")
+        page.get_by_role("button", name="Teach", exact=True).click()
+        page.get_by_role("button", name="Inspect such a part now").click()
+        headline.get_by_text("Both methods agree: Good").wait_for(timeout=20_000)
