@@ -52,6 +52,8 @@ def rank_of(record: dict) -> int:
     """The place of a record in the order of the table."""
     if record["error"] is not None:
         return UNREAD
+    if record.get("correction") == "defective":
+        return DEFECTIVE
     if UNLIKE in record["warnings"]:
         return DEFECTIVE_OR_ELSE if record["defective_verdicts"] else SOMETHING_ELSE
     if record["agree"] is False:

@@ -34,6 +34,7 @@ from webapp.inspection import (
     method_titles,
 )
 from webapp.inspection_report import describe_guarantee
+from webapp.own_parts import digest
 from webapp.results import BatchResults, models_of, printable
 from webapp.texts import (
     explain_fault,
@@ -45,7 +46,7 @@ from webapp.texts import (
     translate,
     translate_plainly,
 )
-from webapp.visitors import Everybody, Visitors
+from webapp.visitors import Everybody, Visitors, Workplace
 
 MAX_PICTURES, MAX_BYTES = 500, 1_000_000_000  # the text `batch_limits` repeats them
 MAX_WAITING = 100  # remembered sessions; the queue has far fewer places
@@ -57,10 +58,13 @@ FILE_TYPES = ["image", ".pgm", ".ppm", ".pnm", ".jp2", ".heic"]
 REFUSED = "() => document.querySelector('.batch-table').dispatchEvent(new Event('refused'))"
 
 
-def add(catalog: Catalog, visitors: Everybody | Visitors | None, opened: Sequence[Component]) -> gr.Dropdown:
+def add(
+    catalog: Catalog, tab: gr.Tab, visitors: Everybody | Visitors | None, opened: Sequence[Component]
+) -> gr.Dropdown:
     """Builds the tab inside the current gr.Tab.
 
     Args:
+        tab: when it is opened, the rows follow what was corrected elsewhere.
         visitors: whose parts each request sees and can correct; None = rows cannot be corrected.
         opened: where a row opens: the tabs, and category, picture, methods and rate of the tab Inspect.
 
@@ -124,6 +128,7 @@ def add(catalog: Catalog, visitors: Everybody | Visitors | None, opened: Sequenc
     person = {"api_visibility": "private", "show_progress": "hidden", "trigger_mode": "multiple", **MODEL}
     for event, answer in ((found.apply, batches.correct), (found.undo, batches.undo)):
         event(answer, None, [status, found, *downloads], **person).failure(None, js=REFUSED, api_visibility="private")
+    tab.select(batches.follow, None, [status, found, *downloads], **person)
     return category
 
 
@@ -204,7 +209,7 @@ class _Batches:
                 for upload in uploads:
                     if stopped.is_set():
                         break
-                    batch.inspect(catalog, upload)
+                    batch.inspect(place, upload)
                     if batch.is_due():
                         yield batch.shown()
             finally:
@@ -236,6 +241,12 @@ class _Batches:
         batch, place = self._batch(event, request), self._visitors.of(request)
         batch.undo(place.catalog, place.corrections)
         return batch.corrected()
+
+    def follow(self, request: gr.Request) -> list:
+        """The tab is opened -> status, table, CSV and ZIP, if something was corrected elsewhere."""
+        batch, place = self._kept.get(request.session_hash), self._visitors.of(request)
+        is_changed = batch is not None and batch.follow(place.catalog, place.corrections)
+        return batch.corrected() if is_changed else [gr.skip()] * 4
 
     def _batch(self, event: gr.EventData, request: gr.Request) -> "_Batch":
         """The visitor's latest batch, if it is the one on the page.
@@ -303,6 +314,9 @@ class _Batch:
         calibrations, rate = {n: d.calibration for n, d in detectors.items()}, results.head["false_alarm_rate"]
         self._watch, self._guarantees = SetupWatch(rate), _guarantees(calibrations, rate, language)
         self._can_correct, self._models, self._marks = can_correct, _identities(detectors), results.corrections
+        self._digests: list[str | None] = []  # of the pictures, by row
+        self._known: dict[int, str] = {}  # what a person had said about rows before the batch
+        self._corrected: set[int] = set()  # numbers of the rows that were corrected here
         self._last: tuple[int, Correction] | None = None  # what Undo undoes, with the number of its row
         self._is_over, self._note = False, {"lines": [], "failed": False}
         self._began = self._shown_at = time.monotonic()
@@ -325,23 +339,27 @@ class _Batch:
         """
         return Path(checked_path(self._uploads[number - 1] if self._has_row(number) else None))
 
-    def inspect(self, catalog: Catalog, upload: object) -> None:
+    def inspect(self, place: Workplace, upload: object) -> None:
         """Inspects one upload; a picture that cannot be read is a row like the others."""
-        name = _name(upload)
+        name, catalog = _name(upload), place.catalog
         try:
-            inspection = inspect_picture(catalog, self.category, checked_path(upload), self.rate, self.methods)
-        except (PictureError, ModelError, BackboneError) as error:
+            path = checked_path(upload)
+            inspection = inspect_picture(catalog, self.category, path, self.rate, self.methods)
+            shown, found = thumbnail(inspection.picture), digest(Path(path).read_bytes())
+        except (PictureError, ModelError, BackboneError, OSError) as error:
             reason = explain_fault(error, self._language, catalog).unescape()
             with self._lock:
+                self._digests.append(None)
                 record = self._results.add_failure(name, hide_folders(str(error), catalog))
                 self._rows.append(unread_row(record, reason, self._titles, self._language))
             return
         self._watch.add(inspection)
-        shown = thumbnail(inspection.picture)
         with self._lock:  # a correction can come at any time
+            self._digests.append(found)
+            self._mark_known(place.corrections, found)
             record = self._results.add(name, inspection)
             self._results.head["setup_changed"] = self._watch.changed
-            self._rows.append(inspected_row(record, shown, self._titles, self._language))
+            self._rows.append(self._row(record, shown))
 
     def finish(self) -> None:
         """Completes the files."""
@@ -351,9 +369,28 @@ class _Batch:
 
     # ------------------------------------------------------------ corrections
 
+    def follow(self, catalog: Catalog, corrections: Corrections | None) -> bool:
+        """Takes in what was corrected elsewhere, such as in Inspect; returns whether a row changed."""
+        if corrections is None or not self._can_correct:
+            return False
+        before, is_lost = self._results.rows, self._last is not None and not self._is_latest(corrections)
+        if is_lost:
+            self._corrected.discard(self._last[0])
+            self._last = None
+        try:
+            changed = self._revise(corrections, _by_title(catalog, self.category, self.methods))
+        except (ModelError, BackboneError):  # said when somebody corrects a row
+            return is_lost
+        is_changed = before != self._results.rows
+        if is_changed or is_lost:
+            line = translate_plainly("batch_followed", self._language, count=len(changed))
+            self._note = {"lines": [line] if is_changed else [], "failed": False}
+        return is_changed or is_lost
+
     def correct(self, catalog: Catalog, corrections: Corrections | None, number: object, good: bool) -> None:
         """Takes a person's word for a row, once, and decides all rows by the thresholds that follow."""
-        if corrections is None or not self._can_be_corrected(number):
+        followed = self.follow(catalog, corrections)
+        if not self._can_be_corrected(number):
             return
         try:
             raised = corrections.correct(self.category, str(self.picture(number)), good, self.rate)
@@ -362,15 +399,20 @@ class _Batch:
             self._fail(number, explain_fault(error, self._language, catalog))
             return
         self._last = number, corrections.latest(self.category)
-        self._marks[number] = "good" if good else "defective"
-        self._note = {"lines": self._followed(number, good, raised, now), "failed": False}
+        self._corrected.add(number)
+        is_alarm = good and self._is_alarm(number)
+        changed = self._revise(corrections, now) - {number}
+        moved = self._moved(changed, now) if raised or changed or is_alarm else []
+        before = self._note["lines"] if followed else []
+        line = self._followed(number, what_followed(good, raised, self._is_alarm(number), self._are_ours(now)), before)
+        self._note = {"lines": [*before, line, *moved], "failed": False}
 
     def undo(self, catalog: Catalog, corrections: Corrections | None) -> None:
         """Undoes the last correction of this batch, unless the part was corrected elsewhere since."""
         if corrections is None or self._last is None:
             return
-        (number, correction), self._last = self._last, None
-        if corrections.latest(self.category) is not correction:
+        is_latest, ((number, correction), self._last) = self._is_latest(corrections), (self._last, None)
+        if not is_latest:
             self._note = {"lines": [self._about(number, "batch_undone_elsewhere")], "failed": True}
             return
         try:
@@ -379,8 +421,8 @@ class _Batch:
         except (ModelError, BackboneError, ValueError, OSError) as error:
             self._fail(number, explain_fault(error, self._language, catalog))
             return
-        del self._marks[number]
-        self._revise(now if correction.after else {}, number)
+        self._corrected.discard(number)
+        self._revise(corrections, now)
         key = "batch_undone_all" if correction.after else "batch_undone"
         self._note = {"lines": [self._about(number, key)], "failed": False}
 
@@ -395,24 +437,38 @@ class _Batch:
         return isinstance(number, int) and 1 <= number <= len(self._rows)
 
     def _can_be_corrected(self, number: object) -> bool:
-        is_free = self._can_correct and self._has_row(number) and number not in self._marks
-        return is_free and self._results.rows[number - 1]["error"] is None
+        is_there = self._has_row(number) and self._results.rows[number - 1]["error"] is None
+        return self._can_correct and is_there and self._is_free(number)
 
-    def _followed(self, number: int, good: bool, raised: int, now: Mapping[str, AnomalyDetector]) -> list[str]:
-        """Shows a correction; returns what followed from it.
+    def _is_free(self, number: int) -> bool:
+        """Whether nobody has corrected a row since it was inspected."""
+        return number not in self._corrected and self._marks.get(number) == self._known.get(number)
+
+    def _is_latest(self, corrections: Corrections) -> bool:
+        """Whether the last correction of this batch is the last one of the part."""
+        return self._last is not None and corrections.latest(self.category) is self._last[1]
+
+    def _mark_known(self, corrections: Corrections | None, found: str) -> None:
+        """Marks the next row if a person has judged its picture before."""
+        said = corrections.said(self.category) if corrections else {}
+        if self._can_correct and found in said:
+            self._marks[len(self._digests)] = self._known[len(self._digests)] = said[found]
+
+    def _is_alarm(self, number: int) -> bool:
+        """Whether a method calls a row defective."""
+        return bool(self._results.rows[number - 1]["defective_verdicts"])
+
+    def _followed(self, number: int, key: str, before: list[str]) -> str:
+        """What followed from a correction.
 
         Args:
-            raised: how many of the detectors raised their threshold.
-            now: the detectors, by title. A row can be defective by thresholds that were raised elsewhere.
+            key: of its text.
+            before: what the page says about another correction, by which rows have just changed.
         """
-        is_moved = raised or (good and self._results.rows[number - 1]["defective_verdicts"])
-        moved = now if is_moved else {}
-        judged = self._revise(moved, number)
-        after = self._results.rows[number - 1]
-        limit = limit_of(m["p_value"] for m in after["methods"].values() if m["is_anomalous"])
-        key = what_followed(good, raised, bool(after["defective_verdicts"]), _identities(now) == self._models)
-        line = self._about(number, key, limit=percent(limit, self._language))
-        return [line, *_promises(moved, self.rate, self._language), *judged]
+        methods = self._results.rows[number - 1]["methods"].values()
+        limit = limit_of(m["p_value"] for m in methods if m["is_anomalous"])
+        key = "batch_kept" if before and key == "corrected_kept" else key
+        return self._about(number, key, limit=percent(limit, self._language))
 
     def _fail(self, number: int, reason: Markup) -> None:
         self._note = {"lines": [self._about(number, "batch_not_corrected", reason=reason)], "failed": True}
@@ -422,25 +478,38 @@ class _Batch:
         part = self.category.partition(" / ")[2]
         return f"{self._rows[number - 1]['file']}: {translate_plainly(key, self._language, part=part, **values)}"
 
-    def _revise(self, detectors: Mapping[str, AnomalyDetector], number: int) -> list[str]:
-        """Shows a correction, and decides all rows by other thresholds if there are some; says so."""
-        is_same = _identities(detectors) == self._models  # otherwise the scores are of other models
+    def _revise(self, corrections: Corrections, detectors: Mapping[str, AnomalyDetector]) -> set[int]:
+        """Marks all rows, and decides them by the present thresholds; returns those with another mark or result."""
         with self._lock:
-            before = list(map(rank_of, self._results.rows))
-            self._results.revise(detectors if is_same else None)
+            said, before = corrections.said(self.category), self._results.rows
+            marks = {number: said[found] for number, found in enumerate(self._digests, 1) if found in said}
+            self._marks.clear()
+            self._marks.update(marks)
+            self._results.revise(detectors if self._are_ours(detectors) else None)
             self._rows = list(map(self._shown_again, self._rows, self._results.rows))
-            if self._is_over:
+            if self._is_over and before != self._results.rows:
                 self._results.rewrite()
-            ranks = list(map(rank_of, self._results.rows))
-        changed = sum(a != b for i, (a, b) in enumerate(zip(before, ranks, strict=True), 1) if i != number)
-        key = "batch_judged_again" if is_same else "batch_not_judged_again"
-        return [translate_plainly(key, self._language, count=changed)] if detectors else []
+            return {new["number"] for old, new in zip(before, self._results.rows, strict=True) if _differ(old, new)}
+
+    def _are_ours(self, detectors: Mapping[str, AnomalyDetector]) -> bool:
+        """Whether the scores of the rows are of these detectors."""
+        return _identities(detectors) == self._models
+
+    def _moved(self, changed: set[int], now: Mapping[str, AnomalyDetector]) -> list[str]:
+        """What the thresholds promise after they have changed, and what happened to the other rows."""
+        key = "batch_judged_again" if self._are_ours(now) else "batch_not_judged_again"
+        judged = translate_plainly(key, self._language, count=len(changed))
+        return [*_promises(now, self.rate, self._language), judged]
+
+    def _row(self, record: dict, thumbnail: str) -> dict:
+        shown = inspected_row(record, thumbnail, self._titles, self._language)
+        return shown | {"is_free": self._is_free(record["number"])}
 
     def _shown_again(self, row: dict, record: dict) -> dict:
         """A row of the table, as its record is now; `revision` tells the browser that it changed."""
         if record["error"] is not None:
             return row
-        new = inspected_row(record, row["thumbnail"], self._titles, self._language)
+        new = self._row(record, row["thumbnail"])
         is_same = new == row | {"revision": new["revision"]}
         return row if is_same else new | {"revision": row["revision"] + 1}
 
@@ -497,6 +566,11 @@ class _Batch:
         keys = own | {"good": "batch_is_good", "defective": "batch_is_defective", "waiting": "batch_correcting"}
         keys |= {"caption": "batch_caption", "keys": "batch_keys", "open": "batch_open", "undo": "undo"}
         return {name: translate_plainly(key, self._language) for name, key in keys.items()}
+
+
+def _differ(old: dict, new: dict) -> bool:
+    """Whether mark or result of a record differ."""
+    return (rank_of(old), old.get("correction")) != (rank_of(new), new.get("correction"))
 
 
 def _by_title(catalog: Catalog, category: str, methods: list | None) -> dict[str, AnomalyDetector]:
