@@ -1,6 +1,5 @@
 """The tab Batch: many pictures or a folder, a table that can be sorted, and the results as CSV and ZIP."""
 
-import math
 import secrets
 import shutil
 import threading
@@ -51,7 +50,7 @@ from webapp.visitors import Everybody, Visitors, Workplace
 MAX_PICTURES, MAX_BYTES = 500, 1_000_000_000  # the text `batch_limits` repeats them
 MAX_WAITING = 100  # remembered sessions; the queue has far fewer places
 MAX_KEPT = 20  # batches whose rows can be opened and corrected, the latest of each session; each takes some MB
-STEP, MOST = 0.5, 20  # of the accepted false alarms, in %
+LEAST, MOST, STEP = 0.5, 20, 0.01  # accepted false alarms in %; the step is as fine as `VouchedRates.least`
 SHOWN_EVERY = 1.0  # seconds between updates of the page
 # some browsers do not know the last ones as pictures
 FILE_TYPES = ["image", ".pgm", ".ppm", ".pnm", ".jp2", ".heic"]
@@ -85,7 +84,7 @@ def add(
         with gr.Column(scale=2, min_width=280):
             category = dropdown(catalog)
             methods = method_choice(catalog)
-            rate = gr.Slider(STEP, MOST, 1, step=STEP, label=label("batch_rate"), elem_id="batch-rate")
+            rate = gr.Slider(LEAST, MOST, 1, step=STEP, label=label("batch_rate"), elem_id="batch-rate")
             beyond = gr.HTML(elem_id="batch-beyond", elem_classes="note", apply_default_css=False)
             with gr.Row():
                 start = gr.Button(label("batch_start"), variant="primary", min_width=120)
@@ -103,7 +102,7 @@ def add(
     quick = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
     vouched = gr.State()
     gr.on(
-        [category.change, methods.input],
+        [category.change, methods.input, tab.select],  # a part can be taught again with more pictures
         batches.offer_rates,
         [category, methods, vouched],
         [rate, vouched],
@@ -153,7 +152,7 @@ class _Batches:
             return gr.skip(), None
         if vouched == before or vouched.least is None:
             return gr.skip(), vouched
-        least = STEP * math.ceil(100 * vouched.least / STEP - 1e-6)
+        least = round(100 * vouched.least, 2)
         return gr.update(value=least, maximum=max(MOST, least)), vouched
 
     def doubt_rate(self, share: object, vouched: VouchedRates | None, request: gr.Request) -> str:
@@ -197,7 +196,7 @@ class _Batches:
             self._stops.pop(request.session_hash, None)
             yield _page(_status(refusal, language, refused=True))
             return
-        rate, shown = float(percent) / 100, _by_title(catalog, category, methods)
+        rate, shown = round(float(percent) / 100, 6), _by_title(catalog, category, methods)
         head = {"category": category, "false_alarm_rate": rate, "models": models_of(catalog, category, shown)}
         folder = Path(get_upload_folder()).resolve() / "batches" / secrets.token_hex(16)  # cannot be guessed
         with BatchResults(folder, head, language) as results:

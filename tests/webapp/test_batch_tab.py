@@ -316,6 +316,29 @@ def test_the_slider_starts_at_the_least_rate_that_the_part_can_vouch_for(catalog
     assert (update["value"], update["maximum"]) == (25, 25)
 
 
+@pytest.mark.parametrize("size", [10, 30, 66, 99, 150])
+def test_batch_and_inspect_start_at_the_same_rate(make_detector, uploads, tmp_path, size):
+    """The lowest one that so many good pictures allow, before and after a correction."""
+    detector, files = make_detector(GLASS), uploads("a")
+    scores = [AnomalyPrediction(s, np.full((2, 2), s, np.float32)) for s in np.linspace(-3, 0, size)]
+    detector.calibrate([file["path"] for file in uploads(*"abcd")])
+    detector.calibration.fit(scores, 0.005)
+    for is_corrected in (False, True):
+        if is_corrected:
+            detector.calibration.take_back(detector.predict(files[0]["path"]))
+        detector.save_pretrained(tmp_path / f"{is_corrected}" / "glass-toy-widget")
+        catalog = Catalog.from_folder(tmp_path / f"{is_corrected}")
+        batches, tab = batch_tab._Batches(catalog), InspectTab(catalog, [])
+        update, _ = batches.offer_rates(LABEL, None, None, visitor())
+        report = tab.inspect(LABEL, {"path": files[0]["path"]}, None, visitor())[0]
+        start, rates = (re.search(f'data-{name}="([^"]*)"', report)[1] for name in ("start", "rates"))
+        assert float(rates.split("|")[int(start)]) == pytest.approx(1 / (size + 1), abs=1e-4)
+        table = list(batches.run(LABEL, files, update["value"], None, visitor()))[-1][1]
+        assert batches.open(event(run=table["run"], number=1), visitor())[-1].rate == float(
+            rates.split("|")[int(start)]
+        )
+
+
 def test_what_a_method_is_unsure_of_is_named_before_the_good_ones(catalog, uploads, monkeypatch):
     """One method finds the part good, and the other would call it defective at a higher rate only."""
     real = inspect_picture(catalog, LABEL, png(), 0.2)
