@@ -10,8 +10,19 @@ from webapp.texts import LOOK, SIGNS, TONES, VERDICT_KEYS, data_url, number, tra
 THUMBNAIL_SIDE = 64  # pixels
 VERDICT_ORDER = {True: 0, LOOK: 1, False: 2, None: 3}
 COLUMNS = ("batch_verdict", "batch_level", "batch_defects")  # of each method
-DISAGREEMENT, SOMETHING_ELSE, DEFECTIVE, AGAIN, UNREAD, NO_VERDICT, GOOD = range(7)  # the order of the table
-RANKS = ("batch_disagree", "batch_unlike", "defective", "look_again", "batch_unread", "no_verdict", "good")  # texts
+# the order of the table, and the texts of one row and of several
+DISAGREEMENT, DEFECTIVE_OR_ELSE, SOMETHING_ELSE, DEFECTIVE, AGAIN, UNREAD, NO_VERDICT, GOOD = range(8)
+RANKS = (
+    ("batch_disagree", "batch_disagree"),
+    ("defective_or_else", "batch_defective_or_else_many"),
+    ("batch_unlike", "batch_unlike_many"),
+    ("defective", "defective"),
+    ("look_again", "look_again"),
+    ("batch_unread", "batch_unread"),
+    ("no_verdict", "no_verdict"),
+    ("good", "good"),
+)
+UNLIKE_WORDS = {DEFECTIVE_OR_ELSE: "defective_or_else", SOMETHING_ELSE: "unsure"}
 
 
 def inspected_row(record: dict, thumbnail: str, titles: Sequence[str], language: str) -> dict:
@@ -41,8 +52,10 @@ def rank_of(record: dict) -> int:
     """The place of a record in the order of the table."""
     if record["error"] is not None:
         return UNREAD
+    if record.get("correction") == "defective":
+        return DEFECTIVE
     if UNLIKE in record["warnings"]:
-        return SOMETHING_ELSE
+        return DEFECTIVE_OR_ELSE if record["defective_verdicts"] else SOMETHING_ELSE
     if record["agree"] is False:
         return DISAGREEMENT
     if record["defective_verdicts"]:
@@ -50,6 +63,12 @@ def rank_of(record: dict) -> int:
     if record["look_again"]:
         return AGAIN
     return NO_VERDICT if record["verdicts"] < len(record["methods"]) else GOOD
+
+
+def count_in_words(rank: int, count: int, language: str) -> str:
+    """What so many rows of a rank are; the text follows the number."""
+    one, many = RANKS[rank]
+    return translate_plainly(one if count == 1 else many, language)
 
 
 def result_in_words(record: dict, language: str) -> str:
@@ -65,8 +84,8 @@ def _result(record: dict, language: str) -> dict:
         count, total = record["defective_verdicts"], len(record["methods"])
         key = "batch_disagree" if total == 2 else "batch_disagree_count"
         return {"text": translate_plainly(key, language, count=count, total=total), "sign": "≠", "tone": "disagree"}
-    if rank == SOMETHING_ELSE:
-        return {"text": translate_plainly("unsure", language), "sign": SIGNS[None], "tone": TONES[None]}
+    if rank in UNLIKE_WORDS:
+        return {"text": translate_plainly(UNLIKE_WORDS[rank], language), "sign": SIGNS[None], "tone": TONES[None]}
     return _verdict({DEFECTIVE: True, AGAIN: LOOK, GOOD: False, NO_VERDICT: None}[rank], language)
 
 

@@ -1,6 +1,5 @@
 """The tab Batch: many pictures or a folder, a table that can be sorted, and the results as CSV and ZIP."""
 
-import math
 import secrets
 import shutil
 import threading
@@ -16,7 +15,7 @@ from markupsafe import Markup
 from hubmodels import AnomalyDetector, BackboneError, ModelError, PictureError
 from hubmodels.hub.catalog import Catalog
 from hubmodels.scoring import Calibration
-from webapp.batch_rows import COLUMNS, RANKS, inspected_row, rank_of, thumbnail, unread_row
+from webapp.batch_rows import COLUMNS, RANKS, UNREAD, count_in_words, inspected_row, rank_of, thumbnail, unread_row
 from webapp.corrections import Correction, Corrections, limit_of, what_followed
 from webapp.hosting import checked_path, fresh_path, hide_folders, uploaded_path
 from webapp.inspection import (
@@ -34,6 +33,7 @@ from webapp.inspection import (
     method_titles,
 )
 from webapp.inspection_report import describe_guarantee
+from webapp.own_parts import digest
 from webapp.results import BatchResults, models_of, printable
 from webapp.texts import (
     explain_fault,
@@ -45,22 +45,25 @@ from webapp.texts import (
     translate,
     translate_plainly,
 )
-from webapp.visitors import Everybody, Visitors
+from webapp.visitors import Everybody, Visitors, Workplace
 
 MAX_PICTURES, MAX_BYTES = 500, 1_000_000_000  # the text `batch_limits` repeats them
 MAX_WAITING = 100  # remembered sessions; the queue has far fewer places
 MAX_KEPT = 20  # batches whose rows can be opened and corrected, the latest of each session; each takes some MB
-STEP, MOST = 0.5, 20  # of the accepted false alarms, in %
+LEAST, MOST, STEP = 0.5, 20, 0.01  # accepted false alarms in %; the step is as fine as `VouchedRates.least`
 SHOWN_EVERY = 1.0  # seconds between updates of the page
 # some browsers do not know the last ones as pictures
 FILE_TYPES = ["image", ".pgm", ".ppm", ".pnm", ".jp2", ".heic"]
 REFUSED = "() => document.querySelector('.batch-table').dispatchEvent(new Event('refused'))"
 
 
-def add(catalog: Catalog, visitors: Everybody | Visitors | None, opened: Sequence[Component]) -> gr.Dropdown:
+def add(
+    catalog: Catalog, tab: gr.Tab, visitors: Everybody | Visitors | None, opened: Sequence[Component]
+) -> gr.Dropdown:
     """Builds the tab inside the current gr.Tab.
 
     Args:
+        tab: when it is opened, the rows follow what was corrected elsewhere.
         visitors: whose parts each request sees and can correct; None = rows cannot be corrected.
         opened: where a row opens: the tabs, and category, picture, methods and rate of the tab Inspect.
 
@@ -81,7 +84,7 @@ def add(catalog: Catalog, visitors: Everybody | Visitors | None, opened: Sequenc
         with gr.Column(scale=2, min_width=280):
             category = dropdown(catalog)
             methods = method_choice(catalog)
-            rate = gr.Slider(STEP, MOST, 1, step=STEP, label=label("batch_rate"), elem_id="batch-rate")
+            rate = gr.Slider(LEAST, MOST, 1, step=STEP, label=label("batch_rate"), elem_id="batch-rate")
             beyond = gr.HTML(elem_id="batch-beyond", elem_classes="note", apply_default_css=False)
             with gr.Row():
                 start = gr.Button(label("batch_start"), variant="primary", min_width=120)
@@ -99,7 +102,7 @@ def add(catalog: Catalog, visitors: Everybody | Visitors | None, opened: Sequenc
     quick = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
     vouched = gr.State()
     gr.on(
-        [category.change, methods.input],
+        [category.change, methods.input, tab.select],  # a part can be taught again with more pictures
         batches.offer_rates,
         [category, methods, vouched],
         [rate, vouched],
@@ -124,6 +127,7 @@ def add(catalog: Catalog, visitors: Everybody | Visitors | None, opened: Sequenc
     person = {"api_visibility": "private", "show_progress": "hidden", "trigger_mode": "multiple", **MODEL}
     for event, answer in ((found.apply, batches.correct), (found.undo, batches.undo)):
         event(answer, None, [status, found, *downloads], **person).failure(None, js=REFUSED, api_visibility="private")
+    tab.select(batches.follow, None, [status, found, *downloads], **person)
     return category
 
 
@@ -148,7 +152,7 @@ class _Batches:
             return gr.skip(), None
         if vouched == before or vouched.least is None:
             return gr.skip(), vouched
-        least = STEP * math.ceil(100 * vouched.least / STEP - 1e-6)
+        least = round(100 * vouched.least, 2)
         return gr.update(value=least, maximum=max(MOST, least)), vouched
 
     def doubt_rate(self, share: object, vouched: VouchedRates | None, request: gr.Request) -> str:
@@ -192,7 +196,7 @@ class _Batches:
             self._stops.pop(request.session_hash, None)
             yield _page(_status(refusal, language, refused=True))
             return
-        rate, shown = float(percent) / 100, _by_title(catalog, category, methods)
+        rate, shown = round(float(percent) / 100, 6), _by_title(catalog, category, methods)
         head = {"category": category, "false_alarm_rate": rate, "models": models_of(catalog, category, shown)}
         folder = Path(get_upload_folder()).resolve() / "batches" / secrets.token_hex(16)  # cannot be guessed
         with BatchResults(folder, head, language) as results:
@@ -204,7 +208,7 @@ class _Batches:
                 for upload in uploads:
                     if stopped.is_set():
                         break
-                    batch.inspect(catalog, upload)
+                    batch.inspect(place, upload)
                     if batch.is_due():
                         yield batch.shown()
             finally:
@@ -236,6 +240,12 @@ class _Batches:
         batch, place = self._batch(event, request), self._visitors.of(request)
         batch.undo(place.catalog, place.corrections)
         return batch.corrected()
+
+    def follow(self, request: gr.Request) -> list:
+        """The tab is opened -> status, table, CSV and ZIP, if something was corrected elsewhere."""
+        batch, place = self._kept.get(request.session_hash), self._visitors.of(request)
+        is_changed = batch is not None and batch.follow(place.catalog, place.corrections)
+        return batch.corrected() if is_changed else [gr.skip()] * 4
 
     def _batch(self, event: gr.EventData, request: gr.Request) -> "_Batch":
         """The visitor's latest batch, if it is the one on the page.
@@ -303,6 +313,9 @@ class _Batch:
         calibrations, rate = {n: d.calibration for n, d in detectors.items()}, results.head["false_alarm_rate"]
         self._watch, self._guarantees = SetupWatch(rate), _guarantees(calibrations, rate, language)
         self._can_correct, self._models, self._marks = can_correct, _identities(detectors), results.corrections
+        self._digests: list[str | None] = []  # of the pictures, by row
+        self._known: dict[int, str] = {}  # what a person had said about rows before the batch
+        self._corrected: set[int] = set()  # numbers of the rows that were corrected here
         self._last: tuple[int, Correction] | None = None  # what Undo undoes, with the number of its row
         self._is_over, self._note = False, {"lines": [], "failed": False}
         self._began = self._shown_at = time.monotonic()
@@ -325,23 +338,27 @@ class _Batch:
         """
         return Path(checked_path(self._uploads[number - 1] if self._has_row(number) else None))
 
-    def inspect(self, catalog: Catalog, upload: object) -> None:
+    def inspect(self, place: Workplace, upload: object) -> None:
         """Inspects one upload; a picture that cannot be read is a row like the others."""
-        name = _name(upload)
+        name, catalog = _name(upload), place.catalog
         try:
-            inspection = inspect_picture(catalog, self.category, checked_path(upload), self.rate, self.methods)
-        except (PictureError, ModelError, BackboneError) as error:
+            path = checked_path(upload)
+            inspection = inspect_picture(catalog, self.category, path, self.rate, self.methods)
+            shown, found = thumbnail(inspection.picture), digest(Path(path).read_bytes())
+        except (PictureError, ModelError, BackboneError, OSError) as error:
             reason = explain_fault(error, self._language, catalog).unescape()
             with self._lock:
+                self._digests.append(None)
                 record = self._results.add_failure(name, hide_folders(str(error), catalog))
                 self._rows.append(unread_row(record, reason, self._titles, self._language))
             return
         self._watch.add(inspection)
-        shown = thumbnail(inspection.picture)
         with self._lock:  # a correction can come at any time
+            self._digests.append(found)
+            self._mark_known(place.corrections, found)
             record = self._results.add(name, inspection)
             self._results.head["setup_changed"] = self._watch.changed
-            self._rows.append(inspected_row(record, shown, self._titles, self._language))
+            self._rows.append(self._row(record, shown))
 
     def finish(self) -> None:
         """Completes the files."""
@@ -351,9 +368,28 @@ class _Batch:
 
     # ------------------------------------------------------------ corrections
 
+    def follow(self, catalog: Catalog, corrections: Corrections | None) -> bool:
+        """Takes in what was corrected elsewhere, such as in Inspect; returns whether a row changed."""
+        if corrections is None or not self._can_correct:
+            return False
+        before, is_lost = self._results.rows, self._last is not None and not self._is_latest(corrections)
+        if is_lost:
+            self._corrected.discard(self._last[0])
+            self._last = None
+        try:
+            changed = self._revise(corrections, _by_title(catalog, self.category, self.methods))
+        except (ModelError, BackboneError):  # said when somebody corrects a row
+            return is_lost
+        is_changed = before != self._results.rows
+        if is_changed or is_lost:
+            line = translate_plainly("batch_followed", self._language, count=len(changed))
+            self._note = {"lines": [line] if is_changed else [], "failed": False}
+        return is_changed or is_lost
+
     def correct(self, catalog: Catalog, corrections: Corrections | None, number: object, good: bool) -> None:
         """Takes a person's word for a row, once, and decides all rows by the thresholds that follow."""
-        if corrections is None or not self._can_be_corrected(number):
+        followed = self.follow(catalog, corrections)
+        if not self._can_be_corrected(number):
             return
         try:
             raised = corrections.correct(self.category, str(self.picture(number)), good, self.rate)
@@ -362,15 +398,20 @@ class _Batch:
             self._fail(number, explain_fault(error, self._language, catalog))
             return
         self._last = number, corrections.latest(self.category)
-        self._marks[number] = "good" if good else "defective"
-        self._note = {"lines": self._followed(number, good, raised, now), "failed": False}
+        self._corrected.add(number)
+        is_alarm = good and self._is_alarm(number)
+        changed = self._revise(corrections, now) - {number}
+        moved = self._moved(changed, now) if raised or changed or is_alarm else []
+        before = self._note["lines"] if followed else []
+        line = self._followed(number, what_followed(good, raised, self._is_alarm(number), self._are_ours(now)), before)
+        self._note = {"lines": [*before, line, *moved], "failed": False}
 
     def undo(self, catalog: Catalog, corrections: Corrections | None) -> None:
         """Undoes the last correction of this batch, unless the part was corrected elsewhere since."""
         if corrections is None or self._last is None:
             return
-        (number, correction), self._last = self._last, None
-        if corrections.latest(self.category) is not correction:
+        is_latest, ((number, correction), self._last) = self._is_latest(corrections), (self._last, None)
+        if not is_latest:
             self._note = {"lines": [self._about(number, "batch_undone_elsewhere")], "failed": True}
             return
         try:
@@ -379,8 +420,8 @@ class _Batch:
         except (ModelError, BackboneError, ValueError, OSError) as error:
             self._fail(number, explain_fault(error, self._language, catalog))
             return
-        del self._marks[number]
-        self._revise(now if correction.after else {}, number)
+        self._corrected.discard(number)
+        self._revise(corrections, now)
         key = "batch_undone_all" if correction.after else "batch_undone"
         self._note = {"lines": [self._about(number, key)], "failed": False}
 
@@ -395,24 +436,38 @@ class _Batch:
         return isinstance(number, int) and 1 <= number <= len(self._rows)
 
     def _can_be_corrected(self, number: object) -> bool:
-        is_free = self._can_correct and self._has_row(number) and number not in self._marks
-        return is_free and self._results.rows[number - 1]["error"] is None
+        is_there = self._has_row(number) and self._results.rows[number - 1]["error"] is None
+        return self._can_correct and is_there and self._is_free(number)
 
-    def _followed(self, number: int, good: bool, raised: int, now: Mapping[str, AnomalyDetector]) -> list[str]:
-        """Shows a correction; returns what followed from it.
+    def _is_free(self, number: int) -> bool:
+        """Whether nobody has corrected a row since it was inspected."""
+        return number not in self._corrected and self._marks.get(number) == self._known.get(number)
+
+    def _is_latest(self, corrections: Corrections) -> bool:
+        """Whether the last correction of this batch is the last one of the part."""
+        return self._last is not None and corrections.latest(self.category) is self._last[1]
+
+    def _mark_known(self, corrections: Corrections | None, found: str) -> None:
+        """Marks the next row if a person has judged its picture before."""
+        said = corrections.said(self.category) if corrections else {}
+        if self._can_correct and found in said:
+            self._marks[len(self._digests)] = self._known[len(self._digests)] = said[found]
+
+    def _is_alarm(self, number: int) -> bool:
+        """Whether a method calls a row defective."""
+        return bool(self._results.rows[number - 1]["defective_verdicts"])
+
+    def _followed(self, number: int, key: str, before: list[str]) -> str:
+        """What followed from a correction.
 
         Args:
-            raised: how many of the detectors raised their threshold.
-            now: the detectors, by title. A row can be defective by thresholds that were raised elsewhere.
+            key: of its text.
+            before: what the page says about another correction, by which rows have just changed.
         """
-        is_moved = raised or (good and self._results.rows[number - 1]["defective_verdicts"])
-        moved = now if is_moved else {}
-        judged = self._revise(moved, number)
-        after = self._results.rows[number - 1]
-        limit = limit_of(m["p_value"] for m in after["methods"].values() if m["is_anomalous"])
-        key = what_followed(good, raised, bool(after["defective_verdicts"]), _identities(now) == self._models)
-        line = self._about(number, key, limit=percent(limit, self._language))
-        return [line, *_promises(moved, self.rate, self._language), *judged]
+        methods = self._results.rows[number - 1]["methods"].values()
+        limit = limit_of(m["p_value"] for m in methods if m["is_anomalous"])
+        key = "batch_kept" if before and key == "corrected_kept" else key
+        return self._about(number, key, limit=percent(limit, self._language))
 
     def _fail(self, number: int, reason: Markup) -> None:
         self._note = {"lines": [self._about(number, "batch_not_corrected", reason=reason)], "failed": True}
@@ -422,25 +477,38 @@ class _Batch:
         part = self.category.partition(" / ")[2]
         return f"{self._rows[number - 1]['file']}: {translate_plainly(key, self._language, part=part, **values)}"
 
-    def _revise(self, detectors: Mapping[str, AnomalyDetector], number: int) -> list[str]:
-        """Shows a correction, and decides all rows by other thresholds if there are some; says so."""
-        is_same = _identities(detectors) == self._models  # otherwise the scores are of other models
+    def _revise(self, corrections: Corrections, detectors: Mapping[str, AnomalyDetector]) -> set[int]:
+        """Marks all rows, and decides them by the present thresholds; returns those with another mark or result."""
         with self._lock:
-            before = list(map(rank_of, self._results.rows))
-            self._results.revise(detectors if is_same else None)
+            said, before = corrections.said(self.category), self._results.rows
+            marks = {number: said[found] for number, found in enumerate(self._digests, 1) if found in said}
+            self._marks.clear()
+            self._marks.update(marks)
+            self._results.revise(detectors if self._are_ours(detectors) else None)
             self._rows = list(map(self._shown_again, self._rows, self._results.rows))
-            if self._is_over:
+            if self._is_over and before != self._results.rows:
                 self._results.rewrite()
-            ranks = list(map(rank_of, self._results.rows))
-        changed = sum(a != b for i, (a, b) in enumerate(zip(before, ranks, strict=True), 1) if i != number)
-        key = "batch_judged_again" if is_same else "batch_not_judged_again"
-        return [translate_plainly(key, self._language, count=changed)] if detectors else []
+            return {new["number"] for old, new in zip(before, self._results.rows, strict=True) if _differ(old, new)}
+
+    def _are_ours(self, detectors: Mapping[str, AnomalyDetector]) -> bool:
+        """Whether the scores of the rows are of these detectors."""
+        return _identities(detectors) == self._models
+
+    def _moved(self, changed: set[int], now: Mapping[str, AnomalyDetector]) -> list[str]:
+        """What the thresholds promise after they have changed, and what happened to the other rows."""
+        key = "batch_judged_again" if self._are_ours(now) else "batch_not_judged_again"
+        judged = translate_plainly(key, self._language, count=len(changed))
+        return [*_promises(now, self.rate, self._language), judged]
+
+    def _row(self, record: dict, thumbnail: str) -> dict:
+        shown = inspected_row(record, thumbnail, self._titles, self._language)
+        return shown | {"is_free": self._is_free(record["number"])}
 
     def _shown_again(self, row: dict, record: dict) -> dict:
         """A row of the table, as its record is now; `revision` tells the browser that it changed."""
         if record["error"] is not None:
             return row
-        new = inspected_row(record, row["thumbnail"], self._titles, self._language)
+        new = self._row(record, row["thumbnail"])
         is_same = new == row | {"revision": new["revision"]}
         return row if is_same else new | {"revision": row["revision"] + 1}
 
@@ -453,7 +521,7 @@ class _Batch:
     def shown(self) -> list:
         """The page while the batch runs."""
         self._shown_at = time.monotonic()
-        done, failed = len(self._rows), self._counts()["batch_unread"]
+        done, failed = len(self._rows), self._ranks().count(UNREAD)
         words = [translate("batch_progress", self._language, done=done, total=self._total)]
         if done:
             seconds = (self._shown_at - self._began) / done * (self._total - done)
@@ -474,8 +542,12 @@ class _Batch:
         return _status(words, self._language, guarantees=self._guarantees, changed=self._watch.changed, **values)
 
     def _counts(self) -> dict[str, int]:
-        ranks = [row["keys"][1] for row in self._rows]
-        return {key: ranks.count(rank) for rank, key in enumerate(RANKS)}
+        """By what the rows are, how many there are."""
+        found = {rank: self._ranks().count(rank) for rank in range(len(RANKS))}
+        return {count_in_words(rank, count, self._language): count for rank, count in found.items() if count}
+
+    def _ranks(self) -> list[int]:
+        return [row["keys"][1] for row in self._rows]
 
     def _table(self) -> dict:
         """The data for static/batch.js, which makes the table; Gradio only sends new rows."""
@@ -499,6 +571,11 @@ class _Batch:
             "undo": "undo",
         }
         return {name: translate_plainly(key, self._language) for name, key in keys.items()}
+
+
+def _differ(old: dict, new: dict) -> bool:
+    """Whether mark or result of a record differ."""
+    return (rank_of(old), old.get("correction")) != (rank_of(new), new.get("correction"))
 
 
 def _by_title(catalog: Catalog, category: str, methods: list | None) -> dict[str, AnomalyDetector]:

@@ -63,6 +63,7 @@ class Corrections:
     def __init__(self, teacher: Teacher) -> None:
         self._teacher, self._catalog, self._lock = teacher, teacher.catalog, threading.Lock()
         self._latest: dict[str, Correction] = {}  # by part
+        self._said: dict[str, dict[str, str]] = {}  # by part and digest, as `said`
 
     def part_of(self, label: str | None) -> str | None:
         """The part that a category shows, if it was taught here."""
@@ -105,7 +106,15 @@ class Corrections:
                 raise
             if was != picture or changes:  # otherwise nothing happened, and the one before can be undone
                 self._latest[part] = correction
+            self._said.setdefault(part, {})[picture.stem] = "good" if good else "defective"
             return correction.raised
+
+    def said(self, label: str | None) -> dict[str, str]:
+        """By digest, what a person said about pictures of a part: "good" = taken back, "defective" = known defect."""
+        part = self.part_of(label) or ""
+        kept = {kind: self._teacher.parts.digests(part, kind) for kind in (TAKEN_BACK, BAD)}
+        said = dict.fromkeys(kept[TAKEN_BACK], "good") | dict.fromkeys(kept[BAD], "defective")
+        return said | self._said.get(part, {})
 
     def latest(self, label: str) -> Correction | None:
         """The correction of a part that `undo` would undo."""
@@ -134,6 +143,7 @@ class Corrections:
                 self._latest[part] = correction
                 raise
             _put_back(correction)
+            self._said[part].pop(correction.picture.stem, None)
         return True
 
     def _require_rest(self, part: str) -> None:

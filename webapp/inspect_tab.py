@@ -10,6 +10,7 @@ from pathlib import Path
 
 import gradio as gr
 from gradio.components import Component
+from gradio.events import Dependency
 from markupsafe import Markup
 
 from hubmodels import BackboneError, ModelError, PictureError, PreparedPicture
@@ -96,6 +97,10 @@ class InspectTab:
         self._connect(page, tabs)
         return self._category
 
+    def inspect_after(self, event: Dependency) -> None:
+        """Inspects the picture again after an event that chose a category, whose models can be new."""
+        event.then(**self._inspection).failure(**self._failed)
+
     @property
     def inputs(self) -> list[Component]:
         """Category, picture, methods, and at which rate a batch was; a new picture is inspected at once."""
@@ -141,21 +146,21 @@ class InspectTab:
         outputs = [self._report, self._suggestion, self._suggested, self._adopted]
         self.wanted = gr.State()  # the part that the tab Teach chooses when it is opened
         private = {"api_visibility": "private", "preprocess": False}  # see `uploaded_path`
-        inspection = dict(fn=self.inspect, inputs=inputs, outputs=outputs, show_progress_on=self._report, **MODEL)
-        failed = dict(fn=None, outputs=self._report, js=no_response(), api_visibility="private")
+        event = dict(fn=self.inspect, inputs=inputs, outputs=outputs, show_progress_on=self._report)
+        self._inspection = event | private | MODEL
+        self._failed = dict(fn=None, outputs=self._report, js=no_response(), api_visibility="private")
         quick = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
         adoption = dict(fn=self.adopt, inputs=[self._category, self._adopted], outputs=self._category, **quick)
         inspected = gr.on(
             [self._button.click, self._picture.change, self._category.input, self._methods.input],
-            **inspection,
-            **private,
+            **self._inspection,
             trigger_mode="always_last",
         )
-        inspected.failure(**failed)
+        inspected.failure(**self._failed)
         inspected.success(**adoption)
         self._gallery.select(self.pick, None, [self._category, self._picture], **quick)
         taken = self._suggestion.click(lambda suggested: suggested, self._suggested, self._category, **quick)
-        taken.then(**inspection, **private).failure(**failed)
+        self.inspect_after(taken)
         corrected = {"outputs": outputs, "show_progress_on": self._report, **private, **MODEL}
         self._report.apply(self.correct, inputs, **corrected)
         self._report.undo(self.undo, inputs, **corrected)
@@ -282,6 +287,7 @@ class InspectTab:
         adopted = None if category else chosen
         unlike = UNLIKE in inspection.appearance.warnings
         other = suggest_category(place.catalog, picture) if unlike else None
+        is_own = place.corrections is not None and place.corrections.part_of(chosen) is not None
         report = render_report(
             inspection,
             category=chosen,
@@ -290,10 +296,10 @@ class InspectTab:
             note=corrected
             or (None if category else translate("suggested", language, category=part_words(chosen, language))),
             language=language,
-            correctable=place.corrections is not None and place.corrections.part_of(chosen) is not None,
+            correctable=is_own,
             undoable=corrected is not None,
             learnable=learnable,
-            teachable=unlike and other is None and self._visitors.teaches,
+            teachable=unlike and other is None and self._visitors.teaches and not is_own,
             asked=asked,
         )
         button = gr.update(

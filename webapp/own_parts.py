@@ -300,6 +300,10 @@ class OwnParts:
         except (OSError, ValueError, TypeError):
             return 0
 
+    def digests(self, part: str, kind: str) -> set[str]:
+        """What `digest` returns for the pictures of a part."""
+        return {path.stem for path in self.pictures(part, kind)}
+
     def add(self, part: str, uploads: Iterable[Upload], kind: str = GOOD) -> int:
         """Keeps those uploads that can be read and are not there yet; returns how many."""
         place = self.folder / part / kind
@@ -309,7 +313,7 @@ class OwnParts:
         for upload in uploads:
             content = _content(upload)
             name = _file_name(upload.name, content or b"")
-            if name in there or (_digest(content or b"") not in self._known and not _is_picture(content)):
+            if name in there or (digest(content or b"") not in self._known and not _is_picture(content)):
                 continue
             partial_file = place / f".{name}"
             try:
@@ -323,7 +327,7 @@ class OwnParts:
     def count_with(self, part: str, uploads: Iterable[Upload]) -> int:
         """How many known defects a part has if these are added."""
         contents = (content for content in map(_content, uploads) if _is_picture(content))
-        return len({path.stem for path in self.pictures(part, BAD)} | {_digest(content) for content in contents})
+        return len(self.digests(part, BAD) | set(map(digest, contents)))
 
     def check(self, part: str, uploads: Iterable[Upload]) -> Findings:
         """What is odd about the uploads, together with the pictures that the part already has."""
@@ -332,12 +336,12 @@ class OwnParts:
         kept = ((Upload(path.name, path.read_bytes), False) for path in paths)
         for upload, is_new in chain(kept, ((upload, True) for upload in uploads)):  # one at a time in memory
             content = _content(upload)
-            digest = _digest(content or b"")
-            if is_new and digest in seen:
+            name = digest(content or b"")
+            if is_new and name in seen:
                 findings.doubled.append(upload.name)
-            elif known := self._statistics(content, digest):
-                seen.add(digest)
-                size, statistics[f"{upload.name}#{digest}"] = known
+            elif known := self._statistics(content, name):
+                seen.add(name)
+                size, statistics[f"{upload.name}#{name}"] = known
                 findings.sizes[size] += 1
             else:
                 findings.unreadable.append(upload.name)
@@ -347,16 +351,16 @@ class OwnParts:
         findings.odd = {name: found for name, found in zip(names, codes, strict=True) if found}
         return findings
 
-    def _statistics(self, content: bytes | None, digest: str) -> tuple[tuple[int, int], PictureStatistics] | None:
+    def _statistics(self, content: bytes | None, name: str) -> tuple[tuple[int, int], PictureStatistics] | None:
         """Size and statistics of a picture, decoded once, because a lesson checks it again; None if it is none."""
-        if digest not in self._known:
+        if name not in self._known:
             if not _is_picture(content):
                 return None
             if len(self._known) >= REMEMBERED:
                 self._known.clear()
             picture = read_picture(content)
-            self._known[digest] = picture.size, _statistics(picture)
-        return self._known.get(digest)
+            self._known[name] = picture.size, _statistics(picture)
+        return self._known.get(name)
 
 
 def _files(folder: Path) -> Iterator[Path]:
@@ -402,10 +406,11 @@ def _statistics(picture) -> PictureStatistics:
 
 
 def _file_name(name: str, content: bytes) -> str:
-    return f"{_digest(content)}{PurePosixPath(name).suffix.lower() or '.png'}"
+    return f"{digest(content)}{PurePosixPath(name).suffix.lower() or '.png'}"
 
 
-def _digest(content: bytes) -> str:
+def digest(content: bytes) -> str:
+    """The name of a picture with these bytes, without suffix."""
     return hashlib.sha256(content).hexdigest()[:20]
 
 

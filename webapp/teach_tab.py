@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import gradio as gr
+from gradio.events import Dependency
 from huggingface_hub import constants
 from markupsafe import Markup
 
@@ -84,12 +85,15 @@ class TeachTab:
         self._visitors = visitors
         self._hint = "teach_hint_space" if visitors.private else "teach_hint"
 
-    def build(self, tab: gr.Tab, tabs: gr.Tabs, category: gr.Dropdown, wanted: gr.State) -> None:
+    def build(self, tab: gr.Tab, tabs: gr.Tabs, category: gr.Dropdown, wanted: gr.State) -> Dependency:
         """Adds components and events inside the current gr.Tab.
 
         Args:
             tabs, category: where a taught part can be inspected at once.
             wanted: the part to choose when the tab is opened the next time.
+
+        Returns:
+            The event that leads there.
         """
         with gr.Row():
             with gr.Column(scale=2, min_width=280):
@@ -163,8 +167,8 @@ class TeachTab:
             event(self.offer_to_keep, part, keep, preprocess=False, **quick)
             event(self.known, [part, good], [waiting, methods], preprocess=False, **quick)
         stop.click(self.stop, running, None, **quick)
-        inspect.click(lambda chosen: (gr.Tabs(selected="inspect"), chosen), taught, [tabs, category], **quick)
         tab.select(self.arrive, [wanted, least], [part, least, wanted], preprocess=False, **quick)
+        return inspect.click(lambda chosen: (gr.Tabs(selected="inspect"), chosen), taught, [tabs, category], **quick)
 
     def _build_keep(self, part: gr.Dropdown) -> gr.Column:
         """Adds what keeps the models of a part; the login only on a Space, where it can work."""

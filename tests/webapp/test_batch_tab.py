@@ -349,6 +349,29 @@ def test_the_slider_starts_at_the_least_rate_that_the_part_can_vouch_for(catalog
     assert (update["value"], update["maximum"]) == (25, 25)
 
 
+@pytest.mark.parametrize("size", [10, 30, 66, 99, 150])
+def test_batch_and_inspect_start_at_the_same_rate(make_detector, uploads, tmp_path, size):
+    """The lowest one that so many good pictures allow, before and after a correction."""
+    detector, files = make_detector(GLASS), uploads("a")
+    scores = [AnomalyPrediction(s, np.full((2, 2), s, np.float32)) for s in np.linspace(-3, 0, size)]
+    detector.calibrate([file["path"] for file in uploads(*"abcd")])
+    detector.calibration.fit(scores, 0.005)
+    for is_corrected in (False, True):
+        if is_corrected:
+            detector.calibration.take_back(detector.predict(files[0]["path"]))
+        detector.save_pretrained(tmp_path / f"{is_corrected}" / "glass-toy-widget")
+        catalog = Catalog.from_folder(tmp_path / f"{is_corrected}")
+        batches, tab = batch_tab._Batches(catalog), InspectTab(catalog, [])
+        update, _ = batches.offer_rates(LABEL, None, None, visitor())
+        report = tab.inspect(LABEL, {"path": files[0]["path"]}, None, visitor())[0]
+        start, rates = (re.search(f'data-{name}="([^"]*)"', report)[1] for name in ("start", "rates"))
+        assert float(rates.split("|")[int(start)]) == pytest.approx(1 / (size + 1), abs=1e-4)
+        table = list(batches.run(LABEL, files, update["value"], None, visitor()))[-1][1]
+        assert batches.open(event(run=table["run"], number=1), visitor())[-1].rate == float(
+            rates.split("|")[int(start)]
+        )
+
+
 def test_what_a_method_is_unsure_of_is_named_before_the_good_ones(catalog, uploads, monkeypatch):
     """One method finds the part good, and the other would call it defective at a higher rate only."""
     real = inspect_picture(catalog, LABEL, png(), 0.2)
@@ -366,7 +389,7 @@ def test_what_a_method_is_unsure_of_is_named_before_the_good_ones(catalog, uploa
 
 
 def test_pictures_of_something_else_are_no_defects(catalog, uploads, monkeypatch):
-    real = inspect_picture(catalog, LABEL, png(), 0.2)
+    real = inspected(catalog, SimpleNet=False, GLASS=False)
     strange = replace(real, appearance=AppearanceCheck(9.0, ("dark", "unlike")))
     monkeypatch.setattr(batch_tab, "inspect_picture", lambda *_: strange)
     status, table, *_ = run(catalog, uploads("a"))[-1]
@@ -374,6 +397,37 @@ def test_pictures_of_something_else_are_no_defects(catalog, uploads, monkeypatch
     assert row["cells"][0]["text"] == "No reliable verdict" and row["keys"][1] == batch_rows.SOMETHING_ELSE
     assert row["note"] == "darker than the good parts, shows something else"
     assert "<b>1</b> shows something else" in status and "Defective" not in status
+
+
+@pytest.mark.parametrize(
+    ("language", "words", "one", "two"),
+    [
+        ("en", "Defective, or it shows something else", "shows something else", "show something else"),
+        ("de", "Fehlerhaft, oder es zeigt etwas anderes", "zeigt etwas anderes", "zeigen etwas anderes"),
+    ],
+)
+def test_something_else_that_is_anomalous_may_be_a_broken_part(
+    catalog, uploads, monkeypatch, language, words, one, two
+):
+    """One picture that both methods call good, and two that one of them or both call defective."""
+    verdicts = iter([(False, False), (False, True), (True, True)])
+
+    def strange(*_):
+        real = inspected(catalog, **dict(zip(("SimpleNet", "GLASS"), next(verdicts), strict=True)))
+        return replace(real, appearance=AppearanceCheck(9.0, ("unlike",)))
+
+    monkeypatch.setattr(batch_tab, "inspect_picture", strange)
+    files, seen = uploads("a", "b", "c", "d"), visitor(language)
+    status, table, _, _, csv_file, _ = run(catalog, files[:3], request=seen)[-1]
+    assert [row["cells"][0]["text"] for row in table["rows"]][1:] == [words] * 2
+    ranks = [row["keys"][1] for row in table["rows"]]
+    assert (
+        ranks == [batch_rows.SOMETHING_ELSE, *[batch_rows.DEFECTIVE_OR_ELSE] * 2] and ranks[1] < ranks[0] < DEFECTIVE
+    )
+    assert f"<b>1</b> {one}" in status and f"<b>2</b> {batch_rows.count_in_words(ranks[1], 2, language)}" in status
+    assert words in Path(csv_file["value"]).read_text(encoding="utf-8-sig")
+    verdicts = iter([(False, False)] * 2)
+    assert f"<b>2</b> {two}" in run(catalog, files[2:], request=seen)[-1][0]
 
 
 @pytest.mark.parametrize(("level", "expected"), [(2.0, True), (0.0, False)])

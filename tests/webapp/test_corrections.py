@@ -28,7 +28,7 @@ from webapp.inspection import Asked
 from webapp.own_models import pack
 from webapp.own_parts import BAD, GOOD, Upload
 from webapp.teach_tab import TeachTab
-from webapp.teaching import Teacher
+from webapp.teaching import DONE, Teacher
 from webapp.visitors import Everybody
 
 LABEL = "own / lid"
@@ -171,6 +171,15 @@ def test_the_page_offers_it_for_own_parts_and_says_what_happened(teacher, false_
     assert "Taken back" not in report and verdicts(teacher, false_alarm) == [True, True]
 
 
+def test_a_part_that_was_taught_is_not_offered_to_be_taught(teacher, false_alarm, monkeypatch):
+    monkeypatch.setattr("hubmodels.appearance.LIMIT", 0.0)  # every picture shows something else
+    tab, visitor = InspectTab(teacher.catalog, [], Everybody(teacher.catalog, teacher)), gr.Request(headers={})
+    for is_own in (True, False):
+        report = tab.inspect(LABEL, false_alarm, None, visitor)[0]
+        assert "does not look like lid" in report and ("data-teach" in report) is not is_own
+        monkeypatch.setattr(Corrections, "part_of", lambda self, label: None)  # of somebody else
+
+
 def test_without_a_teacher_nothing_can_be_corrected(teacher, false_alarm):
     visitor = gr.Request(headers={"accept-language": "en"})
     tab = InspectTab(teacher.catalog, [])
@@ -276,7 +285,7 @@ class Visitor:
 
     def __init__(self, teacher, language="en"):
         everybody = Everybody(teacher.catalog, teacher)
-        self.corrections = everybody.of(None).corrections
+        self.everybody, self.corrections = everybody, everybody.of(None).corrections
         self.batches = _Batches(teacher.catalog, everybody)
         self.request = SimpleNamespace(headers={"accept-language": language}, session_hash="me")
 
@@ -289,6 +298,12 @@ class Visitor:
             SimpleNamespace(run=self.table["run"], number=number, good=good), self.request
         )
         self.table = self.answer[1]
+
+    def follow(self):
+        """The tab is opened again."""
+        answer = self.batches.follow(self.request)
+        self.table = answer[1] if "rows" in answer[1] else self.table
+        return answer
 
     def undo(self):
         self.answer = self.batches.undo(SimpleNamespace(run=self.table["run"]), self.request)
@@ -354,7 +369,7 @@ def test_a_row_is_corrected_once_and_only_if_it_was_inspected(teacher, alike):
         assert person.said == ""
     person.correct(1, good=False)
     assert "known defects of lid" in person.said and person.results[0] == "Defective"
-    assert person.table["rows"][0]["correction"] == "Corrected: defective"
+    assert person.table["rows"][0]["correction"] == "Known defect"
     person.correct(1, good=True)
     assert len(teacher.parts.pictures("lid", GOOD)) == 3 and verdicts(teacher, alike[0]) == [True, True]
 
@@ -501,7 +516,76 @@ def test_a_row_follows_what_was_corrected_elsewhere(teacher, alike):
     person.inspect(alike)
     person.corrections.correct(LABEL, alike[1]["path"], good=True)
     person.correct(1, good=True)
-    assert person.results[:2] == ["Look again"] * 2 and "so nothing else changed" in person.said
+    assert person.results[:2] == ["Look again"] * 2 and "so nothing else changed" not in person.said
+    assert "corrected in another place" in person.said and "Rows with another mark or result: 2" in person.said
+    assert "strange.png: The picture belongs to the good ones of lid now. It was not called" in person.said
+    assert [row["correction"] for row in person.table["rows"][:2]] == ["Corrected: good"] * 2
+
+
+def test_a_correction_in_inspect_marks_the_row_that_was_opened(teacher, alike):
+    person = Visitor(teacher)
+    rows = person.inspect(alike)
+    assert person.follow() == [gr.skip()] * 4  # nothing was corrected
+    opened = person.batches.open(SimpleNamespace(run=person.table["run"], number=1), person.request)
+    tab = InspectTab(teacher.catalog, [], person.everybody)
+    inputs = opened[1], {"path": opened[2], "orig_name": "strange.png"}, opened[3]
+    tab.correct(*inputs, SimpleNamespace(good=True, rate=0.01), person.request)
+    status, table, csv_file, _ = person.follow()
+    assert person.results[:2] == ["Look again"] * 2 and "<b>2</b> Look again" in status
+    assert [row.get("correction") for row in table["rows"]] == ["Corrected: good", None, None]
+    assert [row["is_free"] for row in table["rows"][:2]] == [False, True]
+    assert [row["correction"] for row in read_csv(Path(csv_file["value"]))] == ["Good", "", ""]
+    person.correct(1, good=True)
+    assert "so nothing else changed" not in person.said and len(teacher.parts.pictures("lid", GOOD)) == 4
+    tab.undo(*inputs, person.request)
+    person.follow()
+    assert [row["cells"] for row in person.table["rows"]] == [row["cells"] for row in rows]
+    assert person.table["rows"][0]["correction"] is None and person.table["rows"][0]["is_free"]
+
+
+def test_a_correction_of_the_batch_that_is_undone_in_inspect_cannot_be_undone_again(teacher, alike):
+    person = Visitor(teacher)
+    person.inspect(alike)
+    person.correct(1, good=True)
+    person.corrections.undo(LABEL)
+    person.follow()
+    assert not person.table["note"]["can_undo"] and person.results[:2] == ["Defective"] * 2
+
+
+def test_a_correction_elsewhere_that_changes_no_result_leaves_no_dead_downloads(teacher, alike):
+    """At 20 % both pictures stay alarms, but the threshold is another one, and so the files are others."""
+    person = Visitor(teacher)
+    person.inspect(alike[:1], percent=20)
+    person.corrections.correct(LABEL, alike[1]["path"], good=True, rate=0.2)
+    _, _, *files = person.follow()
+    assert person.results == ["Defective"] and all(Path(file["value"]).is_file() for file in files)
+
+
+def test_a_row_to_look_at_again_becomes_a_known_defect(teacher, alike):
+    person = Visitor(teacher)
+    person.inspect(alike)
+    person.correct(1, good=True)
+    assert person.results[1] == "Look again"
+    person.correct(2, good=False)
+    assert person.results[:2] == ["Look again", "Defective"] and "<b>1</b> Defective" in person.answer[0]
+    assert person.table["rows"][1]["correction"] == "Known defect"
+    assert read_csv(Path(person.answer[2]["value"]))[1]["result"] == "Defective"
+    person.undo()
+    assert person.results[1] == "Look again" and person.table["rows"][1]["correction"] is None
+
+
+def test_a_new_batch_marks_what_a_person_has_said(teacher, alike):
+    teacher.parts.add("lid", [Upload("known.png", Path(alike[1]["path"]).read_bytes)], BAD)
+    Visitor(teacher).corrections.correct(LABEL, alike[0]["path"], good=True)
+    person = Visitor(teacher)  # after a restart
+    rows = person.inspect(alike)
+    assert [row.get("correction") for row in rows] == ["Corrected: good", "Known defect", None]
+    assert person.results[1] == "Defective" and all(row["is_free"] for row in rows[:2])
+    person.correct(2, good=True)
+    assert [row["correction"] for row in person.table["rows"][:2]] == ["Corrected: good"] * 2
+    assert not person.table["rows"][1]["is_free"]
+    person.undo()
+    assert person.table["rows"][1]["correction"] == "Known defect" and person.table["rows"][1]["is_free"]
 
 
 def test_a_part_that_was_taught_again_leaves_the_rows(teacher, alike):
@@ -580,7 +664,7 @@ def test_the_keys_correct_and_open_rows(teacher, alike, tmp_path, monkeypatch):
         page.get_by_role("button", name="Undo").click()
         page.get_by_text("All rows follow the former threshold again").wait_for()
         row.get_by_role("button", name="is defective").click()
-        row.get_by_text("Corrected: defective").wait_for()
+        row.get_by_text("Known defect").wait_for()
         assert len(teacher.parts.pictures("lid", BAD)) == 1
         row.focus()
         page.keyboard.press("Enter")
@@ -591,3 +675,60 @@ def test_the_keys_correct_and_open_rows(teacher, alike, tmp_path, monkeypatch):
         page.get_by_role("tab", name="Batch").click()
         page.get_by_role("button", name="broken.png: open in Inspect").click()
         page.locator("#report .card.failed").wait_for()
+
+
+@pytest.mark.browser
+def test_a_correction_in_inspect_is_seen_in_the_batch(teacher, alike, tmp_path, monkeypatch):
+    with (
+        served(teacher.catalog, tmp_path / "up", monkeypatch, teacher) as url,
+        visit(url, "/?category=own/lid") as page,
+    ):
+        start(page, [file["path"] for file in alike])
+        page.get_by_role("status").get_by_text("Done: 3 of 3").wait_for()
+        row = page.locator(".batch-table tbody tr", has_text="strange.png")
+        page.get_by_role("button", name="strange.png: open in Inspect").click()
+        page.get_by_role("button", name="This part is good").click()
+        page.locator("#report .card", has_text="Taken back").wait_for()
+        page.get_by_role("tab", name="Batch").click()
+        row.get_by_text("Corrected: good").wait_for()
+        assert row.get_by_role("button", name="is good").count() == 0
+        page.get_by_text("corrected in another place").wait_for()
+        photograph(page, "batch_followed")
+        page.get_by_role("tab", name="Inspect").click()
+        page.locator("[data-undo]").click()
+        page.locator("#report .card", has_text="Taken back").wait_for(state="detached")
+        page.get_by_role("tab", name="Batch").click()
+        row.get_by_role("button", name="is good").wait_for()
+
+
+@pytest.mark.browser
+def test_a_part_that_was_taught_again_is_inspected_with_the_new_model(teacher, false_alarm, tmp_path, monkeypatch):
+    def train(lesson):
+        move_down(teacher, false_alarm["path"], 90)  # then it is a good part
+        for folder in teacher.models.glob("*-own-lid"):
+            detector = load(folder)
+            for name in ("image_scores", "map_maxima"):
+                setattr(detector.calibration, name, getattr(detector.calibration, name)[:30])
+            detector.save_pretrained(folder)
+        teacher.catalog.refresh()
+        return DONE, ""
+
+    monkeypatch.setattr(teacher, "train", train)
+    monkeypatch.setattr("webapp.teach_tab.FEWEST", 1)
+    monkeypatch.setattr("webapp.teach_tab.missing_packages", list)
+    with (
+        served(teacher.catalog, tmp_path / "up", monkeypatch, teacher) as url,
+        visit(url, "/?category=own/lid") as page,
+    ):
+        headline = page.locator(".report .headline:visible")
+        page.locator("#picture input[type=file]").set_input_files(false_alarm["path"])
+        headline.get_by_text("Both methods agree: Defective").wait_for()
+        page.get_by_role("tab", name="Teach").click()
+        page.locator("#teach-part input").fill("lid")
+        page.keyboard.press("Enter")
+        page.get_by_role("button", name="Teach", exact=True).click()
+        page.get_by_role("button", name="Inspect such a part now").click()
+        headline.get_by_text("Both methods agree: Good").wait_for(timeout=20_000)
+        assert page.locator("[data-output=rate]").text_content() == "3.2%"
+        page.get_by_role("tab", name="Batch").click()
+        page.wait_for_function("document.querySelector('#batch-rate input[type=range]').value === '3.23'")

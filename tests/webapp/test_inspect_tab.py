@@ -325,8 +325,25 @@ def test_a_picture_of_something_else_is_warned_about_and_the_right_category_offe
     report, button, other, adopted = InspectTab(bundle, []).inspect("parts / washer", upload, None, visitor())
     assert adopted is None and "does not look like Washer, but like Pill" in report
     assert button["visible"] and button["value"] == "Inspect as Pill" and other == "parts / pill"
-    assert "No reliable verdict" in report and "Defective" in report
+    assert "Defective, or it shows something else" in report and "No reliable verdict" not in report
     assert not re.search(r'class="[^"]*\b(defective|good)\b', report)  # nothing shouts
+
+
+@pytest.mark.parametrize(
+    ("language", "good", "defective"),
+    [
+        ("en", "No reliable verdict: the picture shows", "Defective, or it shows something else"),
+        ("de", "Kein verlässliches Urteil: Das Bild zeigt", "Fehlerhaft, oder es zeigt etwas anderes"),
+    ],
+)
+def test_a_part_in_pieces_is_not_only_something_else(catalog, familiar, language, good, defective):
+    """The headline of each rate follows the verdicts at that rate."""
+    real = inspect_picture(catalog, LABEL, familiar["path"], 0.2)
+    for level, expected, other in ((-1e3, good, defective), (1e3, defective, good)):
+        moved = {name: replace(p, image_score=level) for name, p in real.predictions.items()}
+        strange = replace(real, appearance=AppearanceCheck(9.0, ("unlike",)), predictions=moved)
+        report = render_report(strange, LABEL, [], [], None, language)
+        assert expected in report and other not in report
 
 
 def test_a_defect_is_no_reason_for_a_warning(bundle, uploads):

@@ -53,15 +53,15 @@ function pictureCell(row) {
 
 function corrections(row) {
     const { words, can_correct } = props.value;
-    if (row.correction) return make("span", { className: "correction" }, row.correction);
-    if (!can_correct || !row.thumbnail) return "";
+    const mark = row.correction ? [make("span", {}, row.correction)] : [];
+    if (!can_correct || !row.thumbnail || !row.is_free) return mark.length ? make("span", { className: "correction" }, ...mark) : "";
     const buttons = [["good", "✓", "G"], ["defective", "✕", "B"]].map(([name, sign, key]) => {
         const label = { ariaKeyShortcuts: key, ariaLabel: `${row.file}: ${words[name]}` };
         const button = make("button", { type: "button", ...label }, `${sign} ${words[name]}`);
         button.dataset.correct = name;
         return button;
     });
-    return make("span", { className: "correction" }, ...buttons);
+    return make("span", { className: "correction" }, ...mark, ...buttons);
 }
 
 function fill(entry) {
@@ -108,7 +108,7 @@ function open({ row }) {
 
 function correct({ row, line }, good) {
     const place = line.querySelector(".correction");
-    if (!place || row.correction || line.ariaBusy) return;
+    if (!place || !row.is_free || line.ariaBusy) return;
     if (place.contains(document.activeElement)) line.focus({ preventScroll: true });
     line.ariaBusy = "true";
     place.replaceChildren(props.value.words.waiting);
