@@ -144,7 +144,7 @@ class TeachTab:
                 status = gr.HTML(label(self._hint), elem_id="teach-status", apply_default_css=False)
                 inspect = gr.Button(label("teach_inspect"), visible=False, variant="primary", elem_id="teach-inspect")
                 keep = self._build_keep(part)
-        running, taught, shapes = gr.State(), gr.State(), gr.State()
+        running, taught, shapes, size = gr.State(), gr.State(), gr.State(), gr.State()
         private = {"api_visibility": "private", "show_progress": "hidden"}
         quick = {"queue": False, **private}
         checked = {"inputs": [part, good], "outputs": [status, methods, least], "preprocess": False}
@@ -153,14 +153,15 @@ class TeachTab:
             event(check, **checked, trigger_mode="always_last", **seen, **TEACH)
         bad.change(self.check_defects, bad, unused, preprocess=False, **quick)
         judge.click(self.judge, [part, bad], [status, unused, bad], preprocess=False, **private, **TEACH)
-        draw.click(self.picture_to_draw, [part, good], [region, share], preprocess=False, **quick)
-        region.input(self.drawn, None, [shapes, share], **quick)
+        draw.click(self.picture_to_draw, [part, good], [region, share, size], preprocess=False, **quick)
+        region.input(self.drawn, [part, size], [shapes, share], preprocess=False, **quick)
         watched = {"outputs": [status, start, stop, inspect, running, taught, part, good, bad], **private, **TEACH}
         lessons = (
             start.click(self.teach, [part, good, bad, methods, shapes, least], preprocess=False, **watched),
             tab.select(self.resume, running, **watched),
         )
         part.change(self.kept_least_size, part, least, preprocess=False, **quick)
+        part.change(self.forget_drawing, [part, shapes], [shapes, region, share], preprocess=False, **quick)
         for lesson in lessons:
             lesson.then(self.offer, taught, category, **quick)
         for event in (*(lesson.then for lesson in lessons), part.change):
@@ -247,26 +248,26 @@ class TeachTab:
         good: list | None,
         bad: list | None,
         methods: list | None,
-        shapes: list | None,
+        drawing: dict | None,
         least_size: float | None,
         request: gr.Request,
     ) -> Iterator[tuple]:
         """Keeps the pictures and what counts in them, and teaches the part; yields updates until it is over.
 
         Args:
-            shapes: what was drawn; None = nothing was changed.
+            drawing: what was drawn; None = nothing was changed.
             least_size: pixels of the smallest defect that counts; None = every size counts.
         """
         language, name, teacher = language_of(request), part_name(part or ""), self._visitors.of(request).teacher
         unused: list[Markup] = []
         yield self._page(_said(language, headline=translate("teach_checking", language)))
         try:
-            refused = _refused(teacher, part or "", good, methods, shapes, language)
+            refused = _refused(teacher, part or "", good, bad, methods, drawing, language)
             if not refused:
                 teacher.parts.name(name, part)
                 teacher.parts.add(name, uploads_in(_paths(good)))
                 teacher.parts.add(name, uploads_in(_paths(bad)), BAD)
-                keep_region(teacher, name, shapes)
+                keep_region(teacher, name, drawing)
                 save_least_size(teacher.parts.folder / name, checked_least_size(least_size))
                 unused = _unused(bad, language)  # said again at the end, when the list of files is empty
         except (PictureError, OSError) as error:
@@ -309,29 +310,39 @@ class TeachTab:
         if refused:
             yield gr.skip(), _said(language, refused=refused), gr.skip()
 
-    def picture_to_draw(self, part: str | None, good: list | None, request: gr.Request) -> tuple[object, str]:
-        """The first picture, to draw on, with what was drawn for the part before."""
+    def picture_to_draw(self, part: str | None, good: list | None, request: gr.Request) -> tuple[object, str, object]:
+        """The first picture, to draw on, with what was drawn for the part before; and its size."""
         language, name, parts = language_of(request), part_name(part or ""), self._visitors.of(request).teacher.parts
         kept = parts.pictures(name)
         try:
             first = next((upload.read() for upload in uploads_in(_paths(good))), None)
             if first is None and not kept:
-                return gr.skip(), str(translate("region_none", language))
+                return gr.skip(), str(translate("region_none", language)), gr.skip()
             picture = read_picture(first or kept[0])
         except (PictureError, OSError) as error:
-            return gr.skip(), str(explain_fault(error, language, self._visitors.of(request).catalog))
+            return gr.skip(), str(explain_fault(error, language, self._visitors.of(request).catalog)), gr.skip()
+        size = picture.size
         picture.thumbnail((DRAWN, DRAWN))
         keys = ("tools", "rectangle", "polygon", "brush", "ignore", "count", "undo", "clear", "canvas")
         words = {key: translate_plainly(f"region_{key}", language) for key in keys}
         drawn = saved_shapes(parts.folder / name) if name else []
-        return {"picture": data_url(picture, "JPEG", quality=85), "shapes": drawn, "words": words}, ""
+        return {"picture": data_url(picture, "JPEG", quality=85), "shapes": drawn, "words": words}, "", size
 
-    def drawn(self, event: gr.EventData, request: gr.Request) -> tuple[list, str]:
-        """What the visitor drew -> shapes, and how much of the picture counts."""
+    def drawn(
+        self, part: str | None, size: Sequence[int] | None, event: gr.EventData, request: gr.Request
+    ) -> tuple[dict, str]:
+        """What the visitor drew, for which part and on a picture of which size; and how much of the picture counts."""
         language, shapes = language_of(request), checked_shapes(getattr(event, "shapes", None))
-        share = share_that_counts(draw_mask(shapes, (DRAWN, DRAWN)))
+        drawing = {"part": part_name(part or ""), "size": tuple(size or (DRAWN, DRAWN)), "shapes": shapes}
+        share = share_that_counts(draw_mask(shapes, drawing["size"]))
         key = "region_share" if share else "region_nothing"
-        return shapes, str(translate(key, language, share=percent(share, language)))
+        return drawing, str(translate(key, language, share=percent(share, language)))
+
+    def forget_drawing(self, part: str | None, drawing: dict | None) -> tuple:
+        """Another part was chosen: what was drawn for the part before is not for this one."""
+        if drawing and drawing["part"] not in ("", part_name(part or "")):
+            return None, None, ""
+        return (gr.skip(),) * 3
 
     def kept_least_size(self, part: str | None, request: gr.Request) -> object:
         """The smallest defect that counts, as the part was taught with; of a new part, what is in the field."""
@@ -417,15 +428,21 @@ def _least_size_hint(findings: Findings, language: str) -> dict:
     return gr.update(info=translate_plainly("teach_least_size_from", language, pixels=PATCHES * findings.smallest**2))
 
 
-def keep_region(teacher: Teacher, name: str, shapes: list | None) -> None:
+def keep_region(teacher: Teacher, name: str, drawing: dict | None) -> None:
     """Saves what was drawn for a part; None = nothing was changed."""
     pictures = teacher.parts.pictures(name)
-    if shapes is not None and pictures:
-        save_region(teacher.parts.folder / name, checked_shapes(shapes), read_picture(pictures[0]).size)
+    if drawing is not None and pictures:
+        save_region(teacher.parts.folder / name, checked_shapes(drawing["shapes"]), read_picture(pictures[0]).size)
 
 
 def _refused(
-    teacher: Teacher, text: str, good: list | None, methods: list | None, shapes: list | None, language: str
+    teacher: Teacher,
+    text: str,
+    good: list | None,
+    bad: list | None,
+    methods: list | None,
+    drawing: dict | None,
+    language: str,
 ) -> list[Markup]:
     """Why this cannot be taught; empty if it can."""
     if missing_packages():
@@ -441,8 +458,12 @@ def _refused(
         return [translate("teach_too_few", language, count=count, missing=FEWEST - count)]
     if count > MOST:
         return [translate("teach_too_many", language, count=count, limit=MOST)]
-    if shapes and not share_that_counts(draw_mask(checked_shapes(shapes), (DRAWN, DRAWN))):
+    if drawing and not share_that_counts(draw_mask(checked_shapes(drawing["shapes"]), drawing["size"])):
         return [translate("region_nothing", language)]
+    if teacher.current(name):
+        return [translate("teach_runs", language)]
+    if too_many := _too_many_defects(teacher, name, bad, language):
+        return [too_many]
     return []
 
 
@@ -455,9 +476,17 @@ def _refused_defects(teacher: Teacher, name: str, bad: list | None, language: st
         return [translate("teach_nothing_to_keep", language)]
     if teacher.lessons():
         return [translate("teach_busy", language)]
-    if not limits[0] <= count <= limits[1]:
+    if count < limits[0]:
         return [translate("teach_bad_count", language, count=count, fewest=limits[0], most=limits[1])]
-    return []
+    too_many = _too_many_defects(teacher, name, bad, language)
+    return [too_many] if too_many else []
+
+
+def _too_many_defects(teacher: Teacher, name: str, bad: list | None, language: str) -> Markup | None:
+    """Why so many new known defects are refused; those that a part has do not count."""
+    new = teacher.parts.count_with(name, uploads_in(_paths(bad))) - len(teacher.parts.pictures(name, BAD))
+    limit = defect_check.MOST
+    return translate("teach_bad_many", language, count=new, limit=limit) if new > limit else None
 
 
 def _judged(teacher: Teacher, name: str, unused: Sequence[Markup], language: str) -> Iterator[tuple]:
@@ -528,7 +557,8 @@ def _learned_otherwise(lesson: Lesson, language: str) -> list[Markup]:
     if count := len(parts.pictures(lesson.part, TAKEN_BACK)):
         lines.append(translate("teach_learned_too", language, count=count))
     if shapes := saved_shapes(parts.folder / lesson.part):
-        share = share_that_counts(draw_mask(shapes, (DRAWN, DRAWN)))
+        size = read_picture(parts.pictures(lesson.part)[0]).size
+        share = share_that_counts(draw_mask(shapes, size))
         lines.append(translate("region_share", language, share=percent(share, language)))
     return lines
 

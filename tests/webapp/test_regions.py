@@ -115,23 +115,40 @@ def visitor():
 def test_the_training_gets_the_region(tab):
     teacher = tab._visitors.of(visitor()).teacher
     assert "--region" not in teacher.command(Lesson("lid", ("hybrid",), 10))
-    keep_region(teacher, "lid", [LEFT])
+    keep_region(teacher, "lid", {"shapes": [LEFT]})
     command = teacher.command(Lesson("lid", ("hybrid",), 10))
     assert command[command.index("--region") + 1].endswith("pictures/lid/region.png")
     keep_region(teacher, "lid", None)  # nothing was changed
     assert "--region" in teacher.command(Lesson("lid", ("hybrid",), 10))
-    keep_region(teacher, "lid", [])
+    keep_region(teacher, "lid", {"shapes": []})
     assert "--region" not in teacher.command(Lesson("lid", ("hybrid",), 10))
 
 
 def test_the_tab_shows_a_picture_and_how_much_counts(tab):
-    value, said = tab.picture_to_draw("Lid", None, visitor())
+    value, said, size = tab.picture_to_draw("Lid", None, visitor())
     assert value["picture"].startswith("data:image/jpeg") and value["words"]["brush"] == "Brush" and said == ""
     assert tab.picture_to_draw("Other", None, visitor())[1] == "Add pictures first."
-    shapes, said = tab.drawn(type("Event", (), {"shapes": [LEFT]})(), visitor())
-    assert shapes == [LEFT] and said.replace("\xa0", " ") == "Share of the picture that counts: 50%."
+    drawing, said = tab.drawn("Lid", size, type("Event", (), {"shapes": [LEFT]})(), visitor())
+    assert drawing["shapes"] == [LEFT] and said.replace("\xa0", " ") == "Share of the picture that counts: 50%."
     whole = type("Event", (), {"shapes": [shape("rectangle", (0, 0), (1, 1))]})()
-    assert tab.drawn(whole, visitor())[1].startswith("Nothing is left that counts")
+    assert tab.drawn("Lid", size, whole, visitor())[1].startswith("Nothing is left that counts")
+
+
+def test_what_was_drawn_for_a_part_is_not_for_another(tab):
+    drawing, _ = tab.drawn("Lid", (64, 64), type("Event", (), {"shapes": [LEFT]})(), visitor())
+    assert tab.forget_drawing("Other", drawing) == (None, None, "")
+    assert tab.forget_drawing("Lid", drawing)[0] == gr.skip()
+    before, _ = tab.drawn("", (64, 64), type("Event", (), {"shapes": [LEFT]})(), visitor())
+    assert tab.forget_drawing("Lid", before)[0] == gr.skip()  # drawn before it had a name
+
+
+def test_the_share_is_that_of_the_picture_and_not_of_a_square(tab):
+    stroke = shape("brush", (0, 0.5), (1, 0.5), counts=True, width=0.03)
+    event = type("Event", (), {"shapes": [stroke]})()
+    for size in ((2000, 200), (640, 480)):
+        _, said = tab.drawn("Lid", size, event, visitor())
+        share = float(re.search(r"([\d.]+)\s?%", said)[1]) / 100
+        assert share == pytest.approx(white(draw_mask([stroke], size)), rel=0.1)
 
 
 @pytest.fixture

@@ -290,6 +290,27 @@ def test_a_part_is_shown_as_a_person_wrote_it(teacher, make_detector):
     assert f">{written}<" in re.sub("<wbr>|\u200b", "", render_models(teacher.catalog, "en"))
 
 
+def test_a_part_that_is_taught_is_not_taught_twice(teacher, uploads, monkeypatch):
+    """The new pictures and methods would not be in it."""
+    monkeypatch.setattr(teacher, "command", lambda lesson: FOREVER)
+    lesson = teacher.start("lid", ["hybrid"])
+    pages = list(tab_of(teacher).teach("Lid", uploads(*map(png, range(12))), None, ["hybrid"], None, None, visitor()))
+    assert "This part is being taught at the moment" in pages[-1][0] and not teacher.parts.pictures("lid")
+    teacher.stop(lesson)
+
+
+def test_too_many_known_defects_are_refused_and_those_of_before_do_not_count(teacher, uploads, monkeypatch):
+    monkeypatch.setattr("webapp.defect_check.MOST", 3)
+    good, bad = (uploads(*map(png, range(*numbers))) for numbers in ((0, 12), (50, 54)))
+    pages = list(tab_of(teacher).teach("Lid", good, bad, ["hybrid"], None, None, visitor()))
+    assert "There are 4 new known defects. Give at most 3 at a time." in pages[-1][0]
+    teacher.parts.add("lid", given(*map(png, range(50, 54))), BAD)
+    monkeypatch.setattr(teacher, "command", lambda lesson: [sys.executable, "-c", ""])
+    monkeypatch.setattr(teacher, "entries", lambda part: [])
+    pages = list(tab_of(teacher).teach("Lid", good, bad, ["hybrid"], None, None, visitor()))
+    assert "new known defects" not in pages[-1][0]
+
+
 def test_a_lesson_is_stopped_with_all_its_processes(teacher, monkeypatch):
     monkeypatch.setattr(teacher, "command", lambda lesson: FOREVER)
     first, second = teacher.start("one", ["hybrid"]), teacher.start("two", ["hybrid"])
@@ -405,7 +426,8 @@ def test_pictures_that_came_after_a_lesson_wait_for_the_next(teacher, monkeypatc
     assert tab.known("lid", [{"path": "more.png"}], en)[1] == gr.skip()  # they change the time
     teacher.train(lesson)
     assert tab.known("lid", None, en)[0] == ""
-    keep_region(teacher, "lid", [{"kind": "rectangle", "counts": True, "width": 0, "points": [[0, 0], [0.5, 1]]}])
+    shapes = [{"kind": "rectangle", "counts": True, "width": 0, "points": [[0, 0], [0.5, 1]]}]
+    keep_region(teacher, "lid", {"part": "lid", "size": (64, 64), "shapes": shapes})
     monkeypatch.setattr(teacher.catalog, "load", lambda label: {})
     said = teach_tab._result(replace(lesson, state=DONE), "en", ())
     assert (
