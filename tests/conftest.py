@@ -44,9 +44,12 @@ SLOWEST = (
 
 @pytest.hookimpl(optionalhook=True, tryfirst=True)
 def pytest_xdist_auto_num_workers(config):
-    """Folders run in a process for each core. Files that are named run in this process, which starts faster."""
+    """Folders run in a process for each core, and one more, because browsers and servers are waited for.
+
+    Files that are named run in this process, which starts faster.
+    """
     named = any(".py" in argument for argument in config.args)
-    return 0 if named else min(os.cpu_count(), MOST_PROCESSES)
+    return 0 if named else min(os.cpu_count() + 1, MOST_PROCESSES)
 
 
 def pytest_collection_modifyitems(items):
