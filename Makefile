@@ -34,7 +34,7 @@ bundle: $(FULL)  ## train the bundled models again into runs/bundle, then copy t
 	$(BIN)/python training/train.py --data-root parts: --backbone compactnet.distilled_in1k --methods glass \
 	    --epochs 24 --holdout 0.5 --output runs/bundle
 	$(BIN)/python training/train.py --data-root parts: --backbone compactnet.distilled_in1k --methods hybrid \
-	    --holdout 0.5 --output runs/bundle
+	    --holdout 0.5 --folds 0 --output runs/bundle
 	$(BIN)/python -m training.publishing bundle runs/bundle
 
 # pip comes last when an environment is made, so its presence means that the environment is whole.

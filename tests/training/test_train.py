@@ -14,13 +14,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import Mock
 
+import hub_environment
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS
-from hub_environment import free_port
-from hub_server import Fault, answer
+from hub_server import Fault, LoopbackHub, answer, bound
 from open_files import refuse_open_files
 from PIL import Image
 from safetensors import safe_open
@@ -548,15 +548,6 @@ def launch_two(arguments, script, options=()):
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
 
 
-THREADS_AFTER_TRAINING = """
-from pathlib import Path
-from training import train
-status = train.main()
-names = [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
-raise SystemExit(status or ", ".join(name for name in names if "gloo" in name) or 0)
-"""
-
-
 @contextmanager
 def threads_of_one_of(processes):
     """Inside the block this process has the threads of a launched one, if a machine has that many processes."""
@@ -566,42 +557,6 @@ def threads_of_one_of(processes):
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def launch_machines(arguments, outputs, script):
-    """Two machines of one process each, on the loopback address, each with a disk of its own."""
-    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    port, running = str(free_port()), []
-    for rank, output in enumerate(outputs):
-        machine = ["--num_machines", "2", "--machine_rank", str(rank), "--main_process_ip", "127.0.0.1"]
-        command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", *machine]
-        command += ["--main_process_port", port, str(script), *arguments, "--output", str(output)]
-        running.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True))
-    return [(process.communicate(timeout=300)[1], process.returncode) for process in running]
-
-
-def test_two_machines_without_a_shared_disk(arguments, tmp_path, hub):
-    """A job each; weights bit-equal to one process. Each publishes its own; the first one's summary contains both.
-
-    At the end they are no longer connected: threads of a connection can abort the process while Python ends. Only
-    Linux lists the threads' names, so elsewhere this is not tested.
-    """
-    script = tmp_path / "script.py"
-    script.write_text(THREADS_AFTER_TRAINING)
-    several = [*arguments, "--categories", "plate", "sheet", "--methods", "simplenet"]
-    outputs = [tmp_path / "one", tmp_path / "two"]
-    (first, status), (second, other) = launch_machines([*several, "--push-to-hub", "acme"], outputs, script)
-    assert (status, other) == (0, 0), (first + second)[-3000:]
-    folders = [[path.name for path in output.glob("simplenet-*")] for output in outputs]
-    assert [len(names) for names in folders] == [1, 1] and folders[0] != folders[1]
-    assert all("model.safetensors" in hub.files(f"acme/{names[0]}") for names in folders)
-    rows = json.loads((outputs[0] / "summary.json").read_text())
-    assert [row["category"] for row in rows] == ["plate", "sheet", "mean (2)"]
-    assert not (outputs[1] / "summary.json").exists()
-    with threads_of_one_of(1):
-        assert train.main([*several, "--output", str(tmp_path / "alone")]) == 0
-    for output, (name,) in zip(outputs, folders, strict=True):
-        assert_equal_weights(head(tmp_path / "alone" / name), head(output / name))
 
 
 def test_machines_agree_on_their_jobs(monkeypatch):
@@ -647,15 +602,20 @@ def watch(owner, name):
     return seen
 
 mapped, computed = watch(Backbone, "forward"), watch(SimpleNetObjective, "normality_with_noise")
-Accelerator.end_training = lambda self: None  # it ends the process group, which the next run needs
+end_training = Accelerator.end_training
 folder, *commands = map(json.loads, sys.argv[1:])
-for name, program, arguments in commands:
+for number, (name, program, arguments) in enumerate(commands, 1):
+    # it ends the process group, which the next run needs
+    Accelerator.end_training = end_training if number == len(commands) else lambda self: None
+    arguments = [each.replace("RANK", os.environ["RANK"]) for each in arguments]
     mapped.clear(), computed.clear()
     AcceleratorState._reset_state()
     os.environ["ACCELERATE_MIXED_PRECISION"] = "bf16" if name == "bf16" else "no"  # as the launcher does
     with Path(folder, name + os.environ["RANK"]).open("w") as out, contextlib.redirect_stderr(out):
         status = {"train": train.main, "study": study}[program](arguments)
         print(*sorted(map(str, mapped)), "then", *sorted(map(str, computed)), "status", status, file=out)
+tasks = [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
+raise SystemExit(", ".join(name for name in tasks if "gloo" in name) or 0)
 """
 
 
@@ -679,9 +639,17 @@ def shared_runs(command, data_root, backbone_weights, tmp_path_factory):
     sharing = ["--parallel", "data", "--output", str(folder / "runs")]
     commands = [(name, "train", [*arguments, *sharing]) for name, arguments in runs.items()]
     commands.append(("study", "study", [str(write_study(folder, backbone_weights, data=folder)), "--seeds", "0"]))
+    disks = ["--categories", *TWO, "--dataset-name", "disks", "--output", f"{folder}/machine-RANK"]
+    published = ["--methods", "simplenet", "--push-to-hub", "acme"]
+    commands.append(("machines", "train", [*command, *disks, *published]))
     (folder / "several.py").write_text(SEVERAL_RUNS)
-    done = launch_two(map(json.dumps, (str(folder), *commands)), folder / "several.py")
+    with LoopbackHub(folder / "hub", bound(hub_environment.HUB_PORT)) as hub, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_TOKEN", "hf_write")
+        done = launch_two(map(json.dumps, (str(folder), *commands)), folder / "several.py")
+        models = [path.name for path in folder.glob("machine-*/simplenet-*")]
+        found = {name: list(hub.files(f"acme/{name}")) for name in models if done.returncode == 0}
     assert done.returncode == 0, done.stderr
+    (folder / "published.json").write_text(json.dumps(found))
     return folder
 
 
@@ -690,6 +658,29 @@ def said(folder, run, status):
     main, other = ((folder / f"{run}{rank}").read_text() for rank in range(2))
     assert main.endswith(f"status {status}\n") and other.endswith(f"status {status}\n"), main + other
     return main
+
+
+def test_two_machines_without_a_shared_disk(shared_runs, command):
+    """A job each; weights bit-equal to one process. Each publishes its own; the first one's summary contains both.
+
+    The machines are processes here, with an output folder each. At the end they are no longer connected: threads of a
+    connection can abort the process while Python ends. Only Linux lists the threads' names, so elsewhere this is not
+    tested.
+    """
+    said(shared_runs, "machines", status=0)
+    outputs = [shared_runs / f"machine-{rank}" for rank in range(2)]
+    folders = [[path.name for path in output.glob("simplenet-*")] for output in outputs]
+    assert [len(names) for names in folders] == [1, 1] and folders[0] != folders[1]
+    published = json.loads((shared_runs / "published.json").read_text())
+    assert all("model.safetensors" in published[name] for (name,) in folders)
+    rows = json.loads((outputs[0] / "summary.json").read_text())
+    assert [row["category"] for row in rows] == ["plate", "sheet", "mean (2)"]
+    assert not (outputs[1] / "summary.json").exists()
+    alone = ["--categories", *TWO, "--dataset-name", "disks", "--methods", "simplenet"]
+    with threads_of_one_of(2):
+        assert train.main([*command, *alone, "--output", str(shared_runs / "alone")]) == 0
+    for output, (name,) in zip(outputs, folders, strict=True):
+        assert_equal_weights(head(shared_runs / "alone" / name), head(output / name))
 
 
 def test_one_job_shared_by_two_processes(shared_runs):

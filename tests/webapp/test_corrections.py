@@ -260,7 +260,7 @@ def test_known_defects_are_checked_without_a_lesson(teacher, bad, false_alarm):
     [
         ("lid", 2, 50, "takes 3 to 50 known defects"),
         ("lid", 0, 50, "Known defects are missing. Add 3 to 50"),
-        ("lid", 3, 2, "there are 3."),
+        ("lid", 3, 2, "There are 3 new known defects. Give at most 2"),
         ("cap", 3, 50, "no models. Teach it first"),
         ("", 3, 50, "no models. Teach it first"),
         ("", 0, 50, "Known defects are missing"),
