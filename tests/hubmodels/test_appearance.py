@@ -359,9 +359,12 @@ def test_every_example_is_recognised_good_or_defective(suggested):
 
 
 def test_all_methods_of_a_category_learned_the_same_appearance(bundled):
+    """Up to the rounding of the machines that they were trained on."""
     for detectors in bundled.values():
         first, *others = (detector.appearance.state_dict() for detector in detectors.values())
-        assert others and all(first[name].equal(other[name]) for other in others for name in first)
+        assert others
+        for other in others:
+            assert all(torch.allclose(first[name], other[name], rtol=1e-3, atol=1e-6) for name in first)
 
 
 @pytest.mark.parametrize(
