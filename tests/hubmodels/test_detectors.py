@@ -409,7 +409,7 @@ def test_a_program_with_another_default_type_gets_the_same_scores(make_detector,
     ("change", "tolerance"),
     [
         (lambda detector: detector.double(), 1e-5),
-        (lambda detector: detector.half(), 0.02),
+        (lambda detector: detector.half(), 0.03),  # three digits of scores that are up to 14 times as far
         (lambda detector: detector.to(torch.bfloat16), 0.15),
     ],
     ids=["double", "half", "bfloat16"],
