@@ -12,19 +12,21 @@ import json
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
-
-from playwright.sync_api import Page, sync_playwright
+from typing import TYPE_CHECKING
 
 from benchmarks import compact_backbone
 from benchmarks.demo_time import CHROMIUM, start
 from benchmarks.measuring import RESULTS, provenance, table
 from training.evaluation import write_json
 
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
 RESULT, COUNTS, LIMIT = RESULTS / "first_verdict.json", (20, 50, 200), 600_000  # ms
 COLUMNS = ("category", "pictures", "upload_s", "teach_s", "verdict_s", "total_s", "said of a good one", "of a defect")
 
 
-def measure(page: Page, name: str, good: list[Path], new: list[Path]) -> dict:
+def measure(page: "Page", name: str, good: list[Path], new: list[Path]) -> dict:
     """Seconds of each step, and the headlines of the new pictures."""
     begun = time.perf_counter()
     page.get_by_role("tab", name="Teach").click()
@@ -48,7 +50,7 @@ def measure(page: Page, name: str, good: list[Path], new: list[Path]) -> dict:
     return {"pictures": len(good)} | {step: round(seconds, 1) for step, seconds in times.items()} | said
 
 
-def inspect(page: Page, picture: Path) -> str:
+def inspect(page: "Page", picture: Path) -> str:
     """Gives a picture; returns the headline of its report."""
     page.locator(".report, #report .card").first.evaluate("report => { report.id = 'before'; }")
     if page.get_by_label("Remove Image").count():
@@ -86,6 +88,8 @@ def main() -> None:
 
 def visit(name: str, good: list[Path], new: list[Path]) -> dict:
     """A demo of its own, with an empty folder of models."""
+    from playwright.sync_api import sync_playwright  # only where there is a browser
+
     with TemporaryDirectory() as folder, sync_playwright() as driver:
         process, url, _ = start("--models", folder)
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])

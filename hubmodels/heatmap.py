@@ -81,8 +81,8 @@ def overlay(picture: Image.Image, prediction: AnomalyPrediction, opacity: float 
         raise ValueError(f"The opacity must be between 0 and 1, not {opacity}.")
     level = colour_level(prediction)
     pixels = _pixels_like(picture, level, "anomaly map")
-    if prediction.counts is not None:
-        stripes = ignored_stripes(prediction.counts)
+    if (counts := prediction.counts) is not None:
+        stripes = ignored_stripes(counts)
         for number, colour in enumerate(IGNORED_COLOURS, 1):
             striped = stripes == number
             pixels[striped] = _blended(pixels[striped], colour, IGNORED_ALPHA / OPAQUE)

@@ -17,6 +17,7 @@ from hubmodels.prediction import OUTLINE
 from hubmodels.sizes import Size, as_pair
 
 MOST = 0.1  # of a picture
+PATCHES = 4  # area from which on a least size works, see benchmarks/least_size.py
 NEIGHBOURS = ((0, 1), (1, -1), (1, 0), (1, 1))  # (down, right); the other four give the same pairs
 # From squares of 0 to 369 pixels of the map on good pictures of capsules, see benchmarks/square_sizes.py.
 SPOT, OUTLINED = 5, 0.6  # patches that a point covers; share of a defect's area that is outlined besides

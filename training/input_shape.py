@@ -9,6 +9,7 @@ import numpy as np
 from hubmodels.backbone import feature_strides
 from hubmodels.compactnet import COMPACT_BACKBONE, COMPACT_IMAGE_SIZE
 from hubmodels.front_end import scales
+from hubmodels.least_size import PATCHES
 from hubmodels.sizes import (
     LARGEST_AREA,
     LARGEST_IMAGE,
@@ -24,7 +25,6 @@ from training.objectives import PAPER_IMAGE_SIZE
 
 AUTO = "auto"
 SQUARE_MM = "mm2"
-PATCHES = 4  # area from which on a least size works, see benchmarks/least_size.py
 SQUASHED = 0.8  # of one side compared with the other, from which on it is said
 SHORTEST = 64  # pixels that `auto` gives the shorter side at least
 

@@ -172,9 +172,8 @@ def _headline(inspection: Inspection, rate: float | None, language: str) -> tupl
     """Tone and sentence."""
     predictions = inspection.at_rate(rate)
     if UNLIKE in inspection.appearance.warnings:
-        key = (
-            "defective_or_else" if count_verdicts(predictions)[True] else "unreliable"
-        )  # a part in pieces is unlike, too
+        # a part in pieces is unlike, too
+        key = "defective_or_else" if count_verdicts(predictions)[True] else "unreliable"
         return TONES[None], translate(key, language)
     if len(predictions) == 1:
         return _single(*predictions.values(), language)

@@ -244,7 +244,7 @@ class OwnParts:
         """The name of a part as a person wrote it."""
         try:
             return tidy((self.folder / part / NAME_FILE).read_text(encoding="utf-8")) or part
-        except (OSError, ValueError):  # a part that was taught before names were kept
+        except (OSError, ValueError):  # its pictures were put there by hand
             return part
 
     def choices(self) -> list[tuple[str, str]]:
@@ -281,7 +281,7 @@ class OwnParts:
         if was is None:
             self.add(part, [upload], kind)
             return base / kind / name, None
-        if (GOOD if kind == TAKEN_BACK else kind) in was.relative_to(base).as_posix():
+        if was.is_relative_to(base / (GOOD if kind == TAKEN_BACK else kind)):
             return was, was  # good or taken back: it is among the good ones
         (base / kind).mkdir(parents=True, exist_ok=True)
         was.replace(base / kind / name)

@@ -12,6 +12,7 @@ from huggingface_hub import constants
 from markupsafe import Markup
 
 from hubmodels import BackboneError, ModelError, PictureError
+from hubmodels.least_size import PATCHES
 from hubmodels.methods import METHODS
 from hubmodels.pictures import read_picture
 from webapp import defect_check
@@ -62,7 +63,6 @@ TEACH = {"concurrency_id": "teach", "concurrency_limit": 8}  # visitors who watc
 FILE_TYPES = ["image", ".zip", ".pgm", ".ppm", ".heic"]
 OUTPUTS = 9  # of the events that show a lesson
 EVERY = 0.5  # seconds between updates of the page
-PATCHES = 4  # a least size below their area changes little, as training/input_shape.py says
 NAMED = 3  # names in a finding
 DRAWN = 900  # pixels of the picture to draw on
 START_DOWNLOAD = "() => document.querySelector('#teach-file').click()"

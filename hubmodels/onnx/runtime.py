@@ -63,7 +63,7 @@ class ExportedModel:
             self.held_out = {method: HeldOut.from_lists(values) for method, values in known["methods"].items()}
             _require_sound(self.held_out, self.session)
             self.model_input = _input_of(known["model_input"], self.session)
-            self.counts_at = _region_of(known.get("region"))
+            self.counts_at = _region_of(known["region"])
         except (LookupError, TypeError, ValueError, AttributeError) as error:
             raise ExportError(f"{name} is damaged: its metadata do not fit its graph ({error})") from error
 

@@ -13,6 +13,7 @@ import pytest
 from browser import ROOT, launched, photograph, running, visit
 from PIL import Image, ImageDraw
 
+from benchmarks.first_verdict import inspect
 from training.parts.dataset import render
 from webapp import teaching
 
@@ -106,18 +107,6 @@ def teach_on_a_phone(page, pictures):
     page.get_by_text(re.compile(r"[0-3] von 3 bekannten Fehlern \(von allen solchen Fehlern")).wait_for()
     photograph(page, "story_3_taught")
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
-
-
-def inspect(page, path):
-    """Uploads a picture in the tab Inspect, and waits for its report."""
-    page.locator(".report, #report .card").first.evaluate("report => { report.id = 'before'; }")
-    if page.get_by_label("Remove Image").count():
-        page.get_by_label("Remove Image").click()
-        page.locator("#before").wait_for(state="detached")
-        page.locator(".report, #report .card").first.evaluate("report => { report.id = 'before'; }")
-    page.locator("#picture input[type=file]").set_input_files(path)
-    page.locator(".report:not(#before):not(.example)").wait_for()
-    return page.locator(".report .headline:visible").text_content()
 
 
 def score(page):
