@@ -1,22 +1,22 @@
 """Progress bars, which a program that started the training can also read from a file.
 
 The file is named by the environment variable HUBMODELS_PROGRESS. It contains a JSON list of the bars that are open
-now, the outermost first: `what`, `done`, `total` (null if unknown). The training ends with that program: two trainings
-of one model would write to the same files. Windows does not tell that a parent ended, so there it goes on.
+now, the outermost first: `what`, `done`, `total` (null if unknown). The program's process number in HUBMODELS_PARENT
+ends the training with the program: two trainings of one model would write to the same files.
 """
 
 import json
 import os
-import signal
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+import psutil
 from tqdm import tqdm as _tqdm
 
-FILE = "HUBMODELS_PROGRESS"
+FILE, PARENT = "HUBMODELS_PROGRESS", "HUBMODELS_PARENT"
 EVERY = 0.25  # seconds between two writes
 
 _open: list["tqdm"] = []
@@ -25,14 +25,19 @@ _written_at = 0.0
 
 def end_with_parent(every: float = 1.0) -> None:
     """Ends this process and all that it started when the program ends that reads the file."""
+    if parent := os.environ.get(PARENT):
+        threading.Thread(target=_watch, args=(int(parent), every), daemon=True).start()
 
-    def watch(parent: int) -> None:
-        while os.getppid() == parent:
+
+def _watch(parent: int, every: float) -> None:
+    with suppress(psutil.NoSuchProcess):  # it has ended already
+        program = psutil.Process(parent)
+        while program.is_running() and program.status() != psutil.STATUS_ZOMBIE:
             time.sleep(every)
-        os.killpg(os.getpgrp(), signal.SIGTERM)
-
-    if os.environ.get(FILE) and hasattr(os, "killpg") and os.getpgrp() == os.getpid():
-        threading.Thread(target=watch, args=(os.getppid(),), daemon=True).start()
+    own = psutil.Process()
+    for process in (*own.children(recursive=True), own):
+        with suppress(psutil.NoSuchProcess):
+            process.terminate()
 
 
 class tqdm(_tqdm):

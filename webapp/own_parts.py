@@ -50,6 +50,7 @@ REMEMBERED = 2_000  # pictures whose statistics are kept, some kB each
 OF_FILE_MANAGERS = ("thumbs.db", "desktop.ini")
 DARKEST, DARK_SHARE, SHARP_SHARE = 0.06, 0.5, 0.5  # of full white; of the median picture
 NAME = re.compile(r"[^a-z0-9]+")
+DEVICE = re.compile(r"con|prn|aux|nul|(com|lpt)\d")  # no file of Windows can have such a name
 NAME_FILE, LEARNED_FILE = "name.txt", "learned.json"  # in the folder of a part's pictures
 LONGEST, LONGEST_READABLE = 60, 40  # characters of a name, and of its part in front of the digits
 
@@ -57,30 +58,35 @@ LONGEST, LONGEST_READABLE = 60, 40  # characters of a name, and of its part in f
 def part_name(text: str) -> str:
     """What a part is called in folders and repositories: letters, digits and `_`; empty without letter or digit.
 
-    A name that has other characters gets digits, so that "Deckel A" and "Deckel-A" are two parts. What was made by
-    this function stays as it is.
+    A name that has other characters, is longer than a folder's, or means a device to Windows, gets digits, so that
+    "Deckel A" and "Deckel-A" are two parts. What was made by this function stays as it is.
     """
-    written = tidy(text)
+    written = _printable(text)
     if not any(map(str.isalnum, written)):
         return ""
     plain = written.lower().replace("ß", "ss").replace("ä", "ae").replace("ö", "oe").replace("ü", "ue")
     plain = unicodedata.normalize("NFKD", plain).encode("ascii", "ignore").decode()
     plain = NAME.sub("_", plain).strip("_")
-    if _folded(written) == plain:
+    if _folded(written) == plain and len(plain) <= LONGEST and not DEVICE.fullmatch(plain):
         return plain
     digits = int(hashlib.sha256(_folded(written).encode()).hexdigest(), 16) % 10**6
     return f"{plain[:LONGEST_READABLE].strip('_') or 'part'}_{digits:06}"
 
 
 def tidy(text: str) -> str:
-    """A name as a person wrote it, in one line that can be printed."""
+    """A name as a person wrote it, in one line that can be printed; the end of a long one is left out."""
+    whole = _printable(text)
+    return whole if len(whole) <= LONGEST else f"{whole[: LONGEST - 1].strip()}…"
+
+
+def _printable(text: str) -> str:
     words = " ".join(unicodedata.normalize("NFC", text).split())
-    return "".join(filter(str.isprintable, words))[:LONGEST].strip()
+    return "".join(filter(str.isprintable, words)).strip()
 
 
 def _folded(written: str) -> str:
-    """Upper and lower case do not make another part."""
-    return written.casefold().replace(" ", "_")
+    """Upper and lower case do not make another part, but "Maße" is not "Masse"."""
+    return written.lower().replace(" ", "_")
 
 
 @dataclass(frozen=True)
@@ -255,7 +261,7 @@ class OwnParts:
         """The written name of another part that has the place of this name; None if the name can be used."""
         part = part_name(text)
         known = self.written(part) if part in self.names() else text
-        return None if text == part or tidy(known).casefold() == tidy(text).casefold() else known
+        return None if text == part or tidy(known).lower() == tidy(text).lower() else known
 
     def name(self, part: str, text: str) -> None:
         """Keeps the name of a new part as a person wrote it."""

@@ -7,6 +7,7 @@ process group. What is finished is in the folder of models; what is not is nowhe
 import atexit
 import contextlib
 import json
+import logging
 import math
 import os
 import re
@@ -30,6 +31,8 @@ from hubmodels.methods import METHODS
 from webapp.least_size import saved_least_size
 from webapp.own_parts import DATASET, OwnParts, front_end
 from webapp.regions import MASK
+
+logger = logging.getLogger(__name__)
 
 ROOT = Path(__file__).parents[1]
 NEEDED = ("accelerate", "datasets", "matplotlib", "psutil")  # of the extra `train`
@@ -170,7 +173,11 @@ class Queue:
                     self._changed.wait()
                 lesson = self._lessons[0]
                 lesson.began, lesson.state = time.monotonic(), RUNNING
-            state, lesson.reason = lesson.teacher.train(lesson)
+            try:
+                state, lesson.reason = lesson.teacher.train(lesson)
+            except Exception as error:  # the other lessons go on
+                logger.exception("the lesson %s failed", lesson.label)
+                state, lesson.reason = FAILED, f"{type(error).__name__}: {error}"
             lesson.ended = time.monotonic()
             with self._changed:
                 lesson.state = state
@@ -251,7 +258,8 @@ class Teacher:
         """Runs the training; returns the state and the reason of a failure."""
         with tempfile.TemporaryDirectory() as folder:
             progress, log = Path(folder) / "progress.json", Path(folder) / "log"
-            environment = PATIENT | os.environ | {"HUBMODELS_PROGRESS": str(progress), "PYTHONWARNINGS": "ignore"}
+            page = {"HUBMODELS_PROGRESS": str(progress), "HUBMODELS_PARENT": str(os.getpid())}
+            environment = PATIENT | os.environ | page | {"PYTHONWARNINGS": "ignore"}
             environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
             with log.open("wb") as said:
                 process = subprocess.Popen(

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 
+import psutil
 import pytest
 
 from training import progress
@@ -64,32 +65,46 @@ def test_a_failure_leaves_no_bar(file):
     assert bars(file) == []
 
 
-PARENT = """
-import subprocess, sys
-child = "import os, time; from training.progress import end_with_parent; end_with_parent(0.05); "
-child += "print(os.getpid(), flush=True); time.sleep(60)"
-subprocess.Popen([sys.executable, "-c", child], start_new_session=True)
+PROGRAM = """
+import os, subprocess, sys
+own = str(os.getpid())
+code = "import subprocess, sys, time; from training.progress import end_with_parent; end_with_parent(0.05); "
+code += "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)']); time.sleep(60)"
+environment = os.environ | {"HUBMODELS_PARENT": own}
+print(subprocess.Popen([sys.executable, "-c", code], start_new_session=True, env=environment).pid, flush=True)
 sys.stdin.read()
 """
 
 
-@pytest.mark.skipif(not hasattr(os, "killpg"), reason="Windows does not tell that a parent ended")
-def test_a_training_ends_with_the_page_that_started_it(file):
-    """Also if the page was killed and could not end it."""
+def test_a_training_and_what_it_started_end_with_the_page(file):
+    """Also if the page was killed and could not end them."""
     pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    with subprocess.Popen([sys.executable, "-c", PARENT], **pipes) as parent:
-        child = int(parent.stdout.readline())
-        assert is_running(child)
-        parent.kill()
+    with subprocess.Popen([sys.executable, "-c", PROGRAM], **pipes) as program:
+        training = psutil.Process(int(program.stdout.readline()))
+        while not (started := training.children()):
+            time.sleep(0.02)
+        assert all(map(is_running, (training, *started)))
+        program.kill()
+    wait_for(lambda: not any(map(is_running, (training, *started))))
+
+
+def test_a_training_whose_page_ended_before_it_looked_ends(file):
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    code = "import time; from training.progress import end_with_parent; end_with_parent(); time.sleep(60)"
+    environment = os.environ | {"HUBMODELS_PARENT": str(gone.pid)}
+    assert subprocess.run([sys.executable, "-c", code], env=environment, timeout=50).returncode != 0
+
+
+def wait_for(condition):
     deadline = time.monotonic() + 20
-    while is_running(child) and time.monotonic() < deadline:
+    while not condition() and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert not is_running(child)
+    assert condition()
 
 
-def is_running(pid):
+def is_running(process):
     try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
         return False

@@ -91,7 +91,13 @@ def wait_for(condition, seconds=120):
         ("../../etc", "etc_DIGITS"),
         ("盖子", "part_DIGITS"),
         ("Крышка", "part_DIGITS"),
-        ("x" * 100, "x" * 60),
+        ("x" * 60, "x" * 60),
+        ("x" * 100, "x" * 40 + "_DIGITS"),
+        ("Masse", "masse"),
+        ("Maße", "masse_DIGITS"),
+        ("CON", "con_DIGITS"),
+        ("lpt1", "lpt1_DIGITS"),
+        ("Console", "console"),
         ("ä" * 100, "ae" * 20 + "_DIGITS"),
         ("", ""),
         ("-/ -", ""),
@@ -113,6 +119,13 @@ def test_a_second_part_takes_no_place_of_the_first(parts):
     assert parts.namesake("Deckel_A") == "Deckel A"
     parts.name("deckel_a", "another")
     assert parts.written("deckel_a") == "Deckel A"  # it has pictures
+
+
+def test_names_that_differ_only_at_their_end_are_two_parts(parts):
+    one, other = ("Cover plate of the gear box, drawing 4711-0815, " + "with a long note, " * 3 + end for end in "AB")
+    assert part_name(one) != part_name(other) and parts.namesake(one) is None
+    parts.name(part_name(one), one)
+    assert len(parts.written(part_name(one))) <= 60 and parts.written(part_name(one)).endswith("…")
 
 
 def test_a_part_without_a_name_file_keeps_its_name(parts):
@@ -444,6 +457,23 @@ def test_without_pictures_no_time_is_shown(teacher):
 def test_a_check_without_known_defects_says_so(teacher):
     *_, (_, said, _) = tab_of(teacher).judge("Lid", None, visitor())
     assert "Known defects are missing. Add 3 to 50 pictures" in said
+
+
+def test_a_lesson_that_fails_in_an_unknown_way_does_not_stop_the_others(teacher, monkeypatch, caplog):
+    ends = iter((MemoryError("no room"), (DONE, "")))
+
+    def train(lesson):
+        if isinstance(end := next(ends), Exception):
+            raise end
+        return end
+
+    monkeypatch.setattr(teacher, "train", train)
+    first, second = (teacher.start(part, ["hybrid"]) for part in ("lid", "cap"))
+    deadline = time.monotonic() + 20
+    while not second.is_over and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert (first.state, first.reason, second.state) == (FAILED, "MemoryError: no room", DONE)
+    assert "the lesson own / lid failed" in caplog.text
 
 
 def test_a_lesson_without_others_before_it_starts(teacher, monkeypatch):
