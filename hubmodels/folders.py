@@ -174,7 +174,8 @@ def _checked(name: str) -> str:
 
 
 def _refuse(error: OSError) -> None:
-    raise ValueError(f"{error.filename} cannot be read ({error.strerror}): check its permissions") from error
+    remedy = "its path" if isinstance(error, FileNotFoundError) else "its permissions"
+    raise ValueError(f"{error.filename} cannot be read ({error.strerror}): check {remedy}") from error
 
 
 def _holds_photos(folder: Path) -> bool:

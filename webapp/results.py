@@ -11,6 +11,7 @@ import secrets
 import shutil
 import zipfile
 from collections.abc import Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from io import BytesIO, StringIO
 from pathlib import Path
@@ -130,10 +131,11 @@ def _write(path: Path, content: bytes) -> Path:
 
 def _write_zip(inspection: Inspection, names: dict[tuple[str, str], str], record: dict) -> Path:
     target = fresh_path("inspection.zip")
-    with zipfile.ZipFile(target, "w") as archive:  # compressing saves little, and takes longer than all else
-        archive.writestr("result.json", _as_json(record))
-        for (what, method), name in names.items():
-            archive.writestr(name, _content(inspection, what, method))
+    with zipfile.ZipFile(target, "w") as archive, ThreadPoolExecutor(2) as pool:
+        archive.writestr("result.json", _as_json(record))  # compressing saves little, and takes longer than all else
+        contents = pool.map(lambda key: _content(inspection, *key), names)
+        for name, content in zip(names.values(), contents, strict=True):
+            archive.writestr(name, content)
     return target
 
 
