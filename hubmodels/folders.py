@@ -130,9 +130,9 @@ def files_in(folder: Path) -> Iterator[Path]:
     seen = set()
     for place, folders, names in os.walk(folder, followlinks=True, onerror=_refuse):
         real = os.path.realpath(place)
-        folders[:] = [] if real in seen else sorted(filter(_is_visible, folders))  # a link may lead in circles
+        folders[:] = [] if real in seen else sorted(filter(is_visible, folders))  # a link may lead in circles
         if real not in seen:
-            yield from (Path(place, _checked(name)) for name in sorted(filter(_is_visible, names)))
+            yield from (Path(place, _checked(name)) for name in sorted(filter(is_visible, names)))
         seen.add(real)
 
 
@@ -158,12 +158,12 @@ def _loose_files(folder: Path) -> list[Path]:
 
 def _entries(folder: Path) -> list[Path]:
     try:
-        return sorted((path for path in folder.iterdir() if _is_visible(_checked(path.name))), key=lambda p: p.name)
+        return sorted((path for path in folder.iterdir() if is_visible(_checked(path.name))), key=lambda p: p.name)
     except OSError as error:
         _refuse(error)
 
 
-def _is_visible(name: str) -> bool:
+def is_visible(name: str) -> bool:
     return not name.startswith(".") and name.lower() not in JUNK
 
 

@@ -11,8 +11,9 @@ import gradio as gr
 
 from hubmodels import BackboneError, ModelError, PictureError
 from hubmodels.hub.catalog import Catalog
+from hubmodels.inspection import Inspection, SetupWatch
 from webapp.hosting import uploaded_path
-from webapp.inspection import BATCH, MODEL, Inspection, SetupWatch, inspect_picture
+from webapp.inspection import BATCH, MODEL, inspect_picture
 from webapp.results import OVERLAY_SIDE, overlay_png
 from webapp.texts import LANGUAGES, translate_plainly
 

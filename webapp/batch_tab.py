@@ -14,6 +14,7 @@ from markupsafe import Markup
 
 from hubmodels import AnomalyDetector, BackboneError, ModelError, PictureError
 from hubmodels.hub.catalog import Catalog
+from hubmodels.inspection import SetupWatch, method_titles
 from hubmodels.scoring import Calibration
 from webapp.batch_rows import COLUMNS, RANKS, UNREAD, count_in_words, inspected_row, rank_of, thumbnail, unread_row
 from webapp.corrections import Correction, Corrections, limit_of, what_followed
@@ -22,7 +23,6 @@ from webapp.inspection import (
     BATCH,
     MODEL,
     Asked,
-    SetupWatch,
     VouchedRates,
     chosen_methods,
     dropdown,
@@ -30,7 +30,6 @@ from webapp.inspection import (
     inspect_picture,
     load_methods,
     method_choice,
-    method_titles,
 )
 from webapp.inspection_report import describe_guarantee
 from webapp.own_parts import digest

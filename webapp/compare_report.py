@@ -11,11 +11,11 @@ from PIL import Image
 
 from hubmodels.hub.catalog import ModelEntry
 from hubmodels.hub.model_info import ModelInfo
+from hubmodels.inspection import method_titles
 from hubmodels.methods import METHODS, Method
 from hubmodels.metric_names import METRICS, OVERVIEW, PROTOCOLS
 from hubmodels.paired_tests import CONFIDENCE, Difference, hanley_interval
 from hubmodels.samples import GOOD
-from webapp.inspection import method_titles
 from webapp.labelled_results import LabelledResults, MethodResults, Outcome, PairedResults
 from webapp.texts import data_url, number, part_words, points, render, signed, translate
 

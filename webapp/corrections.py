@@ -18,9 +18,10 @@ import numpy as np
 from hubmodels import AnomalyDetector, AnomalyPrediction
 from hubmodels.hub.catalog import ModelEntry
 from hubmodels.hub.files import CARD_FILE, CONFIG_FILE, REPORT_FILE, put_in_place
+from hubmodels.inspection import Inspection
 from hubmodels.pictures import PictureError, read_picture
 from hubmodels.prediction import check_rate, threshold_in_words
-from webapp.inspection import Inspection, inspect_picture
+from webapp.inspection import inspect_picture
 from webapp.own_parts import BAD, DATASET, TAKEN_BACK, Upload
 from webapp.teaching import Teacher
 

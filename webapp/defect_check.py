@@ -8,8 +8,8 @@ from PIL import Image
 
 from hubmodels import AnomalyPrediction
 from hubmodels.heatmap import overlay
+from hubmodels.inspection import Inspection
 from hubmodels.known_defects import KnownDefects, best_method
-from webapp.inspection import Inspection
 from webapp.texts import data_url, percent, translate, translate_plainly
 
 FEWEST, MOST = 3, 50  # known defects of a check

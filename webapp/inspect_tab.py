@@ -17,6 +17,7 @@ from hubmodels import BackboneError, ModelError, PictureError, PreparedPicture
 from hubmodels.appearance import UNLIKE
 from hubmodels.folders import find_shown
 from hubmodels.hub.catalog import Catalog
+from hubmodels.inspection import Inspection, method_titles
 from hubmodels.methods import METHODS
 from hubmodels.pictures import read_picture
 from webapp.corrections import limit_of, what_followed
@@ -25,12 +26,10 @@ from webapp.inspection import (
     CHOSEN_AT_FIRST,
     MODEL,
     Asked,
-    Inspection,
     dropdown,
     expected_methods,
     inspect_picture,
     method_choice,
-    method_titles,
     suggest_category,
 )
 from webapp.inspection_report import render_report

@@ -16,10 +16,11 @@ from PIL import Image
 from hubmodels import AnomalyDetector, AnomalyPrediction
 from hubmodels.appearance import UNLIKE
 from hubmodels.heatmap import agreement_layer, count_shares, heat_layer, ignored_layer, outline_layer, overlap
+from hubmodels.inspection import Inspection, all_agree, count_verdicts, needs_look
 from hubmodels.methods import METHODS
 from hubmodels.prediction import pictures_needed
 from hubmodels.scoring import Calibration
-from webapp.inspection import Asked, Inspection, VouchedRates, all_agree, count_verdicts, needs_look, verdict_of
+from webapp.inspection import Asked, VouchedRates, verdict_of
 from webapp.results import FILES
 from webapp.texts import (
     LOOK,

@@ -18,9 +18,10 @@ from hubmodels.compactnet import COMPACT_BACKBONE
 from hubmodels.hub.catalog import BUNDLE, CACHE, FOLDER, HUB, Catalog, ModelEntry
 from hubmodels.hub.files import CARD_FILE
 from hubmodels.hub.model_info import LARGEST_TEXT, ModelInfo, read_model_info
+from hubmodels.inspection import method_titles
 from hubmodels.metric_names import METRICS, OVERVIEW, PROTOCOLS
 from webapp.hosting import hide_folders
-from webapp.inspection import SOURCES, method_titles
+from webapp.inspection import SOURCES
 from webapp.texts import label, language_of, read_static, render
 from webapp.visitors import Everybody, Visitors
 

@@ -10,7 +10,7 @@ from hubmodels.hub.catalog import BUNDLE, FOLDER, Catalog
 from webapp import api, batch_tab, compare_tab, models_tab
 from webapp.hosting import FILE_HERE, FILE_ON_SPACE, MAX_UPLOAD, MAX_UPLOAD_HERE, RequestFilter, hide_folders
 from webapp.inspect_tab import InspectTab, find_examples
-from webapp.inspection import KEEP_KEY, RECALL, REMEMBER, choices, find_category
+from webapp.inspection import KEEP_KEY, RECALL, REMEMBER, choices
 from webapp.teach_tab import TeachTab
 from webapp.texts import I18N, LANGUAGES, STATIC, TEXTS, label, language_of, read_static, render, translate_plainly
 from webapp.visitors import Everybody, LayeredCatalog, Visitors
@@ -142,7 +142,7 @@ def arrive(
     """
     is_local = not catalog.notices and all(entry.origin in (FOLDER, BUNDLE) for entry in catalog.entries)
     catalog.refresh(older_than=LISTED_HERE_FOR if is_local else LISTED_FOR)
-    chosen = find_category(linked or remembered, catalog)  # an unknown link must not select another category
+    chosen = catalog.find(linked or remembered)  # an unknown link must not select another category
     categories = gr.update(choices=choices(catalog, language), value=chosen)
     return categories, warn(catalog, linked if linked and not chosen else None, language)
 

@@ -24,9 +24,9 @@ from PIL import Image
 from hubmodels import AnomalyDetector, AnomalyPrediction
 from hubmodels.heatmap import overlay
 from hubmodels.hub.catalog import Catalog
+from hubmodels.inspection import Inspection, judged_again, method_titles
 from webapp.batch_rows import result_in_words
 from webapp.hosting import fresh_path
-from webapp.inspection import Inspection, judged_again, method_titles
 from webapp.texts import LANGUAGES, number, translate_plainly
 
 FILES = {"overlay": "{method}_overlay.png", "mask": "{method}_mask.png", "map": "{method}_map.npy"}  # of one picture

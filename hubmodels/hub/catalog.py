@@ -28,7 +28,15 @@ from hubmodels.compactnet import BUNDLED_WEIGHTS
 from hubmodels.comparison import CategoryAppearance
 from hubmodels.detector import AnomalyDetector
 from hubmodels.hub.errors import CLIENT_ERRORS, ModelError, in_words
-from hubmodels.hub.files import CONFIG_FILE, TITLE_FILE, WEIGHTS_FILE, cached_models, model_files, older_commit
+from hubmodels.hub.files import (
+    CONFIG_FILE,
+    TITLE_FILE,
+    WEIGHTS_FILE,
+    cached_models,
+    fetch_model,
+    model_files,
+    older_commit,
+)
 from hubmodels.methods import METHODS
 
 BUNDLED_MODELS = BUNDLED_WEIGHTS / "models"  # all methods for the sample parts
@@ -144,6 +152,15 @@ class Catalog:
         return cls._not_empty(partial(list_namespace, namespace, backbone_weights))
 
     @classmethod
+    def from_repository(cls, repository: str, backbone_weights: str | Path | None = None) -> Self:
+        """One model on the Hub, at its present commit; it is downloaded.
+
+        Raises:
+            ModelError: it cannot be loaded; the message has a remedy.
+        """
+        return cls._not_empty(partial(list_repository, repository, backbone_weights))
+
+    @classmethod
     def _not_empty(cls, place: Place) -> Self:
         catalog = cls(place)
         if not catalog.entries:
@@ -159,6 +176,13 @@ class Catalog:
     def categories(self) -> list[str]:
         """Labels of all categories, such as "mvtec / screw"."""
         return list(dict.fromkeys(entry.label for entry in self.entries))
+
+    def find(self, wanted: str | None) -> str | None:
+        """The category with this label, with or without spaces, or with this last part if only one has it."""
+        squeezed, labels = _squeezed(wanted or ""), self.categories()
+        named = [label for label in labels if _squeezed(label) == squeezed]
+        shorter = [label for label in labels if _squeezed(label.split(" / ")[-1]) == squeezed]
+        return next(iter(named or (shorter if len(shorter) == 1 else [])), None)
 
     def __str__(self) -> str:
         """One line per model: category, method, where it is, commit."""
@@ -253,6 +277,34 @@ def _read(entry: ModelEntry) -> AnomalyDetector:
     return detector
 
 
+def find_models(name: str | Path, category: str | None = None) -> tuple[Catalog, str]:
+    """The models that a person means, and the label of their category.
+
+    Args:
+        name: a folder of models, a bundled category such as "parts / washer", or `user/name` on the Hub.
+        category: of a folder with models of several categories.
+
+    Raises:
+        ModelError: there are no such models, or of several categories; the message has a remedy.
+    """
+    if Path(name).is_dir():
+        catalog = Catalog.from_folder(name)
+    elif (bundled := Catalog.bundled()).find(str(name)):
+        catalog, category = bundled, str(name)
+    else:
+        catalog = Catalog.from_repository(str(name))
+    labels = catalog.categories()
+    label = catalog.find(category) if category else (labels[0] if len(labels) == 1 else None)
+    if label is None:
+        missing = f"has no category {category!r}" if category else "has models of several categories"
+        raise ModelError(f"{name} {missing}; choose one of: {', '.join(labels)}")
+    return catalog, label
+
+
+def _squeezed(name: str) -> str:
+    return "".join(name.lower().split())
+
+
 def list_bundle() -> Listing:
     """The models that come with this package: the sample parts of `training/parts`, on the compact backbone."""
     return _read_listing(_model_folders(BUNDLED_MODELS), _folder_identity, origin=BUNDLE)
@@ -313,6 +365,21 @@ def list_namespace(namespace: str, backbone_weights: str | Path | None = None) -
         reason = "".join(notices) or f"{namespace!r} has no models of this library on the Hub that this login may see"
         raise ModelError(f"{reason}: check the name, the login and the connection, or give a local folder of models")
     return listing
+
+
+def list_repository(repository: str, backbone_weights: str | Path | None = None) -> Listing:
+    """One model on the Hub, however its repository is called; it is downloaded, or comes from the local cache.
+
+    Raises:
+        ModelError: it cannot be loaded; the message has a remedy.
+    """
+    config_file, _ = fetch_model(repository)
+    try:
+        identity = _folder_identity(str(config_file.parent))
+    except ValueError as error:
+        raise ModelError(f"{repository}: {error}") from error
+    revision = config_file.parent.name  # the cache has a folder for each commit
+    return Listing([ModelEntry(*identity, repository, HUB, revision, backbone_weights)])
 
 
 def _model_folders(root: Path) -> list[str]:

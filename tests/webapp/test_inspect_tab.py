@@ -22,7 +22,7 @@ from hubmodels.scoring import Calibration
 from webapp import inspection_report
 from webapp.hosting import uploaded_path
 from webapp.inspect_tab import InspectTab, find_examples
-from webapp.inspection import choices, expected_methods, find_category, inspect_picture, method_choice
+from webapp.inspection import choices, expected_methods, inspect_picture, method_choice
 from webapp.inspection_report import RATES, render_report
 from webapp.texts import percent
 
@@ -437,7 +437,7 @@ def test_categories_are_grouped_by_source_own_ones_first(model_folder):
     [("parts / pill", True), ("parts/pill", True), ("PILL", True), ("screw", False), ("", False), (None, False)],
 )
 def test_links_find_their_category(bundle, asked, found):
-    assert find_category(asked, bundle) == ("parts / pill" if found else None)
+    assert bundle.find(asked) == ("parts / pill" if found else None)
 
 
 def test_the_page_offers_examples_of_categories_that_have_models(catalog, picture, tmp_path):

@@ -1,0 +1,227 @@
+"""The command `hubmodels`: inspects pictures, lists models, checks them on this computer, and reads logs.
+
+Commands write results to standard output, and everything else to standard error.
+"""
+
+import csv
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from enum import IntEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+log_app = typer.Typer(no_args_is_help=True, help="Reads logs of inspections.")
+app.add_typer(log_app, name="log")
+
+Model = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        "-m",
+        help='A folder of models, a bundled category such as "parts / washer", or USER/NAME on the Hub.',
+    ),
+]
+Category = Annotated[str | None, typer.Option(help="Of a folder with models of several categories.")]
+Methods = Annotated[list[str] | None, typer.Option("--method", help="Can be given several times; default: all.")]
+Drift = Annotated[
+    Path | None, typer.Option(help="File that keeps the state of the drift alarm; delete it to begin again.")
+]
+Overlays = Annotated[Path | None, typer.Option(help="Folder for the pictures under their heat maps.")]
+Rate = Annotated[
+    float | None, typer.Option(help="Accepted share of good parts called defective; default: the model's.")
+]
+
+
+class Exit(IntEnum):
+    """Exit status of `inspect`."""
+
+    GOOD = 0
+    DEFECTIVE = 1
+    NOT_JUDGED = 2
+
+
+@app.command()
+def inspect(
+    sources: Annotated[list[str], typer.Argument(help="Pictures, folders, patterns, videos, cameras; - = a list.")],
+    model: Model,
+    category: Category = None,
+    methods: Methods = None,
+    rate: Rate = None,
+    as_csv: Annotated[bool, typer.Option("--csv", help="A table instead of one JSON object a line.")] = False,
+    overlays: Overlays = None,
+    log: Annotated[Path | None, typer.Option(help="Folder of a log that shows later changes.")] = None,
+    drift: Drift = None,
+    every: Annotated[float, typer.Option(help="Seconds between two pictures of a video or camera; 0 = all.")] = 1.0,
+) -> None:
+    """Decides which pictures show a defective part.
+
+    SOURCES are pictures, folders, patterns ("parts/*.png"), videos, cameras (camera:0, rtsp://...), or - for a list
+    of paths on standard input. Exit status: 0 = all are good, 1 = a part is defective, 2 = a picture could not be
+    judged.
+    """
+    from hubmodels.line import Line
+
+    line = _or_end(lambda: Line.of(model, category, methods, rate, log, overlays, drift))
+    write, counts = (_csv_writer(line) if as_csv else _write_json), Counter()
+    try:
+        for record in _judged(line, sources, every):
+            counts[_status(record)] += 1
+            write(record)
+            _tell_drift(record)
+    except KeyboardInterrupt:
+        pass
+    except BrokenPipeError:
+        sys.stdout = None  # who read the output has ended
+    _say(f"{counts.total()} pictures: {counts[0]} good, {counts[1]} defective, {counts[2]} not judged")
+    raise typer.Exit(max(counts, default=Exit.NOT_JUDGED))
+
+
+def _judged(line, sources: list[str], every: float) -> Iterator[dict]:
+    from hubmodels.sources import SourceError, pictures_of
+
+    for source in sources:
+        try:
+            for found in pictures_of(source, every):
+                yield line.judge(found.name, found.picture)
+        except SourceError as error:
+            yield {"picture": source, "error": {"kind": "source", "message": str(error)}}
+
+
+@app.command()
+def watch(
+    folder: Annotated[Path, typer.Argument(help="Where pictures arrive.", exists=True, file_okay=False)],
+    model: Model,
+    log: Annotated[Path, typer.Option(help="Folder of the log, which also remembers what was judged.")],
+    category: Category = None,
+    methods: Methods = None,
+    rate: Rate = None,
+    overlays: Overlays = None,
+    drift: Drift = None,
+    beside: Annotated[
+        bool, typer.Option("--beside", help="Write each result beside its picture, as FILE.json.")
+    ] = False,
+    interval: Annotated[float, typer.Option(help="Seconds between two looks at the folder.", min=0)] = 1.0,
+) -> None:
+    """Judges the pictures that arrive in a folder, each once, until Ctrl-C.
+
+    It can be stopped, killed and started again at any time: the log says what was judged. Each result is a line of
+    JSON on standard output, too.
+    """
+    from hubmodels.line import Line
+    from hubmodels.watch import FolderWatch
+
+    line = _or_end(lambda: Line.of(model, category, methods, rate, log, overlays, drift))
+    watching = _or_end(lambda: FolderWatch(folder, line, beside))
+    _say(f"watching {folder}; press Ctrl-C to end")
+    try:
+        for record in watching.run(interval):
+            _write_json(record)
+            _tell_drift(record)
+    except (KeyboardInterrupt, BrokenPipeError):
+        _say("ended")
+
+
+def _tell_drift(record: dict) -> None:
+    drift = record.get("drift")
+    if drift and drift["alarm"] == drift["pictures"]:
+        reason = f"the parts look different from before ({drift['cause']})"
+        _say(f"DRIFT at picture {drift['alarm']}: {reason}. Check light, camera, position and material.")
+
+
+def _status(record: dict) -> Exit:
+    if "error" in record or not record["verdicts"]:
+        return Exit.NOT_JUDGED
+    return Exit.DEFECTIVE if record["defective_verdicts"] else Exit.GOOD
+
+
+def _write_json(record: dict) -> None:
+    print(json.dumps(record, ensure_ascii=False, allow_nan=False), flush=True)
+
+
+def _csv_writer(line):
+    names = ("is_anomalous", "is_unsure", "p_value", "image_score", "threshold", "score_level", "defects")
+    columns = {f"{title}.{name}": (title, name) for title in line.titles for name in names}
+    writer = csv.writer(sys.stdout)
+    writer.writerow(["picture", "result", "error", "warnings", *columns])
+
+    def write(record: dict) -> None:
+        methods = record.get("methods", {})
+        cells = (methods.get(title, {}).get(name) for title, name in columns.values())
+        error = record.get("error", {}).get("message")
+        result = _status(record).name.lower().replace("_", " ")
+        writer.writerow(
+            [_no_formula(record["picture"]), result, error, *[" ".join(record.get("warnings", ()))], *cells]
+        )
+        sys.stdout.flush()
+
+    return write
+
+
+def _no_formula(name: str) -> str:
+    return f"'{name}" if name.startswith(("=", "+", "-", "@", "\t", "\r")) else name
+
+
+@app.command()
+def models(
+    place: Annotated[
+        str | None, typer.Argument(help="A folder of models, or a user on the Hub; default: bundled.")
+    ] = None,
+) -> None:
+    """Lists models: category, method, where it is, commit."""
+    from hubmodels.hub.catalog import Catalog
+
+    if place is None:
+        return print(Catalog.bundled())
+    is_folder = Path(place).is_dir()
+    print(_or_end(lambda: Catalog.from_folder(place) if is_folder else Catalog.from_namespace(place)))
+
+
+@log_app.command()
+def verify(
+    folder: Path,
+    sha256: Annotated[str | None, typer.Option("--hash", help="Hash of a line that was noted earlier.")] = None,
+) -> None:
+    """Finds lines that were changed or are missing; prints the hash of the last line, to be noted elsewhere."""
+    from hubmodels.inspection_log import InspectionLog
+
+    end = _or_end(lambda: _existing(InspectionLog(folder)).verify(sha256))
+    print(f"{end.lines} lines are as they were written; the last one has the hash {end.sha256}")
+
+
+@log_app.command()
+def export(folder: Path, file: Annotated[Path, typer.Argument(help="CSV file to write.")]) -> None:
+    """Writes a log as a table."""
+    from hubmodels.inspection_log import InspectionLog, export_csv
+
+    log = _or_end(lambda: _existing(InspectionLog(folder)))
+    with file.open("w", encoding="utf-8-sig", newline="") as stream:
+        export_csv(log, stream)
+
+
+def _existing(log):
+    if not log.files():
+        raise ValueError(f"{log.folder} has no log")
+    return log
+
+
+def _or_end(make):
+    """What a function returns; its errors that a person can mend end the command with their message."""
+    try:
+        return make()
+    except (ValueError, RuntimeError, OSError) as error:  # of models, too
+        _say(f"error: {error}")
+        raise typer.Exit(Exit.NOT_JUDGED) from error
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+def main() -> None:
+    """The console script."""
+    app()

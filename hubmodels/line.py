@@ -1,0 +1,194 @@
+"""One place where parts of one kind are inspected, picture after picture: results as numbers, drift, log, overlays.
+
+line = Line.of("parts / washer", log=Path("log"))
+for found in pictures_of("camera:0"):
+    print(line.judge(found.name, found.picture))
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+
+from hubmodels.comparison import PreparedPicture
+from hubmodels.detector import AnomalyDetector
+from hubmodels.drift import DriftWatch
+from hubmodels.heatmap import overlay
+from hubmodels.hub.catalog import ModelEntry, find_models
+from hubmodels.hub.errors import ModelError
+from hubmodels.hub.files import fetch_model, read_config
+from hubmodels.inspection import Inspection, inspect, method_titles
+from hubmodels.inspection_log import InspectionLog
+from hubmodels.methods import METHODS
+from hubmodels.pictures import PictureError
+from hubmodels.prediction import check_rate
+
+LOOK, BRIGHTER, DARKER = "look", "brighter", "darker"  # what is watched besides the methods' scores
+
+
+@dataclass
+class Line:
+    """The detectors of one category, and what is kept of their results.
+
+    Args:
+        label: of the category.
+        detectors: by method.
+        models: by title of the method, which model it is, for the log.
+        rate: accepted share of good parts called defective; None = as each model was calibrated.
+        log: every result is added to it.
+        overlays: folder for pictures under their heat maps.
+        drift_file: keeps the state of the drift alarm.
+    """
+
+    label: str
+    detectors: dict[str, AnomalyDetector]
+    models: dict[str, dict] = field(default_factory=dict)
+    rate: float | None = None
+    log: InspectionLog | None = None
+    overlays: Path | None = None
+    drift_file: Path | None = None
+
+    def __post_init__(self) -> None:
+        self._last: str | None = None
+        self.drift = self._drift() if self.drift_file else None
+        self._names: set[str] = set()
+
+    @classmethod
+    def of(
+        cls,
+        model: str | Path,
+        category: str | None = None,
+        methods: Collection[str] | None = None,
+        rate: float | None = None,
+        log: Path | None = None,
+        overlays: Path | None = None,
+        drift_file: Path | None = None,
+    ) -> Self:
+        """Loads the models that a person means.
+
+        Args:
+            model, category: as `find_models`.
+            methods: names of methods; None or empty = all that the category has.
+
+        Raises:
+            ModelError: there are no such models; the message has a remedy.
+            ValueError: the rate is not in (0, 1).
+        """
+        if rate is not None:
+            check_rate(rate)
+        catalog, label = find_models(model, category)
+        loaded = catalog.load(label)
+        detectors = {name: detector for name, detector in loaded.items() if not methods or name in methods}
+        if missing := [name for name in methods or () if name not in detectors]:
+            raise ModelError(f"{label} has no model of {', '.join(missing)}; it has: {', '.join(loaded)}")
+        entries = [e for e in catalog.entries if e.label == label and e.method in detectors]
+        models = {METHODS[e.method].title: _model(e, detectors[e.method]) for e in entries}
+        kept = InspectionLog(log) if log else None
+        return cls(label, detectors, models, rate, kept, overlays, drift_file)
+
+    @property
+    def titles(self) -> list[str]:
+        """Printed names of the methods."""
+        return [method_titles()[name] for name in self.detectors]
+
+    def judge(self, name: str, picture: str | Path | np.ndarray | bytes) -> dict:
+        """The result of `inspect`, added to the log.
+
+        Raises:
+            OSError, LogError: log, overlay or state cannot be written.
+        """
+        record = self.inspect(name, picture)
+        self.keep(record)
+        return record
+
+    def inspect(self, name: str, picture: str | Path | np.ndarray | bytes) -> dict:
+        """The result for a picture as `Inspection.record`, with its name and SHA-256; or `error`, as the API's."""
+        try:
+            content = picture if isinstance(picture, np.ndarray | bytes) else _read(Path(picture))
+            prepared = PreparedPicture(content)
+            inspection = inspect(self.detectors, prepared, self.rate)
+        except PictureError as error:
+            return {"picture": name, "error": {"kind": error.fault, "message": str(error)}}
+        record = {"picture": name, "sha256": sha256_of(content)} | inspection.record(self.label, self.rate)
+        if self.overlays:
+            record["overlays"] = self._draw(name, inspection)
+        if self.drift is not None:
+            record["drift"] = self._watch(record["sha256"], inspection, prepared)
+        return record
+
+    def keep(self, record: dict) -> None:
+        """Adds a result to the log, if there is one."""
+        if self.log:
+            self.log.add("inspection", record | {"models": self.models})
+
+    def _draw(self, name: str, inspection: Inspection) -> dict[str, str]:
+        """Writes the overlays of all methods with a verdict; returns their paths by title."""
+        self.overlays.mkdir(parents=True, exist_ok=True)
+        stem, number = Path(name.rpartition("/")[2]).stem or "picture", 2
+        free = stem
+        while free in self._names:  # of the same name in another folder
+            free, number = f"{stem}-{number}", number + 1
+        self._names.add(free)
+        paths = {}
+        for title, prediction in inspection.predictions.items():
+            if prediction.is_anomalous is not None:
+                paths[title] = str(self.overlays / f"{free}_{title.lower()}.png")
+                overlay(inspection.picture, prediction).save(paths[title], compress_level=1)
+        return paths
+
+    def _drift(self) -> DriftWatch:
+        if self.drift_file.exists():
+            state = json.loads(self.drift_file.read_text(encoding="utf-8"))
+            self._last = state["last"]
+            return DriftWatch.from_json(state["drift"])
+        titles = method_titles()
+        known = {
+            titles[n]: d.calibration.image_scores.tolist() for n, d in self.detectors.items() if d.calibration.size
+        }
+        return DriftWatch(known | dict.fromkeys((LOOK, BRIGHTER, DARKER), ()))
+
+    def _watch(self, sha256: str, inspection: Inspection, prepared: PreparedPicture) -> dict:
+        """Where the drift alarm stands. The same picture again, as after a crash, does not count."""
+        if sha256 != self._last:
+            front_end = next(iter(self.detectors.values())).front_end
+            brightness = prepared.statistics(front_end).brightness
+            scores = {
+                title: p.image_score for title, p in inspection.predictions.items() if title in self.drift.series
+            }
+            light = {BRIGHTER: brightness, DARKER: -brightness}
+            self.drift.add(scores | light | {LOOK: inspection.appearance.ratio})
+            self._last = sha256
+            new = self.drift_file.with_name(f".{self.drift_file.name}")
+            new.write_text(json.dumps({"last": sha256, "drift": self.drift.to_json()}), encoding="utf-8")
+            new.replace(self.drift_file)
+        return {name: getattr(self.drift, name) for name in ("pictures", "alarm", "cause", "capital")}
+
+
+def sha256_of(content: bytes | np.ndarray) -> str:
+    """Of a file's bytes, or of an array's."""
+    return hashlib.sha256(np.ascontiguousarray(content) if isinstance(content, np.ndarray) else content).hexdigest()
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise PictureError(f"{path} cannot be read ({error.strerror or error})", "unreadable") from error
+
+
+def _model(entry: ModelEntry, detector: AnomalyDetector) -> dict:
+    """Which model it is, for the log."""
+    config_file, _ = fetch_model(entry.source, revision=entry.revision, local_files_only=True)
+    region = detector.front_end.region
+    return {
+        "name": entry.name,
+        "source": os.path.abspath(entry.source) if entry.revision is None else entry.source,
+        "revision": entry.revision,
+        "weights_sha256": read_config(config_file, entry.source).get("weights_sha256"),
+        "counted_share": None if region is None else region.share,
+    }
