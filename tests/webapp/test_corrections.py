@@ -31,6 +31,7 @@ from webapp.teach_tab import TeachTab
 from webapp.teaching import DONE, Teacher
 from webapp.visitors import Everybody
 
+expect = pytest.importorskip("playwright.sync_api", reason="playwright is not installed").expect
 LABEL = "own / lid"
 
 
@@ -732,3 +733,30 @@ def test_a_part_that_was_taught_again_is_inspected_with_the_new_model(teacher, f
         assert page.locator("[data-output=rate]").text_content() == "3.2%"
         page.get_by_role("tab", name="Batch").click()
         page.wait_for_function("document.querySelector('#batch-rate input[type=range]').value === '3.23'")
+
+
+@pytest.mark.browser
+def test_ticks_follow_the_category_and_the_choice_comes_back(teacher, tmp_path, monkeypatch):
+    shutil.rmtree(teacher.models / "simplenet-own-lid")
+    teacher.catalog.refresh()
+    with served(teacher.catalog | Catalog.bundled(), tmp_path / "up", monkeypatch) as url, visit(url) as page:
+
+        def choose(category):
+            page.get_by_label("Category").first.click()
+            page.get_by_role("option", name=category).click()
+
+        ticks = page.locator("label:visible", has=page.locator(":checked")).filter(has_text=re.compile("Net|GLA|Hyb"))
+        expect(ticks).to_have_text(["SimpleNet", "GLASS"])
+        choose("lid")
+        expect(ticks).to_have_text(["GLASS"])
+        expect(page.locator("label:visible", has_text="SimpleNet")).to_have_count(0)
+        page.get_by_text("No model for this category: SimpleNet, Hybrid.").first.wait_for()
+        choose("Pill")
+        expect(ticks).to_have_text(["SimpleNet", "GLASS"])
+        page.locator("label:visible", has_text="SimpleNet").click()
+        choose("lid")
+        choose("Washer")
+        expect(ticks).to_have_text(["GLASS"])
+        page.get_by_role("tab", name="Batch").click()
+        expect(page.get_by_label("Category").last).to_have_value("Washer (sample)")
+        expect(ticks).to_have_text(["SimpleNet", "GLASS"])

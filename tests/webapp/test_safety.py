@@ -454,8 +454,10 @@ ABSURD = {
 
 @pytest.mark.parametrize("name", ABSURD)
 def test_absurd_methods_are_no_choice(app, name):
-    report = app.event("inspect_1", PILL, app.upload(PICTURE.read_bytes()), ABSURD[name])["data"][0]
-    assert 'aria-label="SimpleNet"' in report and SCRIPT not in report
+    upload = app.upload(PICTURE.read_bytes())
+    for event, data in (("inspect_1", [ABSURD[name]]), ("choose", [None, None, ABSURD[name]])):
+        report = app.event(event, PILL, upload, *data)["data"][0]
+        assert 'aria-label="SimpleNet"' in report and SCRIPT not in report
 
 
 @pytest.mark.parametrize("name", ABSURD)
