@@ -34,7 +34,16 @@ from webapp.own_parts import (
     unreadable_in,
     uploads_in,
 )
-from webapp.regions import checked_shapes, draw_mask, save_region, saved_shapes, share_that_counts
+from webapp.regions import MOST as MOST_SHAPES
+from webapp.regions import (
+    MOST_POINTS,
+    checked_shapes,
+    draw_mask,
+    exceeded,
+    save_region,
+    saved_shapes,
+    share_that_counts,
+)
 from webapp.teaching import (
     DONE,
     FAILED,
@@ -332,11 +341,13 @@ class TeachTab:
         self, part: str | None, size: Sequence[int] | None, event: gr.EventData, request: gr.Request
     ) -> tuple[dict, str]:
         """What the visitor drew, for which part and on a picture of which size; and how much of the picture counts."""
-        language, shapes = language_of(request), checked_shapes(getattr(event, "shapes", None))
-        drawing = {"part": part_name(part or ""), "size": tuple(size or (DRAWN, DRAWN)), "shapes": shapes}
-        share = share_that_counts(draw_mask(shapes, drawing["size"]))
-        key = "region_share" if share else "region_nothing"
-        return drawing, str(translate(key, language, share=percent(share, language)))
+        language, sent = language_of(request), getattr(event, "shapes", None)
+        drawing = {"part": part_name(part or ""), "size": tuple(size or (DRAWN, DRAWN))}
+        drawing |= {"shapes": checked_shapes(sent), "exceeded": exceeded(sent)}
+        if wrong := _refused_drawing(drawing, language):
+            return drawing, str(wrong)
+        share = share_that_counts(draw_mask(drawing["shapes"], drawing["size"]))
+        return drawing, str(translate("region_share", language, share=percent(share, language)))
 
     def forget_drawing(self, part: str | None, drawing: dict | None) -> tuple:
         """Another part was chosen: what was drawn for the part before is not for this one."""
@@ -458,13 +469,21 @@ def _refused(
         return [translate("teach_too_few", language, count=count, missing=FEWEST - count)]
     if count > MOST:
         return [translate("teach_too_many", language, count=count, limit=MOST)]
-    if drawing and not share_that_counts(draw_mask(checked_shapes(drawing["shapes"]), drawing["size"])):
-        return [translate("region_nothing", language)]
+    if drawing and (wrong := _refused_drawing(drawing, language)):
+        return [wrong]
     if teacher.current(name):
         return [translate("teach_runs", language)]
     if too_many := _too_many_defects(teacher, name, bad, language):
         return [too_many]
     return []
+
+
+def _refused_drawing(drawing: dict, language: str) -> Markup | None:
+    """Why a part cannot be taught with what was drawn; None if it can."""
+    if limit := drawing["exceeded"]:
+        return translate(f"region_many_{limit}", language, shapes=MOST_SHAPES, points=MOST_POINTS)
+    share = share_that_counts(draw_mask(checked_shapes(drawing["shapes"]), drawing["size"]))
+    return None if share else translate("region_nothing", language)
 
 
 def _refused_defects(teacher: Teacher, name: str, bad: list | None, language: str) -> list[Markup]:
