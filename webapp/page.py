@@ -61,7 +61,7 @@ def launch_settings(here: bool = False) -> dict:
         "share": False,  # also in notebooks, where Gradio would publish the page
         "num_workers": 0,  # they serve uploads on further ports, without the filter of requests
         "mcp_server": api.mcp_available(),
-        "app_kwargs": {"middleware": [Middleware(RequestFilter, max_upload=max_upload)]},
+        "app_kwargs": {"middleware": [Middleware(RequestFilter, max_upload=max_upload, endpoints=api.ENDPOINTS)]},
     }
 
 
