@@ -29,6 +29,7 @@ from webapp.own_parts import (
     MOST,
     TAKEN_BACK,
     Findings,
+    OwnParts,
     left_out,
     part_name,
     unreadable_in,
@@ -160,7 +161,8 @@ class TeachTab:
         for event, check in ((part.input, self.check), (good.change, self.check_uploads)):
             seen = private | {"show_progress": "minimal"}  # hundreds of pictures take minutes
             event(check, **checked, trigger_mode="always_last", **seen, **TEACH)
-        bad.change(self.check_defects, bad, unused, preprocess=False, **quick)
+        both = {"inputs": [part, good, bad], "outputs": unused, "preprocess": False}
+        gr.on([bad.change, good.change, part.change], self.check_defects, **both, **private, **TEACH)
         judge.click(self.judge, [part, bad], [status, unused, bad], preprocess=False, **private, **TEACH)
         draw.click(self.picture_to_draw, [part, good], [region, share, size], preprocess=False, **quick)
         region.input(self.drawn, [part, size], [shapes, share], preprocess=False, **quick)
@@ -239,15 +241,15 @@ class TeachTab:
         emptied = not good and parts.pictures(part_name(part or ""))
         return (gr.skip(),) * 3 if emptied else self.check(part, good, request)
 
-    def check_defects(self, bad: list | None, request: gr.Request) -> str:
-        """How many known defects are given, and which cannot be used."""
+    def check_defects(self, part: str | None, good: list | None, bad: list | None, request: gr.Request) -> str:
+        """How many known defects are given, which cannot be used, and which are good ones, too."""
         language, place = language_of(request), self._visitors.of(request)
-        if not bad:
-            return ""
+        parts, name = place.teacher.parts, part_name(part or "")
         try:
-            count = place.teacher.parts.count_with("", uploads_in(_paths(bad)))
-            lines = [translate("teach_given", language, count=count)]
-            return _said(language, lines=lines, warnings=_unused(bad, language))
+            warnings = [*_unused(bad, language), *_contradictions(parts, name, good, bad, language)]
+            count = parts.count_with("", uploads_in(_paths(bad)))
+            lines = [translate("teach_given", language, count=count)] if bad else []
+            return _said(language, lines=lines, warnings=warnings) if lines or warnings else ""
         except (PictureError, OSError) as error:
             return _said(language, refused=[explain_fault(error, language, place.catalog)])
 
@@ -278,7 +280,8 @@ class TeachTab:
                 teacher.parts.add(name, uploads_in(_paths(bad)), BAD)
                 keep_region(teacher, name, drawing)
                 save_least_size(teacher.parts.folder / name, checked_least_size(least_size))
-                unused = _unused(bad, language)  # said again at the end, when the list of files is empty
+                # said again at the end, when the list of files is empty
+                unused = [*_unused(bad, language), *_contradictions(teacher.parts, name, None, None, language)]
         except (PictureError, OSError) as error:
             refused = [explain_fault(error, language, teacher.catalog)]
         if refused:
@@ -311,7 +314,7 @@ class TeachTab:
         try:
             refused = _refused_defects(teacher, name, bad, language)
             if not refused:
-                unused = _unused(bad, language)
+                unused = [*_unused(bad, language), *_contradictions(teacher.parts, name, None, None, language)]
                 teacher.parts.add(name, uploads_in(_paths(bad)), BAD)
                 yield from _judged(teacher, name, unused, language)
         except (PictureError, ModelError, BackboneError, OSError) as error:
@@ -473,6 +476,8 @@ def _refused(
         return [wrong]
     if teacher.current(name):
         return [translate("teach_runs", language)]
+    if contradictions := _new_contradictions(teacher.parts, name, good, bad, language):
+        return contradictions
     if too_many := _too_many_defects(teacher, name, bad, language):
         return [too_many]
     return []
@@ -497,6 +502,8 @@ def _refused_defects(teacher: Teacher, name: str, bad: list | None, language: st
         return [translate("teach_busy", language)]
     if count < limits[0]:
         return [translate("teach_bad_count", language, count=count, fewest=limits[0], most=limits[1])]
+    if contradictions := _new_contradictions(teacher.parts, name, None, bad, language):
+        return contradictions
     too_many = _too_many_defects(teacher, name, bad, language)
     return [too_many] if too_many else []
 
@@ -605,6 +612,23 @@ def _unused(files: list | None, language: str) -> list[Markup]:
     """What the tab says about known defects that cannot be used."""
     unreadable = unreadable_in(uploads_in(_paths(files)))
     return _unusable(Findings(unreadable=unreadable, left_out=left_out(_paths(files))), language)
+
+
+def _contradictions(parts: OwnParts, name: str, good: list | None, bad: list | None, language: str) -> list[Markup]:
+    """What the tab says about pictures that are good ones and known defects at the same time."""
+    kept = list(parts.in_both(name).values())
+    said = [translate("teach_both_kept", language, names=_names(kept, language))] if kept else []
+    return [*_new_contradictions(parts, name, good, bad, language), *said]
+
+
+def _new_contradictions(
+    parts: OwnParts, name: str, good: list | None, bad: list | None, language: str
+) -> list[Markup]:
+    """The same without those that the part has already: why it cannot be taught with these files."""
+    before = parts.in_both(name)
+    found = parts.in_both(name, uploads_in(_paths(good)), uploads_in(_paths(bad)))
+    names = [found[each] for each in found if each not in before]
+    return [translate("teach_both", language, names=_names(names, language))] if names else []
 
 
 def _unusable(findings: Findings, language: str) -> list[Markup]:
