@@ -76,6 +76,11 @@ EVERY = 0.5  # seconds between updates of the page
 NAMED = 3  # names in a finding
 DRAWN = 900  # pixels of the picture to draw on
 START_DOWNLOAD = "() => document.querySelector('#teach-file').click()"
+# on a phone it is below the form
+SHOW_STATUS = """() => setTimeout(() => {
+    const status = document.querySelector("#teach-status");
+    if (status?.getBoundingClientRect().top > innerHeight / 2) status.scrollIntoView();
+}, 500)"""
 INSTALL = '.venv/bin/python -m pip install -e ".[train]"'
 STAGES = {
     "checking pictures": "reading",
@@ -95,12 +100,15 @@ class TeachTab:
         self._visitors = visitors
         self._hint = "teach_hint_space" if visitors.private else "teach_hint"
 
-    def build(self, tab: gr.Tab, tabs: gr.Tabs, category: gr.Dropdown, wanted: gr.State) -> Dependency:
+    def build(
+        self, tab: gr.Tab, tabs: gr.Tabs, category: gr.Dropdown, wanted: gr.State, compared: gr.HTML
+    ) -> Dependency:
         """Adds components and events inside the current gr.Tab.
 
         Args:
             tabs, category: where a taught part can be inspected at once.
             wanted: the part to choose when the tab is opened the next time.
+            compared: the list of parts in the tab Compare; a click leads here and checks one.
 
         Returns:
             The event that leads there.
@@ -154,7 +162,7 @@ class TeachTab:
                 status = gr.HTML(label(self._hint), elem_id="teach-status", apply_default_css=False)
                 inspect = gr.Button(label("teach_inspect"), visible=False, variant="primary", elem_id="teach-inspect")
                 keep = self._build_keep(part)
-        running, taught, shapes, size = gr.State(), gr.State(), gr.State(), gr.State()
+        running, taught, shapes, size, to_check = (gr.State() for _ in range(5))
         private = {"api_visibility": "private", "show_progress": "hidden"}
         quick = {"queue": False, **private}
         checked = {"inputs": [part, good], "outputs": [status, methods, least], "preprocess": False}
@@ -179,7 +187,10 @@ class TeachTab:
             event(self.offer_to_keep, part, keep, preprocess=False, **quick)
             event(self.known, [part, good], [waiting, methods], preprocess=False, **quick)
         stop.click(self.stop, running, None, **quick)
-        tab.select(self.arrive, [wanted, least], [part, least, wanted], preprocess=False, **quick)
+        led = compared.select(self.lead_to_check, None, [tabs, wanted, to_check], **quick)
+        led.then(None, js=SHOW_STATUS, api_visibility="private")
+        arrived = tab.select(self.arrive, [wanted, least], [part, least, wanted], preprocess=False, **quick)
+        arrived.then(self.judge_wanted, to_check, [status, unused, to_check], **private, **TEACH)
         return inspect.click(lambda chosen: (gr.Tabs(selected="inspect"), chosen), taught, [tabs, category], **quick)
 
     def _build_keep(self, part: gr.Dropdown) -> gr.Column:
@@ -321,6 +332,18 @@ class TeachTab:
             refused = [explain_fault(error, language, teacher.catalog)]
         if refused:
             yield gr.skip(), _said(language, refused=refused), gr.skip()
+
+    def lead_to_check(self, event: gr.EventData, request: gr.Request) -> tuple[gr.Tabs, str | None, str | None]:
+        """A click on a part in Compare -> this tab, the part to choose, and the part to check."""
+        part, parts = getattr(event, "part", None), self._visitors.of(request).teacher.parts
+        known = part if part in parts.names() else None
+        return gr.Tabs(selected="teach"), known, known
+
+    def judge_wanted(self, part: str | None, request: gr.Request) -> Iterator[tuple]:
+        """The tab is opened: checks the part that was chosen in Compare, if one was."""
+        yield gr.skip(), gr.skip(), None
+        for status, unused, _ in self.judge(part, None, request) if part else ():  # files that were added stay
+            yield status, unused, None
 
     def picture_to_draw(self, part: str | None, good: list | None, request: gr.Request) -> tuple[object, str, object]:
         """The first picture, to draw on, with what was drawn for the part before; and its size."""
@@ -523,7 +546,8 @@ def _judged(teacher: Teacher, name: str, unused: Sequence[Markup], language: str
         yield _said(language, headline=words, done=done, total=len(paths)), "", gr.skip()
         check.add(inspect_picture(teacher.catalog, entry.label, path, None, list(METHODS)))
     words = translate("teach_judged", language, part=teacher.parts.written(name), count=len(paths))
-    shown = {"lines": check.lines(language), "warnings": unused, "missed": check.missed(language)}
+    lines = [*check.lines(language), translate("teach_judged_how", language)]
+    shown = {"lines": lines, "warnings": unused, "missed": check.missed(language)}
     yield _said(language, headline=words, **shown), "", None
 
 
