@@ -17,15 +17,15 @@ from webapp.inspection import BATCH, MODEL, inspect_picture
 from webapp.results import OVERLAY_SIDE, overlay_png
 from webapp.texts import LANGUAGES, translate_plainly
 
+ENDPOINTS = ("categories", "inspect", "inspect_batch")
 MAX_PICTURES = 32  # of one call; the page accepts more, and shows the progress
 
 
 def add(catalog: Catalog) -> None:
     """Adds the endpoints to the current gr.Blocks."""
-    endpoints = _Endpoints(catalog)
-    gr.api(endpoints.categories, api_name="categories", queue=False)
-    gr.api(endpoints.inspect, api_name="inspect", **MODEL)
-    gr.api(endpoints.inspect_batch, api_name="inspect_batch", **BATCH)
+    endpoints, settings = _Endpoints(catalog), ({"queue": False}, MODEL, BATCH)
+    for name, how in zip(ENDPOINTS, settings, strict=True):
+        gr.api(getattr(endpoints, name), api_name=name, **how)
 
 
 def mcp_available() -> bool:

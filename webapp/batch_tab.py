@@ -26,10 +26,12 @@ from webapp.inspection import (
     VouchedRates,
     chosen_methods,
     dropdown,
+    fit_methods,
     folder_button,
     inspect_picture,
     load_methods,
     method_choice,
+    wish_methods,
 )
 from webapp.inspection_report import describe_guarantee
 from webapp.own_parts import digest
@@ -82,7 +84,7 @@ def add(
             gr.Markdown(label("batch_limits"), elem_classes="note")
         with gr.Column(scale=2, min_width=280):
             category = dropdown(catalog)
-            methods = method_choice(catalog)
+            methods, wished = method_choice(catalog)
             rate = gr.Slider(LEAST, MOST, 1, step=STEP, label=label("batch_rate"), elem_id="batch-rate")
             beyond = gr.HTML(elem_id="batch-beyond", elem_classes="note", apply_default_css=False)
             with gr.Row():
@@ -101,18 +103,20 @@ def add(
     quick = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
     vouched = gr.State()
     gr.on(
-        [category.change, methods.input, tab.select],  # a part can be taught again with more pictures
-        batches.offer_rates,
-        [category, methods, vouched],
-        [rate, vouched],
+        [category.change, wished.change, tab.select],  # a part can be taught again with more pictures
+        batches.offer,
+        [category, wished, vouched],
+        [methods, rate, vouched],
         preprocess=False,  # the list does not know a part that was taught meanwhile
         **quick,
     )
+    ticks = [category, methods, wished]
+    methods.input(batches.wish, ticks, wished, preprocess=False, trigger_mode="always_last", **quick)
     gr.on([rate.change, vouched.change], batches.doubt_rate, [rate, vouched], beyond, preprocess=False, **quick)
     waiting = start.click(batches.wait, None, outputs, **quick)
     running = waiting.then(
         batches.run,
-        [category, pictures, rate, methods],
+        [category, pictures, rate, wished],
         outputs,
         preprocess=False,  # see `uploaded_path`
         show_progress="hidden",  # Gradio's own estimate of the waiting time is wrong
@@ -137,6 +141,15 @@ class _Batches:
         self._visitors = visitors or Everybody(catalog)
         self._kept: dict[str, _Batch] = {}  # by session, its latest batch
         self._stops: dict[str, threading.Event] = {}  # by session, of each waiting or running batch
+
+    def wish(self, category: str | None, ticked: list | None, wished: list, request: gr.Request) -> list[str]:
+        """The ticks were changed -> the choice of methods."""
+        return wish_methods(self._visitors.of(request).catalog, category, ticked, wished)
+
+    def offer(self, category: str | None, wished: list, before: VouchedRates | None, request: gr.Request) -> tuple:
+        """Parts or methods were chosen -> the methods of the parts, and what `offer_rates` returns."""
+        fitted = fit_methods(self._visitors.of(request).catalog, category, wished, language_of(request))
+        return fitted, *self.offer_rates(category, wished, before, request)
 
     def offer_rates(
         self, category: str | None, methods: list | None, before: VouchedRates | None, request: gr.Request

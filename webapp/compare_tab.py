@@ -18,6 +18,7 @@ from webapp.compare_report import recorded_table, render_comparison
 from webapp.inspection import BATCH, inspect_picture
 from webapp.labelled_results import LabelledResults, Outcome, by_category
 from webapp.models_tab import read_all_infos
+from webapp.own_parts import BAD
 from webapp.texts import LANGUAGES, explain_fault, label, language_of, part_words, render, translate, translate_plainly
 from webapp.visitors import Everybody, Visitors
 
@@ -26,6 +27,11 @@ QUIET = {"show_progress": "hidden", "api_visibility": "private"}
 ENLARGE = """element.addEventListener("click", (event) => {
     const button = event.target.closest(".compare-gallery button");
     if (button) button.setAttribute("aria-expanded", button.getAttribute("aria-expanded") === "false");
+});"""
+
+CHECK = """element.addEventListener("click", ({ target }) => {
+    const button = target.closest("[data-part]");
+    if (button) trigger("select", { part: button.dataset.part });
 });"""
 
 Groups = dict[str, list[Sample]]  # by the label of the category
@@ -38,8 +44,10 @@ def add(
     test_folder: Path | None = None,
     normal_folder: str | None = None,
     visitors: Everybody | Visitors | None = None,
-) -> None:
+) -> gr.HTML:
     """Builds the tab inside the current gr.Tab.
+
+    Own parts have no labelled good pictures: those taught their models. The tab Teach compares on known defects alone.
 
     Args:
         tab: the current gr.Tab; its content is loaded when it is opened.
@@ -47,6 +55,9 @@ def add(
         test_folder: folder in MVTec AD layout, or one of its categories.
         normal_folder: name of its folders of good parts, where it is none of the usual ones.
         visitors: whose models the recorded table shows; there are labelled pictures only for shared models.
+
+    Returns:
+        The list of the visitor's own parts with known defects. Its event `select` has the `part` to check.
     """
     comparing = Comparing(catalog, {TEST: test_folder, EXAMPLES: examples}, normal_folder, visitors)
     recorded, introduction = _part(), _part()
@@ -57,11 +68,13 @@ def add(
         stop = gr.Button(label("compare_stop"), interactive=False, min_width=100)
     status, found, results = _part(), _part(js_on_load=ENLARGE), gr.State()
     outputs = [status, found, run, stop, results]
-    tab.select(comparing.arrive, None, [recorded, introduction, choice], queue=False, **QUIET)
+    own = _part(js_on_load=CHECK)
+    tab.select(comparing.arrive, None, [recorded, introduction, choice, own], queue=False, **QUIET)
     started = run.click(comparing.start, None, outputs, queue=False, **QUIET)
     finished = started.then(comparing.run, choice, outputs, **BATCH, **QUIET)
     finished.failure(lambda: _buttons(runs=False), None, [run, stop], queue=False, **QUIET)
     stop.click(comparing.stop, results, outputs, cancels=[finished], **QUIET)
+    return own
 
 
 def _part(**settings: str) -> gr.HTML:
@@ -88,7 +101,7 @@ class Comparing:
         self.pictures = {source: readers[source](folder) for source, folder in folders.items() if folder}
 
     def arrive(self, request: gr.Request) -> list:
-        """The tab is opened: the recorded table, the introduction, and the choices of pictures."""
+        """The tab is opened: the recorded table, the introduction, the choices of pictures, and the own parts."""
         language, catalog = language_of(request), self._visitors.of(request).catalog
         usable = [entry for entry in catalog.entries if entry.source not in catalog.problems]
         infos, late = read_all_infos(usable)
@@ -96,7 +109,15 @@ class Comparing:
         unused = [(category.name, each) for category in self.pictures.get(TEST, ()) for each in category.unused]
         introduction = render("compare_introduction.html", language, has_pictures=bool(choices), unused=unused)
         chosen = gr.update(choices=choices, value=choices[0][1] if choices else None)
-        return [str(recorded_table(infos, language, late)), str(introduction), chosen]
+        own = render("compare_own.html", language, parts=self.own_parts(request))
+        return [str(recorded_table(infos, language, late)), str(introduction), chosen, str(own)]
+
+    def own_parts(self, request: gr.Request) -> list[tuple[str, str, int]]:
+        """(part, written name, number of known defects) of the visitor's parts that have models and known defects."""
+        if not (teacher := self._visitors.of(request).teacher):
+            return []
+        counts = [(part, name, len(teacher.parts.pictures(part, BAD))) for name, part in teacher.parts.choices()]
+        return [each for each in counts if each[2] and teacher.entries(each[0])]
 
     def choices(self, language: str) -> list[tuple[str, str]]:
         """(shown text, value) of the list: of each source all pictures, then each category."""

@@ -1,12 +1,13 @@
 """One server for many visitors: their files, requests that are refused, memory, and private names of folders."""
 
 import ctypes
+import json
 import os
 import re
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path, PureWindowsPath
@@ -17,8 +18,8 @@ from gradio import processing_utils
 from gradio.utils import get_upload_folder
 from huggingface_hub import constants
 from starlette._utils import get_route_path
-from starlette.responses import PlainTextResponse
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.responses import JSONResponse, PlainTextResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hubmodels import PictureError
 from hubmodels.hub.catalog import BUNDLE, FOLDER, Catalog
@@ -28,6 +29,8 @@ from hubmodels.hub.catalog import BUNDLE, FOLDER, Catalog
 FETCHING = ("file=http", "file/http", "proxy=")
 WRITING = ("process_recording", "deep_link", "component_server", "vibe-", "undo-vibe")
 CLOSED = (*FETCHING, *WRITING, "monitoring", "profiling", "run-history", "dev/")
+CALL = re.compile(r"(?P<way>run|api|call|call/v2)/(?P<name>[^/]*)/?")  # of an event
+WITH_SESSION = ("run", "api")  # ways that the page uses, too
 MAX_UPLOAD = 1_100_000_000  # bytes of one upload request: a whole batch
 MAX_UPLOAD_HERE = 2_200_000_000  # the same on one's own computer: 500 pictures of a phone
 FILE_ON_SPACE, FILE_HERE = "64 MB", "2 GB"  # of one file
@@ -42,19 +45,71 @@ PATH = re.compile(r"(?<![\w/\\:.~<-])(?:~|\.{1,2}|[A-Za-z]:)?(?:[/\\]+[^\s/\\'\"
 
 
 class RequestFilter:
-    """ASGI middleware. It answers 404 for closed paths, and 413 for a body that is too large or of unknown size."""
+    """ASGI middleware. It answers 404 for closed paths, and 413 for a body that is too large or of unknown size.
 
-    def __init__(self, app: ASGIApp, max_upload: int = MAX_UPLOAD) -> None:
-        self._app, self._max_upload = app, max_upload
+    It also answers 404 for calls of the page's own events without a session, which Gradio answers with 500.
+
+    Args:
+        endpoints: names of the events that need no session.
+    """
+
+    def __init__(self, app: ASGIApp, max_upload: int = MAX_UPLOAD, endpoints: Sequence[str] = ()) -> None:
+        self._app, self._max_upload, self._endpoints = app, max_upload, endpoints
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         refusal = _refusal(scope, self._max_upload) if scope["type"] == "http" else None
+        call = CALL.fullmatch(_path(scope)) if scope["type"] == "http" and scope["method"] == "POST" else None
+        if call and not refusal:
+            refusal, receive = await self._refused_call(call, receive)
         await (refusal or self._app)(scope, receive, send)
+
+    async def _refused_call(self, call: re.Match, receive: Receive) -> tuple[JSONResponse | None, Receive]:
+        """The refusal of a call of an event, if it has no session; and the request again, because it was read."""
+        is_known = call["name"] in self._endpoints
+        if call["way"] in WITH_SESSION:
+            messages = await _read(receive)
+            body, receive = _described(messages), _again(messages, receive)
+            is_known = bool(body.get("session_hash")) or (is_known and body.get("fn_index") is None)
+        known = ", ".join(self._endpoints)
+        words = f"this endpoint belongs to the page and needs its session; programs can use: {known} (docs/api.md)"
+        return None if is_known else JSONResponse({"error": words}, 404), receive
+
+
+async def _read(receive: Receive) -> list[Message]:
+    """The messages with the body of a request."""
+    messages = [await receive()]
+    while messages[-1].get("more_body"):
+        messages.append(await receive())
+    return messages
+
+
+def _again(messages: list[Message], receive: Receive) -> Receive:
+    """A `receive` that begins with these messages."""
+    first = iter(messages)
+
+    async def receive_again() -> Message:
+        message = next(first, None)
+        return await receive() if message is None else message
+
+    return receive_again
+
+
+def _described(messages: list[Message]) -> dict:
+    """The object in JSON that a request contains; empty if it is none."""
+    try:
+        body = json.loads(b"".join(message.get("body", b"") for message in messages))
+    except (ValueError, RecursionError):
+        return {}
+    return body if isinstance(body, dict) else {}
+
+
+def _path(scope: Scope) -> str:
+    # the router's own function: a text comparison of ours would differ from it when the page has a root path
+    return get_route_path(scope).lower().lstrip("/").removeprefix("gradio_api/").lstrip("/")
 
 
 def _refusal(scope: Scope, max_upload: int) -> PlainTextResponse | None:
-    # the router's own function: a text comparison of ours would differ from it when the page has a root path
-    path = get_route_path(scope).lower().lstrip("/").removeprefix("gradio_api/").lstrip("/")
+    path = _path(scope)
     if path.startswith(CLOSED):
         return PlainTextResponse("Not found", 404)
     headers = dict(scope["headers"])

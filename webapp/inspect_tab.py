@@ -28,9 +28,11 @@ from webapp.inspection import (
     Asked,
     dropdown,
     expected_methods,
+    fit_methods,
     inspect_picture,
     method_choice,
     suggest_category,
+    wish_methods,
 )
 from webapp.inspection_report import render_report
 from webapp.results import models_of, write_download
@@ -102,8 +104,8 @@ class InspectTab:
 
     @property
     def inputs(self) -> list[Component]:
-        """Category, picture, methods, and at which rate a batch was; a new picture is inspected at once."""
-        return [self._category, self._picture, self._methods, self._asked]
+        """Category, picture, chosen methods, and at which rate a batch was; a new picture is inspected at once."""
+        return [self._category, self._picture, self._wished, self._asked]
 
     def _build_inputs(self) -> None:
         self._category = dropdown(self._catalog)
@@ -112,7 +114,7 @@ class InspectTab:
             label=label("picture"), type="filepath", sources=sources, height=300, buttons=[], elem_id="picture"
         )
         self._button = gr.Button(label("inspect"), variant="primary")
-        self._methods, self._asked = method_choice(self._catalog), gr.State()
+        (self._methods, self._wished), self._asked = method_choice(self._catalog), gr.State()
         gr.HTML(label("examples"), elem_classes=["quiet", "examples"], visible=bool(self._examples))
         self._gallery = gr.HTML(
             self._pictures(LANGUAGES[0]),
@@ -151,12 +153,25 @@ class InspectTab:
         quick = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
         adoption = dict(fn=self.adopt, inputs=[self._category, self._adopted], outputs=self._category, **quick)
         inspected = gr.on(
-            [self._button.click, self._picture.change, self._category.input, self._methods.input],
+            [self._button.click, self._picture.change, self._category.input],
             **self._inspection,
             trigger_mode="always_last",
         )
+        ticked = self._methods.input(
+            self.choose,
+            [*inputs, self._methods],
+            [*outputs, self._wished],
+            show_progress_on=self._report,
+            trigger_mode="always_last",
+            **private,
+            **MODEL,
+        )
+        ticked.failure(**self._failed)
+        fitted = {"inputs": [self._category, self._wished], "outputs": self._methods, "preprocess": False}
+        gr.on([self._category.change, self._wished.change], self.fit, **fitted, **quick)
         inspected.failure(**self._failed)
         inspected.success(**adoption)
+        inspected.success(self.fit, **fitted, **quick)  # the part may have been taught again
         self._gallery.select(self.pick, None, [self._category, self._picture], **quick)
         taken = self._suggestion.click(lambda suggested: suggested, self._suggested, self._category, **quick)
         self.inspect_after(taken)
@@ -205,6 +220,23 @@ class InspectTab:
         except (PictureError, ModelError, BackboneError) as error:
             reason, title = explain_fault(error, language, place.catalog), translate("not_inspected", language)
             return self._without_report(_card(reason, language, title, "failed"))
+
+    def choose(
+        self,
+        category: str | None,
+        picture: dict | None,
+        wished: list,
+        asked: Asked | None,
+        ticked: list | None,
+        request: gr.Request,
+    ) -> tuple:
+        """The ticks were changed -> the same as `inspect`, and the choice of methods."""
+        wished = wish_methods(self._visitors.of(request).catalog, category, ticked, wished)
+        return *self.inspect(category, picture, wished, request, asked), wished
+
+    def fit(self, category: str | None, wished: list, request: gr.Request) -> dict:
+        """Another category or choice -> the methods that the category has."""
+        return fit_methods(self._visitors.of(request).catalog, category, wished, language_of(request))
 
     def _opening(self, category: str | None, language: str) -> tuple:
         """The report on the last example, of the category if one is chosen; a hint if there is none."""

@@ -129,14 +129,48 @@ def verdict_of(prediction: AnomalyPrediction) -> bool | str | None:
 CHOSEN_AT_FIRST = 2  # methods; two heat maps fit on a screen
 
 
-def method_choice(catalog: Catalog) -> gr.CheckboxGroup:
-    """A list of all methods, the first ones chosen; baselines only if there is a model of them."""
-    known = {entry.method for entry in catalog.entries}
-    offered = [(method.title, name) for name, method in METHODS.items() if name in known or not method.baseline]
-    first = [name for _, name in offered[:CHOSEN_AT_FIRST]]
-    return gr.CheckboxGroup(
-        offered, value=first, label=label("methods"), info=label("methods_info"), elem_classes="methods"
+def method_choice(catalog: Catalog) -> tuple[gr.CheckboxGroup, gr.State]:
+    """A list of all methods, the first ones chosen; baselines only if there is a model of them.
+
+    Returns:
+        The list, which `fit_methods` fits to a category; and the visitor's choice, which it leaves as it is.
+    """
+    offered = offered_methods(catalog, None)
+    first = list(offered.values())[:CHOSEN_AT_FIRST]
+    chosen = gr.CheckboxGroup(
+        list(offered.items()), value=first, label=label("methods"), info=label("methods_info"), elem_classes="methods"
     )
+    return chosen, gr.State(first)
+
+
+def offered_methods(catalog: Catalog, category: object) -> dict[str, str]:
+    """Name by title of the methods with a model of a category; all methods if it has none, or is none."""
+    of_category = {entry.method for entry in catalog.entries if entry.label == category}
+    known = {entry.method for entry in catalog.entries}
+    offered = of_category or {name for name, method in METHODS.items() if name in known or not method.baseline}
+    return {title: name for name, title in method_titles().items() if name in offered}
+
+
+def fit_methods(catalog: Catalog, category: object, wished: list, language: str) -> dict:
+    """The Gradio update of the list for a category: its methods, and ticks at those that are shown.
+
+    Args:
+        wished: the visitor's choice, which can contain methods that the category lacks.
+    """
+    offered, expected = offered_methods(catalog, category), offered_methods(catalog, None)
+    absent = [title for title, name in expected.items() if title not in offered and not METHODS[name].baseline]
+    words = translate_plainly("methods_absent", language, methods=", ".join(absent))
+    ticked = [name for name in offered.values() if name in wished]
+    if not ticked and wished:  # as in `load_methods`
+        ticked = list(offered.values())
+    info = words if absent else label("methods_info")
+    return gr.update(choices=list(offered.items()), value=ticked, info=info)
+
+
+def wish_methods(catalog: Catalog, category: object, ticked: object, wished: list) -> list[str]:
+    """The visitor's choice after the ticks of a category were changed; methods that it lacks stay chosen."""
+    offered, ticks = offered_methods(catalog, category).values(), ticked if isinstance(ticked, list) else []
+    return [name for name in METHODS if name in (ticks if name in offered else wished)]
 
 
 SOURCES = {FOLDER: "source_folder", HUB: "source_hub", CACHE: "source_hub_cache", BUNDLE: "source_bundled"}

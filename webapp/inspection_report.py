@@ -330,7 +330,7 @@ def _rows(calibration: Calibration, prediction: AnomalyPrediction, outlined: str
 def _outlined(prediction: AnomalyPrediction, language: str) -> Markup:
     found = prediction.numbers()
     count = found["defects"]
-    key = "outlined_none" if count == 0 else "outlined_one" if count == 1 else "outlined_many"
+    key = "outlined_some" if count else "outlined_none"
     return translate(key, language, count=count, share=percent(found["defect_share"], language))
 
 

@@ -335,6 +335,14 @@ class OwnParts:
         contents = (content for content in map(_content, uploads) if _is_picture(content))
         return len(self.digests(part, BAD) | set(map(digest, contents)))
 
+    def in_both(self, part: str, good: Iterable[Upload] = (), bad: Iterable[Upload] = ()) -> dict[str, str]:
+        """Name by digest of the pictures that are, kept or given, good ones and known defects at the same time."""
+        defects = {path.stem: path.name for path in self.pictures(part, BAD)} | _named(bad)
+        if not defects:
+            return {}
+        names = {path.stem: path.name for path in self.pictures(part)} | _named(good)
+        return {found: name for found, name in names.items() if found in defects}
+
     def check(self, part: str, uploads: Iterable[Upload]) -> Findings:
         """What is odd about the uploads, together with the pictures that the part already has."""
         paths = self.pictures(part)
@@ -367,6 +375,12 @@ class OwnParts:
             picture = read_picture(content)
             self._known[name] = picture.size, _statistics(picture)
         return self._known.get(name)
+
+
+def _named(uploads: Iterable[Upload]) -> dict[str, str]:
+    """Name by digest of the uploads."""
+    contents = ((upload.name, _content(upload)) for upload in uploads)  # not decoded: they can be hundreds
+    return {digest(content): name for name, content in contents if content is not None}
 
 
 def _files(folder: Path) -> Iterator[Path]:

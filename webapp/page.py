@@ -61,7 +61,7 @@ def launch_settings(here: bool = False) -> dict:
         "share": False,  # also in notebooks, where Gradio would publish the page
         "num_workers": 0,  # they serve uploads on further ports, without the filter of requests
         "mcp_server": api.mcp_available(),
-        "app_kwargs": {"middleware": [Middleware(RequestFilter, max_upload=max_upload)]},
+        "app_kwargs": {"middleware": [Middleware(RequestFilter, max_upload=max_upload, endpoints=api.ENDPOINTS)]},
     }
 
 
@@ -94,10 +94,10 @@ def build_page(
             with gr.Tab(label("tab_batch"), id="batch") as batch:
                 batch_category = batch_tab.add(catalog, batch, visitors, [tabs, *inspect.inputs])
             with gr.Tab(label("tab_compare"), id="compare") as compare:
-                compare_tab.add(catalog, compare, examples, test_folder, normal_folder, visitors)
+                own = compare_tab.add(catalog, compare, examples, test_folder, normal_folder, visitors)
             if visitors.teaches:
                 with gr.Tab(label("tab_teach"), id="teach") as teach:
-                    inspect.inspect_after(TeachTab(visitors).build(teach, tabs, category, inspect.wanted))
+                    inspect.inspect_after(TeachTab(visitors).build(teach, tabs, category, inspect.wanted, own))
             with gr.Tab(label("tab_models"), id="models") as models:
                 models_tab.add(catalog, models, visitors)
 

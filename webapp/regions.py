@@ -13,13 +13,21 @@ from hubmodels.compactnet import COMPACT_BACKBONE, COMPACT_IMAGE_SIZE
 from hubmodels.region import Region, read_region
 
 SIDE = 1024  # pixels of a mask's longer side
-MOST = 200  # shapes, and points of a shape: what a browser sends is not trusted
-MOST_POINTS = 5000
+MOST, MOST_POINTS = 200, 5000  # shapes, and points of a shape: what a browser sends is not trusted
 MASK, SHAPES = "region.png", "region.json"  # in the folder of a part's pictures
 
 
+def exceeded(shapes: object) -> str | None:
+    """Which limit the shapes of a browser exceed, "shapes" or "points"; None if `checked_shapes` takes all of them."""
+    found = shapes if isinstance(shapes, list) else []
+    if len(found) > MOST:
+        return "shapes"
+    points = [shape.get("points") for shape in found if isinstance(shape, dict)]
+    return "points" if any(isinstance(each, list) and len(each) > MOST_POINTS for each in points) else None
+
+
 def checked_shapes(shapes: object) -> list[dict]:
-    """The shapes of a browser that can be drawn; others are dropped."""
+    """The shapes of a browser that can be drawn; others are dropped. `exceeded` says whether there are too many."""
     found = map(_checked, shapes[:MOST] if isinstance(shapes, list) else ())
     return [shape for shape in found if shape]
 

@@ -29,12 +29,22 @@ from webapp.own_parts import (
     MOST,
     TAKEN_BACK,
     Findings,
+    OwnParts,
     left_out,
     part_name,
     unreadable_in,
     uploads_in,
 )
-from webapp.regions import checked_shapes, draw_mask, save_region, saved_shapes, share_that_counts
+from webapp.regions import MOST as MOST_SHAPES
+from webapp.regions import (
+    MOST_POINTS,
+    checked_shapes,
+    draw_mask,
+    exceeded,
+    save_region,
+    saved_shapes,
+    share_that_counts,
+)
 from webapp.teaching import (
     DONE,
     FAILED,
@@ -66,6 +76,11 @@ EVERY = 0.5  # seconds between updates of the page
 NAMED = 3  # names in a finding
 DRAWN = 900  # pixels of the picture to draw on
 START_DOWNLOAD = "() => document.querySelector('#teach-file').click()"
+# on a phone it is below the form
+SHOW_STATUS = """() => setTimeout(() => {
+    const status = document.querySelector("#teach-status");
+    if (status?.getBoundingClientRect().top > innerHeight / 2) status.scrollIntoView();
+}, 500)"""
 INSTALL = '.venv/bin/python -m pip install -e ".[train]"'
 STAGES = {
     "checking pictures": "reading",
@@ -85,12 +100,15 @@ class TeachTab:
         self._visitors = visitors
         self._hint = "teach_hint_space" if visitors.private else "teach_hint"
 
-    def build(self, tab: gr.Tab, tabs: gr.Tabs, category: gr.Dropdown, wanted: gr.State) -> Dependency:
+    def build(
+        self, tab: gr.Tab, tabs: gr.Tabs, category: gr.Dropdown, wanted: gr.State, compared: gr.HTML
+    ) -> Dependency:
         """Adds components and events inside the current gr.Tab.
 
         Args:
             tabs, category: where a taught part can be inspected at once.
             wanted: the part to choose when the tab is opened the next time.
+            compared: the list of parts in the tab Compare; a click leads here and checks one.
 
         Returns:
             The event that leads there.
@@ -144,14 +162,15 @@ class TeachTab:
                 status = gr.HTML(label(self._hint), elem_id="teach-status", apply_default_css=False)
                 inspect = gr.Button(label("teach_inspect"), visible=False, variant="primary", elem_id="teach-inspect")
                 keep = self._build_keep(part)
-        running, taught, shapes, size = gr.State(), gr.State(), gr.State(), gr.State()
+        running, taught, shapes, size, to_check = (gr.State() for _ in range(5))
         private = {"api_visibility": "private", "show_progress": "hidden"}
         quick = {"queue": False, **private}
         checked = {"inputs": [part, good], "outputs": [status, methods, least], "preprocess": False}
         for event, check in ((part.input, self.check), (good.change, self.check_uploads)):
             seen = private | {"show_progress": "minimal"}  # hundreds of pictures take minutes
             event(check, **checked, trigger_mode="always_last", **seen, **TEACH)
-        bad.change(self.check_defects, bad, unused, preprocess=False, **quick)
+        both = {"inputs": [part, good, bad], "outputs": unused, "preprocess": False}
+        gr.on([bad.change, good.change, part.change], self.check_defects, **both, **private, **TEACH)
         judge.click(self.judge, [part, bad], [status, unused, bad], preprocess=False, **private, **TEACH)
         draw.click(self.picture_to_draw, [part, good], [region, share, size], preprocess=False, **quick)
         region.input(self.drawn, [part, size], [shapes, share], preprocess=False, **quick)
@@ -168,7 +187,10 @@ class TeachTab:
             event(self.offer_to_keep, part, keep, preprocess=False, **quick)
             event(self.known, [part, good], [waiting, methods], preprocess=False, **quick)
         stop.click(self.stop, running, None, **quick)
-        tab.select(self.arrive, [wanted, least], [part, least, wanted], preprocess=False, **quick)
+        led = compared.select(self.lead_to_check, None, [tabs, wanted, to_check], **quick)
+        led.then(None, js=SHOW_STATUS, api_visibility="private")
+        arrived = tab.select(self.arrive, [wanted, least], [part, least, wanted], preprocess=False, **quick)
+        arrived.then(self.judge_wanted, to_check, [status, unused, to_check], **private, **TEACH)
         return inspect.click(lambda chosen: (gr.Tabs(selected="inspect"), chosen), taught, [tabs, category], **quick)
 
     def _build_keep(self, part: gr.Dropdown) -> gr.Column:
@@ -230,15 +252,15 @@ class TeachTab:
         emptied = not good and parts.pictures(part_name(part or ""))
         return (gr.skip(),) * 3 if emptied else self.check(part, good, request)
 
-    def check_defects(self, bad: list | None, request: gr.Request) -> str:
-        """How many known defects are given, and which cannot be used."""
+    def check_defects(self, part: str | None, good: list | None, bad: list | None, request: gr.Request) -> str:
+        """How many known defects are given, which cannot be used, and which are good ones, too."""
         language, place = language_of(request), self._visitors.of(request)
-        if not bad:
-            return ""
+        parts, name = place.teacher.parts, part_name(part or "")
         try:
-            count = place.teacher.parts.count_with("", uploads_in(_paths(bad)))
-            lines = [translate("teach_given", language, count=count)]
-            return _said(language, lines=lines, warnings=_unused(bad, language))
+            warnings = [*_unused(bad, language), *_contradictions(parts, name, good, bad, language)]
+            count = parts.count_with("", uploads_in(_paths(bad)))
+            lines = [translate("teach_given", language, count=count)] if bad else []
+            return _said(language, lines=lines, warnings=warnings) if lines or warnings else ""
         except (PictureError, OSError) as error:
             return _said(language, refused=[explain_fault(error, language, place.catalog)])
 
@@ -269,7 +291,8 @@ class TeachTab:
                 teacher.parts.add(name, uploads_in(_paths(bad)), BAD)
                 keep_region(teacher, name, drawing)
                 save_least_size(teacher.parts.folder / name, checked_least_size(least_size))
-                unused = _unused(bad, language)  # said again at the end, when the list of files is empty
+                # said again at the end, when the list of files is empty
+                unused = [*_unused(bad, language), *_contradictions(teacher.parts, name, None, None, language)]
         except (PictureError, OSError) as error:
             refused = [explain_fault(error, language, teacher.catalog)]
         if refused:
@@ -302,13 +325,25 @@ class TeachTab:
         try:
             refused = _refused_defects(teacher, name, bad, language)
             if not refused:
-                unused = _unused(bad, language)
+                unused = [*_unused(bad, language), *_contradictions(teacher.parts, name, None, None, language)]
                 teacher.parts.add(name, uploads_in(_paths(bad)), BAD)
                 yield from _judged(teacher, name, unused, language)
         except (PictureError, ModelError, BackboneError, OSError) as error:
             refused = [explain_fault(error, language, teacher.catalog)]
         if refused:
             yield gr.skip(), _said(language, refused=refused), gr.skip()
+
+    def lead_to_check(self, event: gr.EventData, request: gr.Request) -> tuple[gr.Tabs, str | None, str | None]:
+        """A click on a part in Compare -> this tab, the part to choose, and the part to check."""
+        part, parts = getattr(event, "part", None), self._visitors.of(request).teacher.parts
+        known = part if part in parts.names() else None
+        return gr.Tabs(selected="teach"), known, known
+
+    def judge_wanted(self, part: str | None, request: gr.Request) -> Iterator[tuple]:
+        """The tab is opened: checks the part that was chosen in Compare, if one was."""
+        yield gr.skip(), gr.skip(), None
+        for status, unused, _ in self.judge(part, None, request) if part else ():  # files that were added stay
+            yield status, unused, None
 
     def picture_to_draw(self, part: str | None, good: list | None, request: gr.Request) -> tuple[object, str, object]:
         """The first picture, to draw on, with what was drawn for the part before; and its size."""
@@ -332,11 +367,13 @@ class TeachTab:
         self, part: str | None, size: Sequence[int] | None, event: gr.EventData, request: gr.Request
     ) -> tuple[dict, str]:
         """What the visitor drew, for which part and on a picture of which size; and how much of the picture counts."""
-        language, shapes = language_of(request), checked_shapes(getattr(event, "shapes", None))
-        drawing = {"part": part_name(part or ""), "size": tuple(size or (DRAWN, DRAWN)), "shapes": shapes}
-        share = share_that_counts(draw_mask(shapes, drawing["size"]))
-        key = "region_share" if share else "region_nothing"
-        return drawing, str(translate(key, language, share=percent(share, language)))
+        language, sent = language_of(request), getattr(event, "shapes", None)
+        drawing = {"part": part_name(part or ""), "size": tuple(size or (DRAWN, DRAWN))}
+        drawing |= {"shapes": checked_shapes(sent), "exceeded": exceeded(sent)}
+        if wrong := _refused_drawing(drawing, language):
+            return drawing, str(wrong)
+        share = share_that_counts(draw_mask(drawing["shapes"], drawing["size"]))
+        return drawing, str(translate("region_share", language, share=percent(share, language)))
 
     def forget_drawing(self, part: str | None, drawing: dict | None) -> tuple:
         """Another part was chosen: what was drawn for the part before is not for this one."""
@@ -458,13 +495,23 @@ def _refused(
         return [translate("teach_too_few", language, count=count, missing=FEWEST - count)]
     if count > MOST:
         return [translate("teach_too_many", language, count=count, limit=MOST)]
-    if drawing and not share_that_counts(draw_mask(checked_shapes(drawing["shapes"]), drawing["size"])):
-        return [translate("region_nothing", language)]
+    if drawing and (wrong := _refused_drawing(drawing, language)):
+        return [wrong]
     if teacher.current(name):
         return [translate("teach_runs", language)]
+    if contradictions := _new_contradictions(teacher.parts, name, good, bad, language):
+        return contradictions
     if too_many := _too_many_defects(teacher, name, bad, language):
         return [too_many]
     return []
+
+
+def _refused_drawing(drawing: dict, language: str) -> Markup | None:
+    """Why a part cannot be taught with what was drawn; None if it can."""
+    if limit := drawing["exceeded"]:
+        return translate(f"region_many_{limit}", language, shapes=MOST_SHAPES, points=MOST_POINTS)
+    share = share_that_counts(draw_mask(checked_shapes(drawing["shapes"]), drawing["size"]))
+    return None if share else translate("region_nothing", language)
 
 
 def _refused_defects(teacher: Teacher, name: str, bad: list | None, language: str) -> list[Markup]:
@@ -478,6 +525,8 @@ def _refused_defects(teacher: Teacher, name: str, bad: list | None, language: st
         return [translate("teach_busy", language)]
     if count < limits[0]:
         return [translate("teach_bad_count", language, count=count, fewest=limits[0], most=limits[1])]
+    if contradictions := _new_contradictions(teacher.parts, name, None, bad, language):
+        return contradictions
     too_many = _too_many_defects(teacher, name, bad, language)
     return [too_many] if too_many else []
 
@@ -497,7 +546,8 @@ def _judged(teacher: Teacher, name: str, unused: Sequence[Markup], language: str
         yield _said(language, headline=words, done=done, total=len(paths)), "", gr.skip()
         check.add(inspect_picture(teacher.catalog, entry.label, path, None, list(METHODS)))
     words = translate("teach_judged", language, part=teacher.parts.written(name), count=len(paths))
-    shown = {"lines": check.lines(language), "warnings": unused, "missed": check.missed(language)}
+    lines = [*check.lines(language), translate("teach_judged_how", language)]
+    shown = {"lines": lines, "warnings": unused, "missed": check.missed(language)}
     yield _said(language, headline=words, **shown), "", None
 
 
@@ -586,6 +636,23 @@ def _unused(files: list | None, language: str) -> list[Markup]:
     """What the tab says about known defects that cannot be used."""
     unreadable = unreadable_in(uploads_in(_paths(files)))
     return _unusable(Findings(unreadable=unreadable, left_out=left_out(_paths(files))), language)
+
+
+def _contradictions(parts: OwnParts, name: str, good: list | None, bad: list | None, language: str) -> list[Markup]:
+    """What the tab says about pictures that are good ones and known defects at the same time."""
+    kept = list(parts.in_both(name).values())
+    said = [translate("teach_both_kept", language, names=_names(kept, language))] if kept else []
+    return [*_new_contradictions(parts, name, good, bad, language), *said]
+
+
+def _new_contradictions(
+    parts: OwnParts, name: str, good: list | None, bad: list | None, language: str
+) -> list[Markup]:
+    """The same without those that the part has already: why it cannot be taught with these files."""
+    before = parts.in_both(name)
+    found = parts.in_both(name, uploads_in(_paths(good)), uploads_in(_paths(bad)))
+    names = [found[each] for each in found if each not in before]
+    return [translate("teach_both", language, names=_names(names, language))] if names else []
 
 
 def _unusable(findings: Findings, language: str) -> list[Markup]:

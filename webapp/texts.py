@@ -10,6 +10,7 @@ from base64 import b64encode
 from decimal import Decimal, localcontext
 from functools import partial
 from io import BytesIO
+from numbers import Integral
 from pathlib import Path
 
 import gradio as gr
@@ -38,6 +39,16 @@ TONES = {True: "defective", LOOK: "look", False: "good", None: "unsure"}  # clas
 SIGNS = {True: "✕", LOOK: "↻", False: "✓", None: "?"}  # the verdict must not depend on colour alone
 
 
+class _Count(int):
+    """An integer whose format can be the word for one and the word for any other number: "{n:part|parts}"."""
+
+    def __format__(self, spec: str) -> str:
+        one, has_words, others = spec.partition("|")
+        if not has_words:
+            return super().__format__(spec)
+        return one if self == 1 else others
+
+
 def label(key: str):
     """A text of a component, translated in the browser."""
     if key not in TEXTS:
@@ -47,8 +58,13 @@ def label(key: str):
 
 def translate(key: str, language: str, **values: object) -> Markup:
     """A text in the visitor's language, as HTML: values are escaped, and numbers are written as in that language."""
-    shown = {name: number(v, language) if isinstance(v, float) else v for name, v in values.items()}
-    return Markup(TEXTS[key][language]).format(**shown)
+    return Markup(TEXTS[key][language]).format(**{name: _shown(value, language) for name, value in values.items()})
+
+
+def _shown(value: object, language: str) -> object:
+    if isinstance(value, float):
+        return number(value, language)
+    return _Count(value) if isinstance(value, Integral) else value
 
 
 def translate_plainly(key: str, language: str, **values: object) -> str:

@@ -26,7 +26,7 @@ from webapp.batch_rows import DISAGREEMENT, inspected_row
 from webapp.batch_tab import _Batches
 from webapp.compare_tab import TEST, Comparing
 from webapp.inspect_tab import InspectTab
-from webapp.inspection import inspect_picture, method_choice
+from webapp.inspection import fit_methods, inspect_picture, method_choice, wish_methods
 from webapp.models_tab import render_models
 from webapp.results import BatchResults
 from webapp.texts import LANGUAGES
@@ -175,9 +175,9 @@ def test_methods_without_a_model_are_a_note(all_models, upload, tmp_path):
 
 @every_number
 def test_two_methods_are_chosen_at_first_and_all_are_offered(catalog, registered):
-    choice = method_choice(catalog)
+    choice, wished = method_choice(catalog)
     assert [title for title, _ in choice.choices] == TITLES[:registered]
-    assert choice.value == [detector.method for detector in DETECTORS[: min(registered, 2)]]
+    assert choice.value == wished.value == [detector.method for detector in DETECTORS[: min(registered, 2)]]
 
 
 @pytest.mark.parametrize("registered", [4])
@@ -202,11 +202,53 @@ def test_only_the_chosen_methods_are_shown_and_downloaded(catalog, upload, regis
 
 def test_the_only_method_of_a_category_is_shown_without_being_chosen(all_models, upload, tmp_path):
     catalog = catalog_of([Quadratic], all_models, tmp_path / "models")
-    report = InspectTab(catalog, []).inspect(LABEL, upload, method_choice(catalog).value, visitor())[0]
+    wished = method_choice(catalog)[1].value
+    report = InspectTab(catalog, []).inspect(LABEL, upload, wished, visitor())[0]
     assert re.findall(r'class="method" aria-label="(\w+)"', report) == ["Quadratic"]
     assert "has no model for this category" not in report  # those that are shown replace the others
-    *_, (_, table, *_) = _Batches(catalog).run(LABEL, [upload], 20, method_choice(catalog).value, visitor())
+    *_, (_, table, *_) = _Batches(catalog).run(LABEL, [upload], 20, wished, visitor())
     assert [column.get("group") for column in table["columns"][2::3]] == ["Quadratic"]
+
+
+def with_a_lid(*methods):
+    """A catalog of a widget with all methods and of a lid with these."""
+    widgets = [SimpleNamespace(label=LABEL, method=method) for method in METHODS]
+    return SimpleNamespace(entries=[*widgets, *(SimpleNamespace(label="own / lid", method=m) for m in methods)])
+
+
+@pytest.mark.parametrize("tab", ["inspect", "batch"])
+def test_the_ticks_are_the_methods_that_are_shown_and_the_choice_comes_back(tab):
+    """They used to stay at methods without a model, such as those of a part that was taught with another one."""
+    catalog, wished = with_a_lid("quadratic"), ["simplenet", "glass"]
+    catalog.load = {"own / lid": {}, LABEL: {}}.get
+    fit = InspectTab(catalog, []).fit if tab == "inspect" else _fitted_by(_Batches(catalog))
+    lid = fit("own / lid", wished, visitor())
+    assert lid["choices"] == [("Quadratic", "quadratic")] and lid["value"] == ["quadratic"]
+    assert lid["info"] == "No model for this category: SimpleNet, GLASS, Gaussian."
+    back = fit(LABEL, wished, visitor())
+    assert back["value"] == wished and [name for _, name in back["choices"]] == list(METHODS)
+    assert "methods_info" in repr(back["info"])
+
+
+def _fitted_by(batches):
+    return lambda category, wished, request: batches.offer(category, wished, None, request)[0]
+
+
+def test_other_ticks_are_another_choice_and_are_inspected(all_models, upload, tmp_path):
+    tab = InspectTab(catalog_of(DETECTORS, all_models, tmp_path / "models"), [])
+    *report, wished = tab.choose(LABEL, upload, ["simplenet"], None, ["glass", "quadratic"], visitor())
+    assert re.findall(r'class="method" aria-label="(\w+)"', report[0]) == ["GLASS", "Quadratic"]
+    assert wished == ["glass", "quadratic"] and len(report) == 4
+
+
+def test_ticks_of_one_category_leave_the_choice_for_others():
+    catalog, lid = with_a_lid("quadratic", "simplenet"), "own / lid"
+    assert wish_methods(catalog, lid, ["quadratic"], ["simplenet", "glass"]) == ["glass", "quadratic"]
+    assert wish_methods(catalog, lid, [], ["simplenet", "glass"]) == ["glass"]  # it is not offered here
+    assert wish_methods(catalog, None, ["glass"], ["simplenet"]) == ["glass"]
+    for absurd in ("glass", 7, None, [{}, [3]]):
+        assert wish_methods(catalog, None, absurd, ["glass"]) == []
+    assert fit_methods(catalog, lid, [], "en")["value"] == []  # without a choice all are shown
 
 
 # ---------------------------------------------------------------- Batch

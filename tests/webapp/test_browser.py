@@ -4,6 +4,7 @@ Each visit ends with the check that the console holds no error and that nobody b
 """
 
 import json
+import re
 from contextlib import contextmanager
 
 import pytest
@@ -373,3 +374,9 @@ def test_pictures_of_an_own_part_are_judged_and_drawn_on(bundled, tmp_path):
         photograph(page, "teach")
         page.get_by_role("button", name="Remove all").click()
         page.get_by_text("Share of the picture that counts: 100%.").wait_for()
+        page.get_by_role("button", name="Polygon").click()
+        for x, y in ((0.01, 0.01), (0.99, 0.01), (0.01, 0.99)):
+            page.mouse.click(place["x"] + x * place["width"], place["y"] + y * place["height"])
+        page.get_by_text("What counts in the picture").hover()
+        page.mouse.down()  # elsewhere, without a double-click at the end of the polygon
+        page.get_by_text(re.compile("Share of the picture that counts: (49|50|51)%.")).wait_for()

@@ -174,7 +174,7 @@ def test_a_single_method_and_unknown_facts_leave_dashes():
 
 
 def test_without_metrics_the_table_says_where_they_come_from(catalog):
-    table, introduction, choice = on_test(catalog, None).arrive(ENGLISH)
+    table, introduction, choice, _ = on_test(catalog, None).arrive(ENGLISH)
     assert "metrics.json" in table and "--test-folder" in introduction
     assert (choice["choices"], choice["value"]) == ([], None)
 
@@ -200,7 +200,7 @@ def test_what_can_be_run(catalog, labelled_folder):
 def test_the_page_says_what_of_the_test_folder_is_not_used(catalog, labelled_folder):
     add_pictures(labelled_folder / "widget" / "validation" / "<b>", "000.png", "001.png")
     request = SimpleNamespace(headers={"accept-language": "de"})
-    _, introduction, _ = on_test(catalog, labelled_folder).arrive(request)
+    _, introduction, *_ = on_test(catalog, labelled_folder).arrive(request)
     assert "widget: nicht verwendet in validation: 2 (nur train, test und ground_truth" in introduction
 
 

@@ -22,6 +22,7 @@ from hubmodels.hub.catalog import Catalog, list_own
 from hubmodels.prediction import AnomalyPrediction
 from training.publishing.card import card_of, write_card
 from webapp.batch_tab import _Batches
+from webapp.compare_tab import Comparing
 from webapp.corrections import FILE, Corrections, LessonRunsError, what_followed
 from webapp.inspect_tab import InspectTab
 from webapp.inspection import Asked
@@ -31,6 +32,7 @@ from webapp.teach_tab import TeachTab
 from webapp.teaching import DONE, Teacher
 from webapp.visitors import Everybody
 
+expect = pytest.importorskip("playwright.sync_api", reason="playwright is not installed").expect
 LABEL = "own / lid"
 
 
@@ -732,3 +734,75 @@ def test_a_part_that_was_taught_again_is_inspected_with_the_new_model(teacher, f
         assert page.locator("[data-output=rate]").text_content() == "3.2%"
         page.get_by_role("tab", name="Batch").click()
         page.wait_for_function("document.querySelector('#batch-rate input[type=range]').value === '3.23'")
+
+
+@pytest.mark.browser
+def test_ticks_follow_the_category_and_the_choice_comes_back(teacher, tmp_path, monkeypatch):
+    shutil.rmtree(teacher.models / "simplenet-own-lid")
+    teacher.catalog.refresh()
+    with served(teacher.catalog | Catalog.bundled(), tmp_path / "up", monkeypatch) as url, visit(url) as page:
+
+        def choose(category):
+            page.get_by_label("Category").first.click()
+            page.get_by_role("option", name=category).click()
+
+        ticks = page.locator("label:visible", has=page.locator(":checked")).filter(has_text=re.compile("Net|GLA|Hyb"))
+        expect(ticks).to_have_text(["SimpleNet", "GLASS"])
+        choose("lid")
+        expect(ticks).to_have_text(["GLASS"])
+        expect(page.locator("label:visible", has_text="SimpleNet")).to_have_count(0)
+        page.get_by_text("No model for this category: SimpleNet, Hybrid.").first.wait_for()
+        choose("Pill")
+        expect(ticks).to_have_text(["SimpleNet", "GLASS"])
+        page.locator("label:visible", has_text="SimpleNet").click()
+        choose("lid")
+        choose("Washer")
+        expect(ticks).to_have_text(["GLASS"])
+        page.get_by_role("tab", name="Batch").click()
+        expect(page.get_by_label("Category").last).to_have_value("Washer (sample)")
+        expect(ticks).to_have_text(["SimpleNet", "GLASS"])
+
+
+def test_compare_offers_own_parts_with_models_and_known_defects(teacher):
+    visitors = Everybody(teacher.catalog, teacher)
+    comparing, english = Comparing(teacher.catalog, {}, visitors=visitors), gr.Request(headers={})
+    assert comparing.arrive(english)[-1].strip() == ""
+    teacher.parts.add("lid", [Upload("a.png", lambda: png(50))], BAD)
+    teacher.parts.name("cap", "<b>")
+    teacher.parts.add("cap", [Upload("a.png", lambda: png(51))])  # no models
+    teacher.parts.add("cap", [Upload("a.png", lambda: png(52))], BAD)
+    shown = comparing.arrive(english)[-1]
+    assert re.findall('data-part="(.*?)">(.*?)<', shown) == [("lid", "Check lid with 1 known defect")]
+    assert "good pictures are no test pictures here" in shown
+    assert Comparing(teacher.catalog, {}).arrive(english)[-1].strip() == ""  # nobody teaches
+
+
+def test_a_part_of_compare_is_checked_once_when_teach_opens(teacher):
+    teacher.parts.add("lid", [Upload(f"{i}.png", lambda i=i: png(i)) for i in range(50, 54)], BAD)
+    tab = TeachTab(Everybody(teacher.catalog, teacher))
+    _, wanted, to_check = tab.lead_to_check(gr.EventData(None, {"part": "lid"}), None)
+    assert wanted == to_check == "lid"
+    pages = list(tab.judge_wanted("lid", None))
+    assert "lid was checked with known defects: 4." in pages[-1][0] and {page[2] for page in pages} == {None}
+    assert "The false alarms come from held-out scores" in pages[-1][0]
+    assert "GLASS finds" in pages[-1][0] and "SimpleNet finds" in pages[-1][0]
+    assert list(tab.judge_wanted(None, None)) == [(gr.skip(), gr.skip(), None)]
+    for absurd in ("../lid", None, 7, ["lid"]):
+        assert tab.lead_to_check(gr.EventData(None, {"part": absurd}), None)[1:] == (None, None)
+
+
+@pytest.mark.browser
+def test_one_click_in_compare_checks_an_own_part(teacher, tmp_path, monkeypatch):
+    teacher.parts.add("lid", [Upload(f"{i}.png", lambda i=i: png(i)) for i in range(50, 54)], BAD)
+    with (
+        served(teacher.catalog, tmp_path / "up", monkeypatch, teacher) as url,
+        visit(url, width=360, height=740) as page,
+    ):
+        page.get_by_role("tab", name="Compare").click()
+        page.get_by_role("button", name="Check lid with 4 known defects").click()
+        page.get_by_text("lid was checked with known defects: 4.").wait_for()
+        expect(page.locator("#teach-status")).to_be_in_viewport()
+        expect(page.locator("#teach-part input")).to_have_value("lid")
+        page.get_by_role("tab", name="Compare").click()
+        photograph(page, "compare_own_phone")
+        assert page.evaluate("document.documentElement.scrollWidth") <= 360

@@ -465,8 +465,8 @@ def test_every_bundled_category_has_examples(bundle):
 def test_baselines_are_offered_and_expected_only_if_they_are_there_or_named():
     """The page used to list methods without a single model."""
     bundled = Catalog.bundled()
-    assert [name for _, name in method_choice(bundled).choices] == ["simplenet", "glass", "hybrid"]
-    more = SimpleNamespace(entries=[*bundled.entries, SimpleNamespace(method="patchcore")])
-    assert [name for _, name in method_choice(more).choices] == ["simplenet", "glass", "hybrid", "patchcore"]
+    assert [name for _, name in method_choice(bundled)[0].choices] == ["simplenet", "glass", "hybrid"]
+    more = SimpleNamespace(entries=[*bundled.entries, SimpleNamespace(method="patchcore", label="toy / lid")])
+    assert [name for _, name in method_choice(more)[0].choices] == ["simplenet", "glass", "hybrid", "patchcore"]
     assert expected_methods(None) == expected_methods([]) == ["simplenet", "glass", "hybrid"]
     assert expected_methods(["glass", "mahalanobis"]) == ["glass", "mahalanobis"]

@@ -15,7 +15,7 @@ from PIL import Image
 from hubmodels import SimpleNet
 from hubmodels.hub.catalog import Catalog, list_own
 from hubmodels.samples import Sample
-from webapp import compare_tab, regions
+from webapp import compare_tab, regions, teach_tab
 from webapp.defect_check import DefectCheck
 from webapp.inspection import inspect_picture
 from webapp.inspection_report import render_report
@@ -132,6 +132,25 @@ def test_the_tab_shows_a_picture_and_how_much_counts(tab):
     assert drawing["shapes"] == [LEFT] and said.replace("\xa0", " ") == "Share of the picture that counts: 50%."
     whole = type("Event", (), {"shapes": [shape("rectangle", (0, 0), (1, 1))]})()
     assert tab.drawn("Lid", size, whole, visitor())[1].startswith("Nothing is left that counts")
+
+
+@pytest.mark.parametrize(
+    ("shapes", "words"),
+    [
+        ([LEFT] * 201, "more than 200 shapes"),
+        ([shape("brush", *[(0.5, 0.5)] * 5001, width=0.1)], "more than 5000 points"),
+    ],
+)
+def test_a_drawing_beyond_a_limit_is_refused_in_words_and_not_cut(tab, shapes, words, monkeypatch):
+    drawing, said = tab.drawn("Lid", (64, 48), type("Event", (), {"shapes": shapes})(), visitor())
+    assert words in said and "Press Undo" in said
+    monkeypatch.setattr(teach_tab, "missing_packages", list)
+    monkeypatch.setattr(teach_tab, "FEWEST", 1)
+    *_, page = tab.teach("lid", None, None, ["hybrid"], drawing, None, visitor())
+    assert words in page[0] and saved_shapes(tab._visitors.of(None).teacher.parts.folder / "lid") == []
+    fewer = shapes[:200] if len(shapes) > 1 else [LEFT]
+    drawing, said = tab.drawn("Lid", (64, 48), type("Event", (), {"shapes": fewer})(), visitor())
+    assert said.startswith("Share of the picture") and drawing["shapes"] == fewer
 
 
 def test_what_was_drawn_for_a_part_is_not_for_another(tab):

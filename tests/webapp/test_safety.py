@@ -30,7 +30,7 @@ from gradio import utils
 from PIL import Image
 
 from hubmodels.hub.catalog import Catalog
-from webapp.api import mcp_available
+from webapp.api import ENDPOINTS, mcp_available
 from webapp.hosting import FETCH, MAX_UPLOAD, _refusal, delete_old, keep_deleting, refuse_web_addresses
 from webapp.page import WAITING, launch_settings
 
@@ -454,8 +454,10 @@ ABSURD = {
 
 @pytest.mark.parametrize("name", ABSURD)
 def test_absurd_methods_are_no_choice(app, name):
-    report = app.event("inspect_1", PILL, app.upload(PICTURE.read_bytes()), ABSURD[name])["data"][0]
-    assert 'aria-label="SimpleNet"' in report and SCRIPT not in report
+    upload = app.upload(PICTURE.read_bytes())
+    for event, data in (("inspect_1", [ABSURD[name]]), ("choose", [None, None, ABSURD[name]])):
+        report = app.event(event, PILL, upload, *data)["data"][0]
+        assert 'aria-label="SimpleNet"' in report and SCRIPT not in report
 
 
 @pytest.mark.parametrize("name", ABSURD)
@@ -519,6 +521,32 @@ def test_calls_of_nothing_are_refused(app, change):
         assert '"success":false' in stream
     else:
         assert 400 <= answer.status_code < 600
+
+
+@pytest.mark.parametrize("way", ["run", "api", "call", "call/v2", "run/", "api/"])
+def test_an_event_of_the_page_without_a_session_is_refused_in_words(app, way):
+    """Gradio answered 500 without a reason."""
+    private = sorted({name for name in app.functions if name} - set(ENDPOINTS))
+    assert len(private) > 40
+    for name in [*private, "predict", "no_such_name"]:
+        for body in ({"data": [None] * app.inputs.get(name, 0)}, {"data": [], "session_hash": None}, {}):
+            answer = app.post(f"/gradio_api/{way.rstrip('/')}/{name}{'/' * way.endswith('/')}", json=body)
+            assert (answer.status_code, "programs can use: categories, inspect" in answer.text) == (404, True), name
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"7", b"[" * 100_000, b"\xff", b'{"fn_index": 3, "data": []}'])
+def test_calls_without_sense_are_no_error_of_the_server(app, content):
+    for name in ("pick", "categories"):
+        answer = app.post(f"/gradio_api/run/{name}", content=content, headers={"Content-Type": "application/json"})
+        assert 400 <= answer.status_code < 500, answer.text
+
+
+def test_what_needs_no_session_is_answered_and_the_page_calls_with_one(app):
+    assert PILL in app.post("/gradio_api/run/categories", json={"data": []}).json()["data"][0]
+    body = {"data": [PILL, None], "fn_index": app.functions["adopt"], "session_hash": uuid.uuid4().hex}
+    assert app.post("/gradio_api/run/predict", json=body).status_code == 200
+    padded = {"data": [], "padding": "x" * 3_000_000}  # comes in several messages
+    assert PILL in app.post("/gradio_api/run/categories", json=padded).json()["data"][0]
 
 
 @pytest.mark.parametrize("session", ["nobody", "../../etc/passwd", SCRIPT, "x" * 10_000])

@@ -537,12 +537,42 @@ def test_what_is_left_out_is_said(teacher, uploads, tmp_path, monkeypatch):
     assert "not pictures (1): &lt;b&gt;.txt" in said["en"] and "Ausgelassen (1): huge.png." in said["de"]
     assert "system wrote them (4): ._0.png, ._1.png, ._2.png and 1 more" in said["en"]
     broken, *_ = bad = uploads(b"no picture", png(2))
-    defects = tab.check_defects([*bad, *files], visitor())
+    defects = tab.check_defects(None, None, [*bad, *files], visitor())
     assert "Known defects given: 2." in defects  # one file, and one in the ZIP file
     assert f"Cannot be read (1): {broken['orig_name']}. Save" in defects and "Left out (1): huge.png" in defects
     assert (
-        tab.check_defects(uploads(png(3)), visitor()).count("<li>") == 0 and tab.check_defects(None, visitor()) == ""
+        tab.check_defects(None, None, uploads(png(3)), visitor()).count("<li>") == 0
+        and tab.check_defects("Lid", None, None, visitor()) == ""
     )
+
+
+def test_a_picture_cannot_be_good_and_a_known_defect(teacher, uploads, monkeypatch):
+    """Only the log of the training said so."""
+    monkeypatch.setattr(teach_tab, "missing_packages", list)
+    tab, good, same, other = tab_of(teacher), uploads(*map(png, range(10))), uploads(png(3)), uploads(png(30))
+    words = f"known defects at the same time: {good[3]['orig_name']}. A picture cannot be both"
+    assert words in tab.check_defects("Lid", good, [*same, *other], visitor())
+    assert "zugleich" in tab.check_defects("Lid", good, same, visitor("de"))
+    assert "both" not in tab.check_defects("Lid", good, other, visitor())
+    *_, page = tab.teach("Lid", good, same, ["hybrid"], None, None, visitor())
+    assert words in page[0] and not teacher.parts.names()
+    teacher.parts.add("lid", given(*map(png, range(10))))
+    assert "at the same time" in tab.check_defects("Lid", None, same, visitor())
+    monkeypatch.setattr(teacher, "entries", lambda part: [None])
+    *_, (_, said, _) = tab.judge("Lid", [*same, *uploads(*map(png, range(20, 23)))], visitor())
+    assert "at the same time" in said and not teacher.parts.pictures("lid", BAD)
+
+
+def test_pictures_that_a_part_has_as_both_are_said_and_refuse_nothing(teacher, uploads):
+    """Somebody put them into the folders, and cannot remove them on the page."""
+    teacher.parts.add("lid", given(*map(png, range(10))))
+    teacher.parts.add("lid", given(png(3), png(40)), BAD)
+    [name] = teacher.parts.in_both("lid").values()
+    said = tab_of(teacher).check_defects("lid", None, uploads(png(41)), visitor())
+    assert f"as good ones and as known defects: {name}. A picture" in said and "given: 1." in said
+    assert "at the same time" not in said
+    assert not teach_tab._new_contradictions(teacher.parts, "lid", None, uploads(png(3)), "en")
+    assert teacher.parts.in_both("other") == {}
 
 
 def test_known_defects_that_cannot_be_read_are_said_with_the_result(teacher, uploads, monkeypatch):

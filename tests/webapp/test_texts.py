@@ -4,6 +4,7 @@ import re
 import string
 
 import gradio as gr
+import numpy as np
 import pytest
 from test_house import ROOT
 
@@ -61,6 +62,42 @@ def test_values_are_escaped_and_numbers_written_as_the_language_does():
 )
 def test_numbers_have_three_digits_and_no_exponent(value, text):
     assert number(value, "en") == text and number(value, "de") == text.replace(".", ",")
+
+
+PLURALS = {
+    "en": "pictures|parts|regions|pixels|defects|examples|rows|mistakes|methods|are",
+    "de": "Bilder|Bildern|Teile|Teilen|Stellen|Pixeln|Fehlern|Beispiele|Zeilen|gute|guten|fehlerhafte|bekannten|sind",
+}
+NEVER_ONE = {  # three methods and more, or beyond a limit
+    *("count_agree", "overlap_count", "compare_mistakes", "compare_measured"),
+    *("batch_too_many", "teach_too_many", "teach_bad_many"),
+}
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize("key", sorted(key for key in TEXTS if key not in NEVER_ONE))
+def test_one_is_no_plural(key, language):
+    """Sentences such as "This comes from 1 pictures"."""
+    text = translate(key, language, **({name: 1 for name in fields(TEXTS[key][language])} | {"limit": 50, "most": 50}))
+    plural = PLURALS[language]
+    assert not re.search(rf"\b1 (?:good |known |new )?(?:{plural})\b|\b(?:are|sind) (?:es )?1\b", text), text
+
+
+def test_words_follow_their_number():
+    assert translate("outlined_some", "en", count=1, share="2%").startswith("1 region,")
+    assert translate("outlined_some", "de", count=2, share="2%").startswith("2 Stellen,")
+    assert translate("outlined_some", "en", count=np.int64(1), share="<").startswith("1 region, &lt;")
+    words = translate_plainly("p_value_few", "en", count=0, size=1)
+    assert words == "0 of 1 good part are at least this unusual"
+    assert translate_plainly("p_value_few", "de", count=1, size=20).startswith("1 von 20 guten Teilen ist mindestens")
+
+
+@pytest.mark.parametrize("key", TEXTS)
+def test_only_numbers_have_words_for_one_and_more(key):
+    """Gradio shows the texts of components as they are, without values."""
+    for language, text in TEXTS[key].items():
+        specs = [spec for _, _, spec, _ in string.Formatter().parse(text) if spec]
+        assert all(spec.count("|") == 1 and "{" not in spec for spec in specs), (language, text)
 
 
 def test_the_largest_number_can_be_written():

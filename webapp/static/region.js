@@ -88,9 +88,13 @@ canvas.addEventListener("keydown", (event) => { // arrows move a cross; Enter st
 });
 canvas.addEventListener("blur", () => { cursor = null; paint(); });
 
+// a polygon ends, too, when the visitor goes on elsewhere: what is shown is what is taught
+document.addEventListener("pointerdown", ({ target }) => { if (drawing && !box.contains(target)) keep(drawing); });
+
 box.addEventListener("click", ({ target }) => {
   const button = target.closest("button");
   if (!button) return;
+  if ((button.dataset.tool || button.dataset.counts) && drawing) keep(drawing);
   if (button.dataset.tool) tool = button.dataset.tool;
   if (button.dataset.counts) counts = button.dataset.counts === "yes";
   if (button.dataset.act === "undo") drawing ? (drawing = null) : shapes.pop();
