@@ -19,6 +19,7 @@ from browser import launched, photograph, visit
 from hub_environment import free_port
 from hub_server import Account, Fault, answer
 from PIL import Image
+from quick_training import quick
 from small_report import describe
 
 import app
@@ -398,8 +399,8 @@ def served(tmp_path, monkeypatch):
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "up"))
     monkeypatch.setattr(gr.utils, "get_heartbeat_rate", lambda: 0.5)
     command = Teacher.command
-    quick = ["--image-size", "64", "--folds", "0"]
-    monkeypatch.setattr(Teacher, "command", lambda self, lesson: [*command(self, lesson), *quick])
+    small = ("--image-size", "64", "--folds", "0")
+    monkeypatch.setattr(Teacher, "command", lambda self, lesson: quick(command(self, lesson), *small))
     space = Visitors(Catalog.bundled(), tmp_path / "visitors")
     page = build_page(Catalog.bundled(), visitors=space)
     settings = {"server_name": "127.0.0.1", "server_port": free_port(), "quiet": True, "prevent_thread_lock": True}
