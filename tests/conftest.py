@@ -25,6 +25,7 @@ BACKBONE = "resnet18.tv_in1k"
 signal.signal(
     signal.SIGINT, signal.default_int_handler
 )  # a shell's background jobs ignore it, and so do their children
+gc.set_threshold(10_000, 20, 100)  # the collector visits a million objects of torch and gradio for a second each time
 MOST_PROCESSES = 4  # each needs 1 GB; with more, the slowest file is what takes the time
 SLOWEST = (
     "test_story",
@@ -56,13 +57,6 @@ def pytest_xdist_auto_num_workers(config):
 def pytest_collection_modifyitems(items):
     """The slowest files come first, so that all processes end at about the same time."""
     items.sort(key=lambda item: item.path.stem not in SLOWEST)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def collect_once():
-    """What is in memory before a file's tests stays: a million objects, which the collector visits for a second."""
-    gc.collect()
-    gc.freeze()
 
 
 @pytest.fixture(scope="session")
