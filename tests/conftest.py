@@ -2,6 +2,7 @@
 
 import hub_environment  # isort: split
 
+import gc
 import os
 import shutil
 import signal
@@ -24,6 +25,7 @@ BACKBONE = "resnet18.tv_in1k"
 signal.signal(
     signal.SIGINT, signal.default_int_handler
 )  # a shell's background jobs ignore it, and so do their children
+gc.set_threshold(10_000, 20, 100)  # the collector visits a million objects of torch and gradio for a second each time
 MOST_PROCESSES = 4  # each needs 1 GB; with more, the slowest file is what takes the time
 SLOWEST = (
     "test_story",

@@ -285,6 +285,14 @@ class Exchange:
     bytes_out: int = 0
 
 
+class QuickServer(uvicorn.Server):
+    """Ends at once; uvicorn's own looks every tenth of a second."""
+
+    async def main_loop(self) -> None:
+        while not await self.on_tick(0):
+            await asyncio.sleep(0.01)
+
+
 class LoopbackHub:
     """The server, run by `start` or `with`; what it holds outlives `stop`, and `start` brings it back on its port.
 
@@ -313,7 +321,7 @@ class LoopbackHub:
         self.faults: list[Fault] = []
         self.requests: list[Exchange] = []
         self.page_size = 1000
-        self._server: uvicorn.Server | None = None
+        self._server: QuickServer | None = None
 
     def start(self) -> "LoopbackHub":
         """Serve from a thread of its own; returns when requests are answered."""
@@ -322,7 +330,7 @@ class LoopbackHub:
         quiet = {"log_config": None, "log_level": "critical", "access_log": False}
         bare = {"http": "h11", "ws": "none", "lifespan": "off", "proxy_headers": False}
         config = uvicorn.Config(self._serve, interface="asgi3", timeout_graceful_shutdown=1, **quiet, **bare)
-        self._server = uvicorn.Server(config)
+        self._server = QuickServer(config)
         self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._socket]}, daemon=True)
         self._thread.start()
         while not self._server.started:

@@ -24,6 +24,7 @@ from hubmodels import GLASS, REPOSITORY, __version__
 from hubmodels.methods import METHODS
 
 NOT_BASE = ("gradio", "sklearn", "accelerate", "datasets", "babel", "training", "webapp", "app")
+PILL = ROOT / "examples/parts/pill"
 REFUSE = """
 import sys
 from importlib.abc import Loader, MetaPathFinder
@@ -97,19 +98,34 @@ def test_every_import_of_the_library_is_a_base_requirement():
     assert needed - extra <= base, "not declared"
 
 
-def test_all_bundled_models_load_and_predict_without_network(python, tmp_path):
-    offline = os.environ | {"HF_HUB_OFFLINE": "1", "HF_ENDPOINT": "http://127.0.0.1:9"}
-    picture = ROOT / "examples/parts/pill/good.png"
+@pytest.fixture(scope="module")
+def offline(python, tmp_path_factory):
+    """What one process without network finds, since each imports torch for seconds, and the folder of its export."""
+    variables = os.environ | {"HF_HUB_OFFLINE": "1", "HF_ENDPOINT": "http://127.0.0.1:9"}
     script = f"""
-import json, hubmodels
+import contextlib, io, json
+from pathlib import Path
+import hubmodels
+from hubmodels.onnx import export
 catalog = hubmodels.Catalog.bundled()
 loaded = {{label: catalog.load(label) for label in catalog.categories()}}
-found = hubmodels.compare(loaded["parts / pill"], {str(picture)!r})
+found = hubmodels.compare(loaded["parts / pill"], {str(PILL / "good.png")!r})
+model = Path(hubmodels.__file__).parent / "weights/models/glass-parts-pill"
+with contextlib.redirect_stdout(io.StringIO()) as printed:
+    export.main([str(model), "--pictures", {str(PILL)!r}, "--output", "pill.onnx"])
+cracked = hubmodels.load(model).predict({str(PILL / "crack.png")!r})
 print(json.dumps({{"where": hubmodels.__file__, "loaded": {{label: list(models) for label, models in loaded.items()}},
                    "problems": catalog.problems,
-                   "verdicts": {{name: p.is_anomalous for name, p in found.items()}}}}))
+                   "verdicts": {{name: p.is_anomalous for name, p in found.items()}},
+                   "printed": printed.getvalue(),
+                   "cracked": [cracked.image_score, cracked.p_value, cracked.is_anomalous]}}))
 """
-    found = run(python, script, tmp_path, env=offline)
+    folder = tmp_path_factory.mktemp("offline")
+    return run(python, script, folder, env=variables), folder
+
+
+def test_all_bundled_models_load_and_predict_without_network(offline):
+    found, _ = offline
     assert str(ROOT) not in found["where"] and found["problems"] == {}
     bundled = [name for name, method in METHODS.items() if not method.baseline]
     assert [*found["loaded"].values()] == [bundled] * 5
@@ -126,23 +142,11 @@ print(json.dumps(detector.category))
     assert run(python, script, tmp_path, env=client_env(hub, tmp_path / "home")) == "widget"
 
 
-def test_the_command_exports_a_bundled_model_and_the_file_runs_without_torch(python, tmp_path):
-    examples = ROOT / "examples/parts/pill"
-    picture = str(examples / "crack.png")
-    script = f"""
-import contextlib, io, json
-from pathlib import Path
-import hubmodels
-from hubmodels.onnx import export
-model = Path(hubmodels.__file__).parent / "weights/models/glass-parts-pill"
-with contextlib.redirect_stdout(io.StringIO()) as printed:
-    export.main([str(model), "--pictures", {str(examples)!r}, "--output", "pill.onnx"])
-found = hubmodels.load(model).predict({picture!r})
-print(json.dumps([printed.getvalue(), found.image_score, found.p_value, found.is_anomalous]))
-"""
-    printed, score, *decided = run(python, script, tmp_path)
-    assert "glass: on 4 pictures scores differ by" in printed and "pill.parity.json" in printed
-    outputs = json.loads((tmp_path / "pill.parity.json").read_text())["outputs"]
+def test_the_command_exports_a_bundled_model_and_the_file_runs_without_torch(python, offline):
+    (found, folder), picture = offline, str(PILL / "crack.png")
+    score, *decided = found["cracked"]
+    assert "glass: on 4 pictures scores differ by" in found["printed"] and "pill.parity.json" in found["printed"]
+    outputs = json.loads((folder / "pill.parity.json").read_text())["outputs"]
     assert outputs.keys() == {"image_score", "anomaly_map", "p_value"}  # the only method needs no prefix
     script = f"""
 import json, hubmodels
@@ -150,13 +154,13 @@ model = hubmodels.ExportedModel("pill.onnx")
 found, (method,) = model.predict({picture!r}), model.compare({picture!r})
 print(json.dumps([method, found.image_score, found.p_value, found.is_anomalous]))
 """
-    found = run(python, script, tmp_path, refused=(*NOT_BASE, "torch", "timm", "torchvision", "huggingface_hub"))
+    found = run(python, script, folder, refused=(*NOT_BASE, "torch", "timm", "torchvision", "huggingface_hub"))
     assert found == ["glass", pytest.approx(score, rel=1e-4), *decided]
-    (tmp_path / "pill.onnx").rename(tmp_path / "glass.onnx")
-    shutil.copy(picture, tmp_path / "photo.png")
+    (folder / "pill.onnx").rename(folder / "glass.onnx")
+    shutil.copy(picture, folder / "photo.png")
     (lines,) = re.findall(r"<!-- not run: .* -->\n```python\n([^`]*)```", (ROOT / "docs/onnx.md").read_text())
     script = f"import json\n{lines}\nprint(json.dumps([image_score.item(), p_value.item(), anomaly_map.shape]))"
-    found = run(python, script, tmp_path, refused=(*NOT_BASE, "torch", "timm", "hubmodels"))
+    found = run(python, script, folder, refused=(*NOT_BASE, "torch", "timm", "hubmodels"))
     assert found == [pytest.approx(score, rel=1e-4), pytest.approx(decided[0]), [1, *Image.open(picture).size[::-1]]]
 
 

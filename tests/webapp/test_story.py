@@ -28,15 +28,16 @@ SIDE = 600
 QUICK = f"""
 import sys
 
-sys.path.insert(0, {str(ROOT)!r})
+sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "tests")!r}]
 from webapp.environment import prepare
 
 prepare()
 import app
+from quick_training import quick
 from webapp.teaching import Teacher
 
 command = Teacher.command
-Teacher.command = lambda self, lesson: [*command(self, lesson), "--image-size", "128", "--folds", "0"]
+Teacher.command = lambda self, lesson: quick(command(self, lesson), "--image-size", "128", "--folds", "0")
 app.main()
 """  # starts the app as `app.py` does, with quicker lessons
 
@@ -183,7 +184,7 @@ def test_stop_and_crash_in_the_middle_leave_the_part_as_it_was(page_of_own_parts
 
 def kill_training(models):
     """Kills the training of this test's app, as a computer without memory does."""
-    found = subprocess.run(["pgrep", "-f", f"train.py.*{models}"], capture_output=True, text=True, check=False)
+    found = subprocess.run(["pgrep", "-f", f"training.py.*{models}"], capture_output=True, text=True, check=False)
     for pid in map(int, found.stdout.split()):
         os.kill(pid, signal.SIGKILL)
 

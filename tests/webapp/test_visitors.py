@@ -19,6 +19,7 @@ from browser import launched, photograph, visit
 from hub_environment import free_port
 from hub_server import Account, Fault, answer
 from PIL import Image
+from quick_training import quick
 from small_report import describe
 
 import app
@@ -374,7 +375,8 @@ def test_a_push_that_fails_is_explained(hub, space, give, login, reason, monkeyp
 def test_a_hub_that_is_down_and_one_that_is_slow_are_explained(hub, space, give, monkeypatch):
     folders = [Path(entry.source) for entry in give(space.of(ANN), methods=[GLASS]).teacher.entries("lid")]
     hub.faults.append(Fault("POST", "/api/repos/create", 9, answer(403)))
-    with pytest.raises(PushError, match="Fault 403"):
+    with monkeypatch.context() as patch, pytest.raises(PushError, match="Fault 403"):
+        push_in_this_process(patch)
         push(folders, "acme", "hf_write")
     monkeypatch.setattr(own_models, "PUSHED_IN", 0.2)
     with pytest.raises(PushError, match="did not finish within"):
@@ -398,8 +400,8 @@ def served(tmp_path, monkeypatch):
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "up"))
     monkeypatch.setattr(gr.utils, "get_heartbeat_rate", lambda: 0.5)
     command = Teacher.command
-    quick = ["--image-size", "64", "--folds", "0"]
-    monkeypatch.setattr(Teacher, "command", lambda self, lesson: [*command(self, lesson), *quick])
+    small = ("--image-size", "64", "--folds", "0")
+    monkeypatch.setattr(Teacher, "command", lambda self, lesson: quick(command(self, lesson), *small))
     space = Visitors(Catalog.bundled(), tmp_path / "visitors")
     page = build_page(Catalog.bundled(), visitors=space)
     settings = {"server_name": "127.0.0.1", "server_port": free_port(), "quiet": True, "prevent_thread_lock": True}
