@@ -11,7 +11,7 @@ import gradio as gr
 
 from hubmodels import AnomalyDetector, AnomalyPrediction, PreparedPicture, rank_categories
 from hubmodels.hub.catalog import BUNDLE, CACHE, FOLDER, HUB, Catalog
-from hubmodels.inspection import Inspection, inspect
+from hubmodels.inspection import Inspection, inspect, method_titles
 from hubmodels.methods import METHODS
 from hubmodels.pictures import Picture
 from hubmodels.prediction import pictures_needed
