@@ -22,7 +22,8 @@ from hubmodels.inspection import method_titles
 from hubmodels.metric_names import METRICS, OVERVIEW, PROTOCOLS
 from webapp.hosting import hide_folders
 from webapp.inspection import SOURCES
-from webapp.texts import label, language_of, read_static, render
+from webapp.model_card import render_card
+from webapp.texts import label, language_of, part_words, read_static, render
 from webapp.visitors import Everybody, Visitors
 
 PATIENCE = 8  # seconds that a visitor waits for the Hub
@@ -76,17 +77,23 @@ def add(catalog: Catalog, tab: gr.Tab, visitors: Everybody | Visitors | None = N
     """Builds the tab inside the current gr.Tab, which loads it whenever it is selected."""
     visitors = visitors or Everybody(catalog)
     page = gr.HTML(label("models_loading"), label=label("tab_models"), js_on_load=SCRIPT, apply_default_css=False)
+    choice = gr.Dropdown(label=label("models_cards"), info=label("category_info"), visible=False, interactive=True)
+    shown = gr.HTML(elem_classes="models-card", apply_default_css=False)
 
-    def select(request: gr.Request) -> str:
-        return str(render_models(visitors.of(request).catalog, language_of(request)))
+    def select(request: gr.Request) -> tuple[str, dict]:
+        catalog, language = visitors.of(request).catalog, language_of(request)
+        titles = list(cards_of(catalog, language))
+        return str(render_models(catalog, language)), gr.update(choices=titles, visible=bool(titles))
 
-    tab.select(
-        select,
-        outputs=page,
-        queue=False,  # a slow Hub must not block inspections
-        show_progress="hidden",  # it would cover the text
-        api_visibility="private",
-    )
+    def show(title: str | None, request: gr.Request) -> str:
+        catalog = visitors.of(request).catalog
+        entry = cards_of(catalog, language_of(request)).get(title) if isinstance(title, str) else None
+        return str(read_card(entry, catalog)) if entry else ""
+
+    # without the queue, because a slow Hub must not block inspections; the progress would cover the text
+    settings = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+    tab.select(select, outputs=[page, choice], **settings)
+    choice.change(show, choice, shown, preprocess=False, **settings)
     return page
 
 
@@ -106,7 +113,6 @@ def render_models(catalog: Catalog, language: str) -> Markup:
         late=late,
         metrics={key: METRICS[key].short for key in OVERVIEW},
         protocols={name: f"models_protocol_{name.replace('-', '_')}" for name in PROTOCOLS},
-        cards=_cards(entries, catalog),
         problems=[(hide_folders(s, catalog), hide_folders(reason, catalog)) for s, reason in catalog.problems.items()],
     )
 
@@ -140,18 +146,23 @@ def _place(entry: ModelEntry) -> str:
     return Path(entry.source).parent.name if entry.origin in (FOLDER, BUNDLE) else entry.source.partition("/")[0]
 
 
-def _cards(entries: Sequence[ModelEntry], catalog: Catalog) -> list[tuple[str, str]]:
-    """Title and text of the cards of local models, which have no page on the Hub."""
+def cards_of(catalog: Catalog, language: str) -> dict[str, ModelEntry]:
+    """By title, the local models that have a card; the others have a page on the Hub."""
     titles = method_titles()
-    read = ((entry, _card(entry)) for entry in entries if entry.origin in (FOLDER, BUNDLE))
-    return [(f"{e.label}, {titles[e.method]}", hide_folders(text, catalog)) for e, text in read if text]
+    local = (entry for entry in catalog.entries if entry.origin in (FOLDER, BUNDLE))
+    there = [entry for entry in local if (_card_folder(entry) / CARD_FILE).is_file()]
+    return {f"{part_words(e.label, language)}, {titles[e.method]}": e for e in there}
 
 
-def _card(entry: ModelEntry) -> str | None:
-    """The text of a model's card, without its front matter; None if there is none."""
-    folder = CARDS / entry.name if entry.origin == BUNDLE else Path(entry.source)
+def read_card(entry: ModelEntry, catalog: Catalog) -> Markup:
+    """The card of a local model as HTML, without its front matter; empty if it cannot be read."""
+    folder = _card_folder(entry)
     try:
         text = (folder / CARD_FILE).read_text(encoding="utf-8")[:LARGEST_TEXT]
     except (OSError, ValueError):
-        return None
-    return FRONT_MATTER.sub("", text).strip()
+        return Markup("")
+    return render_card(hide_folders(FRONT_MATTER.sub("", text), catalog), folder)
+
+
+def _card_folder(entry: ModelEntry) -> Path:
+    return CARDS / entry.name if entry.origin == BUNDLE else Path(entry.source)

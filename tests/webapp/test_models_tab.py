@@ -9,8 +9,11 @@ from pathlib import Path
 
 import gradio as gr
 import pytest
+from batch_page import served
+from browser import photograph, visit
 from hub_server import Fault, delay
 from huggingface_hub import constants
+from PIL import Image
 from small_models import change_config, push
 from small_report import METRICS, describe
 
@@ -36,7 +39,7 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag, attributes):
         self.elements.append((tag, dict(attributes)))
-        if tag not in ("input", "wbr"):
+        if tag not in ("br", "hr", "img", "input", "wbr"):
             self.open.append(tag)
         if tag == "tr":
             self.rows.append([])
@@ -285,10 +288,14 @@ def test_selecting_the_tab_fills_it_in_the_visitors_language(described):
     catalog = Catalog.from_folder(described)
     with gr.Blocks(analytics_enabled=False) as demo, gr.Tab("Models") as tab:
         page = models_tab.add(catalog, tab)
-    (event,) = demo.fns.values()
-    assert event.outputs == [page] and (event.targets[0][1], event.api_visibility) == ("select", "private")
+    event, chosen = demo.fns.values()
+    assert event.outputs[0] == page and (event.targets[0][1], event.api_visibility) == ("select", "private")
     german = gr.Request(headers={"accept-language": "de-AT,de;q=0.9"})
-    assert event.fn(german) == render_models(catalog, "de")
+    found, choice = event.fn(german)
+    assert found == render_models(catalog, "de")
+    assert "toy / widget, SimpleNet" in choice["choices"] and choice["visible"]
+    assert "<h3>SimpleNet</h3>" in chosen.fn("toy / widget, SimpleNet", german)
+    assert [chosen.fn(absurd, german) for absurd in ("../x", None, ["a"], {})] == [""] * 4
     assert "widget" not in str(page.value)  # nothing is read before
 
 
@@ -300,23 +307,118 @@ def test_the_script_and_style_know_the_names_of_the_page(described):
     static = Path(models_tab.__file__).parent / "static"
     styled = set(re.findall(r"\.(models[\w-]*|number)\b", (static / "models.css").read_text()))
     asked = set(re.findall(r"\.(models-[\w-]+)", (static / "models.js").read_text()))
+    used |= {"models-card"}  # a component of its own
     assert asked <= used and styled == used - {"models-count"}
 
 
 # ---------------------------------------------------------------- cards that lie on this machine
 
+CARD = """---
+license: secret
+---
+# GLASS for widgets
 
-def test_the_cards_of_local_models_can_be_read(model_folder):
-    card = model_folder / "glass-toy-widget" / "README.md"
-    card.write_text(f"---\nlicense: secret\n---\n# GLASS for widgets\n{SCRIPT} trained in {model_folder}/data")
-    page = Page(render_models(Catalog.from_folder(model_folder) | Catalog.bundled(), "en"))
-    assert "# GLASS for widgets" in page.text and "license: secret" not in page.text
-    assert page.of("script") == [] and str(model_folder.parent) not in page.text
-    assert len(page.of("details")) == len(list(model_folder.glob("*/README.md"))) + len(Catalog.bundled().entries)
+It *finds* defects, see [the paper](https://arxiv.org/abs/2407.09359) and [more](../docs/more.md).
+
+| metric | value |
+|---|--:|
+| AUROC | 99.1 % |
+
+```python
+print("<b>")
+```
+
+![A median defect](panels/median.png) ![Far away](https://evil.example/pixel.png) ![Outside](../secret.png)
+"""
 
 
-def test_without_cards_nothing_is_promised(model_folder):
-    for card in model_folder.glob("*/README.md"):
-        card.unlink()
-    page = Page(render_models(Catalog.from_folder(model_folder), "en"))
-    assert page.of("details") == [] and "Cards of the models" not in page.text
+@pytest.fixture
+def card_shown(model_folder):
+    """Shows a card of a model with pictures in its folder and outside of it."""
+    folder = model_folder / "glass-toy-widget"
+    (folder / "panels").mkdir()
+    for path in (folder / "panels" / "median.png", model_folder / "secret.png"):
+        Image.new("RGB", (64, 32)).save(path)
+
+    def show(text):
+        (folder / "README.md").write_text(text)
+        catalog = Catalog.from_folder(model_folder)
+        return Page(models_tab.read_card(models_tab.cards_of(catalog, "en")["toy / widget, GLASS"], catalog))
+
+    return show
+
+
+def test_a_card_is_rendered_and_not_shown_as_markdown(card_shown):
+    page = card_shown(CARD)
+    assert page.rows == [["metric", "value"], ["AUROC", "99.1 %"]] and "license" not in page.text
+    assert [name for name, _ in page.elements if name.startswith("h")] == ["h3"] and "# GLASS" not in page.text
+    assert page.of("em") and page.of("pre") and 'print("<b>")' in page.text
+    web = {"href": "https://arxiv.org/abs/2407.09359", "target": "_blank", "rel": "noopener noreferrer"}
+    assert page.of("a") == [web] and "and more." in page.text  # the page of the demo has no such address
+
+
+def test_of_a_card_only_pictures_of_its_folder_are_shown(card_shown):
+    page = card_shown(CARD)
+    [picture] = page.of("img")
+    assert picture["src"].startswith("data:image/jpeg;base64,") and picture["alt"] == "A median defect"
+    assert "Far away" in page.text and "Outside" in page.text and "evil" not in str(page.elements)
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        SCRIPT,
+        "<img src=x onerror=alert(1)>",
+        "<style>* { display: none }</style>",
+        "[a](javascript:alert(1)) <javascript:alert(1)>",
+        "[a](data:text/html;base64,PHNjcmlwdD4=)",
+        "![a](javascript:alert(1))",
+        "![a](/etc/passwd) ![b](file:///etc/passwd) ![c](README.md)",
+        "[a]: https://x.example 'onmouseover=alert(1)'\n\n[a]",
+        "&lt;script&gt; <iframe src=//evil.example></iframe>",
+        "| a |\n|:-:|\n| <svg onload=alert(1)> |",
+        "# " + SCRIPT,
+        "[" * 5_000,
+    ],
+)
+def test_nothing_of_a_strangers_card_is_executed_or_loaded(card_shown, hostile):
+    page = card_shown(hostile)
+    plain = {"p", "h3", "table", "thead", "tbody", "tr", "th", "td", "a"}
+    assert {name for name, _ in page.elements} <= plain
+    assert {key for _, attributes in page.elements for key in attributes} <= {"href", "target", "rel"}
+    assert all(attributes["href"].startswith("https://x.example") for attributes in page.of("a"))
+
+
+def test_a_card_hides_folders_of_the_server(card_shown, model_folder):
+    page = card_shown(f"Trained in {model_folder}/data")
+    assert str(model_folder.parent) not in page.text and "data" in page.text
+
+
+def test_the_list_of_cards_has_those_of_local_models(described):
+    catalog = Catalog.from_folder(described) | Catalog.bundled()
+    titles = list(models_tab.cards_of(catalog, "de"))
+    assert len(titles) == len(list(described.glob("*/README.md"))) + len(Catalog.bundled().entries)
+    assert "Tablette, Hybrid" in titles and "toy / widget, SimpleNet" in titles
+    assert list(models_tab.cards_of(listing(entry("acme/glass-toy-widget", HUB)), "en")) == []
+
+
+def test_a_bundled_card_is_shown_with_its_panels():
+    catalog = Catalog.bundled()
+    for each in models_tab.cards_of(catalog, "en").values():
+        page = Page(models_tab.read_card(each, catalog))
+        assert len(page.of("img")) == 3 and len(page.of("table")) > 3 and "**" not in page.text
+
+
+@pytest.mark.browser
+def test_a_card_is_chosen_and_read_on_a_phone(tmp_path, monkeypatch):
+    with served(Catalog.bundled(), tmp_path / "up", monkeypatch) as url, visit(url, width=360, height=740) as page:
+        page.get_by_role("tab", name="Models").click()
+        page.get_by_label("Card of a local model").click()
+        page.get_by_role("option", name="Pill, Hybrid").click()
+        page.get_by_role("heading", name="Hybrid for parts / pill").wait_for()
+        assert (
+            page.locator(".models-card img").evaluate_all("all => all.map((each) => each.naturalWidth > 0)")
+            == [True] * 3
+        )
+        assert page.evaluate("document.documentElement.scrollWidth") <= 360
+        photograph(page, "model_card_phone")
