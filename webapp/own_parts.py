@@ -22,7 +22,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
-from itertools import chain
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import torch
@@ -345,10 +344,19 @@ class OwnParts:
 
     def check(self, part: str, uploads: Iterable[Upload]) -> Findings:
         """What is odd about the uploads, together with the pictures that the part already has."""
+        findings = Findings()
+        for _ in self.checking(part, uploads, findings):
+            pass
+        return findings
+
+    def checking(self, part: str, uploads: Iterable[Upload], findings: Findings) -> Iterator[tuple[int, int]]:
+        """Fills in what `check` returns; yields (number of checked pictures, number of all) before each one."""
         paths = self.pictures(part)
-        seen, findings, statistics = {path.stem for path in paths}, Findings(), {}
-        kept = ((Upload(path.name, path.read_bytes), False) for path in paths)
-        for upload, is_new in chain(kept, ((upload, True) for upload in uploads)):  # one at a time in memory
+        seen, statistics = {path.stem for path in paths}, {}
+        kept = [(Upload(path.name, path.read_bytes), False) for path in paths]
+        pictures = [*kept, *((upload, True) for upload in uploads)]
+        for number, (upload, is_new) in enumerate(pictures):  # one at a time in memory
+            yield number, len(pictures)
             content = _content(upload)
             name = digest(content or b"")
             if is_new and name in seen:
@@ -363,7 +371,6 @@ class OwnParts:
         codes = odd_ones(list(statistics.values()))
         names = [name.rpartition("#")[0] for name in statistics]
         findings.odd = {name: found for name, found in zip(names, codes, strict=True) if found}
-        return findings
 
     def _statistics(self, content: bytes | None, name: str) -> tuple[tuple[int, int], PictureStatistics] | None:
         """Size and statistics of a picture, decoded once, because a lesson checks it again; None if it is none."""

@@ -6,7 +6,7 @@ from pathlib import Path
 import gradio as gr
 from starlette.middleware import Middleware
 
-from hubmodels.hub.catalog import BUNDLE, FOLDER, Catalog
+from hubmodels.hub.catalog import BUNDLE, FOLDER, Catalog, find_category
 from webapp import api, batch_tab, compare_tab, models_tab
 from webapp.hosting import FILE_HERE, FILE_ON_SPACE, MAX_UPLOAD, MAX_UPLOAD_HERE, RequestFilter, hide_folders
 from webapp.inspect_tab import InspectTab, find_examples
@@ -142,7 +142,8 @@ def arrive(
     """
     is_local = not catalog.notices and all(entry.origin in (FOLDER, BUNDLE) for entry in catalog.entries)
     catalog.refresh(older_than=LISTED_HERE_FOR if is_local else LISTED_FOR)
-    chosen = catalog.find(linked or remembered)  # an unknown link must not select another category
+    # an unknown link must not select another category
+    chosen = find_category(linked or remembered, catalog.categories())
     categories = gr.update(choices=choices(catalog, language), value=chosen)
     return categories, warn(catalog, linked if linked and not chosen else None, language)
 

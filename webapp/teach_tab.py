@@ -167,8 +167,7 @@ class TeachTab:
         quick = {"queue": False, **private}
         checked = {"inputs": [part, good], "outputs": [status, methods, least], "preprocess": False}
         for event, check in ((part.input, self.check), (good.change, self.check_uploads)):
-            seen = private | {"show_progress": "minimal"}  # hundreds of pictures take minutes
-            event(check, **checked, trigger_mode="always_last", **seen, **TEACH)
+            event(check, **checked, trigger_mode="always_last", **private, **TEACH)
         both = {"inputs": [part, good, bad], "outputs": unused, "preprocess": False}
         gr.on([bad.change, good.change, part.change], self.check_defects, **both, **private, **TEACH)
         judge.click(self.judge, [part, bad], [status, unused, bad], preprocess=False, **private, **TEACH)
@@ -227,30 +226,43 @@ class TeachTab:
         priced = gr.update(choices=_priced(max(pictures, FEWEST))) if pictures and not good else gr.skip()
         return str(translate("teach_not_learned", language, count=count)) if count else "", priced
 
-    def check(self, part: str | None, good: list | None, request: gr.Request) -> tuple[str, dict, dict]:
-        """What is odd about the pictures, how long the methods take, and which least sizes change little."""
+    def check(self, part: str | None, good: list | None, request: gr.Request) -> Iterator[tuple[str, dict, dict]]:
+        """What is odd about the pictures, how long the methods take, and which least sizes change little.
+
+        Yields how far it is, and then the findings.
+        """
         language, name, place = language_of(request), part_name(part or ""), self._visitors.of(request)
         if not good and not place.teacher.parts.pictures(name):
             nothing = gr.update(choices=_priced(None)), gr.update(info=label("teach_least_size_info"))
-            return _said(language, hint=translate(self._hint, language)), *nothing
+            yield _said(language, hint=translate(self._hint, language)), *nothing
+            return
         if known := place.teacher.parts.namesake(part or ""):
-            return _said(language, refused=[translate("teach_namesake", language, name=known)]), gr.skip(), gr.skip()
+            yield _said(language, refused=[translate("teach_namesake", language, name=known)]), gr.skip(), gr.skip()
+            return
+        findings, shown = Findings(), time.monotonic()
         try:
-            findings = place.teacher.parts.check(name, uploads_in(_paths(good)))
             findings.left_out = left_out(_paths(good))
+            for done, count in place.teacher.parts.checking(name, uploads_in(_paths(good)), findings):
+                if time.monotonic() - shown >= EVERY:
+                    shown = time.monotonic()
+                    far = translate("teach_checked", language, done=done, count=count)
+                    yield _said(language, headline=far), gr.skip(), gr.skip()
         except (PictureError, OSError) as error:
-            return _said(language, refused=[explain_fault(error, language, place.catalog)]), gr.skip(), gr.skip()
+            yield _said(language, refused=[explain_fault(error, language, place.catalog)]), gr.skip(), gr.skip()
+            return
         priced = gr.update(choices=_priced(max(findings.pictures, FEWEST)))
         said, known = _findings(findings, language), len(place.teacher.parts.pictures(name, BAD))
         if known:
             said["lines"].append(translate("teach_known", language, count=known))
-        return _said(language, **said), priced, _least_size_hint(findings, language)
+        yield _said(language, **said), priced, _least_size_hint(findings, language)
 
-    def check_uploads(self, part: str | None, good: list | None, request: gr.Request) -> tuple[str, dict, dict]:
+    def check_uploads(
+        self, part: str | None, good: list | None, request: gr.Request
+    ) -> Iterator[tuple[str, dict, dict]]:
         """As `check`, unless the pictures of a taught part were taken away: after a lesson its result stays."""
         parts = self._visitors.of(request).teacher.parts
         emptied = not good and parts.pictures(part_name(part or ""))
-        return (gr.skip(),) * 3 if emptied else self.check(part, good, request)
+        yield from [(gr.skip(),) * 3] if emptied else self.check(part, good, request)
 
     def check_defects(self, part: str | None, good: list | None, bad: list | None, request: gr.Request) -> str:
         """How many known defects are given, which cannot be used, and which are good ones, too."""

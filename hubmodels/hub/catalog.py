@@ -13,7 +13,7 @@ import math
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -177,13 +177,6 @@ class Catalog:
         """Labels of all categories, such as "mvtec / screw"."""
         return list(dict.fromkeys(entry.label for entry in self.entries))
 
-    def find(self, wanted: str | None) -> str | None:
-        """The category with this label, with or without spaces, or with this last part if only one has it."""
-        squeezed, labels = _squeezed(wanted or ""), self.categories()
-        named = [label for label in labels if _squeezed(label) == squeezed]
-        shorter = [label for label in labels if _squeezed(label.split(" / ")[-1]) == squeezed]
-        return next(iter(named or (shorter if len(shorter) == 1 else [])), None)
-
     def __str__(self) -> str:
         """One line per model: category, method, where it is, commit."""
         rows = [(e.label, e.method, e.origin, e.source, (e.revision or "")[:12]) for e in self.entries]
@@ -289,16 +282,24 @@ def find_models(name: str | Path, category: str | None = None) -> tuple[Catalog,
     """
     if Path(name).is_dir():
         catalog = Catalog.from_folder(name)
-    elif (bundled := Catalog.bundled()).find(str(name)):
+    elif find_category(str(name), (bundled := Catalog.bundled()).categories()):
         catalog, category = bundled, str(name)
     else:
         catalog = Catalog.from_repository(str(name))
     labels = catalog.categories()
-    label = catalog.find(category) if category else (labels[0] if len(labels) == 1 else None)
+    label = find_category(category, labels) if category else (labels[0] if len(labels) == 1 else None)
     if label is None:
         missing = f"has no category {category!r}" if category else "has models of several categories"
         raise ModelError(f"{name} {missing}; choose one of: {', '.join(labels)}")
     return catalog, label
+
+
+def find_category(wanted: str | None, labels: Sequence[str]) -> str | None:
+    """The label that is meant: the same with or without spaces, or with this last part if only one has it."""
+    squeezed = _squeezed(wanted or "")
+    named = [label for label in labels if _squeezed(label) == squeezed]
+    shorter = [label for label in labels if _squeezed(label.split(" / ")[-1]) == squeezed]
+    return next(iter(named or (shorter if len(shorter) == 1 else [])), None)
 
 
 def _squeezed(name: str) -> str:

@@ -59,6 +59,11 @@ def given(*contents):
     return [Upload(f"{i}.png", lambda content=content: content) for i, content in enumerate(contents)]
 
 
+def last(updates):
+    *_, update = updates
+    return update
+
+
 @pytest.fixture
 def parts(tmp_path):
     return OwnParts(tmp_path / "pictures")
@@ -449,9 +454,16 @@ def test_pictures_that_came_after_a_lesson_wait_for_the_next(teacher, monkeypatc
 
 
 def test_without_pictures_no_time_is_shown(teacher):
-    _, priced, least = tab_of(teacher).check("Lid", None, visitor())
+    _, priced, least = last(tab_of(teacher).check("Lid", None, visitor()))
     assert [name for name, _ in priced["choices"]] == ["Hybrid", "SimpleNet", "GLASS"]
     assert least["info"].key == "teach_least_size_info"
+
+
+def test_a_check_says_how_far_it_is(teacher, uploads, monkeypatch):
+    monkeypatch.setattr(teach_tab, "EVERY", 0)
+    *far, (said, *_) = tab_of(teacher).check("Lid", uploads(*map(png, range(10))), visitor())
+    assert [f"Checking the pictures: {done} of 10 …" in text for done, (text, *_) in enumerate(far)] == [True] * 10
+    assert "Pictures that can be used: 10." in said and all(rest == [gr.skip()] * 2 for _, *rest in far)
 
 
 def test_a_check_without_known_defects_says_so(teacher):
@@ -514,11 +526,11 @@ def visitor(language="en"):
 
 def test_pictures_are_judged_before_anything_is_kept(teacher, uploads):
     tab = tab_of(teacher)
-    said, priced, least = tab.check("Lid", uploads(*(png(seed) for seed in range(8))), visitor())
+    said, priced, least = last(tab.check("Lid", uploads(*(png(seed) for seed in range(8))), visitor()))
     assert "Pictures that can be used: 8. Still missing: 2." in said and "about 2 pixels" in said
     assert next(name for _, name in priced["choices"]) == "hybrid" and not teacher.parts.names()
     assert least["info"] == "For these pictures, values below 16 change little."
-    assert "Noch nötig: 2." in tab.check("Lid", uploads(*(png(seed) for seed in range(8))), visitor("de"))[0]
+    assert "Noch nötig: 2." in last(tab.check("Lid", uploads(*(png(seed) for seed in range(8))), visitor("de")))[0]
 
 
 def test_what_is_left_out_is_said(teacher, uploads, tmp_path, monkeypatch):
@@ -532,7 +544,7 @@ def test_what_is_left_out_is_said(teacher, uploads, tmp_path, monkeypatch):
     files = [{"path": str(path), "orig_name": "lids.zip"}]
     said, tab = {}, TeachTab(Everybody(teacher.catalog, teacher))
     for language in ("en", "de"):
-        said[language] = tab.check("Lid", [*uploads(png(1)), *files], visitor(language))[0]
+        said[language] = last(tab.check("Lid", [*uploads(png(1)), *files], visitor(language)))[0]
     assert "Pictures that can be used: 2." in said["en"] and "Left out (1): huge.png. A picture in a ZIP" in said["en"]
     assert "not pictures (1): &lt;b&gt;.txt" in said["en"] and "Ausgelassen (1): huge.png." in said["de"]
     assert "system wrote them (4): ._0.png, ._1.png, ._2.png and 1 more" in said["en"]
