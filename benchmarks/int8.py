@@ -3,7 +3,7 @@
 The bundled models of each sample part are exported to one file. ONNX Runtime quantises its convolutions (static, per
 channel, ranges from 32 good training pictures); the rest stays in fp32. Compares both files on the same test
 pictures: image and pixel AUROC, verdicts that change, and the time of a picture, in turns. Writes
-`results/int8.json`. int8 is not an option of `hubmodels.onnx.export`, because its files change no verdict.
+`results/int8.json`. int8 is not an option of `hubmodels export`, because its files change no verdict.
 """
 
 import argparse

@@ -27,6 +27,7 @@ from tqdm import tqdm
 
 from benchmarks import compact_backbone
 from benchmarks.measuring import RESULTS, provenance, table
+from hubmodels import AnomalyDetector
 from hubmodels.methods import METHODS
 from hubmodels.pictures import read_picture
 from hubmodels.prediction import HeldOut
@@ -59,9 +60,24 @@ def scores_of(
     args: argparse.Namespace, category: Category, good: list[Sample], split: int, features: dict[str, list[Tensor]]
 ) -> dict:
     """`calibrating` and `new` scores of one model; features of pictures, by name, are the same for all models."""
+    some, others = drawn(good, args.pictures, split)
+    detector = taught(args, category, some, split)
+    for sample in (sample for sample in others if sample.name not in features):
+        with torch.inference_mode():
+            features[sample.name] = detector.front_end(detector.front_end.prepare([read_picture(sample.read())]))
+    new = [detector.predict_from_features(features[s.name], [(1, 1)])[0].image_score for s in others]
+    return {"calibrating": detector.calibration.image_scores.tolist(), "new": new}
+
+
+def drawn(good: list[Sample], pictures: int, split: int) -> tuple[list[Sample], list[Sample]]:
+    """Some of all good pictures at random, and the others."""
     order = np.random.default_rng(split).permutation(len(good))
-    some, others = ([good[i] for i in part] for part in (order[: args.pictures], order[args.pictures :]))
-    category, sanity = inspect_category(replace(category, train=tuple(some)))
+    return [good[i] for i in order[:pictures]], [good[i] for i in order[pictures:]]
+
+
+def taught(args: argparse.Namespace, category: Category, good: list[Sample], split: int) -> AnomalyDetector:
+    """A model of these good pictures, trained and calibrated; `split` is its seed, too."""
+    category, sanity = inspect_category(replace(category, train=tuple(good)))
     with TemporaryDirectory() as folder:
         options = ["--backbone", "compactnet.distilled_in1k", "--folds", str(args.folds), "--seed", str(split)]
         given = ["--data-root", str(args.data), "--methods", args.method, *options, "--output", folder]
@@ -72,11 +88,7 @@ def scores_of(
         train.stabilise(fitting)
         detector = fitting.objective.detector
         calibrate(detector, parts, fitting.fold_heads, config.false_alarm_rate)
-    for sample in (sample for sample in others if sample.name not in features):
-        with torch.inference_mode():
-            features[sample.name] = detector.front_end(detector.front_end.prepare([read_picture(sample.read())]))
-    new = [detector.predict_from_features(features[s.name], [(1, 1)])[0].image_score for s in others]
-    return {"calibrating": detector.calibration.image_scores.tolist(), "new": new}
+    return detector
 
 
 def results() -> list[dict]:

@@ -181,6 +181,52 @@ def models(
     print(_or_end(lambda: Catalog.from_folder(place) if is_folder else Catalog.from_namespace(place)))
 
 
+@app.command()
+def export(
+    sources: Annotated[list[str], typer.Argument(help="Model folders or USER/NAME on the Hub; one of each method.")],
+    pictures: Annotated[list[Path], typer.Option(help="File or folder to check with; can be given several times.")],
+    output: Annotated[Path, typer.Option(help="The ONNX file to write.")],
+    backbone_weights: Annotated[Path | None, typer.Option(help="Safetensors weights of the backbone.")] = None,
+    without_resizing: Annotated[
+        bool, typer.Option("--without-resizing", help="The file takes pictures of the model's input size only.")
+    ] = False,
+) -> None:
+    """Writes models of one category as an ONNX file, which needs no torch, if it agrees with torch on all pictures."""
+    from hubmodels.folders import find_pictures
+    from hubmodels.methods import load
+    from hubmodels.onnx.export import describe, export
+
+    def write() -> dict:
+        detectors = [load(source, backbone_weights=backbone_weights) for source in sources]
+        return export(detectors, output, find_pictures(pictures), not without_resizing)
+
+    try:
+        print(describe(output, _or_end(write)))
+    except KeyboardInterrupt:
+        _say("stopped: nothing was written")
+        raise typer.Exit(130) from None
+
+
+@app.command()
+def check(
+    model: Annotated[str, typer.Argument(help="As --model of `hubmodels inspect`.")],
+    category: Category = None,
+    methods: Methods = None,
+    pictures: Annotated[
+        list[Path] | None, typer.Option(help="Pictures or folders to time with, and for ONNX.")
+    ] = None,
+    rounds: Annotated[int, typer.Option(help="How often each picture is inspected.", min=1)] = 10,
+) -> None:
+    """Loads models on this computer, verifies their hashes, and measures how many pictures a second they inspect.
+
+    With pictures and the extra `export`, it also exports to ONNX and compares the results.
+    """
+    from hubmodels.checking import check_models
+
+    for line in _or_end(lambda: list(check_models(model, category, methods, pictures or [], rounds))):
+        print(line)
+
+
 @log_app.command()
 def verify(
     folder: Path,
@@ -193,8 +239,8 @@ def verify(
     print(f"{end.lines} lines are as they were written; the last one has the hash {end.sha256}")
 
 
-@log_app.command()
-def export(folder: Path, file: Annotated[Path, typer.Argument(help="CSV file to write.")]) -> None:
+@log_app.command("export")
+def export_log(folder: Path, file: Annotated[Path, typer.Argument(help="CSV file to write.")]) -> None:
     """Writes a log as a table."""
     from hubmodels.inspection_log import InspectionLog, export_csv
 

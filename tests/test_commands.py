@@ -20,6 +20,7 @@ from argparse import ArgumentParser
 import datasets
 import gradio_client
 import pytest
+import typer
 from app_process import wait_for
 from hub_environment import free_port
 from huggingface_hub import HfApi
@@ -28,6 +29,7 @@ from small_pictures import add_pictures, mask, picture
 from test_docs import OTHERS, PAGES, README, ROOT, each, without_code
 
 import app  # noqa: F401  its imports take seconds, and the forks have them
+from hubmodels import cli
 from training.objectives import hybrid
 
 ROOMS = ("benchmarks", "docs", "examples", "hubmodels", "tests", "training")
@@ -51,6 +53,7 @@ EXAMPLES = {  # of placeholders
 }
 SHORT = {"training/train.py": ["--epochs", "1", "--image-size", "64", "--folds", "0"]}  # added to a program that runs
 STEPS = 20  # of the hybrid, whose 500 take longer than all the rest of a training
+ENDLESS = r"^(watch|serve|check) |camera:"  # of `hubmodels`: without end or long, see tests/hubmodels
 LONG = {  # programs that only read their arguments, and the reason
     r"^accelerate": "two processes, see test_train.py",
     r"train\.py .*parts:": "an hour, see test_train.py",
@@ -136,6 +139,8 @@ def run(program, folder):
     elif name in ("hf", "ruff"):
         asking = ["--help"] if name == "hf" else []  # it asks for a token
         subprocess.run([shutil.which(name, path=PROGRAMS), *arguments, *asking], cwd=folder, check=True)
+    elif name == "hubmodels":
+        fork(arguments, folder, re.search(ENDLESS, " ".join(arguments)) is None, run_hubmodels)
     elif name == "accelerate":
         fork(["-m", "accelerate.commands.accelerate_cli", *arguments], folder, whole=False)
         fork(arguments[arguments.index("training/train.py") :], folder, whole=False)
@@ -160,8 +165,8 @@ def require_files(arguments, folder):
     assert [path for path in inside if not (folder / path).exists()] == []
 
 
-def fork(arguments, folder, whole):
-    process = multiprocessing.get_context("fork").Process(target=run_python, args=(arguments, folder, whole))
+def fork(arguments, folder, whole, target=None):
+    process = multiprocessing.get_context("fork").Process(target=target or run_python, args=(arguments, folder, whole))
     process.start()
     process.join(120)
     process.kill()
@@ -181,6 +186,17 @@ def run_python(arguments, folder, whole):
         (runpy.run_module if as_module else runpy.run_path)(sys.argv[0], run_name="__main__")
     except Read:
         pass
+
+
+def run_hubmodels(arguments, folder, whole):
+    """The command `hubmodels`; without `whole`, until it has read its arguments."""
+    os.chdir(folder)
+    command = typer.main.get_command(cli.app)
+    if whole:
+        assert command.main(arguments, "hubmodels", standalone_mode=False) in (None, 0, 1)  # 1: a defective part
+    else:
+        name, own, rest = command.resolve_command(command.make_context("hubmodels", list(arguments)), list(arguments))
+        own.make_context(name, rest)
 
 
 def end_after(parse_args):
@@ -272,7 +288,9 @@ def test_the_readme_leads_from_pictures_to_the_demo(clone):
         *(".venv/bin/python -m training.publishing push runs", ".venv/bin/python -m pytest tests/test_none.py"),
         *(".venv/bin/accelerate launch --processes 2 training/train.py", "curl http://127.0.0.1:7860"),
         ".venv/bin/accelerate launch training/train.py --data-root mvtec_ad --precision bf16",
-        ".venv/bin/python -m hubmodels.onnx.export hubmodels/weights/none --pictures examples --output a.onnx",
+        ".venv/bin/hubmodels export hubmodels/weights/none --pictures examples --output a.onnx",
+        *('.venv/bin/hubmodels watch examples --model "parts / washer"', ".venv/bin/hubmodels inspect examples"),
+        '.venv/bin/hubmodels inspect examples/none --model "parts / washer"',
     ],
 )
 def test_a_wrong_command_is_noticed(command, clone):

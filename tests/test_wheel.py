@@ -106,13 +106,13 @@ def offline(python, tmp_path_factory):
 import contextlib, io, json
 from pathlib import Path
 import hubmodels
-from hubmodels.onnx import export
+from hubmodels import cli
 catalog = hubmodels.Catalog.bundled()
 loaded = {{label: catalog.load(label) for label in catalog.categories()}}
 found = hubmodels.compare(loaded["parts / pill"], {str(PILL / "good.png")!r})
 model = Path(hubmodels.__file__).parent / "weights/models/glass-parts-pill"
 with contextlib.redirect_stdout(io.StringIO()) as printed:
-    export.main([str(model), "--pictures", {str(PILL)!r}, "--output", "pill.onnx"])
+    cli.app(["export", str(model), "--pictures", {str(PILL)!r}, "--output", "pill.onnx"], standalone_mode=False)
 cracked = hubmodels.load(model).predict({str(PILL / "crack.png")!r})
 print(json.dumps({{"where": hubmodels.__file__, "loaded": {{label: list(models) for label, models in loaded.items()}},
                    "problems": catalog.problems,

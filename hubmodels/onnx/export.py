@@ -1,6 +1,6 @@
 """The detectors of a category as one ONNX file that needs no torch to run, checked on real pictures.
 
-    python -m hubmodels.onnx.export runs/simplenet-mvtec-bottle runs/glass-mvtec-bottle \\
+    hubmodels export runs/simplenet-mvtec-bottle runs/glass-mvtec-bottle \\
         --pictures mvtec/bottle/test --output bottle.onnx
 
 The file takes pictures of any size and does everything that `predict` does. `hubmodels.onnx.runtime` runs it. It is
@@ -8,7 +8,6 @@ written only if it agrees with torch on every picture given; the measured differ
 With `--without-resizing` the file takes pictures of the model's input size, which is faster for large ones.
 """
 
-import argparse
 import hashlib
 import json
 import os
@@ -21,13 +20,9 @@ import numpy as np
 import torch
 
 from hubmodels import LIBRARY
-from hubmodels.backbone import BackboneError
 from hubmodels.comparison import compare
 from hubmodels.detector import AnomalyDetector
-from hubmodels.folders import find_pictures
 from hubmodels.front_end import FrontEnd
-from hubmodels.hub.errors import ModelError
-from hubmodels.methods import load
 from hubmodels.onnx.graph import ExportGraph
 from hubmodels.onnx.runtime import (
     INPUT,
@@ -38,7 +33,7 @@ from hubmodels.onnx.runtime import (
     output_names,
     region_to_lists,
 )
-from hubmodels.pictures import Picture, PictureError, read_picture
+from hubmodels.pictures import Picture, read_picture
 from hubmodels.prediction import SMALLEST_SPAN, AnomalyPrediction
 
 OPSET = 18
@@ -210,42 +205,14 @@ def _require_parity(methods: dict[str, dict], pictures: int) -> None:
 
 def describe(path: Path, report: dict) -> str:
     """The report as a few lines of text."""
-    lines = [f"{path}: {report['bytes'] / 1e6:.1f} MB, opset {report['opset']}", f"report: {report_path(path)}"]
-    for method, worst in report["methods"].items():
-        lines.append(
-            f"{method}: on {report['pictures']} pictures scores differ by {worst['score_difference']:.1e}, "
-            f"maps by {worst['map_difference']:.1e} (allowed {report['tolerance']:.0e}), no verdict changes"
-        )
-    return "\n".join(lines)
+    head = f"{path}: {report['bytes'] / 1e6:.1f} MB, opset {report['opset']}"
+    return "\n".join([head, f"report: {report_path(path)}", *differences(report)])
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m hubmodels.onnx.export",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "models", nargs="+", metavar="MODEL", help="model folder or Hub repository; one of each method"
-    )
-    parser.add_argument("--pictures", nargs="+", required=True, metavar="PATH", help="files or folders to check with")
-    parser.add_argument("--output", type=Path, required=True, metavar="FILE.onnx", help="the file to write")
-    parser.add_argument("--backbone-weights", type=Path, metavar="FILE", help="safetensors weights of the backbone")
-    parser.add_argument(
-        "--without-resizing", action="store_true", help="the file takes pictures of the model's input size only"
-    )
-    args = parser.parse_args(arguments)
-    try:
-        weights = dict(backbone_weights=args.backbone_weights)
-        detectors = [load(model, **weights) for model in args.models]
-        report = export(detectors, args.output, find_pictures(args.pictures), not args.without_resizing)
-    except (ModelError, BackboneError, ExportError, PictureError) as error:
-        parser.error(str(error))
-    except KeyboardInterrupt:
-        parser.exit(130, "stopped: nothing was written\n")
-    print(describe(args.output, report))
-
-
-if __name__ == "__main__":
-    main()
+def differences(report: dict) -> list[str]:
+    """A line for each method: how much the file differs from torch."""
+    return [
+        f"{method}: on {report['pictures']} pictures scores differ by {worst['score_difference']:.1e}, "
+        f"maps by {worst['map_difference']:.1e} (allowed {report['tolerance']:.0e}), no verdict changes"
+        for method, worst in report["methods"].items()
+    ]

@@ -169,7 +169,7 @@ def import_extra(name: str) -> ModuleType:
 def _open(path: Path, threads: int | None):
     onnxruntime = import_extra("onnxruntime")
     if not path.is_file():
-        raise ExportError(f"{path} is not a file: give the ONNX file that `python -m hubmodels.onnx.export` wrote")
+        raise ExportError(f"{path} is not a file: give the ONNX file that `hubmodels export` wrote")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = threads or 0, ONLY_ERRORS
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads would keep cores busy

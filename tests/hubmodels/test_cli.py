@@ -159,6 +159,28 @@ def test_models_are_listed(run):
     assert run("models", "hubmodels").exit_code == 2
 
 
+def test_a_check_times_each_method_and_all_together(run):
+    said = run("check", "washer", "--rounds", 1).stdout
+    timed = [line.split(":")[0].strip() for line in said.splitlines() if "pictures a second" in line]
+    assert timed == ["simplenet", "glass", "hybrid", "simplenet + glass + hybrid"]
+    assert "its weights have the SHA-256" in said and "ONNX: not compared; give --pictures" in said
+
+
+def test_a_check_with_pictures_compares_onnx(run):
+    said = run("check", "washer", "--rounds", 2, "--method", "glass", "--pictures", WASHERS / "good.png")
+    assert said.exit_code == 0 and "1 pictures, 2 times each:" in said.stdout
+    assert "no verdict changes" in said.stdout.splitlines()[-1]
+
+
+def test_a_damaged_model_does_not_pass_the_check(run, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(ROOT / "hubmodels/weights/models/glass-parts-washer", folder)
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    said = run("check", folder)
+    assert said.exit_code == 2 and "is not the file that its config.json names" in said.stderr
+
+
 def test_help_needs_no_torch():
     code = "import sys; from hubmodels.cli import app; assert not {'torch', 'numpy'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

@@ -18,9 +18,11 @@ from dummy_methods import Bank, Gaussian
 from PIL import Image
 from small_pictures import mask, picture, save
 from snippets import run_snippets
+from typer.testing import CliRunner
 
-from hubmodels import GLASS, Hybrid, ModelError, SimpleNet
+from hubmodels import GLASS, Hybrid, ModelError, SimpleNet, cli, methods
 from hubmodels.comparison import compare
+from hubmodels.folders import find_pictures
 from hubmodels.front_end import to_image, to_picture_size
 from hubmodels.onnx import export
 from hubmodels.onnx import runtime as onnx_runtime
@@ -243,12 +245,12 @@ def test_only_a_file_that_resizes_needs_no_model_input(size, damaged):
 
 
 @pytest.mark.parametrize("given", [[], ["--without-resizing"]])
-def test_the_command_leaves_resizing_out_if_asked(given, tmp_path, monkeypatch, capsys):
+def test_the_command_leaves_resizing_out_if_asked(given, tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr(export, "load", lambda model, **_: model)
+    monkeypatch.setattr(methods, "load", lambda model, **_: model)
     monkeypatch.setattr(export, "export", lambda *arguments: seen.append(arguments[3]) or {"bytes": 1})
     monkeypatch.setattr(export, "describe", lambda *_: "")
-    export.main(["model", "--pictures", str(EXAMPLES), "--output", str(tmp_path / "x.onnx"), *given])
+    command("model", "--pictures", EXAMPLES, "--output", tmp_path / "x.onnx", *given)
     assert seen == [not given]
 
 
@@ -462,15 +464,18 @@ def _foreign_model():
 # ---------------------------------------------------------------------- the command line, which test_wheel.py runs
 
 
-def test_the_command_names_what_is_wrong(tmp_path, already_exported, capsys):
+def command(*arguments):
+    return CliRunner().invoke(cli.app, ["export", *map(str, arguments)])
+
+
+def test_the_command_names_what_is_wrong(tmp_path, already_exported):
     for model, pictures, says in (
         ("nowhere", EXAMPLES, "nowhere: there is no such local folder, and it is not the id"),
         (BUNDLED, tmp_path / "none", "'none' does not exist"),
         (BUNDLED, ROOT / "hubmodels", "there are no pictures"),
     ):
-        with pytest.raises(SystemExit) as stopped:
-            export.main([str(model), "--pictures", str(pictures), "--output", str(tmp_path / "a.onnx")])
-        assert stopped.value.code == 2 and says in capsys.readouterr().err
+        result = command(model, "--pictures", pictures, "--output", tmp_path / "a.onnx")
+        assert result.exit_code == 2 and says in result.stderr
     assert not (tmp_path / "a.onnx").exists()
 
 
@@ -478,17 +483,16 @@ def test_folders_are_searched_and_files_taken_as_they_are(tmp_path):
     inside = save(picture(0), tmp_path / "test" / "good" / "b.PNG")
     (tmp_path / "test" / "notes.txt").write_text("no picture")
     alone = save(picture(1), tmp_path / "a.png")
-    assert export.find_pictures([alone, tmp_path / "test"]) == [alone, inside]
+    assert find_pictures([alone, tmp_path / "test"]) == [alone, inside]
 
 
-def test_ctrl_c_ends_the_command_with_one_line(monkeypatch, tmp_path, capsys):
+def test_ctrl_c_ends_the_command_with_one_line(monkeypatch, tmp_path):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(export, "load", interrupted)
-    with pytest.raises(SystemExit) as stopped:
-        export.main(["x", "--pictures", str(tmp_path), "--output", str(tmp_path / "a.onnx")])
-    assert stopped.value.code == 130 and capsys.readouterr().err == "stopped: nothing was written\n"
+    monkeypatch.setattr(methods, "load", interrupted)
+    result = command("x", "--pictures", tmp_path, "--output", tmp_path / "a.onnx")
+    assert result.exit_code == 130 and result.stderr == "stopped: nothing was written\n"
 
 
 @pytest.mark.parametrize(("given", "kept"), [(None, "1"), ("0", "0")])
