@@ -33,7 +33,7 @@ _MODULES = {
     "SimpleNet": "simplenet",
     "check_appearance": "comparison",
     "compare": "comparison",
-    "load": "methods",
+    "load": "loading",
     "rank_categories": "comparison",
 }
 __all__ = ["LIBRARY", "REPOSITORY", *_MODULES]

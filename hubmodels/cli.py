@@ -193,7 +193,7 @@ def export(
 ) -> None:
     """Writes models of one category as an ONNX file, which needs no torch, if it agrees with torch on all pictures."""
     from hubmodels.folders import find_pictures
-    from hubmodels.methods import load
+    from hubmodels.loading import load
     from hubmodels.onnx.export import describe, export
 
     def write() -> dict:

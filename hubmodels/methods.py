@@ -4,12 +4,9 @@ To add a method: its class in a new module, a row here, and an objective in `tra
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from hubmodels.detector import AnomalyDetector
 from hubmodels.glass import GLASS
-from hubmodels.hub.errors import ModelError
-from hubmodels.hub.files import CONFIG_FILE, fetch_model, read_config
 from hubmodels.hybrid import Hybrid
 from hubmodels.mahalanobis import Mahalanobis
 from hubmodels.patchcore import PatchCore
@@ -129,27 +126,3 @@ METHODS: dict[str, Method] = {  # in the order of all listings
         baseline=True,
     ),
 }
-
-
-def load(
-    source: str | Path,
-    *,
-    backbone_weights: str | Path | None = None,
-    map_location: str = "cpu",
-    **hub: str | bool | Path | None,
-) -> AnomalyDetector:
-    """Loads a published model of any method, from a Hub repository or a folder, in eval mode.
-
-    Args:
-        source: `user/name` on the Hub, or a model folder.
-        backbone_weights, map_location: as `AnomalyDetector.from_pretrained`.
-        hub: `revision`, `token`, `cache_dir`, `local_files_only`, `force_download`, as there.
-
-    Raises:
-        ModelError, BackboneError: as `AnomalyDetector.from_pretrained`.
-    """
-    config_file, weights_file = fetch_model(str(source), **hub)
-    name = str(read_config(config_file, str(source)).get("method"))
-    if name not in METHODS:
-        raise ModelError(f"{source}: {CONFIG_FILE} names no method of this library ({', '.join(METHODS)})")
-    return METHODS[name].detector.from_files(config_file, weights_file, str(source), backbone_weights, map_location)

@@ -57,6 +57,16 @@ def test_no_list_of_methods_but_the_registry():
         assert not named, f"{file.relative_to(ROOT)} names {named}"
 
 
+def test_a_bundled_category_loads_by_its_label():
+    assert isinstance(load("parts / washer"), SimpleNet) and isinstance(load("washer", method="glass"), GLASS)
+    with pytest.raises(ModelError, match="parts / washer has no model of patchcore; it has: simplenet, glass, hybrid"):
+        load("parts / washer", method="patchcore")
+    with pytest.raises(ModelError, match="is a glass model, not hybrid"):
+        load(ROOT / "hubmodels/weights/models/glass-parts-washer", method="hybrid")
+    with pytest.raises(ModelError, match="no such local folder"):
+        load("parts / nothing")
+
+
 @pytest.mark.parametrize("kind", [Gaussian, Bank])
 def test_another_head_is_saved_and_loaded_the_same(kind, four, make_fitted, tmp_path):
     detector = make_fitted(kind)

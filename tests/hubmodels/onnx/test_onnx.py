@@ -20,7 +20,7 @@ from small_pictures import mask, picture, save
 from snippets import run_snippets
 from typer.testing import CliRunner
 
-from hubmodels import GLASS, Hybrid, ModelError, SimpleNet, cli, methods
+from hubmodels import GLASS, Hybrid, ModelError, SimpleNet, cli, loading
 from hubmodels.comparison import compare
 from hubmodels.folders import find_pictures
 from hubmodels.front_end import to_image, to_picture_size
@@ -247,7 +247,7 @@ def test_only_a_file_that_resizes_needs_no_model_input(size, damaged):
 @pytest.mark.parametrize("given", [[], ["--without-resizing"]])
 def test_the_command_leaves_resizing_out_if_asked(given, tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr(methods, "load", lambda model, **_: model)
+    monkeypatch.setattr(loading, "load", lambda model, **_: model)
     monkeypatch.setattr(export, "export", lambda *arguments: seen.append(arguments[3]) or {"bytes": 1})
     monkeypatch.setattr(export, "describe", lambda *_: "")
     command("model", "--pictures", EXAMPLES, "--output", tmp_path / "x.onnx", *given)
@@ -490,7 +490,7 @@ def test_ctrl_c_ends_the_command_with_one_line(monkeypatch, tmp_path):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(methods, "load", interrupted)
+    monkeypatch.setattr(loading, "load", interrupted)
     result = command("x", "--pictures", tmp_path, "--output", tmp_path / "a.onnx")
     assert result.exit_code == 130 and result.stderr == "stopped: nothing was written\n"
 
