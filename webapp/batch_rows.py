@@ -49,11 +49,9 @@ def unread_row(record: dict, reason: str, titles: Sequence[str], language: str) 
 
 
 def rank_of(record: dict) -> int:
-    """The place of a record in the order of the table."""
+    """The place of a record in the order of the table: by the verdicts, not by what a person said of the picture."""
     if record["error"] is not None:
         return UNREAD
-    if record.get("correction") == "defective":
-        return DEFECTIVE
     if UNLIKE in record["warnings"]:
         return DEFECTIVE_OR_ELSE if record["defective_verdicts"] else SOMETHING_ELSE
     if record["agree"] is False:

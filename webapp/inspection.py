@@ -53,7 +53,8 @@ class VouchedRates:
 
     Attributes:
         own: what the first one was calibrated for; None if none is calibrated.
-        least: the lowest rate, not below their own, that all of them allow; None if none is calibrated.
+        least: the lowest rate, not below their own, that the best calibrated one allows; None if none is calibrated.
+            Each method that needs a higher one uses it, and its promise says so.
         lowest: none of them allows a lower one.
     """
 
@@ -66,7 +67,7 @@ class VouchedRates:
         """The rates of these detectors."""
         known = [detector.calibration for detector in detectors if detector.calibration.size]
         own = next((round(c.false_alarm_rate.item(), 6) for c in known), None)
-        least = max((math.ceil(1e4 * c.guaranteed_rate() - 1e-6) / 1e4 for c in known), default=None)  # not below
+        least = min((math.ceil(1e4 * c.guaranteed_rate() - 1e-6) / 1e4 for c in known), default=None)  # not below
         return cls(own, least, min((1 / (c.size + 1) for c in known), default=0.0))
 
     def is_beyond(self, rate: float) -> bool:

@@ -569,7 +569,8 @@ def test_a_row_to_look_at_again_becomes_a_known_defect(teacher, alike):
     person.correct(1, good=True)
     assert person.results[1] == "Look again"
     person.correct(2, good=False)
-    assert person.results[:2] == ["Look again", "Defective"] and "<b>1</b> Defective" in person.answer[0]
+    assert person.results[:2] == ["Look again", "Look again"]  # what the model says; the mark is the person's word
+    assert person.table["rows"][1]["correction"] == "Known defect" and "<b>2</b> Look again" in person.answer[0]
     assert person.table["rows"][1]["correction"] == "Known defect"
     assert read_csv(Path(person.answer[2]["value"]))[1]["result"] == "Defective"
     person.undo()
@@ -582,7 +583,7 @@ def test_a_new_batch_marks_what_a_person_has_said(teacher, alike):
     person = Visitor(teacher)  # after a restart
     rows = person.inspect(alike)
     assert [row.get("correction") for row in rows] == ["Corrected: good", "Known defect", None]
-    assert person.results[1] == "Defective" and all(row["is_free"] for row in rows[:2])
+    assert person.results[1] == "Look again" and all(row["is_free"] for row in rows[:2])
     person.correct(2, good=True)
     assert [row["correction"] for row in person.table["rows"][:2]] == ["Corrected: good"] * 2
     assert not person.table["rows"][1]["is_free"]
