@@ -27,7 +27,7 @@ from starlette.applications import Starlette
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from uvicorn.config import STARTUP_FAILURE
@@ -60,7 +60,7 @@ VERDICTS = GOOD, LOOK_AGAIN, DEFECTIVE, NONE = ("good", "look_again", "defective
 SLOWEST = 60.0  # seconds in which a body has to arrive
 IN_MEMORY = 1_000_000  # bytes of a picture; larger ones wait in a temporary file
 LONGEST_FIELD = 10_000  # bytes
-PATIENCE_WORKER = 300  # seconds in which a process has to answer the first one; loading models can take long
+PATIENCE = 60  # seconds in which a process has to answer the first one; importing torch can take long
 STATUS = {"unknown_format": 415}  # of the faults of pictures; all others are 422
 EXPLAINED = {  # refusals by Starlette: the kind, and our words
     400: ("multipart", None),
@@ -207,7 +207,7 @@ class Server:
         arrived = time.perf_counter()
         async with self._turns[choice.label]:
             if await request.is_disconnected():
-                raise Refusal(408, "gone", "the connection was closed before it was the picture's turn")
+                raise _gone()
             self.counts.observe(WAITED, time.perf_counter() - arrived, category=choice.label)
             self.counts.add(WAITING, -1)
             try:
@@ -274,8 +274,14 @@ async def _read(request: Request, most: int) -> FormData:
                 return FormData([("picture", await _body(request))])
     except TimeoutError as error:
         raise Refusal(408, "slow", f"the request did not arrive in {SLOWEST:.0f} s: send it again") from error
+    except ClientDisconnect as error:
+        raise _gone() from error
     picture = ", or a picture with its own type, such as image/png" if most == 1 else ""
     raise Refusal(415, "content_type", f"send multipart/form-data with `picture`{picture}")
+
+
+def _gone() -> Refusal:
+    return Refusal(408, "gone", "the connection was closed before the picture was judged")
 
 
 async def _body(request: Request) -> UploadFile:
@@ -402,10 +408,11 @@ def _run_several(settings: Settings, options: dict) -> int:
     """Each process has its own models, and its part of the cores."""
     if settings.drift:
         raise ValueError("--drift needs one process, which sees all pictures in their order: leave out --workers")
+    settings.lines()  # mistakes end the command before other processes start
     threads = max(1, torch.get_num_threads() // options["workers"])
     with tempfile.TemporaryDirectory(prefix="hubmodels-serve-") as folder:
         make = replace(settings, folder=Path(folder), threads=threads)
-        health = {"timeout_worker_healthcheck": PATIENCE_WORKER}
+        health = {"timeout_worker_healthcheck": PATIENCE}
         config = uvicorn.Config(make, factory=True, lifespan="off", **health, **options)
         processes = Multiprocess(config, [config.bind_socket()])
         processes.run()
