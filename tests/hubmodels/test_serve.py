@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -485,3 +486,25 @@ def test_a_process_that_cannot_load_its_models_is_not_started_again(tmp_path, ca
     with pytest.raises(SystemExit, match="3"):
         Settings((str(tmp_path),))()
     assert "contains no usable model folder" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")
+def test_the_example_of_the_docs_runs():
+    page = (ROOT / "docs/api.md").read_text("utf-8")
+    (block,) = [block for block in re.findall(r"(?s)```bash\n(.*?)```", page) if "hubmodels serve" in block]
+    port = str(free_port())
+    for written, here in (
+        (":8000", f":{port}"),
+        (".venv/bin/hubmodels serve", f"{sys.executable} -m hubmodels serve --port {port}"),
+    ):
+        assert written in block
+        block = block.replace(written, here)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        ["bash", "-ec", block], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200
+    )
+    assert done.returncode == 0, done.stderr
+    health, scratch, good, batch, *counts = re.sub(r"\}(?=[{#])", "}\n", done.stdout).splitlines()
+    assert json.loads(health)["models"] == 3 and json.loads(scratch)["defective_verdicts"] == 3
+    assert list(json.loads(good)["methods"]) == ["Hybrid"] and len(json.loads(batch)["results"]) == 2
+    assert f'{PICTURES}{{category="{LABEL}",verdict="defective"}} 2' in counts
