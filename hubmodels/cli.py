@@ -5,6 +5,7 @@ Commands write results to standard output, and everything else to standard error
 
 import csv
 import json
+import os
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from hubmodels import install_command
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 log_app = typer.Typer(no_args_is_help=True, help="Reads logs of inspections.")
@@ -126,11 +129,55 @@ def watch(
         _say("ended")
 
 
+@app.command()
+def serve(
+    models: Annotated[list[str], typer.Option("--model", "-m", help="As in inspect; can be given several times.")],
+    categories: Annotated[
+        list[str] | None, typer.Option("--category", help="Of a folder with models of several categories.")
+    ] = None,
+    methods: Methods = None,
+    rate: Rate = None,
+    log: Annotated[Path | None, typer.Option(help="Folder of a log that shows later changes.")] = None,
+    drift: Annotated[Path | None, typer.Option(help="Folder for the states of the drift alarms.")] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on; by default only this computer can reach it.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
+    workers: Annotated[int, typer.Option(help="Processes, each with its own models.", min=1)] = 1,
+    most_waiting: Annotated[int, typer.Option(help="Waiting requests; more are refused.", min=1)] = 16,
+    most_mb: Annotated[int, typer.Option("--most-mb", help="Size of a request.", min=1)] = 64,
+    per_minute: Annotated[
+        int | None, typer.Option(help="Requests of one address in each process; default: no limit.", min=1)
+    ] = None,
+) -> None:
+    """Judges pictures that programs send by HTTP: POST /judge. The address /openapi.json describes all of it.
+
+    If the environment variable HUBMODELS_TOKEN is set, requests need the header "Authorization: Bearer TOKEN".
+    """
+    run, settings, limits = _or_end(_server)
+    chosen = settings(
+        *(tuple(models), tuple(categories or ()), tuple(methods or ()), rate, log, drift),
+        limits=limits(1_000_000 * most_mb, most_waiting, per_minute),
+        token=os.environ.get("HUBMODELS_TOKEN") or None,
+    )
+    raise typer.Exit(_or_end(lambda: run(chosen, host, port, workers)))
+
+
+def _server():
+    try:
+        from hubmodels.serve import Limits, Settings, run
+    except ModuleNotFoundError as error:
+        if error.name not in ("starlette", "uvicorn", "anyio"):
+            raise
+        raise RuntimeError(f"{error.name} is missing: {install_command('serve')}") from error
+    return run, Settings, Limits
+
+
 def _tell_drift(record: dict) -> None:
-    drift = record.get("drift")
-    if drift and drift["alarm"] == drift["pictures"]:
-        reason = f"the parts look different from before ({drift['cause']})"
-        _say(f"DRIFT at picture {drift['alarm']}: {reason}. Check light, camera, position and material.")
+    from hubmodels.line import drift_in_words
+
+    if words := drift_in_words(record):
+        _say(words)
 
 
 def _status(record: dict) -> Exit:

@@ -8,7 +8,7 @@ for found in pictures_of("camera:0"):
 import hashlib
 import json
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
@@ -83,9 +83,7 @@ class Line:
             check_rate(rate)
         catalog, label = find_models(model, category)
         loaded = catalog.load(label)
-        detectors = {name: detector for name, detector in loaded.items() if not methods or name in methods}
-        if missing := [name for name in methods or () if name not in detectors]:
-            raise ModelError(f"{label} has no model of {', '.join(missing)}; it has: {', '.join(loaded)}")
+        detectors = chosen_detectors(label, loaded, methods)
         entries = [e for e in catalog.entries if e.label == label and e.method in detectors]
         models = {METHODS[e.method].title: _model(e, detectors[e.method]) for e in entries}
         kept = InspectionLog(log) if log else None
@@ -96,25 +94,46 @@ class Line:
         """Printed names of the methods."""
         return [method_titles()[name] for name in self.detectors]
 
-    def judge(self, name: str, picture: str | Path | np.ndarray | bytes) -> dict:
+    def judge(
+        self,
+        name: str,
+        picture: str | Path | np.ndarray | bytes,
+        rate: float | None = None,
+        methods: Collection[str] | None = None,
+    ) -> dict:
         """The result of `inspect`, added to the log.
 
         Raises:
             OSError, LogError: log, overlay or state cannot be written.
         """
-        record = self.inspect(name, picture)
+        record = self.inspect(name, picture, rate, methods)
         self.keep(record)
         return record
 
-    def inspect(self, name: str, picture: str | Path | np.ndarray | bytes) -> dict:
-        """The result for a picture as `Inspection.record`, with its name and SHA-256; or `error`, as the API's."""
+    def inspect(
+        self,
+        name: str,
+        picture: str | Path | np.ndarray | bytes,
+        rate: float | None = None,
+        methods: Collection[str] | None = None,
+    ) -> dict:
+        """The result for a picture as `Inspection.record`, with its name and SHA-256; or `error`, as the API's.
+
+        Args:
+            rate, methods: of this picture; by default those of the line.
+
+        Raises:
+            ModelError: the line has no such method.
+            ValueError: the rate is not in (0, 1).
+        """
+        rate, detectors = self.rate if rate is None else rate, chosen_detectors(self.label, self.detectors, methods)
         try:
             content = picture if isinstance(picture, np.ndarray | bytes) else _read(Path(picture))
             prepared = PreparedPicture(content)
-            inspection = inspect(self.detectors, prepared, self.rate)
+            inspection = inspect(detectors, prepared, rate)
         except PictureError as error:
             return {"picture": name, "error": {"kind": error.fault, "message": str(error)}}
-        record = {"picture": name, "sha256": sha256_of(content)} | inspection.record(self.label, self.rate)
+        record = {"picture": name, "sha256": sha256_of(content)} | inspection.record(self.label, rate)
         if self.overlays:
             record["overlays"] = self._draw(name, inspection)
         if self.drift is not None:
@@ -124,7 +143,10 @@ class Line:
     def keep(self, record: dict) -> None:
         """Adds a result to the log, if there is one."""
         if self.log:
-            self.log.add("inspection", record | {"models": self.models})
+            used = {
+                title: model for title, model in self.models.items() if title in record.get("methods", self.models)
+            }
+            self.log.add("inspection", record | {"models": used})
 
     def _draw(self, name: str, inspection: Inspection) -> dict[str, str]:
         """Writes the overlays of all methods with a verdict; returns their paths by title."""
@@ -167,6 +189,28 @@ class Line:
             new.write_text(json.dumps({"last": sha256, "drift": self.drift.to_json()}), encoding="utf-8")
             new.replace(self.drift_file)
         return {name: getattr(self.drift, name) for name in ("pictures", "alarm", "cause", "capital")}
+
+
+def chosen_detectors(
+    label: str, detectors: Mapping[str, AnomalyDetector], methods: Collection[str] | None
+) -> dict[str, AnomalyDetector]:
+    """The detectors of these methods; all detectors, if no method is named.
+
+    Raises:
+        ModelError: a method has no detector.
+    """
+    if missing := [name for name in methods or () if name not in detectors]:
+        raise ModelError(f"{label} has no model of {', '.join(missing)}; it has: {', '.join(detectors)}")
+    return {name: detector for name, detector in detectors.items() if not methods or name in methods}
+
+
+def drift_in_words(record: Mapping) -> str | None:
+    """What to say where this picture raised the drift alarm."""
+    drift = record.get("drift")
+    if not drift or drift["alarm"] != drift["pictures"]:
+        return None
+    reason = f"the parts look different from before ({drift['cause']})"
+    return f"DRIFT at picture {drift['alarm']}: {reason}. Check light, camera, position and material."
 
 
 def sha256_of(content: bytes | np.ndarray) -> str:

@@ -41,7 +41,7 @@ KINDS = {
     "text": "figure",
     "toml": "see test_study.py",
     "python": "see test_docs.py",
-    "bash": "see test_api.py",
+    "bash": "see test_api.py and test_serve.py",
     "bibtex": "citation",
 }
 BEGINNING = re.compile(r"(?:[A-Z_]+=\S+ )*(?:make|\.venv[/\\](?:bin|Scripts)[/\\]\w+) \S")

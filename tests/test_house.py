@@ -19,7 +19,7 @@ TRAINING_ONLY = {"accelerate", "datasets", "pandas"}
 FORBIDDEN = {
     "app.py": {"training", "tests", "accelerate"},
     "webapp": {"training", "app", "tests", *TRAINING_ONLY},
-    "hubmodels": {"training", "app", "webapp", "tests", "gradio", "sklearn", "jinja2", *TRAINING_ONLY},
+    "hubmodels": {"training", "app", "webapp", "tests", "gradio", "fastapi", "sklearn", "jinja2", *TRAINING_ONLY},
     **{f"hubmodels/{m}.py": {f"hubmodels.{o}" for o in METHODS if o != m} | {"hubmodels.methods"} for m in METHODS},
     **{f"hubmodels/{m}.py": {"torch", "timm", "torchvision"} for m in ("__init__", "prediction")},
     "hubmodels/onnx/runtime.py": {"torch", "timm", "torchvision", "hubmodels.detector", "hubmodels.scoring"},
