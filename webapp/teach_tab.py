@@ -1,8 +1,9 @@
 """The tab Teach: pictures of good parts in, a part that can be inspected out; known defects check it."""
 
 import os
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from hubmodels.least_size import PATCHES
 from hubmodels.methods import METHODS
 from hubmodels.pictures import read_picture
 from webapp import defect_check
+from webapp.corrections import LessonRunsError
 from webapp.defect_check import DefectCheck
 from webapp.hosting import checked_path, fresh_path, hide_folders
 from webapp.inspection import choices, folder_button, inspect_picture
@@ -99,6 +101,8 @@ class TeachTab:
     def __init__(self, visitors: Everybody | Visitors) -> None:
         self._visitors = visitors
         self._hint = "teach_hint_space" if visitors.private else "teach_hint"
+        self._watched: dict[str | None, list[Lesson]] = {}  # by window
+        self._lock = threading.Lock()
 
     def build(
         self, tab: gr.Tab, tabs: gr.Tabs, category: gr.Dropdown, wanted: gr.State, compared: gr.HTML
@@ -160,6 +164,7 @@ class TeachTab:
                     stop = gr.Button(label("teach_stop"), interactive=False, min_width=80)
             with gr.Column(scale=3, min_width=320):
                 status = gr.HTML(label(self._hint), elem_id="teach-status", apply_default_css=False)
+                lessons = gr.HTML(elem_id="teach-lessons", apply_default_css=False)
                 inspect = gr.Button(label("teach_inspect"), visible=False, variant="primary", elem_id="teach-inspect")
                 keep = self._build_keep(part)
         running, taught, shapes, size, to_check = (gr.State() for _ in range(5))
@@ -173,16 +178,17 @@ class TeachTab:
         judge.click(self.judge, [part, bad], [status, unused, bad], preprocess=False, **private, **TEACH)
         draw.click(self.picture_to_draw, [part, good], [region, share, size], preprocess=False, **quick)
         region.input(self.drawn, [part, size], [shapes, share], preprocess=False, **quick)
-        watched = {"outputs": [status, start, stop, inspect, running, taught, part, good, bad], **private, **TEACH}
-        lessons = (
-            start.click(self.teach, [part, good, bad, methods, shapes, least], preprocess=False, **watched),
-            tab.select(self.resume, running, **watched),
+        watched = {"outputs": [status, lessons, stop, inspect, running, taught, part, good, bad], **private, **TEACH}
+        given = {"inputs": [part, good, bad, methods, shapes, least], "preprocess": False}
+        watches = (
+            start.click(self.teach, **given, **watched, trigger_mode="multiple"),  # another part can wait meanwhile
+            tab.select(self.resume, part, preprocess=False, **watched),
         )
         part.change(self.kept_least_size, part, least, preprocess=False, **quick)
         part.change(self.forget_drawing, [part, shapes], [shapes, region, share], preprocess=False, **quick)
-        for lesson in lessons:
-            lesson.then(self.offer, taught, category, **quick)
-        for event in (*(lesson.then for lesson in lessons), part.change):
+        for watch in watches:
+            watch.then(self.offer, taught, category, **quick)
+        for event in (*(watch.then for watch in watches), part.change):
             event(self.offer_to_keep, part, keep, preprocess=False, **quick)
             event(self.known, [part, good], [waiting, methods], preprocess=False, **quick)
         stop.click(self.stop, running, None, **quick)
@@ -293,8 +299,7 @@ class TeachTab:
             least_size: pixels of the smallest defect that counts; None = every size counts.
         """
         language, name, teacher = language_of(request), part_name(part or ""), self._visitors.of(request).teacher
-        unused: list[Markup] = []
-        yield self._page(_said(language, headline=translate("teach_checking", language)))
+        yield self._status(_said(language, headline=translate("teach_checking", language)))
         try:
             refused = _refused(teacher, part or "", good, bad, methods, drawing, language)
             if not refused:
@@ -308,27 +313,42 @@ class TeachTab:
         except (PictureError, OSError) as error:
             refused = [explain_fault(error, language, teacher.catalog)]
         if refused:
-            yield self._page(_said(language, refused=refused))
+            yield self._status(_said(language, refused=refused))
             return
         lesson = teacher.start(name, [method for method in METHODS if method in methods])
-        yield from self._watch(lesson, language, unused)
+        lesson.notes = tuple(unused)
+        kept = gr.update(choices=teacher.parts.choices(), value=name)
+        yield "", *(gr.skip(),) * (OUTPUTS - 4), kept, None, None  # the files are kept, so that others can be chosen
+        yield from self._watch(teacher, [lesson], request)
 
-    def resume(self, running: str | None, request: gr.Request) -> Iterator[tuple]:
-        """The tab is opened: shows the visitor's lessons that go on, unless this page does already.
+    def resume(self, part: str | None, request: gr.Request) -> Iterator[tuple]:
+        """The tab is opened: shows the visitor's lessons that go on, unless this window does already.
 
-        After a reload the page has forgotten them.
+        After a reload the page has forgotten them, and the name of the part.
         """
         teacher = self._visitors.of(request).teacher
         yield (gr.skip(),) * OUTPUTS  # without any update Gradio empties the outputs
-        for lesson in () if running else teacher.lessons():
-            yield from self._watch(lesson, language_of(request))
+        if lessons := teacher.lessons():
+            named = gr.skip() if part else gr.update(choices=teacher.parts.choices(), value=lessons[0].part)
+            yield *(gr.skip(),) * (OUTPUTS - 3), named, gr.skip(), gr.skip()
+            yield from self._watch(teacher, lessons, request)
 
-    def _watch(self, lesson: Lesson, language: str, unused: Sequence[Markup] = ()) -> Iterator[tuple]:
-        """Updates until a lesson is over, then its result."""
-        while not lesson.is_over:
-            yield self._page(_progress(lesson, language), lesson)
+    def _watch(self, teacher: Teacher, lessons: Sequence[Lesson], request: gr.Request) -> Iterator[tuple]:
+        """Updates until these lessons are over, then the results; each window has one watch, which takes in others."""
+        window, language, results = request.session_hash, language_of(request), {}
+        with self._lock:
+            shown = self._watched.setdefault(window, [])
+            is_first = not shown
+            shown += [lesson for lesson in lessons if lesson not in shown]
+        while is_first:
+            over = [lesson for lesson in shown if lesson.is_over and lesson not in results]
+            results |= {lesson: _result(lesson, language) for lesson in over}
+            yield self._page(teacher, shown, results, language)
+            with self._lock:
+                if len(results) == len(shown):
+                    del self._watched[window]
+                    return
             time.sleep(EVERY)
-        yield self._page(_result(lesson, language, unused), lesson)
 
     def judge(self, part: str | None, bad: list | None, request: gr.Request) -> Iterator[tuple]:
         """Keeps known defects of a part that exists, and checks its models with all of them, without a lesson."""
@@ -447,20 +467,26 @@ class TeachTab:
         if lesson := teacher.current(running or ""):
             teacher.stop(lesson)
 
-    def _page(self, status: str, lesson: Lesson | None = None) -> tuple:
-        """The outputs of the event, in their order."""
-        busy, done = lesson is not None and not lesson.is_over, lesson is not None and lesson.state == DONE
-        emptied = None if done else gr.skip()
+    def _status(self, status: str) -> tuple:
+        """The outputs of the event, of which only the first one changes."""
+        return status, *(gr.skip(),) * (OUTPUTS - 1)
+
+    def _page(
+        self, teacher: Teacher, lessons: Sequence[Lesson], results: Mapping[Lesson, str], language: str
+    ) -> tuple:
+        """The outputs of the event, in their order. The form stays as it is: a person may fill it in meanwhile."""
+        current = [lesson for lesson in lessons if lesson not in results]
+        done = [lesson for lesson in results if lesson.state == DONE]
         return (
-            status,
-            gr.update(interactive=not busy),
-            gr.update(interactive=busy),
-            gr.update(visible=done),
-            lesson.part if busy else None,
-            lesson.label if done else None,
-            gr.update(choices=lesson.teacher.parts.choices(), value=lesson.part) if lesson else gr.skip(),
-            emptied,
-            emptied,
+            gr.skip(),
+            "".join([*(_progress(lesson, language) for lesson in current), *reversed(results.values())]),
+            gr.update(interactive=bool(current)),
+            gr.update(visible=bool(done)),
+            current[0].part if current else None,
+            done[-1].label if done else None,
+            gr.update(choices=teacher.parts.choices()),
+            gr.skip(),
+            gr.skip(),
         )
 
 
@@ -498,6 +524,8 @@ def _refused(
         return [translate("teach_packages", language, command=INSTALL)]
     if not (name := part_name(text)):
         return [translate("teach_no_name", language)]
+    if teacher.current(name):
+        return [explain_fault(LessonRunsError(text), language, teacher.catalog)]
     if known := teacher.parts.namesake(text):
         return [translate("teach_namesake", language, name=known)]
     if not isinstance(methods, list) or not set(methods) & set(teachable()):
@@ -588,7 +616,7 @@ def _stage(bars: Sequence[dict], language: str) -> Markup:
     return translate(f"teach_stage_{STAGES[bar['what']]}", language, **counts)
 
 
-def _result(lesson: Lesson, language: str, unused: Sequence[Markup]) -> str:
+def _result(lesson: Lesson, language: str) -> str:
     catalog = lesson.teacher.catalog
     if lesson.state == STOPPED:
         return _said(language, headline=translate("teach_stopped", language))
@@ -609,7 +637,7 @@ def _result(lesson: Lesson, language: str, unused: Sequence[Markup]) -> str:
     known = lesson.teacher.parts.pictures(lesson.part, BAD)
     check = DefectCheck(inspect_picture(catalog, lesson.label, path, None, list(METHODS)) for path in known)
     lines = [*promises, *_learned_otherwise(lesson, language), *check.lines(language)]
-    shown = {"lines": lines, "warnings": unused, "missed": check.missed(language)}
+    shown = {"lines": lines, "warnings": lesson.notes, "missed": check.missed(language)}
     return _said(language, headline=words, tone="good", **shown)
 
 

@@ -68,6 +68,7 @@ class Lesson:
         title: what the person calls the part.
         bars: the open progress bars of the training: `what`, `done`, `total`.
         reason: of a failure.
+        notes: what the page said at the beginning and says again with the result.
     """
 
     part: str
@@ -80,6 +81,7 @@ class Lesson:
     ended: float | None = None
     bars: list[dict] = field(default_factory=list)
     reason: str = ""
+    notes: tuple[str, ...] = ()
     asked_to_stop: threading.Event = field(default_factory=threading.Event)
     _shown: tuple[float, float] = (math.inf, 0.0)  # the time left and the share that `countdown` returned last
 

@@ -84,4 +84,4 @@ def test_the_result_of_a_lesson_names_it(tab, make_detector, monkeypatch):
     teacher, detectors = tab._visitors.of(None).teacher, {"simplenet": make_detector(SimpleNet, least_size=40)}
     monkeypatch.setattr(teacher.catalog, "load", lambda label: detectors)
     lesson = Lesson("lid", ("simplenet",), 12, state=DONE, began=0.0, ended=1.0, teacher=teacher)
-    assert "Regions of fewer than 40 pixels do not count." in teach_tab._result(lesson, "en", [])
+    assert "Regions of fewer than 40 pixels do not count." in teach_tab._result(lesson, "en")

@@ -447,7 +447,7 @@ def test_pictures_that_came_after_a_lesson_wait_for_the_next(teacher, monkeypatc
     shapes = [{"kind": "rectangle", "counts": True, "width": 0, "points": [[0, 0], [0.5, 1]]}]
     keep_region(teacher, "lid", {"part": "lid", "size": (64, 64), "shapes": shapes})
     monkeypatch.setattr(teacher.catalog, "load", lambda label: {})
-    said = teach_tab._result(replace(lesson, state=DONE), "en", ())
+    said = teach_tab._result(replace(lesson, state=DONE), "en")
     assert (
         "learned, too: 2. The promise does not count them." in said and "Share of the picture that counts: 50" in said
     )
@@ -596,7 +596,7 @@ def test_known_defects_that_cannot_be_read_are_said_with_the_result(teacher, upl
     pages = list(
         TeachTab(Everybody(teacher.catalog, teacher)).teach("Lid", good, bad, ["hybrid"], None, None, visitor())
     )
-    assert "Lid is taught" in pages[-1][0] and f"Cannot be read (1): {bad[0]['orig_name']}" in pages[-1][0]
+    assert "Lid is taught" in pages[-1][1] and f"Cannot be read (1): {bad[0]['orig_name']}" in pages[-1][1]
 
 
 @pytest.mark.parametrize(
@@ -636,18 +636,18 @@ def test_a_failure_and_a_stop_are_shown(teacher, uploads, monkeypatch):
         teacher, "command", lambda lesson: [sys.executable, "-c", "raise SystemExit('no space in /a/b')"]
     )
     pages = list(tab_of(teacher).teach("Lid", files, None, ["hybrid"], None, None, visitor()))
-    assert "Teaching failed: no space in b" in pages[-1][0] and pages[-1][1]["interactive"] is True
+    assert "Teaching failed: no space in b" in pages[-1][1] and pages[-1][2]["interactive"] is False
     assert len(teacher.parts.pictures("lid")) == 10  # nothing is lost
     monkeypatch.setattr(teacher, "command", lambda lesson: FOREVER)
     tab = tab_of(teacher)
     pages = tab.teach("Lid", files, None, ["hybrid"], None, None, visitor())
     page = next(pages)
-    while "Teaching Lid" not in page[0]:
+    while "Teaching Lid" not in str(page[1]):
         page = next(pages)
     assert page[2]["interactive"] is True and page[4] == "lid"
     tab.stop("somebody_elses", visitor())
     tab.stop("lid", visitor())
-    assert "Stopped. The pictures are kept" in [*pages][-1][0]
+    assert "Stopped. The pictures are kept" in [*pages][-1][1]
 
 
 def test_a_lesson_is_shown_again_after_a_reload(teacher, uploads, monkeypatch):
@@ -659,15 +659,44 @@ def test_a_lesson_is_shown_again_after_a_reload(teacher, uploads, monkeypatch):
     teacher.parts.name("lid", "Lid")
     lesson = teacher.start("lid", ["hybrid"])
     wait_for(lambda: lesson.state == RUNNING)
-    assert list(tab.resume("lid", visitor())) == nothing  # this page shows it
     pages = tab.resume(None, visitor("de"))
-    assert [next(pages)] == nothing
-    status, start, stop, _, running, *_ = next(pages)
-    assert "Lid wird angelernt" in status and "Noch etwa" in status and "<progress" in status
-    assert (start["interactive"], stop["interactive"], running) == (False, True, "lid")
+    assert [next(pages)] == nothing and next(pages)[6]["value"] == "lid"
+    _, shown, stop, _, running, *_ = next(pages)
+    assert "Lid wird angelernt" in shown and "Noch etwa" in shown and "<progress" in shown
+    assert (stop["interactive"], running) == (True, "lid")
+    assert list(tab.resume("cap", visitor())) == nothing * 2  # this window shows it, and has another part in the form
     tab.stop(running, visitor())
-    status, start, stop, *_ = [*pages][-1]
-    assert "Angehalten" in status and (start["interactive"], stop["interactive"]) == (True, False)
+    _, shown, stop, *_ = [*pages][-1]
+    assert "Angehalten" in shown and stop["interactive"] is False
+
+
+def test_another_part_waits_while_one_is_taught(teacher, uploads, monkeypatch):
+    """The form belongs to the person: a running lesson changes neither the name nor the files in it."""
+    monkeypatch.setattr(teach_tab, "missing_packages", list)
+    monkeypatch.setattr(teach_tab, "EVERY", 0.05)
+    monkeypatch.setattr(teacher, "command", lambda lesson: FOREVER)
+    tab, files = tab_of(teacher), uploads(*map(png, range(10)))
+    lid = tab.teach("Lid", files, None, ["hybrid"], None, None, visitor())
+    assert "Checking" in next(lid)[0] and next(lid)[6:] == (
+        {"choices": [("Lid", "lid")], "value": "lid", "__type__": "update"},
+        *(None, None),
+    )
+    first = next(lid)
+    assert "value" not in first[6] and first[7:] == (gr.skip(), gr.skip())
+    again = [*tab.teach("Lid", files, None, ["hybrid"], None, None, visitor())]
+    assert "This part is being taught at the moment" in again[-1][0]
+    *_, kept = tab.teach("Cap", files, None, ["hybrid"], None, None, visitor())  # the first watch shows it
+    assert kept[6]["value"] == "cap" and kept[7:] == (None, None)
+    both = next(lid)
+    assert "Lid" in both[1] and "Cap waits. Parts before it: 1." in both[1] and both[4] == "lid"
+    tab.stop("lid", visitor())
+    wait_for(lambda: teacher.current("lid") is None)
+    later = next(lid)
+    while later[4] != "cap":
+        later = next(lid)
+    assert "Stopped. The pictures are kept" in later[1]
+    tab.stop("cap", visitor())
+    assert [*lid][-1][1].count("Stopped. The pictures are kept") == 2
 
 
 @pytest.mark.browser
