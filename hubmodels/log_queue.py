@@ -101,17 +101,18 @@ class LogQueue:
             LogError: the log is not as it was written.
         """
         waiting: list[Waiting] = []
+        before = self.position.skipped
         while not waiting and (lines := self._lines()):
-            skipped, before = 0, self.position.skipped
+            skipped = self.position.skipped
             for line, is_old, position in lines:
                 result = _result(line)
                 skipped += result is not None and is_old
-                position = position._replace(skipped=before + skipped)
+                position = position._replace(skipped=skipped)
                 if result and not is_old:
                     waiting.append(Waiting(result, position))
                 elif not waiting:
                     self.position = position
-            self._tell(skipped)
+        self._tell(self.position.skipped - before)
         return waiting
 
     def _tell(self, skipped: int) -> None:
