@@ -38,6 +38,8 @@ Overlays = Annotated[Path | None, typer.Option(help="Folder for the pictures und
 Rate = Annotated[
     float | None, typer.Option(help="Accepted share of good parts called defective; default: the model's.")
 ]
+Webhook = Annotated[str | None, typer.Option(help="Address that receives each result as JSON by POST.")]
+Mqtt = Annotated[str | None, typer.Option(help="mqtt://HOST/TOPIC or mqtts://HOST/TOPIC that receives each result.")]
 
 
 class Exit(IntEnum):
@@ -109,22 +111,28 @@ def watch(
         bool, typer.Option("--beside", help="Write each result beside its picture, as FILE.json.")
     ] = False,
     interval: Annotated[float, typer.Option(help="Seconds between two looks at the folder.", min=0)] = 1.0,
+    webhook: Webhook = None,
+    mqtt: Mqtt = None,
 ) -> None:
     """Judges the pictures that arrive in a folder, each once, until Ctrl-C.
 
     It can be stopped, killed and started again at any time: the log says what was judged. Each result is a line of
-    JSON on standard output, too.
+    JSON on standard output, too. Results that a webhook or broker did not receive yet are sent again, also after a
+    restart. Secrets are in the variables HUBMODELS_WEBHOOK_SECRET, HUBMODELS_MQTT_USER and HUBMODELS_MQTT_PASSWORD.
     """
     from hubmodels.line import Line
+    from hubmodels.outputs import Outputs
     from hubmodels.watch import FolderWatch
 
     line = _or_end(lambda: Line.of(model, category, methods, rate, log, overlays, drift))
     watching = _or_end(lambda: FolderWatch(folder, line, beside))
+    line.outputs = _or_end(lambda: Outputs.of(line.log, webhook, mqtt))
     _say(f"watching {folder}; press Ctrl-C to end")
     try:
-        for record in watching.run(interval):
-            _write_json(record)
-            _tell_drift(record)
+        with line.outputs:
+            for record in watching.run(interval):
+                _write_json(record)
+                _tell_drift(record)
     except (KeyboardInterrupt, BrokenPipeError):
         _say("ended")
 

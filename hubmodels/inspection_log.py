@@ -58,10 +58,9 @@ class InspectionLog:
             LogError: the last line is not the one that was written last.
             OSError: the disk is full, or the folder cannot be written; the log stays as it was.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(self.folder / LOCK_FILE):
+        with self.lock():
             path = next(reversed(self.files()), self.folder / f"{1:06}.jsonl")
-            end, unfinished = self._end(), _tail(path)[1]
+            end, unfinished = self.end(), tail_of(path)[1]
             if unfinished:
                 os.truncate(path, path.stat().st_size - unfinished)
                 end = self._write(path, end, LOST, {"bytes": unfinished})
@@ -69,15 +68,24 @@ class InspectionLog:
                 path = self.folder / f"{int(path.stem) + 1:06}.jsonl"
             return self._write(path, end, event, record)
 
-    def _end(self) -> End:
-        """The kept end; or the line after it, if a crash came before its end was kept."""
+    def lock(self) -> FileLock:
+        """For a short time in which nobody else writes; makes the folder."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return FileLock(self.folder / LOCK_FILE)
+
+    def end(self) -> End:
+        """The kept end; or the line after it, if a crash came before its end was kept. Only for who has the lock.
+
+        Raises:
+            LogError: the last line is not the one that was written last.
+        """
         kept = self._kept()
-        tails = (_tail(path)[0] for path in reversed(self.files()))
+        tails = (tail_of(path)[0] for path in reversed(self.files()))
         last = next(filter(None, tails), None)
-        if last is None or kept.sha256 == _hash(last):
+        if last is None or kept.sha256 == hash_of(last):
             return kept
-        if _place(last) == (kept.lines + 1, kept.sha256):
-            return End(kept.lines + 1, _hash(last))
+        if place_of(last) == (kept.lines + 1, kept.sha256):
+            return End(kept.lines + 1, hash_of(last))
         raise LogError(
             f"{self.folder}: the last line was changed or is missing: move the folder, and a new log begins"
         )
@@ -85,7 +93,7 @@ class InspectionLog:
     def lines(self) -> Iterator[dict]:
         """All whole lines, the oldest first, unchecked."""
         for path in self.files():
-            for line in _whole_lines(path):
+            for line in whole_lines(path):
                 yield json.loads(line)
 
     def verify(self, sha256: str | None = None) -> End:
@@ -100,9 +108,9 @@ class InspectionLog:
         before = found = End(0, START)
         is_there = sha256 in (None, START)
         for path in self.files():
-            for number, line in enumerate(_whole_lines(path), 1):
-                before, found = found, End(found.lines + 1, _hash(line))
-                if _place(line) != (found.lines, before.sha256):
+            for number, line in enumerate(whole_lines(path), 1):
+                before, found = found, End(found.lines + 1, hash_of(line))
+                if place_of(line) != (found.lines, before.sha256):
                     raise LogError(f"{path}, line {number}: it, or the line before, was changed or is missing")
                 is_there = is_there or found.sha256 == sha256
         kept = self._kept()
@@ -124,7 +132,7 @@ class InspectionLog:
         whole = path.stat().st_size if path.exists() else 0
         try:
             _append(path, line)
-            end = End(end.lines + 1, _hash(line))
+            end = End(end.lines + 1, hash_of(line))
             self._keep(end)
         except OSError:
             if path.exists():
@@ -133,10 +141,7 @@ class InspectionLog:
         return end
 
     def _keep(self, end: End) -> None:
-        new = self.folder / f".{END_FILE}"
-        new.unlink(missing_ok=True)
-        _append(new, json.dumps(end).encode())
-        new.replace(self.folder / END_FILE)
+        write_whole(self.folder / END_FILE, json.dumps(end).encode())
 
     def _kept(self) -> End:
         path = self.folder / END_FILE
@@ -163,6 +168,14 @@ def _cell(value: object) -> object:
     return json.dumps(value, ensure_ascii=False)
 
 
+def write_whole(path: Path, content: bytes) -> None:
+    """Writes a file; after a crash it is the old one or the new one."""
+    new = path.with_name(f".{path.name}")
+    new.unlink(missing_ok=True)
+    _append(new, content)
+    new.replace(path)
+
+
 def _append(path: Path, content: bytes) -> None:
     with path.open("ab") as file:
         file.write(content)
@@ -170,7 +183,7 @@ def _append(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def _tail(path: Path) -> tuple[bytes | None, int]:
+def tail_of(path: Path) -> tuple[bytes | None, int]:
     """The last whole line of a file, and how many bytes an unfinished one has behind it; reads no more than needed."""
     size, block = path.stat().st_size if path.exists() else 0, BLOCK
     while size:
@@ -185,12 +198,13 @@ def _tail(path: Path) -> tuple[bytes | None, int]:
     return None, 0
 
 
-def _whole_lines(path: Path) -> Iterator[bytes]:
+def whole_lines(path: Path) -> Iterator[bytes]:
+    """The lines of a file, without one that is still being written."""
     with path.open("rb") as file:
         yield from (line for line in file if line.endswith(b"\n"))
 
 
-def _place(line: bytes) -> tuple[int, str] | None:
+def place_of(line: bytes) -> tuple[int, str] | None:
     """Number of a line, and hash of the one before."""
     try:
         values = json.loads(line)
@@ -199,5 +213,6 @@ def _place(line: bytes) -> tuple[int, str] | None:
         return None
 
 
-def _hash(line: bytes) -> str:
+def hash_of(line: bytes) -> str:
+    """SHA-256 of a line with its end, in hexadecimal digits."""
     return hashlib.sha256(line).hexdigest()

@@ -25,6 +25,7 @@ from hubmodels.hub.files import fetch_model, read_config
 from hubmodels.inspection import Inspection, inspect, method_titles
 from hubmodels.inspection_log import InspectionLog
 from hubmodels.methods import METHODS
+from hubmodels.outputs import Outputs
 from hubmodels.pictures import PictureError
 from hubmodels.prediction import check_rate
 
@@ -43,6 +44,7 @@ class Line:
         log: every result is added to it.
         overlays: folder for pictures under their heat maps.
         drift_file: keeps the state of the drift alarm.
+        outputs: send what is in the log; who sets them starts them.
     """
 
     label: str
@@ -52,6 +54,7 @@ class Line:
     log: InspectionLog | None = None
     overlays: Path | None = None
     drift_file: Path | None = None
+    outputs: Outputs = field(default_factory=Outputs)
 
     def __post_init__(self) -> None:
         self._last: str | None = None
@@ -147,6 +150,7 @@ class Line:
                 title: model for title, model in self.models.items() if title in record.get("methods", self.models)
             }
             self.log.add("inspection", record | {"models": used})
+            self.outputs.wake()
 
     def _draw(self, name: str, inspection: Inspection) -> dict[str, str]:
         """Writes the overlays of all methods with a verdict; returns their paths by title."""

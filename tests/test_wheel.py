@@ -101,7 +101,7 @@ def test_the_wheel_contains_the_library_alone_and_all_of_it(wheel):
 def test_every_import_of_the_library_is_a_base_requirement():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     base = {re.match(r"[\w-]+", name)[0].lower().replace("-", "_") for name in project["dependencies"]}
-    extra = {"onnx", "onnxscript", "onnxruntime", "pillow_heif", "av", "starlette", "uvicorn", "anyio"}
+    extra = {"onnx", "onnxscript", "onnxruntime", "pillow_heif", "av", "starlette", "uvicorn", "anyio", "paho_mqtt"}
     used = {name.split(".")[0] for file in sources("hubmodels") for name in imported(file.read_text(), "hubmodels")}
     foreign = used - sys.stdlib_module_names - {"hubmodels", ""}
     distributions = packages_distributions()
