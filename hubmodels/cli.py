@@ -157,18 +157,25 @@ def serve(
     per_minute: Annotated[
         int | None, typer.Option(help="Requests of one address in each process; default: no limit.", min=1)
     ] = None,
+    webhook: Webhook = None,
+    mqtt: Mqtt = None,
 ) -> None:
     """Judges pictures that programs send by HTTP: POST /judge. The address /openapi.json describes all of it.
 
     If the environment variable HUBMODELS_TOKEN is set, requests need the header "Authorization: Bearer TOKEN".
     """
+    from hubmodels.inspection_log import InspectionLog
+    from hubmodels.outputs import Outputs
+
     run, settings, limits = _or_end(_server)
     chosen = settings(
         *(tuple(models), tuple(categories or ()), tuple(methods or ()), rate, log, drift),
         limits=limits(1_000_000 * most_mb, most_waiting, per_minute),
         token=os.environ.get("HUBMODELS_TOKEN") or None,
     )
-    raise typer.Exit(_or_end(lambda: run(chosen, host, port, workers)))
+    outputs = _or_end(lambda: Outputs.of(InspectionLog(log) if log else None, webhook, mqtt))
+    with outputs:  # in this process, also for several workers: it reads the log
+        raise typer.Exit(_or_end(lambda: run(chosen, host, port, workers)))
 
 
 def _server():

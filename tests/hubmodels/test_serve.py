@@ -21,6 +21,7 @@ from jsonschema import Draft202012Validator
 from starlette.testclient import TestClient
 from test_house import ROOT
 from typer.testing import CliRunner
+from webhook_receiver import Receiver
 
 from hubmodels import serve, serve_gate
 from hubmodels.cli import app as command
@@ -471,13 +472,21 @@ def test_the_program_judges_and_ends_after_the_last_answer(tmp_path):
         assert process.wait(30) == 0 and "Traceback" not in log.read_text()
 
 
-def test_several_processes_serve_together(tmp_path):
-    with program(tmp_path, "--workers", "2") as (url, process, log):
+def test_several_processes_serve_together_and_one_sends_the_results(tmp_path):
+    receiver = Receiver()
+    receiver.start()
+    sending = ("--log", str(tmp_path / "log"), "--webhook", receiver.url)
+    with program(tmp_path, "--workers", "2", *sending) as (url, process, log):
         with ThreadPoolExecutor(4) as pool:
             asked = [pool.submit(posted, url, "judge", SCRATCH.read_bytes(), "image/png") for _ in range(8)]
             assert [future.result()["defective_verdicts"] for future in asked] == [1] * 8
         text = urllib.request.urlopen(f"{url}/metrics", timeout=60).read().decode()
         assert 'verdict="defective"} 8\n' in text
+        deadline = time.monotonic() + 30
+        while len(receiver.messages) < 8 and time.monotonic() < deadline:
+            time.sleep(0.05)
+    receiver.end()
+    assert [message["result"] for message in receiver.messages] == ["defective"] * 8
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0 and "Traceback" not in log.read_text()
 
