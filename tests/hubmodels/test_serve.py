@@ -485,10 +485,10 @@ def test_several_processes_serve_together_and_one_sends_the_results(tmp_path):
         deadline = time.monotonic() + 30
         while len(receiver.messages) < 8 and time.monotonic() < deadline:
             time.sleep(0.05)
-    receiver.end()
-    assert [message["result"] for message in receiver.messages] == ["defective"] * 8
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0 and "Traceback" not in log.read_text()
+    receiver.end()
+    assert [message["result"] for message in receiver.messages] == ["defective"] * 8
 
 
 def test_a_process_that_cannot_load_its_models_is_not_started_again(tmp_path, capsys):
