@@ -330,7 +330,7 @@ class InspectTab:
             correctable=is_own,
             undoable=corrected is not None,
             learnable=learnable,
-            teachable=unlike and other is None and self._visitors.teaches and not is_own,
+            teachable=_offer_to_teach(is_own or other is not None) if unlike and self._visitors.teaches else None,
             asked=asked,
         )
         button = gr.update(
@@ -417,6 +417,11 @@ def _warning(code: str, category: str, other: str | None, language: str) -> Mark
     return translate(
         f"warning_{key}", language, category=part_words(category, language), other=part_words(other or "", language)
     )
+
+
+def _offer_to_teach(is_known: bool) -> str:
+    """The key of the offer to teach what a picture shows, which may be a part that is known."""
+    return "teach_other" if is_known else "teach_this"
 
 
 def _grouped(examples: Sequence[Example]) -> dict[str, list[tuple[int, Example, str]]]:

@@ -89,7 +89,7 @@ def render_report(
     correctable: bool = False,
     undoable: bool = False,
     learnable: bool = False,
-    teachable: bool = False,
+    teachable: str | None = None,
     is_example: bool = False,
     asked: Asked | None = None,
 ) -> Markup:
@@ -103,7 +103,7 @@ def render_report(
         correctable: whether the visitor can say that the verdict is wrong.
         undoable: whether a correction can be undone.
         learnable: whether to offer teaching, because a correction waits for it.
-        teachable: whether to offer teaching, because the picture shows something else.
+        teachable: key of the offer to teach, because the picture shows something else; None = there is none.
         is_example: the visitor did not choose the picture, so there is nothing to download.
         asked: the rate to begin with; by default the least one that all methods can vouch for.
     """

@@ -213,7 +213,7 @@ class Findings:
         doubled: names of pictures that are there already, byte for byte.
         odd: codes by name: "unlike" the rest, "dark", "blurred".
         sizes: how many by (width, height).
-        smallest: about how many pixels of a picture the smallest visible defect has.
+        smallest: side of the smallest visible defect, pixels of a picture.
     """
 
     pictures: int = 0

@@ -1,5 +1,6 @@
 """The tab Teach: pictures of good parts in, a part that can be inspected out; known defects check it."""
 
+import math
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -474,7 +475,8 @@ def _least_size_hint(findings: Findings, language: str) -> dict:
     """Which smallest defects change little: those of fewer pixels than a few patches."""
     if not findings.smallest:
         return gr.skip()
-    return gr.update(info=translate_plainly("teach_least_size_from", language, pixels=PATCHES * findings.smallest**2))
+    area = PATCHES * findings.smallest**2
+    return gr.update(info=translate_plainly("teach_least_size_from", language, area=area, side=math.isqrt(area)))
 
 
 def keep_region(teacher: Teacher, name: str, drawing: dict | None) -> None:
@@ -614,7 +616,7 @@ def _result(lesson: Lesson, language: str, unused: Sequence[Markup]) -> str:
 
 
 def _learned_otherwise(lesson: Lesson, language: str) -> list[Markup]:
-    """What the promises do not say: how many false alarms were learned, too, and how much of the picture counts."""
+    """What the promises do not say: how many corrected pictures were learned, and how much of the picture counts."""
     parts, lines = lesson.teacher.parts, []
     if count := len(parts.pictures(lesson.part, TAKEN_BACK)):
         lines.append(translate("teach_learned_too", language, count=count))
@@ -631,7 +633,8 @@ def _findings(findings: Findings, language: str) -> dict:
     key = "teach_too_few" if missing > 0 else "teach_too_many" if count > MOST else "teach_usable"
     lines = [translate(key, language, count=count, missing=missing, limit=MOST)]
     if findings.smallest:
-        lines.append(translate("teach_smallest", language, pixels=findings.smallest))
+        side = findings.smallest
+        lines.append(translate("teach_smallest", language, side=side, area=side**2))
     warnings = _unusable(findings, language)
     if findings.doubled:
         warnings.append(translate("teach_doubled", language, names=_names(findings.doubled, language)))
