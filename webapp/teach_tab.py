@@ -164,6 +164,7 @@ class TeachTab:
                 inspect = gr.Button(label("teach_inspect"), visible=False, variant="primary", elem_id="teach-inspect")
                 keep = self._build_keep(part)
         running, taught, shapes, size, to_check = (gr.State() for _ in range(5))
+        self.taught = taught  # the category of the part that was taught last
         private = {"api_visibility": "private", "show_progress": "hidden"}
         quick = {"queue": False, **private}
         checked = {"inputs": [part, good], "outputs": [status, methods, least], "preprocess": False}

@@ -449,7 +449,8 @@ def test_pictures_that_came_after_a_lesson_wait_for_the_next(teacher, monkeypatc
     monkeypatch.setattr(teacher.catalog, "load", lambda label: {})
     said = teach_tab._result(replace(lesson, state=DONE), "en", ())
     assert (
-        "Corrected good pictures that were learned, too: 2. The promise does not count them." in said and "Share of the picture that counts: 50" in said
+        "Corrected good pictures that were learned, too: 2. The promise does not count them." in said
+        and "Share of the picture that counts: 50" in said
     )
 
 
@@ -527,7 +528,10 @@ def visitor(language="en"):
 def test_pictures_are_judged_before_anything_is_kept(teacher, uploads):
     tab = tab_of(teacher)
     said, priced, least = last(tab.check("Lid", uploads(*(png(seed) for seed in range(8))), visitor()))
-    assert "Pictures that can be used: 8. Still missing: 2." in said and "about 2 x 2 pixels of your picture, an area of 4 pixels" in said
+    assert (
+        "Pictures that can be used: 8. Still missing: 2." in said
+        and "about 2 x 2 pixels of your picture, an area of 4 pixels" in said
+    )
     assert next(name for _, name in priced["choices"]) == "hybrid" and not teacher.parts.names()
     assert least["info"] == "For these pictures, an area below 16 pixels, for example 4 x 4, changes little."
     assert "Noch nötig: 2." in last(tab.check("Lid", uploads(*(png(seed) for seed in range(8))), visitor("de")))[0]
