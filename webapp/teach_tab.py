@@ -77,10 +77,11 @@ EVERY = 0.5  # seconds between updates of the page
 NAMED = 3  # names in a finding
 DRAWN = 900  # pixels of the picture to draw on
 START_DOWNLOAD = "() => document.querySelector('#teach-file').click()"
-# on a phone it is below the form
+# on a phone it is below the form; a refusal is within the form
 SHOW_STATUS = """() => setTimeout(() => {
     const status = document.querySelector("#teach-status");
-    if (status?.getBoundingClientRect().top > innerHeight / 2) status.scrollIntoView();
+    const isBelow = status?.getBoundingClientRect().top > innerHeight / 2;
+    if (isBelow && !document.querySelector("#teach-unused .failed")) status.scrollIntoView();
 }, 500)"""
 INSTALL = '.venv/bin/python -m pip install -e ".[train]"'
 STAGES = {
@@ -173,6 +174,7 @@ class TeachTab:
         both = {"inputs": [part, good, bad], "outputs": unused, "preprocess": False}
         gr.on([bad.change, good.change, part.change], self.check_defects, **both, **private, **TEACH)
         judge.click(self.judge, [part, bad], [status, unused, bad], preprocess=False, **private, **TEACH)
+        judge.click(None, js=SHOW_STATUS, api_visibility="private")
         draw.click(self.picture_to_draw, [part, good], [region, share, size], preprocess=False, **quick)
         region.input(self.drawn, [part, size], [shapes, share], preprocess=False, **quick)
         watched = {"outputs": [status, start, stop, inspect, running, taught, part, good, bad], **private, **TEACH}
@@ -335,7 +337,7 @@ class TeachTab:
     def judge(self, part: str | None, bad: list | None, request: gr.Request) -> Iterator[tuple]:
         """Keeps known defects of a part that exists, and checks its models with all of them, without a lesson."""
         language, name, teacher = language_of(request), part_name(part or ""), self._visitors.of(request).teacher
-        yield (gr.skip(),) * 3
+        yield gr.skip(), "", gr.skip()
         try:
             refused = _refused_defects(teacher, name, bad, language)
             if not refused:

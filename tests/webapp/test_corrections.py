@@ -173,6 +173,14 @@ def test_the_page_offers_it_for_own_parts_and_says_what_happened(teacher, false_
     assert "Taken back" not in report and verdicts(teacher, false_alarm) == [True, True]
 
 
+def test_an_own_part_without_a_picture_shows_a_good_one_to_its_visitor_alone(teacher):
+    visitor, place = gr.Request(headers={"accept-language": "en"}), Everybody(teacher.catalog, teacher)
+    report = InspectTab(teacher.catalog, [], place).inspect(LABEL, None, None, visitor)[0]
+    assert "one of the good pictures that lid was taught with" in report and report.count('class="method"') == 2
+    assert "data-correct" not in report and "data-download" not in report
+    assert "Choose a category" in InspectTab(teacher.catalog, []).inspect(LABEL, None, None, visitor)[0]
+
+
 def test_a_picture_of_something_else_leads_to_teach(teacher, false_alarm, monkeypatch):
     monkeypatch.setattr("hubmodels.appearance.LIMIT", 0.0)  # every picture shows something else
     tab, visitor = InspectTab(teacher.catalog, [], Everybody(teacher.catalog, teacher)), gr.Request(headers={})
