@@ -17,6 +17,7 @@ from hubmodels.least_size import PATCHES
 from hubmodels.methods import METHODS
 from hubmodels.pictures import read_picture
 from webapp import defect_check
+from webapp.compare_tab import ENLARGE
 from webapp.defect_check import DefectCheck
 from webapp.hosting import checked_path, fresh_path, hide_folders
 from webapp.inspection import choices, folder_button, inspect_picture
@@ -161,7 +162,9 @@ class TeachTab:
                     start = gr.Button(label("teach_start"), variant="primary", min_width=120)
                     stop = gr.Button(label("teach_stop"), interactive=False, min_width=80)
             with gr.Column(scale=3, min_width=320):
-                status = gr.HTML(label(self._hint), elem_id="teach-status", apply_default_css=False)
+                status = gr.HTML(
+                    label(self._hint), js_on_load=ENLARGE, elem_id="teach-status", apply_default_css=False
+                )
                 inspect = gr.Button(label("teach_inspect"), visible=False, variant="primary", elem_id="teach-inspect")
                 keep = self._build_keep(part)
         running, taught, shapes, size, to_check = (gr.State() for _ in range(5))
@@ -173,8 +176,9 @@ class TeachTab:
             event(check, **checked, trigger_mode="always_last", **private, **TEACH)
         both = {"inputs": [part, good, bad], "outputs": unused, "preprocess": False}
         gr.on([bad.change, good.change, part.change], self.check_defects, **both, **private, **TEACH)
-        judge.click(self.judge, [part, bad], [status, unused, bad], preprocess=False, **private, **TEACH)
-        judge.click(None, js=SHOW_STATUS, api_visibility="private")
+        judged = judge.click(self.judge, [part, bad], [status, unused, bad], preprocess=False, **private, **TEACH)
+        for event in (judge.click, judged.then):  # before the result, the page can be too short to scroll that far
+            event(None, js=SHOW_STATUS, api_visibility="private")
         draw.click(self.picture_to_draw, [part, good], [region, share, size], preprocess=False, **quick)
         region.input(self.drawn, [part, size], [shapes, share], preprocess=False, **quick)
         watched = {"outputs": [status, start, stop, inspect, running, taught, part, good, bad], **private, **TEACH}
@@ -561,7 +565,8 @@ def _judged(teacher: Teacher, name: str, unused: Sequence[Markup], language: str
     for done, path in enumerate(paths):
         words = translate("teach_judging", language, done=done + 1, total=len(paths))
         yield _said(language, headline=words, done=done, total=len(paths)), "", gr.skip()
-        check.add(inspect_picture(teacher.catalog, entry.label, path, None, list(METHODS)))
+        inspection = inspect_picture(teacher.catalog, entry.label, path, None, list(METHODS))
+        check.add(teacher.parts.given_name(name, path), inspection)
     words = translate("teach_judged", language, part=teacher.parts.written(name), count=len(paths))
     lines = [*check.lines(language), translate("teach_judged_how", language)]
     shown = {"lines": lines, "warnings": unused, "missed": check.missed(language)}
@@ -611,8 +616,11 @@ def _result(lesson: Lesson, language: str, unused: Sequence[Markup]) -> str:
         for name, d in detectors.items()
     ]
     words = translate("teach_done", language, part=_title(lesson), time=_about(lesson.seconds))
-    known = lesson.teacher.parts.pictures(lesson.part, BAD)
-    check = DefectCheck(inspect_picture(catalog, lesson.label, path, None, list(METHODS)) for path in known)
+    parts = lesson.teacher.parts
+    check = DefectCheck(
+        (parts.given_name(lesson.part, path), inspect_picture(catalog, lesson.label, path, None, list(METHODS)))
+        for path in parts.pictures(lesson.part, BAD)
+    )
     lines = [*promises, *_learned_otherwise(lesson, language), *check.lines(language)]
     shown = {"lines": lines, "warnings": unused, "missed": check.missed(language)}
     return _said(language, headline=words, tone="good", **shown)

@@ -706,16 +706,19 @@ def test_a_reloaded_page_can_stop_the_lesson(teacher, tmp_path, monkeypatch):
 
 
 def judged(*verdicts, rate=0.01, size=99):
-    """Inspections of known defects: by method, whether each is found."""
+    """Inspections of known defects by file: by method, whether each is found."""
     calibration = SimpleNamespace(guaranteed_rate=lambda: rate, size=size)
     return [
-        SimpleNamespace(
-            predictions={
-                name: SimpleNamespace(is_anomalous=found, p_value=0.01 if found else 0.2, is_unsure=not found)
-                for name, found in zip("AB", row, strict=False)
-            },
-            picture=None,
-            detectors=dict.fromkeys("AB", SimpleNamespace(calibration=calibration)),
+        (
+            "one.png",
+            SimpleNamespace(
+                predictions={
+                    name: SimpleNamespace(is_anomalous=found, p_value=0.01 if found else 0.2, is_unsure=not found)
+                    for name, found in zip("AB", row, strict=False)
+                },
+                picture=None,
+                detectors=dict.fromkeys("AB", SimpleNamespace(calibration=calibration)),
+            ),
         )
         for row in verdicts
     ]
@@ -739,7 +742,7 @@ def test_known_defects_are_counted_with_an_interval(without_maps):
 
 def test_heat_maps_of_missed_defects_are_not_endless(without_maps):
     check = DefectCheck(judged(*[(True, False)] * 9))
-    assert check.missed("de") == {"Von B übersehen": ["data:,"] * defect_check.SHOWN}
+    assert check.missed("de") == {"Von B übersehen": [defect_check.Missed("one.png", "data:,")] * defect_check.SHOWN}
 
 
 def test_a_method_suits_better_only_if_that_is_certain(without_maps):
