@@ -26,7 +26,7 @@ if __name__ == "__main__":
 import httpx
 
 from hubmodels.folders import find_labelled
-from hubmodels.hub.catalog import Catalog, list_bundle, list_folder, list_namespace, list_own
+from hubmodels.hub.catalog import FOLDER, Catalog, list_bundle, list_namespace, list_own
 from hubmodels.hub.files import limit_waiting
 from webapp.hosting import keep_deleting, refuse_web_addresses, return_freed_memory
 from webapp.page import CHECKED_EVERY, KEPT_FOR, build_page, launch_settings
@@ -86,7 +86,7 @@ def open_catalog(args: argparse.Namespace) -> Catalog:
     """The models of the arguments, or else those in `runs`; then the bundled ones. The page shows what failed."""
     places = []
     if args.models:
-        places.append(partial(list_folder, args.models, args.backbone_weights))
+        places.append(partial(list_own, args.models, args.backbone_weights))
     if args.namespace:
         places.append(partial(list_namespace, args.namespace, args.backbone_weights))
     if not args.models:
@@ -128,6 +128,8 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # so that a lesson ends, too, and folders are deleted
     for notice in catalog.notices:
         print(f"app.py: {notice}", file=sys.stderr)
+    if args.models and not catalog.notices and all(entry.origin != FOLDER for entry in catalog.entries):
+        print(f"app.py: {args.models} contains no model folder yet", file=sys.stderr)
     page = build_page(catalog, args.examples, args.test_folder, args.normal_folder, visitors)
     settings = launch_settings(here=not os.environ.get("SPACE_ID"))
     try:

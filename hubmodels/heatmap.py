@@ -9,7 +9,7 @@ from blue to yellow. Outlines are white on black, and verdicts are words.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -35,6 +35,7 @@ PANEL_WORDS = {"input": "input", "truth": "ground truth", "defective": "defectiv
 IGNORED_COLOURS, IGNORED_ALPHA = ((30, 30, 30), (225, 225, 225)), 150  # one of them shows on any picture
 OPAQUE = 255
 ALL_AGREE, ONE_ALONE = (204, 60, 140), (20, 90, 200)  # not on the heat scale; patterns differ, too
+UNSURE_COLOUR, RADIUS = (29, 78, 216), 0.07  # of the ring; radius as a share of the picture's shorter side
 STRIPES = 24  # per shorter side of the picture
 ALL_AGREE_ALPHA = 200
 INK, FAINT_INK, PAPER = (24, 28, 36), (96, 104, 116), (255, 255, 255)
@@ -68,7 +69,8 @@ def overlay(picture: Image.Image, prediction: AnomalyPrediction, opacity: float 
     """The picture under its heat map, the predicted mask outlined.
 
     Below level 0.5 the picture is untouched, so a good part is shown as it is. From level 1 on the heat has its
-    full opacity. Stripes cover what a region leaves out.
+    full opacity. Stripes cover what a region leaves out. If the verdict is unsure and nothing is outlined, a ring
+    marks the highest place.
 
     Args:
         picture: RGB, of the size of the anomaly map.
@@ -88,7 +90,25 @@ def overlay(picture: Image.Image, prediction: AnomalyPrediction, opacity: float 
             pixels[striped] = _blended(pixels[striped], colour, IGNORED_ALPHA / OPAQUE)
     shown = level > INVISIBLE_BELOW
     pixels[shown] = _blended(pixels[shown], colourise(level[shown]), opacity * fade(level[shown])[:, None])
-    return Image.fromarray(_outlined(pixels, prediction.mask))
+    outlined = _outlined(pixels, prediction.mask)
+    return Image.fromarray(_ringed(outlined, prediction) if prediction.is_unsure else outlined)
+
+
+def missed_overlay(picture: Image.Image, prediction: AnomalyPrediction) -> Image.Image:
+    """The picture of a defect that was missed, with something to see: as `overlay` if a region is outlined.
+
+    Else the heat has the picture's own scale, from the normal level to just below the colours of a defect, and a ring
+    marks the highest place.
+
+    Raises:
+        ValueError: as `overlay`.
+    """
+    if prediction.mask is None or prediction.mask.any():
+        return overlay(picture, prediction)
+    highest, normal = float(prediction.counted_map.max()), prediction.normal_level
+    own = normal + max(highest - normal, SMALLEST_SPAN) / LEVELS[2]
+    heat = overlay(picture, replace(prediction, pixel_threshold=own, unsure_threshold=None))
+    return Image.fromarray(_ringed(np.array(heat), prediction))
 
 
 def fade(level: NDArray) -> NDArray:
@@ -106,6 +126,15 @@ def outline(mask: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], NDArray[np.bool
     """The contour of a mask (H, W), as thick as suits its size, and the rim around it."""
     thickness = max(1, round(min(mask.shape) / 200))
     return contour(mask, thickness), _grown(mask, thickness) & ~mask
+
+
+def ring(prediction: AnomalyPrediction) -> tuple[NDArray[np.bool_], NDArray[np.bool_]] | None:
+    """A ring around the highest place of the map, as `outline`; None if a region is outlined."""
+    if prediction.mask.any():
+        return None
+    counted = prediction.counted_map
+    rows, columns = (np.arange(side) - at for side, at in zip(counted.shape, _highest(counted), strict=True))
+    return outline(np.hypot(rows[:, None], columns) <= max(2, RADIUS * min(counted.shape)))
 
 
 def panel(
@@ -168,6 +197,15 @@ def outline_layer(mask: NDArray[np.bool_]) -> Image.Image:
     """The outline of a mask (H, W), white with a black rim."""
     line, rim = outline(mask)
     return _layer(rim + 2 * line.astype(np.uint8), [(0, 0, 0), (0, 0, 0), (255, 255, 255)], [0, OPAQUE, OPAQUE])
+
+
+def ring_layer(prediction: AnomalyPrediction) -> Image.Image | None:
+    """The ring around the highest place of the map, with a white rim; None if a region is outlined."""
+    if (found := ring(prediction)) is None:
+        return None
+    line, rim = found
+    colours = [(0, 0, 0), (255, 255, 255), UNSURE_COLOUR]
+    return _layer(rim + 2 * line.astype(np.uint8), colours, [0, OPAQUE, OPAQUE])
 
 
 def ignored_layer(counts: NDArray[np.bool_]) -> Image.Image:
@@ -271,6 +309,19 @@ def _outlined(pixels: NDArray[np.uint8], mask: NDArray[np.bool_]) -> NDArray[np.
     line, rim = outline(mask)
     pixels[rim], pixels[line] = 0, 255
     return pixels
+
+
+def _ringed(pixels: NDArray[np.uint8], prediction: AnomalyPrediction) -> NDArray[np.uint8]:
+    """Draws on `pixels` the ring around the highest place, unless a region is outlined."""
+    if (found := ring(prediction)) is not None:
+        line, rim = found
+        pixels[rim], pixels[line] = 255, UNSURE_COLOUR
+    return pixels
+
+
+def _highest(values: NDArray) -> tuple[int, int]:
+    """Row and column of the maximum."""
+    return np.unravel_index(values.argmax(), values.shape)
 
 
 def _truth(picture: Image.Image, gt_mask: NDArray[np.bool_]) -> Image.Image:

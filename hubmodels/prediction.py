@@ -139,10 +139,17 @@ class AnomalyPrediction:
 
         None when not calibrated.
         """
-        if self.threshold is None:
-            return None
+        return None if self.threshold is None else self._level(self.image_score)
+
+    @property
+    def unsure_level(self) -> float | None:
+        """The level above which a picture that is not anomalous is unsure; None where there is no such range."""
+        is_range = self.unsure_threshold is not None and self.unsure_threshold < self.threshold
+        return self._level(self.unsure_threshold) if is_range else None
+
+    def _level(self, score: float) -> float:
         span = max(self.threshold - self.normal_score, SMALLEST_SPAN)
-        return 1 + (self.image_score - self.threshold) / span  # anchored at 1, so that rounding changes no verdict
+        return 1 + (score - self.threshold) / span  # anchored at 1, so that rounding changes no verdict
 
     def numbers(self) -> dict[str, float | int | bool | None]:
         """Everything except the map, ready for JSON; shares are in [0, 1].

@@ -25,7 +25,7 @@ from webapp.visitors import Everybody, Visitors
 EXAMPLES, TEST = "examples", "test"  # sources of labelled pictures
 QUIET = {"show_progress": "hidden", "api_visibility": "private"}
 ENLARGE = """element.addEventListener("click", (event) => {
-    const button = event.target.closest(".compare-gallery button");
+    const button = event.target.closest("button[aria-expanded]");
     if (button) button.setAttribute("aria-expanded", button.getAttribute("aria-expanded") === "false");
 });"""
 

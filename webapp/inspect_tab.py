@@ -50,7 +50,7 @@ from webapp.texts import (
     translate,
     translate_plainly,
 )
-from webapp.visitors import Everybody, Visitors, Workplace
+from webapp.visitors import Everybody, LayeredCatalog, Visitors, Workplace
 
 logger = logging.getLogger(__name__)
 
@@ -67,11 +67,11 @@ DOWNLOAD_ENDED = "() => document.querySelector('#report').dispatchEvent(new Even
 
 @dataclass(frozen=True)
 class Example:
-    """A picture to click, of a category with models; `shows` describes it."""
+    """A picture to click, of a category with models; `shows` describes it, None = what a visitor's part was taught."""
 
     path: Path
     category: str
-    shows: str
+    shows: str | None = None
 
 
 class InspectTab:
@@ -189,7 +189,7 @@ class InspectTab:
     def open(self, request: gr.Request) -> tuple:
         """A visitor arrives -> the examples in that language, and the report on one, to show what the page does."""
         language = language_of(request)
-        return *self._opening(None, language), self._pictures(language)
+        return *self._opening(self._visitors.of(request), None, language), self._pictures(language)
 
     def _pictures(self, language: str) -> str:
         return str(render("examples.html", language, groups=self._groups))
@@ -214,7 +214,7 @@ class InspectTab:
         """The choices -> report (HTML), button and category of a suggestion, and a category to adopt."""
         language, place = language_of(request), self._visitors.of(request)
         if picture is None:
-            return self._opening(category, language)
+            return self._opening(place, category, language)
         try:
             return self._inspect(place, category, PreparedPicture(checked_path(picture)), methods, language, asked)
         except (PictureError, ModelError, BackboneError) as error:
@@ -238,21 +238,14 @@ class InspectTab:
         """Another category or choice -> the methods that the category has."""
         return fit_methods(self._visitors.of(request).catalog, category, wished, language_of(request))
 
-    def _opening(self, category: str | None, language: str) -> tuple:
+    def _opening(self, place: Workplace, category: str | None, language: str) -> tuple:
         """The report on the last example, of the category if one is chosen; a hint if there is none."""
-        shown = [example for example in self._examples if category in (None, example.category)]
+        known = [*_own_examples(place, category), *self._examples]
+        shown = [example for example in known if category in (None, example.category)]
         try:
-            return self._without_report(self._example_report(shown[-1], language))
+            return self._without_report(_example_report(place.catalog, shown[-1], language))
         except (IndexError, PictureError, ModelError, BackboneError):  # the tab Models names what cannot be loaded
             return self._without_report(translate("hint_card", language))
-
-    def _example_report(self, example: Example, language: str) -> Markup:
-        inspection = inspect_picture(
-            self._catalog, example.category, example.path, None, list(METHODS)[:CHOSEN_AT_FIRST]
-        )
-        words = {"part": part_words(example.category, language), "shows": shows_words(example.shows, language)}
-        note = translate("example", language, **words)
-        return render_report(inspection, example.category, [], [], note, language, is_example=True)
 
     def correct(
         self,
@@ -330,7 +323,7 @@ class InspectTab:
             correctable=is_own,
             undoable=corrected is not None,
             learnable=learnable,
-            teachable=unlike and other is None and self._visitors.teaches and not is_own,
+            teachable=_offer_to_teach(is_own or other is not None) if unlike and self._visitors.teaches else None,
             asked=asked,
         )
         button = gr.update(
@@ -380,6 +373,20 @@ class InspectTab:
         ]
 
 
+def _own_examples(place: Workplace, category: str | None) -> list[Example]:
+    """A good picture of the visitor's part that was chosen, if one was."""
+    part = place.corrections and place.corrections.part_of(category)
+    pictures = place.teacher.parts.pictures(part) if part else []
+    return [Example(path, category) for path in pictures[:1]]
+
+
+def _example_report(catalog: Catalog | LayeredCatalog, example: Example, language: str) -> Markup:
+    inspection = inspect_picture(catalog, example.category, example.path, None, list(METHODS)[:CHOSEN_AT_FIRST])
+    words = {"part": part_words(example.category, language), "shows": shows_words(example.shows or "", language)}
+    note = translate("example_own" if example.shows is None else "example", language, **words)
+    return render_report(inspection, example.category, [], [], note, language, is_example=True)
+
+
 def no_response() -> str:
     """Script that replaces the previous report if the server did not answer."""
     cards = {
@@ -417,6 +424,11 @@ def _warning(code: str, category: str, other: str | None, language: str) -> Mark
     return translate(
         f"warning_{key}", language, category=part_words(category, language), other=part_words(other or "", language)
     )
+
+
+def _offer_to_teach(is_known: bool) -> str:
+    """The key of the offer to teach what a picture shows, which may be a part that is known."""
+    return "teach_other" if is_known else "teach_this"
 
 
 def _grouped(examples: Sequence[Example]) -> dict[str, list[tuple[int, Example, str]]]:

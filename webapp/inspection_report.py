@@ -15,7 +15,15 @@ from PIL import Image
 
 from hubmodels import AnomalyDetector, AnomalyPrediction
 from hubmodels.appearance import UNLIKE
-from hubmodels.heatmap import agreement_layer, count_shares, heat_layer, ignored_layer, outline_layer, overlap
+from hubmodels.heatmap import (
+    agreement_layer,
+    count_shares,
+    heat_layer,
+    ignored_layer,
+    outline_layer,
+    overlap,
+    ring_layer,
+)
 from hubmodels.inspection import Inspection, all_agree, count_verdicts, needs_look
 from hubmodels.methods import METHODS
 from hubmodels.prediction import pictures_needed
@@ -47,7 +55,12 @@ Masks = Mapping[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Verdict:
-    """One method at the false-alarm rates between which nothing changes; `steps` are their indices."""
+    """One method at the false-alarm rates between which nothing changes; `steps` are their indices.
+
+    Attributes:
+        look_level: from which level on a person should look again; None where there is no such range.
+        ring: the layer that marks the most unusual place of a picture to look at again, if nothing is outlined.
+    """
 
     steps: list[int]
     key: str
@@ -58,6 +71,8 @@ class Verdict:
     outlined: str
     heat: str | None
     outline: str | None
+    look_level: float | None = None
+    ring: str | None = None
 
 
 @dataclass(frozen=True)
@@ -89,7 +104,7 @@ def render_report(
     correctable: bool = False,
     undoable: bool = False,
     learnable: bool = False,
-    teachable: bool = False,
+    teachable: str | None = None,
     is_example: bool = False,
     asked: Asked | None = None,
 ) -> Markup:
@@ -103,7 +118,7 @@ def render_report(
         correctable: whether the visitor can say that the verdict is wrong.
         undoable: whether a correction can be undone.
         learnable: whether to offer teaching, because a correction waits for it.
-        teachable: whether to offer teaching, because the picture shows something else.
+        teachable: key of the offer to teach, because the picture shows something else; None = there is none.
         is_example: the visitor did not choose the picture, so there is nothing to download.
         asked: the rate to begin with; by default the least one that all methods can vouch for.
     """
@@ -297,6 +312,7 @@ def _verdict(
     calibrated = prediction.is_anomalous is not None
     outlined = _outlined(prediction, language) if calibrated else ""
     unlike = UNLIKE in inspection.appearance.warnings
+    ring = ring_layer(drawn) if drawn.is_unsure else None
     return Verdict(
         steps=steps,
         key=VERDICT_KEYS[verdict_of(prediction)],
@@ -307,6 +323,8 @@ def _verdict(
         outlined=outlined,
         heat=data_url(heat_layer(drawn)) if calibrated else None,
         outline=data_url(outline_layer(drawn.mask)) if calibrated else None,
+        look_level=prediction.unsure_level,
+        ring=ring and data_url(ring),
     )
 
 

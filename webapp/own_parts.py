@@ -5,6 +5,7 @@
     PICTURES/PART/test/bad                known defects, which only check it
     PICTURES/PART/name.txt                what the person calls the part
     PICTURES/PART/learned.json            which pictures were there when its last lesson began
+    PICTURES/PART/given.json              the file names that pictures were given with
 
 This is the layout that training reads. PART is short and plain, because folders and repositories have such names. A
 file is named after its bytes, so that no picture is there twice.
@@ -50,7 +51,7 @@ OF_FILE_MANAGERS = ("thumbs.db", "desktop.ini")
 DARKEST, DARK_SHARE, SHARP_SHARE = 0.06, 0.5, 0.5  # of full white; of the median picture
 NAME = re.compile(r"[^a-z0-9]+")
 DEVICE = re.compile(r"con|prn|aux|nul|(com|lpt)\d")  # no file of Windows can have such a name
-NAME_FILE, LEARNED_FILE = "name.txt", "learned.json"  # in the folder of a part's pictures
+NAME_FILE, LEARNED_FILE, GIVEN_FILE = "name.txt", "learned.json", "given.json"  # in the folder of a part's pictures
 LONGEST, LONGEST_READABLE = 60, 40  # characters of a name, and of its part in front of the digits
 
 
@@ -213,7 +214,7 @@ class Findings:
         doubled: names of pictures that are there already, byte for byte.
         odd: codes by name: "unlike" the rest, "dark", "blurred".
         sizes: how many by (width, height).
-        smallest: about how many pixels of a picture the smallest visible defect has.
+        smallest: side of the smallest visible defect, pixels of a picture.
     """
 
     pictures: int = 0
@@ -314,7 +315,7 @@ class OwnParts:
         place = self.folder / part / kind
         there = {path.name for path in self.pictures(part, GOOD if kind == TAKEN_BACK else kind)}
         place.mkdir(parents=True, exist_ok=True)
-        before = len(there)
+        before, given = len(there), {}
         for upload in uploads:
             content = _content(upload)
             name = _file_name(upload.name, content or b"")
@@ -327,7 +328,24 @@ class OwnParts:
             finally:
                 partial_file.unlink(missing_ok=True)  # of a full disk
             there.add(name)
+            given[name] = tidy(upload.name)
+        self._keep_given(part, given)
         return len(there) - before
+
+    def given_name(self, part: str, path: Path) -> str:
+        """The name of the file that a picture was given as; that of its own file if it is not known."""
+        return self._given(part).get(path.name) or path.name
+
+    def _given(self, part: str) -> dict[str, str]:
+        try:
+            return dict(json.loads((self.folder / part / GIVEN_FILE).read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            return {}
+
+    def _keep_given(self, part: str, names: dict[str, str]) -> None:
+        if names:
+            text = json.dumps(self._given(part) | names)
+            (self.folder / part / GIVEN_FILE).write_text(text, encoding="utf-8")
 
     def count_with(self, part: str, uploads: Iterable[Upload]) -> int:
         """How many known defects a part has if these are added."""

@@ -6,7 +6,7 @@ from pathlib import Path
 import gradio as gr
 from starlette.middleware import Middleware
 
-from hubmodels.hub.catalog import BUNDLE, FOLDER, Catalog, find_category
+from hubmodels.hub.catalog import Catalog, find_category
 from webapp import api, batch_tab, compare_tab, models_tab
 from webapp.hosting import FILE_HERE, FILE_ON_SPACE, MAX_UPLOAD, MAX_UPLOAD_HERE, RequestFilter, hide_folders
 from webapp.inspect_tab import InspectTab, find_examples
@@ -97,7 +97,8 @@ def build_page(
                 own = compare_tab.add(catalog, compare, examples, test_folder, normal_folder, visitors)
             if visitors.teaches:
                 with gr.Tab(label("tab_teach"), id="teach") as teach:
-                    inspect.inspect_after(TeachTab(visitors).build(teach, tabs, category, inspect.wanted, own))
+                    teaching = TeachTab(visitors)
+                    inspect.inspect_after(teaching.build(teach, tabs, category, inspect.wanted, own))
             with gr.Tab(label("tab_models"), id="models") as models:
                 models_tab.add(catalog, models, visitors)
 
@@ -106,7 +107,7 @@ def build_page(
             return *arrive(visitors.of(request).catalog, linked, remembered, language_of(request)), key
 
         def follow_notices(chosen: str | None, request: gr.Request) -> dict:
-            """Without the error of a wrong link, once a category is chosen."""
+            """Without the error of a wrong link, once a category is chosen or taught."""
             return warn(visitors.of(request).catalog, None, language_of(request)) if chosen else gr.skip()
 
         def follow(chosen: str | None, before: str | None, request: gr.Request) -> tuple[dict, str | None]:
@@ -128,6 +129,8 @@ def build_page(
         quick = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
         category.change(lambda chosen: chosen, category, batch_category, **quick)
         category.change(follow_notices, category, notices, preprocess=False, **quick)
+        if visitors.teaches:
+            teaching.taught.change(follow_notices, teaching.taught, notices, **quick)
         batch.select(follow, [category, followed], [batch_category, followed], **quick)
     return page.queue(max_size=WAITING, default_concurrency_limit=1)
 
@@ -140,8 +143,7 @@ def arrive(
     Args:
         linked, remembered: the category of the address, and the category that the browser kept from the last visit.
     """
-    is_local = not catalog.notices and all(entry.origin in (FOLDER, BUNDLE) for entry in catalog.entries)
-    catalog.refresh(older_than=LISTED_HERE_FOR if is_local else LISTED_FOR)
+    catalog.refresh(older_than=LISTED_HERE_FOR if catalog.is_local else LISTED_FOR)
     # an unknown link must not select another category
     chosen = find_category(linked or remembered, catalog.categories())
     categories = gr.update(choices=choices(catalog, language), value=chosen)

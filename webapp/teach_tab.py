@@ -1,5 +1,6 @@
 """The tab Teach: pictures of good parts in, a part that can be inspected out; known defects check it."""
 
+import math
 import os
 import threading
 import time
@@ -17,6 +18,7 @@ from hubmodels.least_size import PATCHES
 from hubmodels.methods import METHODS
 from hubmodels.pictures import read_picture
 from webapp import defect_check
+from webapp.compare_tab import ENLARGE
 from webapp.corrections import LessonRunsError
 from webapp.defect_check import DefectCheck
 from webapp.hosting import checked_path, fresh_path, hide_folders
@@ -78,10 +80,11 @@ EVERY = 0.5  # seconds between updates of the page
 NAMED = 3  # names in a finding
 DRAWN = 900  # pixels of the picture to draw on
 START_DOWNLOAD = "() => document.querySelector('#teach-file').click()"
-# on a phone it is below the form
+# on a phone it is below the form; a refusal is within the form
 SHOW_STATUS = """() => setTimeout(() => {
     const status = document.querySelector("#teach-status");
-    if (status?.getBoundingClientRect().top > innerHeight / 2) status.scrollIntoView();
+    const isBelow = status?.getBoundingClientRect().top > innerHeight / 2;
+    if (isBelow && !document.querySelector("#teach-unused .failed")) status.scrollIntoView();
 }, 500)"""
 INSTALL = '.venv/bin/python -m pip install -e ".[train]"'
 STAGES = {
@@ -163,11 +166,13 @@ class TeachTab:
                     start = gr.Button(label("teach_start"), variant="primary", min_width=120)
                     stop = gr.Button(label("teach_stop"), interactive=False, min_width=80)
             with gr.Column(scale=3, min_width=320):
-                status = gr.HTML(label(self._hint), elem_id="teach-status", apply_default_css=False)
-                lessons = gr.HTML(elem_id="teach-lessons", apply_default_css=False)
+                shown = {"js_on_load": ENLARGE, "apply_default_css": False}
+                status = gr.HTML(label(self._hint), elem_id="teach-status", **shown)
+                lessons = gr.HTML(elem_id="teach-lessons", **shown)
                 inspect = gr.Button(label("teach_inspect"), visible=False, variant="primary", elem_id="teach-inspect")
                 keep = self._build_keep(part)
         running, taught, shapes, size, to_check = (gr.State() for _ in range(5))
+        self.taught = taught  # the category of the part that was taught last
         private = {"api_visibility": "private", "show_progress": "hidden"}
         quick = {"queue": False, **private}
         checked = {"inputs": [part, good], "outputs": [status, methods, least], "preprocess": False}
@@ -175,7 +180,9 @@ class TeachTab:
             event(check, **checked, trigger_mode="always_last", **private, **TEACH)
         both = {"inputs": [part, good, bad], "outputs": unused, "preprocess": False}
         gr.on([bad.change, good.change, part.change], self.check_defects, **both, **private, **TEACH)
-        judge.click(self.judge, [part, bad], [status, unused, bad], preprocess=False, **private, **TEACH)
+        judged = judge.click(self.judge, [part, bad], [status, unused, bad], preprocess=False, **private, **TEACH)
+        for event in (judge.click, judged.then):  # before the result, the page can be too short to scroll that far
+            event(None, js=SHOW_STATUS, api_visibility="private")
         draw.click(self.picture_to_draw, [part, good], [region, share, size], preprocess=False, **quick)
         region.input(self.drawn, [part, size], [shapes, share], preprocess=False, **quick)
         watched = {"outputs": [status, lessons, stop, inspect, running, taught, part, good, bad], **private, **TEACH}
@@ -353,7 +360,7 @@ class TeachTab:
     def judge(self, part: str | None, bad: list | None, request: gr.Request) -> Iterator[tuple]:
         """Keeps known defects of a part that exists, and checks its models with all of them, without a lesson."""
         language, name, teacher = language_of(request), part_name(part or ""), self._visitors.of(request).teacher
-        yield (gr.skip(),) * 3
+        yield gr.skip(), "", gr.skip()
         try:
             refused = _refused_defects(teacher, name, bad, language)
             if not refused:
@@ -500,7 +507,8 @@ def _least_size_hint(findings: Findings, language: str) -> dict:
     """Which smallest defects change little: those of fewer pixels than a few patches."""
     if not findings.smallest:
         return gr.skip()
-    return gr.update(info=translate_plainly("teach_least_size_from", language, pixels=PATCHES * findings.smallest**2))
+    area = PATCHES * findings.smallest**2
+    return gr.update(info=translate_plainly("teach_least_size_from", language, area=area, side=math.isqrt(area)))
 
 
 def keep_region(teacher: Teacher, name: str, drawing: dict | None) -> None:
@@ -584,7 +592,8 @@ def _judged(teacher: Teacher, name: str, unused: Sequence[Markup], language: str
     for done, path in enumerate(paths):
         words = translate("teach_judging", language, done=done + 1, total=len(paths))
         yield _said(language, headline=words, done=done, total=len(paths)), "", gr.skip()
-        check.add(inspect_picture(teacher.catalog, entry.label, path, None, list(METHODS)))
+        inspection = inspect_picture(teacher.catalog, entry.label, path, None, list(METHODS))
+        check.add(teacher.parts.given_name(name, path), inspection)
     words = translate("teach_judged", language, part=teacher.parts.written(name), count=len(paths))
     lines = [*check.lines(language), translate("teach_judged_how", language)]
     shown = {"lines": lines, "warnings": unused, "missed": check.missed(language)}
@@ -634,15 +643,18 @@ def _result(lesson: Lesson, language: str) -> str:
         for name, d in detectors.items()
     ]
     words = translate("teach_done", language, part=_title(lesson), time=_about(lesson.seconds))
-    known = lesson.teacher.parts.pictures(lesson.part, BAD)
-    check = DefectCheck(inspect_picture(catalog, lesson.label, path, None, list(METHODS)) for path in known)
+    parts = lesson.teacher.parts
+    check = DefectCheck(
+        (parts.given_name(lesson.part, path), inspect_picture(catalog, lesson.label, path, None, list(METHODS)))
+        for path in parts.pictures(lesson.part, BAD)
+    )
     lines = [*promises, *_learned_otherwise(lesson, language), *check.lines(language)]
     shown = {"lines": lines, "warnings": lesson.notes, "missed": check.missed(language)}
     return _said(language, headline=words, tone="good", **shown)
 
 
 def _learned_otherwise(lesson: Lesson, language: str) -> list[Markup]:
-    """What the promises do not say: how many false alarms were learned, too, and how much of the picture counts."""
+    """What the promises do not say: how many corrected pictures were learned, and how much of the picture counts."""
     parts, lines = lesson.teacher.parts, []
     if count := len(parts.pictures(lesson.part, TAKEN_BACK)):
         lines.append(translate("teach_learned_too", language, count=count))
@@ -659,7 +671,8 @@ def _findings(findings: Findings, language: str) -> dict:
     key = "teach_too_few" if missing > 0 else "teach_too_many" if count > MOST else "teach_usable"
     lines = [translate(key, language, count=count, missing=missing, limit=MOST)]
     if findings.smallest:
-        lines.append(translate("teach_smallest", language, pixels=findings.smallest))
+        side = findings.smallest
+        lines.append(translate("teach_smallest", language, side=side, area=side**2))
     warnings = _unusable(findings, language)
     if findings.doubled:
         warnings.append(translate("teach_doubled", language, names=_names(findings.doubled, language)))

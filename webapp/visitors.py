@@ -52,6 +52,11 @@ class LayeredCatalog:
         """As `Catalog.notices`."""
         return [*self._own.notices, *self._shared.notices]
 
+    @property
+    def is_local(self) -> bool:
+        """As `Catalog.is_local`."""
+        return self._shared.is_local
+
     def categories(self) -> list[str]:
         """As `Catalog.categories`."""
         return list(dict.fromkeys(entry.label for entry in self.entries))

@@ -14,6 +14,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -172,6 +173,11 @@ class Catalog:
         """Why a model cannot be used, by its source; loading adds to it."""
         listed = {s: reason for listing in self._listings.values() for s, reason in listing.problems.items()}
         return listed | {e.source: self._unloadable[e] for e in self.entries if e in self._unloadable}
+
+    @property
+    def is_local(self) -> bool:
+        """Whether all places are on this computer, so that listing them is fast."""
+        return not any(getattr(place, "func", place) in (list_namespace, list_repository) for place in self._listings)
 
     def categories(self) -> list[str]:
         """Labels of all categories, such as "mvtec / screw"."""
@@ -334,7 +340,10 @@ def list_folder(path: str | Path, backbone_weights: str | Path | None = None) ->
 def list_own(path: str | Path, backbone_weights: str | Path | None = None) -> Listing:
     """As `list_folder`, for a folder that may be empty or not there yet."""
     root = Path(path)
-    return list_folder(root, backbone_weights) if root.is_dir() and _model_folders(root) else Listing()
+    with suppress(OSError):  # `list_folder` names the cause
+        if not (root.is_dir() and _model_folders(root)):
+            return Listing()
+    return list_folder(root, backbone_weights)
 
 
 def list_namespace(namespace: str, backbone_weights: str | Path | None = None) -> Listing:

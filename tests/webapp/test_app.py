@@ -95,16 +95,17 @@ def test_a_test_folder_with_other_names(monkeypatch, tmp_path, capsys):
     assert f"{tmp_path.name}: not used: 1 file in old (only train, test" in capsys.readouterr().err
 
 
-def test_a_port_in_use_is_named(monkeypatch):
+def test_a_port_in_use_is_named_and_so_is_a_folder_without_models(monkeypatch, tmp_path, capsys):
     for process_wide in ("limit_waiting", "return_freed_memory", "refuse_web_addresses", "keep_deleting"):
         monkeypatch.setattr(app, process_wide, lambda *_: None)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = str(taken.getsockname()[1])
-        monkeypatch.setattr(sys, "argv", ["app.py", "--port", port])
+        monkeypatch.setattr(sys, "argv", ["app.py", "--port", port, "--models", str(tmp_path)])
         with pytest.raises(SystemExit, match=f"cannot start on port {port}: stop the other program"):
             app.main()
+    assert f"{tmp_path} contains no model folder yet" in capsys.readouterr().err
 
 
 def test_a_space_names_its_models_in_the_environment(monkeypatch, tmp_path):
@@ -165,13 +166,16 @@ def test_notices_name_no_folder_of_the_server(tmp_path):
 
 def test_a_part_that_was_trained_meanwhile_is_offered_to_the_next_visitor(saved_models, tmp_path, monkeypatch):
     monkeypatch.setattr(page, "LISTED_HERE_FOR", 0)
-    models = tmp_path / "models"
-    models.mkdir()
-    shutil.copytree(saved_models / "simplenet-toy-widget", models / "simplenet-toy-widget")
-    catalog = Catalog.from_folder(models)
-    shutil.copytree(saved_models / "simplenet-toy-widget", models / "simplenet-toy-lid")
-    config = models / "simplenet-toy-lid" / "config.json"
+    monkeypatch.setattr(sys, "argv", ["app.py", "--models", str(tmp_path)])
+    catalog = app.open_catalog(app.read_arguments())
+    assert not catalog.notices  # an empty folder is no fault
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "config.json").write_text("{")
+    assert arrive(catalog, None, None, "en")[1]["visible"]
+    shutil.copytree(saved_models / "simplenet-toy-widget", tmp_path / "simplenet-toy-widget")
+    categories, notices = arrive(catalog, None, None, "en")  # not only after ten minutes
+    assert LABEL in labels(categories) and not notices["visible"]
+    shutil.copytree(saved_models / "simplenet-toy-widget", tmp_path / "simplenet-toy-lid")
+    config = tmp_path / "simplenet-toy-lid" / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"category": "lid"}))
-    assert "toy / lid" not in catalog.categories()
-    arrive(catalog, None, None, "en")
-    assert "toy / lid" in catalog.categories()
+    assert "toy / lid" in labels(arrive(catalog, None, None, "en")[0])

@@ -173,12 +173,20 @@ def test_the_page_offers_it_for_own_parts_and_says_what_happened(teacher, false_
     assert "Taken back" not in report and verdicts(teacher, false_alarm) == [True, True]
 
 
-def test_a_part_that_was_taught_is_not_offered_to_be_taught(teacher, false_alarm, monkeypatch):
+def test_an_own_part_without_a_picture_shows_a_good_one_to_its_visitor_alone(teacher):
+    visitor, place = gr.Request(headers={"accept-language": "en"}), Everybody(teacher.catalog, teacher)
+    report = InspectTab(teacher.catalog, [], place).inspect(LABEL, None, None, visitor)[0]
+    assert "one of the good pictures that lid was taught with" in report and report.count('class="method"') == 2
+    assert "data-correct" not in report and "data-download" not in report
+    assert "Choose a category" in InspectTab(teacher.catalog, []).inspect(LABEL, None, None, visitor)[0]
+
+
+def test_a_picture_of_something_else_leads_to_teach(teacher, false_alarm, monkeypatch):
     monkeypatch.setattr("hubmodels.appearance.LIMIT", 0.0)  # every picture shows something else
     tab, visitor = InspectTab(teacher.catalog, [], Everybody(teacher.catalog, teacher)), gr.Request(headers={})
-    for is_own in (True, False):
+    for words in ("data-teach>Teach it as another part<", "data-teach>Teach this part<"):
         report = tab.inspect(LABEL, false_alarm, None, visitor)[0]
-        assert "does not look like lid" in report and ("data-teach" in report) is not is_own
+        assert "does not look like lid" in report and words in report
         monkeypatch.setattr(Corrections, "part_of", lambda self, label: None)  # of somebody else
 
 
@@ -785,7 +793,7 @@ def test_a_part_of_compare_is_checked_once_when_teach_opens(teacher):
     assert wanted == to_check == "lid"
     pages = list(tab.judge_wanted("lid", None))
     assert "lid was checked with known defects: 4." in pages[-1][0] and {page[2] for page in pages} == {None}
-    assert "The false alarms come from held-out scores" in pages[-1][0]
+    assert "good pictures that the judging model had not learned" in pages[-1][0]
     assert "GLASS finds" in pages[-1][0] and "SimpleNet finds" in pages[-1][0]
     assert list(tab.judge_wanted(None, None)) == [(gr.skip(), gr.skip(), None)]
     for absurd in ("../lid", None, 7, ["lid"]):

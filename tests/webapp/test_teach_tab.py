@@ -449,7 +449,8 @@ def test_pictures_that_came_after_a_lesson_wait_for_the_next(teacher, monkeypatc
     monkeypatch.setattr(teacher.catalog, "load", lambda label: {})
     said = teach_tab._result(replace(lesson, state=DONE), "en")
     assert (
-        "learned, too: 2. The promise does not count them." in said and "Share of the picture that counts: 50" in said
+        "Corrected good pictures that were learned, too: 2. The promise does not count them." in said
+        and "Share of the picture that counts: 50" in said
     )
 
 
@@ -527,9 +528,12 @@ def visitor(language="en"):
 def test_pictures_are_judged_before_anything_is_kept(teacher, uploads):
     tab = tab_of(teacher)
     said, priced, least = last(tab.check("Lid", uploads(*(png(seed) for seed in range(8))), visitor()))
-    assert "Pictures that can be used: 8. Still missing: 2." in said and "about 2 pixels" in said
+    assert (
+        "Pictures that can be used: 8. Still missing: 2." in said
+        and "about 2 x 2 pixels of your picture, an area of 4 pixels" in said
+    )
     assert next(name for _, name in priced["choices"]) == "hybrid" and not teacher.parts.names()
-    assert least["info"] == "For these pictures, values below 16 change little."
+    assert least["info"] == "For these pictures, an area below 16 pixels, for example 4 x 4, changes little."
     assert "Noch nötig: 2." in last(tab.check("Lid", uploads(*(png(seed) for seed in range(8))), visitor("de")))[0]
 
 
@@ -731,16 +735,19 @@ def test_a_reloaded_page_can_stop_the_lesson(teacher, tmp_path, monkeypatch):
 
 
 def judged(*verdicts, rate=0.01, size=99):
-    """Inspections of known defects: by method, whether each is found."""
+    """Inspections of known defects by file: by method, whether each is found."""
     calibration = SimpleNamespace(guaranteed_rate=lambda: rate, size=size)
     return [
-        SimpleNamespace(
-            predictions={
-                name: SimpleNamespace(is_anomalous=found, p_value=0.01 if found else 0.2, is_unsure=not found)
-                for name, found in zip("AB", row, strict=False)
-            },
-            picture=None,
-            detectors=dict.fromkeys("AB", SimpleNamespace(calibration=calibration)),
+        (
+            "one.png",
+            SimpleNamespace(
+                predictions={
+                    name: SimpleNamespace(is_anomalous=found, p_value=0.01 if found else 0.2, is_unsure=not found)
+                    for name, found in zip("AB", row, strict=False)
+                },
+                picture=None,
+                detectors=dict.fromkeys("AB", SimpleNamespace(calibration=calibration)),
+            ),
         )
         for row in verdicts
     ]
@@ -764,7 +771,7 @@ def test_known_defects_are_counted_with_an_interval(without_maps):
 
 def test_heat_maps_of_missed_defects_are_not_endless(without_maps):
     check = DefectCheck(judged(*[(True, False)] * 9))
-    assert check.missed("de") == {"Von B übersehen": ["data:,"] * defect_check.SHOWN}
+    assert check.missed("de") == {"Von B übersehen": [defect_check.Missed("one.png", "data:,")] * defect_check.SHOWN}
 
 
 def test_a_method_suits_better_only_if_that_is_certain(without_maps):
