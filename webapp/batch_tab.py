@@ -17,7 +17,7 @@ from hubmodels.hub.catalog import Catalog
 from hubmodels.inspection import SetupWatch, method_titles
 from hubmodels.scoring import Calibration
 from webapp.batch_rows import COLUMNS, RANKS, UNREAD, count_in_words, inspected_row, rank_of, thumbnail, unread_row
-from webapp.corrections import Correction, Corrections, limit_of, what_followed
+from webapp.corrections import Correction, Corrections, found_in_words, limit_of, what_followed
 from webapp.hosting import checked_path, fresh_path, hide_folders, uploaded_path
 from webapp.inspection import (
     BATCH,
@@ -404,7 +404,7 @@ class _Batch:
         if not self._can_be_corrected(number):
             return
         try:
-            raised = corrections.correct(self.category, str(self.picture(number)), good, self.rate)
+            correction = corrections.correct(self.category, str(self.picture(number)), good, self.rate)
             now = _by_title(catalog, self.category, self.methods)
         except (PictureError, ModelError, BackboneError, ValueError, OSError) as error:
             self._fail(number, explain_fault(error, self._language, catalog))
@@ -413,10 +413,11 @@ class _Batch:
         self._corrected.add(number)
         is_alarm = good and self._is_alarm(number)
         changed = self._revise(corrections, now) - {number}
+        raised, found = correction.raised, map(str, found_in_words(correction, self._language))
         moved = self._moved(changed, now) if raised or changed or is_alarm else []
         before = self._note["lines"] if followed else []
         line = self._followed(number, what_followed(good, raised, self._is_alarm(number), self._are_ours(now)), before)
-        self._note = {"lines": [*before, line, *moved], "failed": False}
+        self._note = {"lines": [*before, line, *found, *moved], "failed": False}
 
     def undo(self, catalog: Catalog, corrections: Corrections | None) -> None:
         """Undoes the last correction of this batch, unless the part was corrected elsewhere since."""
@@ -457,7 +458,7 @@ class _Batch:
 
     def _is_latest(self, corrections: Corrections) -> bool:
         """Whether the last correction of this batch is the last one of the part."""
-        return self._last is not None and corrections.latest(self.category) is self._last[1]
+        return self._last is not None and corrections.latest(self.category) == self._last[1]
 
     def _mark_known(self, corrections: Corrections | None, found: str) -> None:
         """Marks the next row if a person has judged its picture before."""

@@ -9,25 +9,37 @@ import copy
 import json
 import shutil
 import threading
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
+from markupsafe import Markup
 
 from hubmodels import AnomalyDetector, AnomalyPrediction
 from hubmodels.hub.catalog import ModelEntry
 from hubmodels.hub.files import CARD_FILE, CONFIG_FILE, REPORT_FILE, put_in_place
 from hubmodels.inspection import Inspection
+from hubmodels.methods import METHODS
 from hubmodels.pictures import PictureError, read_picture
 from hubmodels.prediction import check_rate, threshold_in_words
 from webapp.inspection import inspect_picture
 from webapp.own_parts import BAD, DATASET, TAKEN_BACK, Upload
 from webapp.teaching import Teacher
+from webapp.texts import translate
 
 FILE = "corrections.json"  # in a model's folder: what was taken back, the latest last
+STEPS_FILE, MOST_STEPS = "undo.json", 50  # in the part's folder: what can be undone, the latest last
 
 Changes = dict[ModelEntry, tuple[list[dict], list[dict]]]  # what models have taken back, before and after
+
+
+class UnlikePartError(PictureError):
+    """The picture does not show such a part, so that it cannot be a false alarm of it."""
+
+    def __init__(self, part: str) -> None:
+        super().__init__(f"the picture does not look like {part}: choose the right category", "unlike_part")
+        self.values = {"part": part}
 
 
 class LessonRunsError(PictureError):
@@ -37,7 +49,7 @@ class LessonRunsError(PictureError):
         super().__init__(f"{part} is taught at the moment: correct it when the lesson has ended", "lesson")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Correction:
     """A person's word for one picture.
 
@@ -45,12 +57,16 @@ class Correction:
         picture: where it is kept.
         was: where it was before; None if it was nowhere.
         before, after: what models had taken back, by folder, where it changed.
+        defects: number of known defects, if a threshold moved.
+        found: of those, how many each method called defective before and now, by title.
     """
 
     picture: Path
     was: Path | None
     before: dict[str, list[dict]]
     after: dict[str, list[dict]]
+    defects: int = 0
+    found: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     @property
     def raised(self) -> int:
@@ -63,7 +79,6 @@ class Corrections:
 
     def __init__(self, teacher: Teacher) -> None:
         self._teacher, self._catalog, self._lock = teacher, teacher.catalog, threading.Lock()
-        self._latest: dict[str, Correction] = {}  # by part
         self._said: dict[str, dict[str, str]] = {}  # by part and digest, as `said`
 
     def part_of(self, label: str | None) -> str | None:
@@ -72,8 +87,8 @@ class Corrections:
         parts = self._teacher.parts.choices() if dataset == DATASET else []
         return next((part for written, part in parts if written == name), None)
 
-    def correct(self, label: str, path: str, good: bool, rate: float | None = None) -> int:
-        """Takes a person's word for a picture; returns how many models raised their threshold.
+    def correct(self, label: str, path: str, good: bool, rate: float | None = None) -> Correction:
+        """Takes a person's word for a picture.
 
         The later word replaces an earlier one for the same picture. Nothing changes if it fails.
 
@@ -82,6 +97,7 @@ class Corrections:
 
         Raises:
             PictureError, ModelError, BackboneError: the picture cannot be inspected.
+            UnlikePartError: it shall be good, but does not show such a part.
             LessonRunsError: the part is taught at the moment.
             ValueError: the part was not taught here, or the rate is not in (0, 1).
             OSError: nothing can be written.
@@ -96,19 +112,26 @@ class Corrections:
         with self._lock:
             self._require_rest(part)
             inspection = inspect_picture(self._catalog, label, path, rate, None) if good else None
+            if inspection is not None and inspection.appearance.matches is False:
+                raise UnlikePartError(self._teacher.parts.written(part))
             picture, was = self._teacher.parts.place(part, upload, TAKEN_BACK if good else BAD)
             changes = self._changes(part, picture, inspection)
-            lists = ({entry.source: pair[i] for entry, pair in changes.items()} for i in (0, 1))
-            correction = Correction(picture, was, *lists)
+            known = self._teacher.parts.pictures(part, BAD) if changes else []
+            checked = [inspect_picture(self._catalog, label, defect, None, list(METHODS)) for defect in known]
+            lists = [{entry.source: pair[i] for entry, pair in changes.items()} for i in (0, 1)]
+            before = _found(checked, rate)
             try:
                 self._apply(changes)
+                now = _found(checked, rate)  # by the same detectors, whose thresholds have moved
+                found = {title: (count, now[title]) for title, count in before.items()}
+                correction = Correction(picture, was, *lists, len(checked), found)
+                if was != picture or changes:  # otherwise nothing happened, and the one before can be undone
+                    self._keep_steps(part, [*self._steps(part), correction])
             except BaseException:
-                _put_back(correction)
+                _put_back(Correction(picture, was, *lists))
                 raise
-            if was != picture or changes:  # otherwise nothing happened, and the one before can be undone
-                self._latest[part] = correction
             self._said.setdefault(part, {})[picture.stem] = "good" if good else "defective"
-            return correction.raised
+            return correction
 
     def said(self, label: str | None) -> dict[str, str]:
         """By digest, what a person said about pictures of a part: "good" = taken back, "defective" = known defect."""
@@ -118,11 +141,12 @@ class Corrections:
         return said | self._said.get(part, {})
 
     def latest(self, label: str) -> Correction | None:
-        """The correction of a part that `undo` would undo."""
-        return self._latest.get(self.part_of(label) or "")
+        """The correction of a part that `undo` would undo, also after a restart."""
+        part = self.part_of(label)
+        return next(reversed(self._steps(part)), None) if part else None
 
     def undo(self, label: str) -> bool:
-        """Undoes the latest correction of a part; False if there is none.
+        """Undoes the latest correction of a part that was not undone yet; False if there is none.
 
         A model that was trained since then keeps its threshold.
 
@@ -131,21 +155,34 @@ class Corrections:
             OSError: nothing can be written.
         """
         part = self.part_of(label)
-        if part is None or part not in self._latest:
+        if part is None:
             return False
         with self._lock:
             self._require_rest(part)
-            correction = self._latest.pop(part)
+            *earlier, correction = self._steps(part) or [None]
+            if correction is None:
+                return False
             entries = {entry: _known(entry) for entry in self._teacher.entries(part)}
             same = {entry: now for entry, now in entries.items() if correction.after.get(entry.source) == now}
-            try:
-                self._apply({entry: (now, correction.before[entry.source]) for entry, now in same.items()})
-            except BaseException:
-                self._latest[part] = correction
-                raise
+            self._apply({entry: (now, correction.before[entry.source]) for entry, now in same.items()})
             _put_back(correction)
-            self._said[part].pop(correction.picture.stem, None)
+            self._keep_steps(part, earlier)
+            self._said.get(part, {}).pop(correction.picture.stem, None)
         return True
+
+    def _steps(self, part: str) -> list[Correction]:
+        """What can be undone, the latest last."""
+        try:
+            steps = json.loads((self._teacher.parts.folder / part / STEPS_FILE).read_text(encoding="utf-8"))
+            return [_step(**step) for step in steps]
+        except (OSError, ValueError, TypeError):
+            return []
+
+    def _keep_steps(self, part: str, steps: list[Correction]) -> None:
+        path = self._teacher.parts.folder / part / STEPS_FILE
+        new = path.with_name(f".{path.name}")
+        new.write_text(json.dumps([asdict(step) for step in steps[-MOST_STEPS:]], default=str), encoding="utf-8")
+        new.replace(path)
 
     def _require_rest(self, part: str) -> None:
         if self._teacher.current(part) is not None:
@@ -186,6 +223,26 @@ class Corrections:
             raise
         finally:
             self._catalog.refresh()
+
+
+def found_in_words(correction: Correction, language: str) -> list[Markup]:
+    """What a moved threshold costs: how many known defects each method found before and finds now."""
+    return [
+        translate("corrected_found", language, method=title, before=before, now=now, count=correction.defects)
+        for title, (before, now) in correction.found.items()
+    ]
+
+
+def _found(checked: Sequence[Inspection], rate: float | None) -> dict[str, int]:
+    """By title, how many pictures a method calls defective by its present threshold."""
+    verdicts = [inspection.at_rate(rate) for inspection in checked]
+    titles = dict.fromkeys(title for predictions in verdicts for title in predictions)
+    return {title: sum(bool(predictions[title].is_anomalous) for predictions in verdicts) for title in titles}
+
+
+def _step(picture: str, was: str | None, found: dict, **known: object) -> Correction:
+    pairs = {title: tuple(pair) for title, pair in found.items()}
+    return Correction(Path(picture), was and Path(was), found=pairs, **known)
 
 
 def _put_back(correction: Correction) -> None:

@@ -20,7 +20,7 @@ from hubmodels.hub.catalog import Catalog
 from hubmodels.inspection import Inspection, method_titles
 from hubmodels.methods import METHODS
 from hubmodels.pictures import read_picture
-from webapp.corrections import limit_of, what_followed
+from webapp.corrections import Corrections, found_in_words, limit_of, what_followed
 from webapp.hosting import checked_path, fresh_path, hide_folders
 from webapp.inspection import (
     CHOSEN_AT_FIRST,
@@ -35,6 +35,7 @@ from webapp.inspection import (
     wish_methods,
 )
 from webapp.inspection_report import render_report
+from webapp.own_parts import digest
 from webapp.results import models_of, write_download
 from webapp.texts import (
     LANGUAGES,
@@ -216,7 +217,7 @@ class InspectTab:
         if picture is None:
             return self._opening(place, category, language)
         try:
-            return self._inspect(place, category, PreparedPicture(checked_path(picture)), methods, language, asked)
+            return self._inspect(place, category, checked_path(picture), methods, language, asked)
         except (PictureError, ModelError, BackboneError) as error:
             reason, title = explain_fault(error, language, place.catalog), translate("not_inspected", language)
             return self._without_report(_card(reason, language, title, "failed"))
@@ -261,12 +262,13 @@ class InspectTab:
         language, place = language_of(request), self._visitors.of(request)
         try:
             path = checked_path(picture)
-            raised = place.corrections.correct(category, path, good, rate)
+            correction = place.corrections.correct(category, path, good, rate)
             now = inspect_picture(place.catalog, category, path, rate, methods).predictions.values()
             limit = limit_of(p.p_value for p in now if p.is_anomalous)
-            key = what_followed(good, raised, any(p.is_anomalous for p in now))
+            key = what_followed(good, correction.raised, any(p.is_anomalous for p in now))
             note = translate(key, language, part=part_words(category, language), limit=percent(limit, language))
-            return self._inspect(place, category, PreparedPicture(path), methods, language, asked, note, good)
+            note = Markup(" ").join([note, *found_in_words(correction, language)])
+            return self._inspect(place, category, path, methods, language, asked, note, good)
         except (PictureError, ModelError, BackboneError, ValueError, TypeError, AttributeError, OSError) as error:
             raise gr.Error(str(explain_fault(error, language, place.catalog)), print_exception=False) from error
 
@@ -295,13 +297,14 @@ class InspectTab:
         self,
         place: Workplace,
         category: str | None,
-        picture: PreparedPicture,
+        path: str,
         methods: list | None,
         language: str,
         asked: Asked | None = None,
         corrected: Markup | None = None,
         learnable: bool = False,
     ) -> tuple:
+        picture = PreparedPicture(path)
         chosen = category or suggest_category(place.catalog, picture)
         if chosen is None:
             key, teachable = "no_category" if place.catalog.entries else "models_none", self._visitors.teaches
@@ -312,16 +315,18 @@ class InspectTab:
         unlike = UNLIKE in inspection.appearance.warnings
         other = suggest_category(place.catalog, picture) if unlike else None
         is_own = place.corrections is not None and place.corrections.part_of(chosen) is not None
+        said, is_latest = _said_before(place.corrections, chosen, path) if is_own else (None, False)
         report = render_report(
             inspection,
             category=chosen,
             absent=self._absent(place, chosen, inspection, methods, language),
             warnings=[_warning(code, chosen, other, language) for code in inspection.appearance.warnings],
             note=corrected
+            or (said and translate(f"said_{said}", language))
             or (None if category else translate("suggested", language, category=part_words(chosen, language))),
             language=language,
             correctable=is_own,
-            undoable=corrected is not None,
+            undoable=corrected is not None or is_latest,
             learnable=learnable,
             teachable=_offer_to_teach(is_own or other is not None) if unlike and self._visitors.teaches else None,
             asked=asked,
@@ -371,6 +376,12 @@ class InspectTab:
             else translate("no_model", language, method=title)
             for name, title in absent.items()
         ]
+
+
+def _said_before(corrections: Corrections, category: str, path: str) -> tuple[str | None, bool]:
+    """What a person said of a picture, see `Corrections.said`, and whether that can be undone."""
+    found, latest = digest(Path(path).read_bytes()), corrections.latest(category)
+    return corrections.said(category).get(found), latest is not None and latest.picture.stem == found
 
 
 def _own_examples(place: Workplace, category: str | None) -> list[Example]:

@@ -85,7 +85,7 @@ def test_a_false_alarm_is_taken_back_at_once_saved_and_undone(teacher, false_ala
     corrections = Corrections(teacher)
     before = {f.name: (f / "model.safetensors").read_bytes() for f in teacher.models.glob("*-own-lid")}
     assert verdicts(teacher, false_alarm) == [True, True]
-    assert corrections.correct(LABEL, false_alarm["path"], good=True) == 2
+    assert corrections.correct(LABEL, false_alarm["path"], good=True).raised == 2
     assert verdicts(teacher, false_alarm) == [False, False]
     assert len(teacher.parts.pictures("lid", GOOD)) == 4
     for folder in teacher.models.glob("*-own-lid"):  # a stranger who loads it sees it, too
@@ -137,7 +137,7 @@ def test_a_good_picture_that_was_called_good_changes_no_threshold(teacher, false
         detector.save_pretrained(folder)
     teacher.catalog.refresh()
     corrections = Corrections(teacher)
-    assert corrections.correct(LABEL, false_alarm["path"], good=True) == 0
+    assert corrections.correct(LABEL, false_alarm["path"], good=True).raised == 0
     assert (
         len(teacher.parts.pictures("lid", GOOD)) == 4
         and load(teacher.models / "glass-own-lid").calibration.total == 99
@@ -146,7 +146,7 @@ def test_a_good_picture_that_was_called_good_changes_no_threshold(teacher, false
 
 
 def test_a_missed_defect_is_a_known_one(teacher, false_alarm):
-    assert Corrections(teacher).correct(LABEL, false_alarm["path"], good=False) == 0
+    assert Corrections(teacher).correct(LABEL, false_alarm["path"], good=False).raised == 0
     assert len(teacher.parts.pictures("lid", BAD)) == 1 and verdicts(teacher, false_alarm) == [True, True]
 
 
@@ -211,7 +211,7 @@ def test_an_absurd_rate_corrects_nothing(teacher, false_alarm, good, rate):
 def test_a_picture_that_is_there_already_stays_after_undo(teacher, false_alarm):
     teacher.parts.add("lid", [Upload("strange.png", lambda: png(77))])
     corrections = Corrections(teacher)
-    assert corrections.correct(LABEL, false_alarm["path"], good=True) == 2
+    assert corrections.correct(LABEL, false_alarm["path"], good=True).raised == 2
     assert corrections.undo(LABEL) and verdicts(teacher, false_alarm) == [True, True]
     assert len(teacher.parts.pictures("lid", GOOD)) == 4
 
@@ -222,6 +222,44 @@ def test_undo_of_a_known_defect_leaves_the_thresholds(teacher, false_alarm):
     corrections.correct(LABEL, false_alarm["path"], good=False)  # the same bytes, and the same name in another folder
     assert corrections.undo(LABEL) and verdicts(teacher, false_alarm) == [False, False]
     assert teacher.parts.pictures("lid", BAD) == [] and len(teacher.parts.pictures("lid", GOOD)) == 4
+
+
+def test_all_steps_are_undone_also_after_a_restart(teacher, false_alarm):
+    for good in (True, False):
+        Corrections(teacher).correct(LABEL, false_alarm["path"], good=good)
+    tab, visitor = InspectTab(teacher.catalog, [], Everybody(teacher.catalog, teacher)), gr.Request(headers={})
+    report = tab.inspect(LABEL, false_alarm, None, visitor)[0]
+    assert "belongs to the known defects" in report and "data-undo" in report
+    assert "You said earlier that this part is good" in tab.undo(LABEL, false_alarm, None, visitor)[0]
+    report = tab.undo(LABEL, false_alarm, None, visitor)[0]
+    assert "You said" not in report and "data-undo" not in report
+    assert verdicts(teacher, false_alarm) == [True, True] and len(teacher.parts.pictures("lid", GOOD)) == 3
+    assert not Corrections(teacher).undo(LABEL)
+
+
+def test_a_picture_of_something_else_is_no_false_alarm(teacher, false_alarm, monkeypatch):
+    monkeypatch.setattr("hubmodels.appearance.LIMIT", 0.0)  # every picture shows something else
+    tab, visitor = InspectTab(teacher.catalog, [], Everybody(teacher.catalog, teacher)), gr.Request(headers={})
+    with pytest.raises(gr.Error, match="Not corrected, because this picture does not look like lid"):
+        tab.correct(LABEL, false_alarm, None, SimpleNamespace(good=True), visitor)
+    assert verdicts(teacher, false_alarm) == [True, True] and len(teacher.parts.pictures("lid", GOOD)) == 3
+    tab.correct(LABEL, false_alarm, None, SimpleNamespace(good=False), visitor)  # a part in pieces is a defect
+    assert len(teacher.parts.pictures("lid", BAD)) == 1
+
+
+def test_a_correction_says_what_it_costs(teacher, false_alarm):
+    """Known defects that are found before and missed now."""
+    teacher.parts.add("lid", [Upload(f"{seed}.png", lambda seed=seed: png(seed)) for seed in range(200, 204)], BAD)
+    before = [verdicts(teacher, {"path": path}) for path in teacher.parts.pictures("lid", BAD)]
+    tab, visitor = InspectTab(teacher.catalog, [], Everybody(teacher.catalog, teacher)), gr.Request(headers={})
+    report = tab.correct(LABEL, false_alarm, None, SimpleNamespace(good=True), visitor)[0]
+    now = [verdicts(teacher, {"path": path}) for path in teacher.parts.pictures("lid", BAD)]
+    assert sum(map(sum, now)) < sum(map(sum, before))
+    for column, title in enumerate(("SimpleNet", "GLASS")):
+        found = sum(row[column] for row in before), sum(row[column] for row in now)
+        assert f"{title} found {found[0]} of 4 known defects before, and finds {found[1]} now." in report
+    assert Corrections(teacher).undo(LABEL)
+    assert [verdicts(teacher, {"path": path}) for path in teacher.parts.pictures("lid", BAD)] == before
 
 
 def test_what_cannot_be_read_is_no_known_defect(teacher, false_alarm):
@@ -466,9 +504,9 @@ def test_a_batch_corrects_at_its_own_rate(teacher, alike):
 
 def test_a_picture_counts_once_and_a_second_click_keeps_the_undo_of_the_first(teacher, false_alarm):
     corrections, folder = Corrections(teacher), teacher.models / "glass-own-lid"
-    assert corrections.correct(LABEL, false_alarm["path"], good=True) == 2
+    assert corrections.correct(LABEL, false_alarm["path"], good=True).raised == 2
     for rate in (None, 0.5, 0.9):
-        assert corrections.correct(LABEL, false_alarm["path"], good=True, rate=rate) == 0
+        assert corrections.correct(LABEL, false_alarm["path"], good=True, rate=rate).raised == 0
     assert load(folder).calibration.total == 100 and len(json.loads((folder / FILE).read_text())) == 1
     assert corrections.undo(LABEL) and verdicts(teacher, false_alarm) == [True, True]
     assert len(teacher.parts.pictures("lid", GOOD)) == 3 and not corrections.undo(LABEL)
@@ -503,7 +541,7 @@ def test_a_correction_that_fails_changes_nothing_and_can_be_repeated(teacher, fa
     assert verdicts(teacher, false_alarm) == [True, True]
     assert len(teacher.parts.pictures("lid", GOOD)) == 3 and not corrections.undo(LABEL)
     assert not [path for path in teacher.models.iterdir() if path.suffix == ".new"]
-    assert corrections.correct(LABEL, false_alarm["path"], good=True) == 2
+    assert corrections.correct(LABEL, false_alarm["path"], good=True).raised == 2
 
 
 def full():
@@ -580,7 +618,7 @@ def test_a_row_to_look_at_again_becomes_a_known_defect(teacher, alike):
     assert person.results[:2] == ["Look again", "Look again"]  # what the model says; the mark is the person's word
     assert person.table["rows"][1]["correction"] == "Known defect" and "<b>2</b> Look again" in person.answer[0]
     row = read_csv(Path(person.answer[2]["value"]))[1]
-    assert (row["result"], row["correction"]) == ("Look again", "defective")
+    assert (row["result"], row["correction"]) == ("Look again", "Defective")
     person.undo()
     assert person.results[1] == "Look again" and person.table["rows"][1]["correction"] is None
 
