@@ -133,8 +133,12 @@ def ring(prediction: AnomalyPrediction) -> tuple[NDArray[np.bool_], NDArray[np.b
     if prediction.mask.any():
         return None
     counted = prediction.counted_map
-    rows, columns = (np.arange(side) - at for side, at in zip(counted.shape, _highest(counted), strict=True))
-    return outline(np.hypot(rows[:, None], columns) <= max(2, RADIUS * min(counted.shape)))
+    centre = np.unravel_index(counted.argmax(), counted.shape)
+    radius, disc = max(2, round(RADIUS * min(counted.shape))), np.zeros(counted.shape, bool)
+    places = zip(counted.shape, centre, strict=True)
+    rows, columns = (np.arange(max(0, at - radius), min(side, at + radius + 1)) for side, at in places)
+    disc[np.ix_(rows, columns)] = np.hypot(rows[:, None] - centre[0], columns - centre[1]) <= radius
+    return outline(disc)
 
 
 def panel(
@@ -317,11 +321,6 @@ def _ringed(pixels: NDArray[np.uint8], prediction: AnomalyPrediction) -> NDArray
         line, rim = found
         pixels[rim], pixels[line] = 255, UNSURE_COLOUR
     return pixels
-
-
-def _highest(values: NDArray) -> tuple[int, int]:
-    """Row and column of the maximum."""
-    return np.unravel_index(values.argmax(), values.shape)
 
 
 def _truth(picture: Image.Image, gt_mask: NDArray[np.bool_]) -> Image.Image:

@@ -4,7 +4,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hubmodels.heatmap import colour_level, colourise, contour, overlay, panel
+from hubmodels.heatmap import (
+    UNSURE_COLOUR,
+    colour_level,
+    colourise,
+    contour,
+    missed_overlay,
+    overlay,
+    panel,
+    ring_layer,
+)
 from hubmodels.prediction import AnomalyPrediction
 
 NORMAL, THRESHOLD = 2.0, 4.0  # in map units: level 0 and level 1
@@ -97,6 +106,36 @@ def test_the_mask_is_outlined_on_any_background(background):
     drawn = np.asarray(overlay(plain, predicted(blob_map(4.1)), opacity=0.0))
     assert (drawn[20, 30:50] == 255).all()  # white on the mask's own rim
     assert (drawn[19, 29:51] == 0).all()  # black around it
+
+
+def ring_colours(pixels: np.ndarray) -> np.ndarray:
+    return (pixels == UNSURE_COLOUR).all(axis=-1)
+
+
+def test_an_unsure_picture_with_nothing_outlined_has_a_ring_around_the_highest_place(picture):
+    faint = blob_map(2.8)
+    faint[30, 70] = 2.9
+    prediction = predicted(faint, unsure_threshold=2.5)
+    assert prediction.is_unsure and not prediction.mask.any()
+    ringed = ring_colours(np.asarray(overlay(picture, prediction)))
+    rows, columns = np.nonzero(ringed)
+    assert (rows.mean(), columns.mean()) == pytest.approx((30, 70), abs=0.5) and not ringed[30, 70]
+    assert np.array_equal(np.asarray(ring_layer(prediction)) == 2, ringed)
+
+
+@pytest.mark.parametrize("changed", [{}, {"unsure_threshold": 2.5, "pixel_threshold": 2.7}])
+def test_no_ring_on_other_verdicts_or_where_a_region_is_outlined(picture, changed):
+    """The colours of ordinary verdicts stay as they are."""
+    assert not ring_colours(np.asarray(overlay(picture, predicted(blob_map(2.9), **changed)))).any()
+
+
+@pytest.mark.parametrize("peak", [NORMAL + 0.1, 2.9])
+def test_a_missed_defect_is_shown_on_the_scale_of_its_picture(picture, peak):
+    shown = np.asarray(missed_overlay(picture, predicted(blob_map(peak)))).astype(int)
+    change = np.abs(shown - np.asarray(picture)).max(axis=-1)
+    assert change[34:40, 40:50].mean() > 20 and not change[50:, 60:].any() and ring_colours(shown).any()
+    outlined = predicted(blob_map(6.0))
+    assert np.array_equal(np.asarray(missed_overlay(picture, outlined)), np.asarray(overlay(picture, outlined)))
 
 
 def left_half(size: tuple[int, int]) -> np.ndarray:

@@ -201,6 +201,9 @@ def test_the_score_level_is_0_for_a_typical_good_part_and_1_at_the_threshold():
     assert calibration.decide(threshold, scores).score_level == 1
     assert calibration.decide(threshold + 1, scores).score_level > 1
     assert AnomalyPrediction(1.0, scores).score_level is None
+    assert calibration.decide(50.0, scores, None, 0.5).unsure_level == pytest.approx(0, abs=0.03)
+    assert calibration.decide(50.0, scores).unsure_level is calibration.decide(50.0, scores, 0.5, 0.5).unsure_level
+    assert calibration.decide(50.0, scores).unsure_level is None
 
 
 def test_a_calibration_of_equal_scores_keeps_verdict_and_level_together():

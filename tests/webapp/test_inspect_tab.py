@@ -160,9 +160,14 @@ def test_a_p_value_needs_twenty_good_parts(size, shown):
 
 def test_a_method_that_is_unsure_asks_for_another_look(catalog, picture):
     real = inspect_picture(catalog, LABEL, picture["path"])
-    shown = {name: replace(p, image_score=p.threshold) for name, p in real.predictions.items()}
+    calm = {name: np.full((48, 80), p.normal_level, np.float32) for name, p in real.predictions.items()}  # no region
+    shown = {n: replace(p, image_score=p.threshold, map_source=calm[n]) for n, p in real.predictions.items()}
     inspection = replace(real, appearance=AppearanceCheck(1.0, ()), predictions=shown)
     report = render_report(inspection, LABEL, [], [], None, "en")
+    assert report.count('class="ring"') == report.count("The ring marks the most unusual place") >= 2
+    assert re.search(r"This part: 1\. Look again from -?\d\S* on\.", report)  # the limit is on the bar, too
+    certain = replace(inspection, predictions={n: replace(p, image_score=-9.0) for n, p in shown.items()})
+    assert 'class="ring"' not in render_report(certain, LABEL, [], [], None, "en")
     start = int(re.search(r'data-start="(\d)"', report)[1])
     assert "Look again. SimpleNet: Look again, GLASS: Look again." in report
     assert all("Look again" in step(report, start, name) for name in shown) and report.count('class="look"') >= 2

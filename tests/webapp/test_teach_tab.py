@@ -28,6 +28,7 @@ from webapp.inspection import choices
 from webapp.models_tab import render_models
 from webapp.own_parts import (
     BAD,
+    GIVEN_FILE,
     GOOD,
     TAKEN_BACK,
     OwnParts,
@@ -144,6 +145,10 @@ def test_pictures_are_kept_once_and_unreadable_ones_not_at_all(parts):
     assert parts.add("lid", given(png(1), png(2))) == 1
     assert len(parts.pictures("lid")) == 3 and parts.names() == ["lid"]
     parts.add("lid", given(png(3)), BAD)
+    [kept] = parts.pictures("lid", BAD)
+    assert parts.given_name("lid", kept) == "0.png"
+    (parts.folder / "lid" / GIVEN_FILE).unlink()  # of a part from before
+    assert parts.given_name("lid", kept) == kept.name
     assert len(parts.pictures("lid", BAD)) == 1 and parts.pictures("lid")[0].parent.parts[-2:] == tuple(
         GOOD.split("/")
     )

@@ -39,15 +39,21 @@ CLOSE = dict(rtol=1e-4, atol=1e-5)
 METHODS = ["simplenet", "glass", "hybrid", "gaussian", "bank"]
 
 
+def make_hybrid(make_detector, **settings):
+    """A hybrid with a memory, not calibrated."""
+    hybrid = make_detector(Hybrid, calibrated=False, **settings)
+    hybrid.head.memory.projection.normal_()
+    hybrid.head.memory.vectors = torch.randn(50, hybrid.head.memory_dim)
+    return hybrid
+
+
 @pytest.fixture(scope="module")
 def make(make_detector, make_fitted):
     """Factory of one detector of each method; the last two are a closed form and a bank of vectors."""
 
     def make_all():
         trained = [make_detector(method, **CROP) for method in (SimpleNet, GLASS)]
-        hybrid = make_detector(Hybrid, calibrated=False, **CROP)
-        hybrid.head.memory.projection.normal_()
-        hybrid.head.memory.vectors = torch.randn(50, hybrid.head.memory_dim)
+        hybrid = make_hybrid(make_detector, **CROP)
         hybrid.calibrate([picture(i) for i in range(5)], 0.2)
         return [*trained, hybrid] + [make_fitted(method, **CROP) for method in (Gaussian, Bank)]
 
@@ -111,8 +117,9 @@ def test_the_snippets_of_the_docs_run(exported, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("resizes", [True, False])
 def test_a_file_looks_at_the_region_alone(make_detector, tmp_path, resizes):
-    """Both methods, and pixels outside change nothing."""
+    """All methods, and pixels outside change nothing."""
     detectors = [make_detector(method, calibrated=False, region=True) for method in (SimpleNet, GLASS)]
+    detectors.append(make_hybrid(make_detector, region=True))
     inside = torch.zeros(64, 64, dtype=torch.bool)
     inside[16:48, 8:40] = True
     for detector in detectors:

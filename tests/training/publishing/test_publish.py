@@ -9,9 +9,11 @@ import sys
 import threading
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from hub_client import client, client_env
 from hub_server import Account, Fault, answer, cut_upload, delay
 from huggingface_hub import HfApi, ModelCard
@@ -19,7 +21,7 @@ from PIL import Image
 from small_pictures import picture
 from small_report import describe
 
-from hubmodels import GLASS, SimpleNet
+from hubmodels import GLASS, SimpleNet, load
 from hubmodels.hub.catalog import Catalog
 from hubmodels.methods import METHODS
 from training.publishing.__main__ import main
@@ -111,6 +113,22 @@ def test_what_is_published_loads_by_the_lines_on_its_card(hub, run, tmp_path, mo
         exec(snippet.split("```")[0], names)
     assert capsys.readouterr().out.split()[0] in ("True", "False")
     assert [type(d) for d in Catalog.from_namespace("acme").load("mvtec / bottle").values()] == [SimpleNet, GLASS]
+
+
+def test_a_model_with_a_region_is_published_with_it(hub, run, make_detector):
+    detector = make_detector(GLASS, calibrated=False, region=True, dataset="mvtec", category="bottle")
+    inside = torch.zeros(64, 64, dtype=torch.bool)
+    inside[16:48, 8:40] = True
+    detector.front_end.region.set(inside)
+    detector.calibrate([picture(i, (64, 64)) for i in range(5)], 0.2)
+    folder = run / "glass-mvtec-bottle"
+    detector.save_pretrained(folder)
+    assert publish([folder], Publication("acme")) == {}
+    pixels, other = (np.asarray(picture(i, (64, 64))).copy() for i in (2, 3))
+    other[inside.numpy()] = pixels[inside.numpy()]
+    found, same = (load(MODEL).predict(Image.fromarray(each)) for each in (pixels, other))
+    assert found.image_score == same.image_score == detector.predict(Image.fromarray(pixels)).image_score
+    assert np.array_equal(found.counts, inside.numpy())
 
 
 def test_the_hub_reads_the_card(hub, run):
