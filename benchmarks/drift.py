@@ -31,8 +31,8 @@ from benchmarks.changes import UNCHANGED, lit, turned
 from benchmarks.measuring import RESULTS, provenance, table
 from hubmodels.comparison import PreparedPicture, check_appearance
 from hubmodels.detector import AnomalyDetector
-from hubmodels.drift import DriftWatch
-from hubmodels.line import BRIGHTER, DARKER, LOOK
+from hubmodels.line.drift import DriftWatch
+from hubmodels.line.line import BRIGHTER, DARKER, LOOK
 from hubmodels.samples import Sample
 from training.evaluation import write_json
 from training.position import move

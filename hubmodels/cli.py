@@ -69,7 +69,7 @@ def inspect(
     of paths on standard input. Exit status: 0 = all are good, 1 = a part is defective, 2 = a picture could not be
     judged.
     """
-    from hubmodels.line import Line
+    from hubmodels.line.line import Line
 
     line = _or_end(lambda: Line.of(model, category, methods, rate, log, overlays, drift))
     write, counts = (_csv_writer(line) if as_csv else _write_json), Counter()
@@ -87,7 +87,7 @@ def inspect(
 
 
 def _judged(line, sources: list[str], every: float) -> Iterator[dict]:
-    from hubmodels.sources import SourceError, pictures_of
+    from hubmodels.line.sources import SourceError, pictures_of
 
     for source in sources:
         try:
@@ -107,8 +107,8 @@ def watch(
     rate: Rate = None,
     overlays: Overlays = None,
     drift: Drift = None,
-    beside: Annotated[
-        bool, typer.Option("--beside", help="Write each result beside its picture, as FILE.json.")
+    sidecar: Annotated[
+        bool, typer.Option("--sidecar", help="Write each result next to its picture, as FILE.json.")
     ] = False,
     interval: Annotated[float, typer.Option(help="Seconds between two looks at the folder.", min=0)] = 1.0,
     webhook: Webhook = None,
@@ -120,12 +120,12 @@ def watch(
     JSON on standard output, too. Results that a webhook or broker did not receive yet are sent again, also after a
     restart. Secrets are in the variables HUBMODELS_WEBHOOK_SECRET, HUBMODELS_MQTT_USER and HUBMODELS_MQTT_PASSWORD.
     """
-    from hubmodels.line import Line
-    from hubmodels.outputs import Outputs
-    from hubmodels.watch import FolderWatch
+    from hubmodels.line.line import Line
+    from hubmodels.line.outputs import Outputs
+    from hubmodels.line.watch import FolderWatch
 
     line = _or_end(lambda: Line.of(model, category, methods, rate, log, overlays, drift))
-    watching = _or_end(lambda: FolderWatch(folder, line, beside))
+    watching = _or_end(lambda: FolderWatch(folder, line, sidecar))
     line.outputs = _or_end(lambda: Outputs.of(line.log, webhook, mqtt))
     _say(f"watching {folder}; press Ctrl-C to end")
     try:
@@ -164,8 +164,8 @@ def serve(
 
     If the environment variable HUBMODELS_TOKEN is set, requests need the header "Authorization: Bearer TOKEN".
     """
-    from hubmodels.inspection_log import InspectionLog
-    from hubmodels.outputs import Outputs
+    from hubmodels.line.log import InspectionLog
+    from hubmodels.line.outputs import Outputs
 
     run, settings, limits = _or_end(_server)
     chosen = settings(
@@ -180,7 +180,7 @@ def serve(
 
 def _server():
     try:
-        from hubmodels.serve import Limits, Settings, run
+        from hubmodels.line.serve import Limits, Settings, run
     except ModuleNotFoundError as error:
         if error.name not in ("starlette", "uvicorn", "anyio"):
             raise
@@ -189,7 +189,7 @@ def _server():
 
 
 def _tell_drift(record: dict) -> None:
-    from hubmodels.line import drift_in_words
+    from hubmodels.line.line import drift_in_words
 
     if words := drift_in_words(record):
         _say(words)
@@ -283,7 +283,7 @@ def check(
 
     With pictures and the extra `export`, it also exports to ONNX and compares the results.
     """
-    from hubmodels.checking import check_models
+    from hubmodels.line.checking import check_models
 
     for line in _or_end(lambda: list(check_models(model, category, methods, pictures or [], rounds))):
         print(line)
@@ -295,7 +295,7 @@ def verify(
     sha256: Annotated[str | None, typer.Option("--hash", help="Hash of a line that was noted earlier.")] = None,
 ) -> None:
     """Finds lines that were changed or are missing; prints the hash of the last line, to be noted elsewhere."""
-    from hubmodels.inspection_log import InspectionLog
+    from hubmodels.line.log import InspectionLog
 
     end = _or_end(lambda: _existing(InspectionLog(folder)).verify(sha256))
     print(f"{end.lines} lines are as they were written; the last one has the hash {end.sha256}")
@@ -304,7 +304,7 @@ def verify(
 @log_app.command("export")
 def export_log(folder: Path, file: Annotated[Path, typer.Argument(help="CSV file to write.")]) -> None:
     """Writes a log as a table."""
-    from hubmodels.inspection_log import InspectionLog, export_csv
+    from hubmodels.line.log import InspectionLog, export_csv
 
     log = _or_end(lambda: _existing(InspectionLog(folder)))
     with file.open("w", encoding="utf-8-sig", newline="") as stream:

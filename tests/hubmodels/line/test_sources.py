@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hubmodels import sources
-from hubmodels.sources import SourceError, camera_pictures, pictures_of
+from hubmodels.line import sources
+from hubmodels.line.sources import SourceError, camera_pictures, pictures_of
 
 av = pytest.importorskip("av")
 

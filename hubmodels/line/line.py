@@ -17,15 +17,15 @@ import numpy as np
 
 from hubmodels.comparison import PreparedPicture
 from hubmodels.detector import AnomalyDetector
-from hubmodels.drift import DriftWatch
 from hubmodels.heatmap import overlay
 from hubmodels.hub.catalog import ModelEntry, find_models
 from hubmodels.hub.errors import ModelError
 from hubmodels.hub.files import fetch_model, read_config
 from hubmodels.inspection import Inspection, inspect, method_titles
-from hubmodels.inspection_log import InspectionLog
+from hubmodels.line.drift import DriftWatch
+from hubmodels.line.log import InspectionLog
+from hubmodels.line.outputs import Outputs
 from hubmodels.methods import METHODS
-from hubmodels.outputs import Outputs
 from hubmodels.pictures import PictureError
 from hubmodels.prediction import check_rate
 

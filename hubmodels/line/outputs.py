@@ -29,8 +29,8 @@ from filelock import FileLock, Timeout
 from huggingface_hub.utils import httpx
 
 from hubmodels import LIBRARY, __version__, install_command
-from hubmodels.inspection_log import InspectionLog
-from hubmodels.log_queue import LogQueue
+from hubmodels.line.log import InspectionLog
+from hubmodels.line.log_queue import LogQueue
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ import torch
 from hubmodels import install_command
 from hubmodels.folders import find_pictures
 from hubmodels.inspection import inspect
-from hubmodels.line import Line
+from hubmodels.line.line import Line
 from hubmodels.onnx.runtime import ExportError
 from hubmodels.pictures import Picture
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from hubmodels.inspection_log import (
+from hubmodels.line.log import (
     START,
     InspectionLog,
     LogError,

@@ -10,10 +10,10 @@ import time
 import pytest
 from test_house import ROOT
 
-from hubmodels import watch as module
-from hubmodels.inspection_log import InspectionLog
-from hubmodels.line import Line
-from hubmodels.watch import FolderWatch
+from hubmodels.line import watch as module
+from hubmodels.line.line import Line
+from hubmodels.line.log import InspectionLog
+from hubmodels.line.watch import FolderWatch
 
 EXAMPLES = ROOT / "examples/parts/washer"
 GOOD, SCRATCH, PIT = (EXAMPLES / f"{name}.png" for name in ("good", "scratch", "pit"))
@@ -32,7 +32,7 @@ def started(tmp_path, loaded, monkeypatch):
 
     def start(**settings):
         line = Line(loaded.label, loaded.detectors, log=InspectionLog(tmp_path / "log"), **settings)
-        return FolderWatch(tmp_path / "in", line, beside=True)
+        return FolderWatch(tmp_path / "in", line, sidecar=True)
 
     return start
 
@@ -55,8 +55,8 @@ def test_what_arrives_is_judged_once_also_after_a_restart(started, tmp_path):
     os.utime(tmp_path / "in/a.png", (2e9, 2e9))  # the newer one
     assert judged(watch) == [os.path.join("belt 2", "b.png"), "a.png"]
     assert judged(watch) == [] == judged(started())
-    beside = json.loads((tmp_path / "in/a.png.json").read_text())
-    assert (beside["picture"], beside["defective_verdicts"]) == ("a.png", 0)
+    sidecar = json.loads((tmp_path / "in/a.png.json").read_text())
+    assert (sidecar["picture"], sidecar["defective_verdicts"]) == ("a.png", 0)
     assert watch.line.log.verify().lines == 2
 
 

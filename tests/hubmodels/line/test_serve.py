@@ -23,14 +23,14 @@ from test_house import ROOT
 from typer.testing import CliRunner
 from webhook_receiver import Receiver
 
-from hubmodels import serve, serve_gate
 from hubmodels.cli import app as command
-from hubmodels.inspection_log import InspectionLog
-from hubmodels.line import Line
-from hubmodels.serve import Limits, Server, Settings
-from hubmodels.serve_counts import IN_PROGRESS, PICTURES, WAITING, Counts
-from hubmodels.serve_gate import Gate, Pace
-from hubmodels.serve_openapi import MOST_PICTURES, document
+from hubmodels.line import gate, serve
+from hubmodels.line.counts import IN_PROGRESS, PICTURES, WAITING, Counts
+from hubmodels.line.gate import Gate, Pace
+from hubmodels.line.line import Line
+from hubmodels.line.log import InspectionLog
+from hubmodels.line.openapi import MOST_PICTURES, document
+from hubmodels.line.serve import Limits, Server, Settings
 
 WASHERS = ROOT / "examples/parts/washer"
 LABEL = "parts / washer"
@@ -216,10 +216,10 @@ def test_no_more_than_the_limit_is_read():
         while True:
             await receive()
 
-    gate = Gate(endless, list, None, None, 5_000)
+    limited = Gate(endless, list, None, None, 5_000)
     scope = {"type": "http", "path": "/judge", "headers": []}
-    with pytest.raises(serve_gate.Refusal):
-        anyio.run(gate, scope, receive, None)
+    with pytest.raises(gate.Refusal):
+        anyio.run(limited, scope, receive, None)
     assert sum(read) == 6_000
 
 
@@ -263,7 +263,7 @@ def test_an_address_has_a_pace(line):
 
 
 def test_addresses_are_forgotten_at_some_time(monkeypatch):
-    monkeypatch.setattr(serve_gate, "MOST_ADDRESSES", 3)
+    monkeypatch.setattr(gate, "MOST_ADDRESSES", 3)
     pace = Pace(1, lambda: 0.0)
     for address in "abcd":
         pace.wait(address)
@@ -417,7 +417,7 @@ def test_wrong_choices_end_with_a_remedy(arguments, said):
 
 
 def test_without_the_extra_the_command_names_it(monkeypatch):
-    monkeypatch.delitem(sys.modules, "hubmodels.serve")
+    monkeypatch.delitem(sys.modules, "hubmodels.line.serve")
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     result = CliRunner().invoke(command, ["serve", "--model", "washer"])
     assert result.exit_code == 2 and "anomaly-hubmodels[serve]" in result.stderr

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from hubmodels import inspection_log
-from hubmodels.inspection_log import START, InspectionLog, LogError, export_csv
+from hubmodels.line import log as log_module
+from hubmodels.line.log import START, InspectionLog, LogError, export_csv
 
 
 @pytest.fixture
@@ -112,7 +112,7 @@ def test_a_crash_before_the_end_was_kept_loses_nothing(log, monkeypatch):
 
 
 def test_a_full_disk_leaves_the_log_as_it_was(log, monkeypatch):
-    before, add = log.verify(), inspection_log._append
+    before, add = log.verify(), log_module._append
     for full in ("000004.jsonl", ".end.json"):
 
         def append(path, content, full=full):
@@ -121,7 +121,7 @@ def test_a_full_disk_leaves_the_log_as_it_was(log, monkeypatch):
                 raise OSError(28, "No space left on device")
 
         with monkeypatch.context() as patch:
-            patch.setattr(inspection_log, "_append", append)
+            patch.setattr(log_module, "_append", append)
             with pytest.raises(OSError, match="No space"):
                 log.add("inspection", {})
         assert log.verify() == before
@@ -132,7 +132,7 @@ def test_a_full_disk_leaves_the_log_as_it_was(log, monkeypatch):
 WRITER = """
 import sys
 from pathlib import Path
-from hubmodels.inspection_log import InspectionLog
+from hubmodels.line.log import InspectionLog
 log = InspectionLog(Path(sys.argv[1]), largest=5_000)
 number = 0
 while True:

@@ -35,9 +35,7 @@ from uvicorn.supervisors import Multiprocess
 
 from hubmodels import __version__
 from hubmodels.hub.catalog import find_category
-from hubmodels.inspection_log import LogError
-from hubmodels.line import Line, drift_in_words
-from hubmodels.serve_counts import (
+from hubmodels.line.counts import (
     ALARM,
     CAPITAL,
     ERRORS,
@@ -50,8 +48,10 @@ from hubmodels.serve_counts import (
     WAITING,
     Counts,
 )
-from hubmodels.serve_gate import Gate, Pace, Refusal
-from hubmodels.serve_openapi import MOST_PICTURES, document
+from hubmodels.line.gate import Gate, Pace, Refusal
+from hubmodels.line.line import Line, drift_in_words
+from hubmodels.line.log import LogError
+from hubmodels.line.openapi import MOST_PICTURES, document
 
 logger = logging.getLogger(__name__)
 

@@ -20,11 +20,11 @@ from paho.mqtt import client as paho
 from test_house import ROOT
 from webhook_receiver import Receiver
 
-from hubmodels import outputs as module
-from hubmodels.inspection_log import InspectionLog, LogError
-from hubmodels.line import Line
-from hubmodels.log_queue import LogQueue
-from hubmodels.outputs import Delivery, Mqtt, Outputs, Webhook, short_form, verdict_of
+from hubmodels.line import outputs as module
+from hubmodels.line.line import Line
+from hubmodels.line.log import InspectionLog, LogError
+from hubmodels.line.log_queue import LogQueue
+from hubmodels.line.outputs import Delivery, Mqtt, Outputs, Webhook, short_form, verdict_of
 
 GOOD = ROOT / "examples/parts/washer/good.png"
 MOSQUITTO = shutil.which("mosquitto", path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin"]))
@@ -216,7 +216,7 @@ def test_a_result_is_skipped_while_the_receiver_is_gone(log, receiver):
 
 
 def test_results_are_found_over_files_and_blocks(tmp_path, monkeypatch):
-    monkeypatch.setattr("hubmodels.log_queue.BLOCK", 700)
+    monkeypatch.setattr("hubmodels.line.log_queue.BLOCK", 700)
     log = InspectionLog(tmp_path / "log", largest=2000)
     queue = queue_of(log)
     add(log, *names(0, 20))
@@ -477,8 +477,10 @@ def test_a_connection_is_opened_again_before_there_is_a_result(log, broker):
 
 @needs_broker
 def test_a_killed_program_leaves_the_last_will_and_loses_nothing(log, broker):
-    script = "import sys, time; from pathlib import Path; from hubmodels.inspection_log import InspectionLog; "
-    script += "from hubmodels.outputs import Outputs; Outputs.of(InspectionLog(Path(sys.argv[1])), mqtt=sys.argv[2])"
+    script = "import sys, time; from pathlib import Path; from hubmodels.line.log import InspectionLog; "
+    script += (
+        "from hubmodels.line.outputs import Outputs; Outputs.of(InspectionLog(Path(sys.argv[1])), mqtt=sys.argv[2])"
+    )
     command = [sys.executable, "-c", f"{script}.__enter__(); time.sleep(600)", log.folder, broker.url()]
     with subscribed(broker) as found:
         process = subprocess.Popen(command, cwd=ROOT)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hubmodels.folders import is_picture, is_visible
-from hubmodels.line import Line, sha256_of
+from hubmodels.line.line import Line, sha256_of
 
 logger = logging.getLogger(__name__)
 
@@ -41,12 +41,12 @@ class FolderWatch:
     Args:
         folder: with all folders in it, except hidden ones, and those of the line's log and overlays.
         line: judges, and has a log.
-        beside: whether to write each result beside its picture, as `PICTURE.json`.
+        sidecar: whether to write each result next to its picture, as `PICTURE.json`.
     """
 
     folder: Path
     line: Line
-    beside: bool = False
+    sidecar: bool = False
     _known: dict[str, State] = field(default_factory=dict)  # by path in the folder
     _judged: dict[str, str] = field(default_factory=dict)  # path by SHA-256
     _seen: dict[str, tuple[State, float]] = field(default_factory=dict)  # not judged yet, and since when it is so
@@ -110,7 +110,7 @@ class FolderWatch:
         record = self.line.inspect(path, content)
         if "error" in record and time.monotonic() - since < PATIENCE:
             return None
-        if self.beside:
+        if self.sidecar:
             _write(self.folder / f"{path}.json", record)
         self._keep(path, state, record | {"sha256": sha256})
         self._judged[sha256] = path

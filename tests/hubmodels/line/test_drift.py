@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 from scipy.stats import kstest
 
-from hubmodels.drift import BETS, DEFECTS, RICHEST, DriftWatch, Series, _gain, _rounded
+from hubmodels.line.drift import BETS, DEFECTS, RICHEST, DriftWatch, Series, _gain, _rounded
 
 
 def normal(seed, count, shift=0.0):

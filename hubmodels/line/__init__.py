@@ -1,0 +1,1 @@
+"""For production lines: sources of pictures, a log, the drift alarm, outputs, and a server."""
