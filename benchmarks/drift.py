@@ -1,6 +1,7 @@
 """After how many pictures is the drift alarm raised, and is it silent while nothing changes?
 
     python -m benchmarks.drift run --data DIR --category capsule --splits 2
+    python -m benchmarks.drift streams      # the alarms again, from the numbers
     python -m benchmarks.drift table
 
 As in `benchmarks.promises`, a model is taught with some of all good pictures, drawn at random. The other good ones are
@@ -11,7 +12,6 @@ folder of real pictures, see `docs/data.md`. The compact backbone, 256 px, hybri
 
 import argparse
 import json
-import math
 import random
 import statistics
 import sys
@@ -38,6 +38,7 @@ from training.evaluation import write_json
 from training.position import move
 
 RESULT, ORIGIN = RESULTS / "drift.parquet", RESULTS / "drift.json"
+ALARMS = RESULTS / "drift_alarms.parquet"  # of all streams, because they take half a minute
 KEY = ("category", "split", "change")
 SHUFFLES = 100
 BEGINNINGS = (0, 60)  # unchanged pictures before a change
@@ -97,27 +98,39 @@ def alarm(calibrating: list[float], stream: list[tuple[float, float, float]], se
     return watch.alarm
 
 
+def write(path: Path, rows: list[dict]) -> None:
+    """Writes rows as a parquet file."""
+    pq.write_table(pa.Table.from_pylist(rows), path, compression="zstd")
+
+
 def results() -> list[dict]:
     """All rows."""
     return pq.read_table(RESULT).to_pylist() if RESULT.is_file() else []
 
 
-def results_table() -> str:
-    """Of each change: pictures until the alarm, the share of streams with an alarm, and the false ones before it."""
+def all_alarms() -> list[dict]:
+    """For each kind of part, change and beginning, the alarms of all streams of all models."""
     models: dict[tuple, dict[str, dict]] = {}
     for row in results():
         models.setdefault((row["category"], row["split"]), {})[row["change"]] = row
-    lines = []
+    found = []
     for category in dict.fromkeys(category for category, _ in models):
         own = [model for (name, _), model in models.items() if name == category]
         for change in (*CHANGES, DEFECTIVE):
-            for before in BEGINNINGS if change not in (UNCHANGED, DEFECTIVE) else (math.inf,):
+            for before in BEGINNINGS if change not in (UNCHANGED, DEFECTIVE) else (None,):
                 alarms = [each for model in own for each in streams(model, change, before)]
-                lines.append({"part": category} | _line(change, before, alarms))
+                found.append({"category": category, "change": change, "before": before, "alarms": alarms})
+    return found
+
+
+def results_table() -> str:
+    """Of each change: pictures until the alarm, the share of streams with an alarm, and the false ones before it."""
+    found = pq.read_table(ALARMS).to_pylist()
+    lines = [{"part": row["category"]} | _line(row["change"], row["before"], row["alarms"]) for row in found]
     return table(lines, lines[0])
 
 
-def streams(model: dict[str, dict], change: str, before: float) -> Iterator[tuple[int | None, int]]:
+def streams(model: dict[str, dict], change: str, before: int | None) -> Iterator[tuple[int | None, int]]:
     """Alarm and length of each shuffled stream of a model."""
     usual, other = (
         list(zip(*(model[name][key] for key in ("scores", "looks", "brightness")), strict=True))
@@ -129,33 +142,29 @@ def streams(model: dict[str, dict], change: str, before: float) -> Iterator[tupl
         if change == DEFECTIVE:
             stream = [draws.choice(other) if draws.random() < SHARE else usual[i] for i in order]
         else:
-            stream = [(usual if number < before else other)[i] for number, i in enumerate(order)]
+            stream = [(usual if number < (before or 0) else other)[i] for number, i in enumerate(order)]
         yield alarm(model[change]["calibrating"], stream, seed), len(stream)
 
 
-def _line(change: str, before: float, alarms: list[tuple[int | None, int]]) -> dict:
+def _line(change: str, before: int | None, alarms: list[tuple[int | None, int]]) -> dict:
     raised = [number for number, _ in alarms if number is not None]
-    if before == math.inf:
-        name = f"{SHARE:.0%} {DEFECTIVE}" if change == DEFECTIVE else change
-        until = "-"
-    else:
-        name = f"{change}, {'from the first' if not before else f'after {before}'}"
-        right = [number - before for number in raised if number > before]
-        until = f"{statistics.median(right):.0f} (at most {max(right)})" if right else "-"
+    right = raised if before is None else [number - before for number in raised if number > before]
+    name = f"{SHARE:.0%} {DEFECTIVE}" if change == DEFECTIVE else change
+    begins = "" if before is None else f", after {before}" if before else ", from the first"
     return {
-        "pictures": name,
+        "pictures": name + begins,
         "streams": len(alarms),
         "length": alarms[0][1],
-        "alarms, %": f"{100 * len(raised) / len(alarms):.0f}",
-        "false before the change, %": f"{100 * sum(number <= before for number in raised) / len(alarms):.0f}",
-        "pictures until the alarm": until,
+        "alarms, %": f"{100 * len(raised) / len(alarms):.1f}",
+        "before the change, %": f"{100 * (len(raised) - len(right)) / len(alarms):.1f}",
+        "pictures until the alarm": f"{statistics.median(right):.0f} (at most {max(right)})" if right else "-",
     }
 
 
 def main() -> None:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("part", choices=("run", "table"))
+    parser.add_argument("part", choices=("run", "streams", "table"))
     parser.add_argument("--data", type=Path)
     parser.add_argument("--category", choices=compact_backbone.SETS, default="capsule")
     parser.add_argument("--splits", type=int, default=2)
@@ -164,14 +173,16 @@ def main() -> None:
     args = parser.parse_args()
     if args.part == "table":
         return print(results_table())
+    if args.part == "streams":
+        return write(ALARMS, all_alarms())
     if args.data is None:
         parser.error("--data is needed")
     command = "python -m benchmarks.drift " + " ".join(sys.argv[1:]).replace(str(args.data), "DIR")
     for row in measure(args):
-        rows = [*results(), row]
-        pq.write_table(pa.Table.from_pylist(rows), RESULT, compression="zstd")
+        write(RESULT, [*results(), row])
     origins = json.loads(ORIGIN.read_text()) if ORIGIN.is_file() else []
     write_json(ORIGIN, [*(each for each in origins if each["command"] != command), provenance(command)])
+    write(ALARMS, all_alarms())
     print(results_table())
 
 

@@ -53,7 +53,7 @@ EXAMPLES = {  # of placeholders
 }
 SHORT = {"training/train.py": ["--epochs", "1", "--image-size", "64", "--folds", "0"]}  # added to a program that runs
 STEPS = 20  # of the hybrid, whose 500 take longer than all the rest of a training
-ENDLESS = r"^(watch|serve|check) |camera:"  # of `hubmodels`: without end or long, see tests/hubmodels
+ENDLESS = r"^(watch|serve|check|export) |camera:"  # of `hubmodels`: without end or long, see tests/hubmodels
 LONG = {  # programs that only read their arguments, and the reason
     r"^accelerate": "two processes, see test_train.py",
     r"train\.py .*parts:": "an hour, see test_train.py",
@@ -67,7 +67,6 @@ LONG = {  # programs that only read their arguments, and the reason
     r"training\.parts": "a minute, see test_parts.py",
     r"training\.(study|compare)": "needs several trainings, see test_study.py",
     r"training\.publishing bundle": "needs what `make bundle` trains, see test_publish.py",
-    r"onnx\.export": "half a minute, see test_wheel.py",
     r"benchmarks\.": "minutes, see test_benchmarks.py",
     r"^python app\.py": "until Ctrl-C, see below",
     r"hub_server\.py": "until Ctrl-C, see test_hub_server.py",

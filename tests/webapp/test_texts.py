@@ -75,12 +75,13 @@ NEVER_ONE = {  # three methods and more, or beyond a limit
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-@pytest.mark.parametrize("key", sorted(key for key in TEXTS if key not in NEVER_ONE))
-def test_one_is_no_plural(key, language):
+def test_one_is_no_plural(language):
     """Sentences such as "This comes from 1 pictures"."""
-    text = translate(key, language, **({name: 1 for name in fields(TEXTS[key][language])} | {"limit": 50, "most": 50}))
-    plural = PLURALS[language]
-    assert not re.search(rf"\b1 (?:good |known |new )?(?:{plural})\b|\b(?:are|sind) (?:es )?1\b", text), text
+    plural = re.compile(rf"\b1 (?:good |known |new )?(?:{PLURALS[language]})\b|\b(?:are|sind) (?:es )?1\b")
+    for key in TEXTS.keys() - NEVER_ONE:
+        values = {name: 1 for name in fields(TEXTS[key][language])} | {"limit": 50, "most": 50}
+        text = translate(key, language, **values)
+        assert not plural.search(text), (key, text)
 
 
 def test_words_follow_their_number():
@@ -92,12 +93,11 @@ def test_words_follow_their_number():
     assert translate_plainly("p_value_few", "de", count=1, size=20).startswith("1 von 20 guten Teilen ist mindestens")
 
 
-@pytest.mark.parametrize("key", TEXTS)
-def test_only_numbers_have_words_for_one_and_more(key):
+def test_only_numbers_have_words_for_one_and_more():
     """Gradio shows the texts of components as they are, without values."""
-    for language, text in TEXTS[key].items():
+    for text in (text for texts in TEXTS.values() for text in texts.values()):
         specs = [spec for _, _, spec, _ in string.Formatter().parse(text) if spec]
-        assert all(spec.count("|") == 1 and "{" not in spec for spec in specs), (language, text)
+        assert all(spec.count("|") == 1 and "{" not in spec for spec in specs), text
 
 
 def test_the_largest_number_can_be_written():
