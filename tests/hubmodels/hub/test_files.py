@@ -2,17 +2,17 @@
 
 import errno
 import json
-import multiprocessing
 import os
 import re
-import resource
 import subprocess
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hub_client import client_env
 from hub_server import Fault, answer, cut_download, delay, tamper, truncate
 from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import XetDownloadError
@@ -469,22 +469,20 @@ def test_the_offline_switch_is_obeyed(hub, published, monkeypatch):
     assert hub.requests == []
 
 
-def pulled_category(cache):
-    return GLASS.from_pretrained(REPOSITORY, cache_dir=cache).category
+LOAD = (
+    "import sys, resource\nfrom hubmodels import GLASS, ModelError\n"
+    "sys.argv[2:] and resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]),) * 2)\n"
+    "try:\n    print(GLASS.from_pretrained('acme/glass-toy-widget', backbone_weights=sys.argv[1]).category)\n"
+    "except ModelError as error:\n    sys.exit(str(error))\n"
+)
 
 
-def pull_elsewhere(cache, processes=1, limit=None):
-    """What each of the processes gets; they begin together. Forks start at once, other processes import torch."""
-    fork = multiprocessing.get_context("fork")
-    together = fork.Barrier(processes)
-
-    def begin():
-        if limit:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-        together.wait(60)
-
-    with ProcessPoolExecutor(processes, fork, initializer=begin) as pool:
-        return list(pool.map(pulled_category, [cache] * processes, timeout=120))
+def load_elsewhere(hub, weights, home, *arguments):
+    """A process of its own that loads the model."""
+    command = [sys.executable, "-c", LOAD, str(weights), *map(str, arguments)]
+    return subprocess.Popen(
+        command, env=client_env(hub, home), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
 @pytest.fixture
@@ -507,17 +505,19 @@ def test_a_full_disk_is_named_and_leaves_nothing(hub, published, small_disk):
     assert GLASS.from_pretrained(REPOSITORY, cache_dir=small_disk).category == "widget"
 
 
-def test_a_quota_is_named_and_leaves_nothing(hub, published, tmp_path):
+def test_a_quota_is_named_and_leaves_nothing(hub, published, backbone_weights, tmp_path):
     """Of a file's size here, which any user can set."""
-    with pytest.raises(ModelError, match=re.escape(os.strerror(errno.EFBIG))):
-        pull_elsewhere(tmp_path, limit=4096)
-    assert [path.name for path in tmp_path.glob("*/snapshots/*/*")] == ["config.json"]
-    assert pull_elsewhere(tmp_path) == ["widget"]
+    limited = load_elsewhere(hub, backbone_weights, tmp_path, 4096)
+    assert limited.wait(120) != 0 and os.strerror(errno.EFBIG) in limited.stderr.read()
+    assert [path.name for path in tmp_path.glob("hub/*/snapshots/*/*")] == ["config.json"]
+    free = load_elsewhere(hub, backbone_weights, tmp_path)
+    assert free.communicate(timeout=120)[0].strip() == "widget"
 
 
-def test_two_processes_may_pull_the_same_model_at_once(hub, published, tmp_path):
-    assert pull_elsewhere(tmp_path, processes=2) == ["widget"] * 2
-    assert [path.name for path in tmp_path.glob("*/blobs/*.incomplete")] == []
+def test_two_processes_may_pull_the_same_model_at_once(hub, published, backbone_weights, tmp_path):
+    both = [load_elsewhere(hub, backbone_weights, tmp_path) for _ in range(2)]
+    assert [process.communicate(timeout=120)[0].strip() for process in both] == ["widget"] * 2
+    assert [path.name for path in tmp_path.glob("hub/*/blobs/*.incomplete")] == []
 
 
 def test_threads_may_pull_the_same_model_at_once(hub, published):
