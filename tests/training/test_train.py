@@ -2,7 +2,6 @@
 
 import errno
 import json
-import multiprocessing
 import os
 import platform
 import resource
@@ -15,7 +14,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import Mock
 
-import accelerate.commands.launch
 import hub_environment
 import numpy as np
 import pyarrow.parquet as pq
@@ -543,26 +541,11 @@ def test_a_full_disk_is_named_with_a_remedy(arguments, monkeypatch, capsys):
 # ------------------------------------------------------------------------------------------------- several processes
 
 
-def launch_two(arguments, script, log):
-    """The exit status of the launcher, in a fork because its imports take seconds; the log has what it said."""
-    options = ["--multi_gpu", "--num_processes", "2", "--main_process_port", "0"]
-    process = multiprocessing.get_context("fork").Process(
-        target=launch, args=([*options, str(script), *arguments], log)
-    )
-    process.start()
-    process.join(300)
-    process.terminate()  # and its children
-    process.join()
-    return process.exitcode
-
-
-def launch(arguments, log):
-    """What `accelerate launch` does with these arguments."""
-    sys.stderr = log.open("w")
-    os.dup2(sys.stderr.fileno(), 2)
-    os.environ |= {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    sys.argv = ["accelerate", *arguments]
-    accelerate.commands.launch.main()
+def launch_two(arguments, script, options=()):
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    command += ["--main_process_port", "0", *options, str(script), *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
 
 
 @contextmanager
@@ -662,11 +645,10 @@ def shared_runs(command, data_root, backbone_weights, tmp_path_factory):
     (folder / "several.py").write_text(SEVERAL_RUNS)
     with LoopbackHub(folder / "hub", bound(hub_environment.HUB_PORT)) as hub, pytest.MonkeyPatch.context() as patch:
         patch.setenv("HF_TOKEN", "hf_write")
-        log = folder / "log.txt"
-        status = launch_two(map(json.dumps, (str(folder), *commands)), folder / "several.py", log)
+        done = launch_two(map(json.dumps, (str(folder), *commands)), folder / "several.py")
         models = [path.name for path in folder.glob("machine-*/simplenet-*")]
-        found = {name: list(hub.files(f"acme/{name}")) for name in models if status == 0}
-    assert status == 0, log.read_text()
+        found = {name: list(hub.files(f"acme/{name}")) for name in models if done.returncode == 0}
+    assert done.returncode == 0, done.stderr
     (folder / "published.json").write_text(json.dumps(found))
     return folder
 
