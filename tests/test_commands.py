@@ -139,7 +139,9 @@ def run(program, folder):
         asking = ["--help"] if name == "hf" else []  # it asks for a token
         subprocess.run([shutil.which(name, path=PROGRAMS), *arguments, *asking], cwd=folder, check=True)
     elif name == "hubmodels":
-        fork(arguments, folder, re.search(ENDLESS, " ".join(arguments)) is None, run_hubmodels)
+        whole = re.search(ENDLESS, " ".join(arguments)) is None
+        require_files([] if whole else arguments, folder)
+        fork(arguments, folder, whole, run_hubmodels)
     elif name == "accelerate":
         fork(["-m", "accelerate.commands.accelerate_cli", *arguments], folder, whole=False)
         fork(arguments[arguments.index("training/train.py") :], folder, whole=False)
