@@ -10,6 +10,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from enum import IntEnum
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated
 
@@ -167,25 +168,24 @@ def serve(
     from hubmodels.line.log import InspectionLog
     from hubmodels.line.outputs import Outputs
 
-    run, settings, limits = _or_end(_server)
-    chosen = settings(
+    server = _or_end(_server)
+    settings = server.Settings(
         *(tuple(models), tuple(categories or ()), tuple(methods or ()), rate, log, drift),
-        limits=limits(1_000_000 * most_mb, most_waiting, per_minute),
-        token=os.environ.get("HUBMODELS_TOKEN") or None,
+        limits=server.Limits(1_000_000 * most_mb, most_waiting, per_minute),
+        token=os.environ.get(server.TOKEN) or None,
     )
     outputs = _or_end(lambda: Outputs.of(InspectionLog(log) if log else None, webhook, mqtt))
     with outputs:  # in this process, also for several workers: it reads the log
-        raise typer.Exit(_or_end(lambda: run(chosen, host, port, workers)))
+        raise typer.Exit(_or_end(lambda: server.run(settings, host, port, workers)))
 
 
 def _server():
     try:
-        from hubmodels.line.serve import Limits, Settings, run
+        return import_module("hubmodels.line.serve")
     except ModuleNotFoundError as error:
         if error.name not in ("starlette", "uvicorn", "anyio"):
             raise
         raise RuntimeError(f"{error.name} is missing: {install_command('serve')}") from error
-    return run, Settings, Limits
 
 
 def _tell_drift(record: dict) -> None:
@@ -196,9 +196,9 @@ def _tell_drift(record: dict) -> None:
 
 
 def _status(record: dict) -> Exit:
-    if "error" in record or not record["verdicts"]:
-        return Exit.NOT_JUDGED
-    return Exit.DEFECTIVE if record["defective_verdicts"] else Exit.GOOD
+    from hubmodels.line.outputs import verdict_of
+
+    return Exit[verdict_of(record).upper().replace(" ", "_")]
 
 
 def _write_json(record: dict) -> None:
@@ -206,6 +206,9 @@ def _write_json(record: dict) -> None:
 
 
 def _csv_writer(line):
+    from hubmodels.line.log import without_formula
+    from hubmodels.line.outputs import verdict_of
+
     names = ("is_anomalous", "is_unsure", "p_value", "image_score", "threshold", "score_level", "defects")
     columns = {f"{title}.{name}": (title, name) for title in line.titles for name in names}
     writer = csv.writer(sys.stdout)
@@ -215,17 +218,11 @@ def _csv_writer(line):
         methods = record.get("methods", {})
         cells = (methods.get(title, {}).get(name) for title, name in columns.values())
         error = record.get("error", {}).get("message")
-        result = _status(record).name.lower().replace("_", " ")
-        writer.writerow(
-            [_no_formula(record["picture"]), result, error, *[" ".join(record.get("warnings", ()))], *cells]
-        )
+        name, warnings = without_formula(record["picture"]), " ".join(record.get("warnings", ()))
+        writer.writerow([name, verdict_of(record), error, warnings, *cells])
         sys.stdout.flush()
 
     return write
-
-
-def _no_formula(name: str) -> str:
-    return f"'{name}" if name.startswith(("=", "+", "-", "@", "\t", "\r")) else name
 
 
 @app.command()

@@ -163,9 +163,12 @@ def export_csv(log: InspectionLog, file: TextIO) -> None:
 
 
 def _cell(value: object) -> object:
-    if isinstance(value, str):
-        return f"'{value}" if value.startswith(("=", "+", "-", "@", "\t", "\r")) else value  # no formula
-    return json.dumps(value, ensure_ascii=False)
+    return without_formula(value) if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def without_formula(text: str) -> str:
+    """A cell that a spreadsheet shows as it is, and does not run."""
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
 
 
 def write_whole(path: Path, content: bytes) -> None:
