@@ -28,6 +28,7 @@ import httpx
 from hubmodels.folders import find_labelled
 from hubmodels.hub.catalog import FOLDER, Catalog, list_bundle, list_namespace, list_own
 from hubmodels.hub.files import limit_waiting
+from hubmodels.line.sources import is_camera
 from webapp.hosting import keep_deleting, refuse_web_addresses, return_freed_memory
 from webapp.page import CHECKED_EVERY, KEPT_FOR, build_page, launch_settings
 from webapp.teaching import Teacher
@@ -54,6 +55,13 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--normal-folder", metavar="NAME", help="its folders of good parts (default: good, ok, normal and the like)"
     )
+    parser.add_argument(
+        "--camera",
+        metavar="ADDRESS",
+        action="append",
+        default=[],
+        help="a camera for the tab Live: camera:0, rtsp://...; can be repeated",
+    )
     parser.add_argument("--host", help="default: 127.0.0.1, which only this computer can reach")
     parser.add_argument("--port", type=_port, help="default: the first free port from 7860")
     args = parser.parse_args()
@@ -62,6 +70,9 @@ def read_arguments() -> argparse.Namespace:
     for option in ("models", "examples", "test_folder"):
         if (folder := getattr(args, option)) and not Path(folder).is_dir():
             parser.error(f"--{option.replace('_', '-')} {folder} is not a folder")
+    for camera in args.camera:
+        if not is_camera(camera):
+            parser.error(f"--camera {camera} is no camera: give camera:0, rtsp://... or another address")
     try:
         found = find_labelled(args.test_folder, args.normal_folder) if args.test_folder else []
     except ValueError as error:
@@ -130,7 +141,7 @@ def main() -> None:
         print(f"app.py: {notice}", file=sys.stderr)
     if args.models and not catalog.notices and all(entry.origin != FOLDER for entry in catalog.entries):
         print(f"app.py: {args.models} contains no model folder yet", file=sys.stderr)
-    page = build_page(catalog, args.examples, args.test_folder, args.normal_folder, visitors)
+    page = build_page(catalog, args.examples, args.test_folder, args.normal_folder, visitors, args.camera)
     settings = launch_settings(here=not os.environ.get("SPACE_ID"))
     try:
         page.launch(server_name=host, server_port=args.port, **settings, quiet=True, prevent_thread_lock=True)

@@ -62,7 +62,12 @@ def inspect(
     overlays: Overlays = None,
     log: Annotated[Path | None, typer.Option(help="Folder of a log that shows later changes.")] = None,
     drift: Drift = None,
-    every: Annotated[float, typer.Option(help="Seconds between two pictures of a video or camera; 0 = all.")] = 1.0,
+    every: Annotated[
+        float | None, typer.Option(help="Seconds between two pictures of a video or camera; 0 = all; default: 1.")
+    ] = None,
+    still: Annotated[
+        bool, typer.Option("--still", help="Judge a video or camera once each time that nothing moves.")
+    ] = False,
 ) -> None:
     """Decides which pictures show a defective part.
 
@@ -75,7 +80,7 @@ def inspect(
     line = _or_end(lambda: Line.of(model, category, methods, rate, log, overlays, drift))
     write, counts = (_csv_writer(line) if as_csv else _write_json), Counter()
     try:
-        for record in _judged(line, sources, every):
+        for record in _judged(line, sources, every, still):
             counts[_status(record)] += 1
             write(record)
             _tell_drift(record)
@@ -87,12 +92,15 @@ def inspect(
     raise typer.Exit(max(counts, default=Exit.NOT_JUDGED))
 
 
-def _judged(line, sources: list[str], every: float) -> Iterator[dict]:
+def _judged(line, sources: list[str], every: float | None, still: bool) -> Iterator[dict]:
+    from hubmodels.line.live import EVERY, still_pictures
     from hubmodels.line.sources import SourceError, pictures_of
 
+    every = every if every is not None else EVERY if still else 1.0
     for source in sources:
         try:
-            for found in pictures_of(source, every):
+            pictures = pictures_of(source, every)
+            for found in still_pictures(pictures) if still else pictures:
                 yield line.judge(found.name, found.picture)
         except SourceError as error:
             yield {"picture": source, "error": {"kind": "source", "message": str(error)}}

@@ -98,7 +98,7 @@ class _Endpoints:
         overlays: bool = False,
         watch: SetupWatch | None = None,
     ) -> dict:
-        picture = _read_data_url(upload) if isinstance(upload, str) else uploaded_path(upload)
+        picture = read_data_url(upload) if isinstance(upload, str) else uploaded_path(upload)
         if picture is None:
             return _error("not_uploaded", "upload the picture and pass the returned path, or pass a data URL")
         try:
@@ -112,9 +112,9 @@ class _Endpoints:
         return _with_overlays(inspection, inspection.record(category, rate), overlays)
 
 
-def _read_data_url(text: str) -> bytes | None:
-    """The picture in a data URL; None for other texts. In lists, which MCP sends, Gradio keeps data URLs as text."""
-    head, _, encoded = text.partition(";base64,")
+def read_data_url(text: object) -> bytes | None:
+    """The picture in a data URL; None for others. In lists, which MCP sends, Gradio keeps data URLs as text."""
+    head, _, encoded = text.partition(";base64,") if isinstance(text, str) else ("", "", "")
     if not head.startswith("data:image/"):
         return None
     try:

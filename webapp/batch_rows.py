@@ -27,7 +27,7 @@ UNLIKE_WORDS = {DEFECTIVE_OR_ELSE: "defective_or_else", SOMETHING_ELSE: "unsure"
 
 def inspected_row(record: dict, thumbnail: str, titles: Sequence[str], language: str) -> dict:
     """A record as a row of the table: its cells, for each column the key to sort by, and a person's correction."""
-    cells, keys = [_result(record, language)], [record["file"], rank_of(record)]
+    cells, keys = [result_cell(record, language)], [record["file"], rank_of(record)]
     for title in titles:
         for cell, key in _method_cells(record["methods"].get(title), language):
             cells.append(cell)
@@ -73,10 +73,11 @@ def result_in_words(record: dict, language: str) -> str:
     """The result of a record, as the table on the page shows it."""
     if rank_of(record) == UNREAD:
         return translate_plainly("batch_unread", language)
-    return _result(record, language)["text"]
+    return result_cell(record, language)["text"]
 
 
-def _result(record: dict, language: str) -> dict:
+def result_cell(record: dict, language: str) -> dict:
+    """The result of a record: its words, sign and tone."""
     rank = rank_of(record)
     if rank == DISAGREEMENT:
         count, total = record["defective_verdicts"], len(record["methods"])

@@ -1,6 +1,7 @@
 """The page: its tabs, and settings that they share."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import gradio as gr
@@ -11,6 +12,7 @@ from webapp import api, batch_tab, compare_tab, models_tab
 from webapp.hosting import FILE_HERE, FILE_ON_SPACE, MAX_UPLOAD, MAX_UPLOAD_HERE, RequestFilter, hide_folders
 from webapp.inspect_tab import InspectTab, find_examples
 from webapp.inspection import KEEP_KEY, RECALL, REMEMBER, choices
+from webapp.live_tab import LiveTab
 from webapp.teach_tab import TeachTab
 from webapp.texts import I18N, LANGUAGES, STATIC, TEXTS, label, language_of, read_static, render, translate_plainly
 from webapp.visitors import Everybody, LayeredCatalog, Visitors
@@ -71,6 +73,7 @@ def build_page(
     test_folder: Path | None = None,
     normal_folder: str | None = None,
     visitors: Everybody | Visitors | None = None,
+    cameras: Sequence[str] = (),
 ) -> gr.Blocks:
     """The page with all its tabs, ready to `launch(**launch_settings())`.
 
@@ -79,12 +82,13 @@ def build_page(
         test_folder: labelled pictures for the tab Compare, in MVTec AD layout.
         normal_folder: name of its folders of good parts, where it is none of the usual ones.
         visitors: whose parts each request sees; by default nobody teaches any, and there is no such tab.
+        cameras: of this computer or in the network, which every visitor may look through in the tab Live.
     """
     visitors = visitors or Everybody(catalog)
     with gr.Blocks(title=translate_plainly("title", LANGUAGES[0]), analytics_enabled=False) as page:
         api.add(catalog)  # first, because later events may not take its names; programs see no visitor's parts
         gr.Markdown(label("headline"))
-        notices, followed = gr.HTML(visible=False), gr.State()
+        notices, followed, live_followed = gr.HTML(visible=False), gr.State(), gr.State()
         remembered, key = gr.Textbox(visible="hidden"), gr.Textbox(visible="hidden")
         with gr.Tabs() as tabs:
             with gr.Tab(label("tab_inspect"), id="inspect"):
@@ -93,6 +97,9 @@ def build_page(
                 category = inspect.build(page, tabs)
             with gr.Tab(label("tab_batch"), id="batch") as batch:
                 batch_category = batch_tab.add(catalog, batch, visitors, [tabs, *inspect.inputs])
+            with gr.Tab(label("tab_live"), id="live") as live:
+                watching = LiveTab(visitors, cameras)
+                live_category = watching.build(catalog, [tabs, *inspect.inputs])
             with gr.Tab(label("tab_compare"), id="compare") as compare:
                 own = compare_tab.add(catalog, compare, examples, test_folder, normal_folder, visitors)
             if visitors.teaches:
@@ -124,14 +131,16 @@ def build_page(
             api_visibility="private",
         ).then(None, key, js=KEEP_KEY, api_visibility="private")
         page.unload(visitors.leave)
+        page.unload(watching.leave)
         category.change(None, category, js=REMEMBER, api_visibility="private")
         # also when the tab is opened, because Gradio loses updates of a tab that was never shown
         quick = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-        category.change(lambda chosen: chosen, category, batch_category, **quick)
+        category.change(lambda chosen: [chosen] * 2, category, [batch_category, live_category], **quick)
         category.change(follow_notices, category, notices, preprocess=False, **quick)
         if visitors.teaches:
             teaching.taught.change(follow_notices, teaching.taught, notices, **quick)
         batch.select(follow, [category, followed], [batch_category, followed], **quick)
+        live.select(follow, [category, live_followed], [live_category, live_followed], **quick)
     return page.queue(max_size=WAITING, default_concurrency_limit=1)
 
 

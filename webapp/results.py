@@ -62,13 +62,16 @@ def models_of(catalog: Catalog, category: str, shown: Collection[str]) -> dict[s
 
 def overlay_png(picture: Image.Image, prediction: AnomalyPrediction, side: int | None = None) -> bytes:
     """PNG of the picture under its heat map, with at most so many pixels per side; needs a calibrated prediction."""
-    if side is None:
-        return _png(overlay(picture, prediction))
+    return _png(overlay(picture, prediction) if side is None else small_overlay(picture, prediction, side))
+
+
+def small_overlay(picture: Image.Image, prediction: AnomalyPrediction, side: int) -> Image.Image:
+    """The same with at most so many pixels per side."""
     prediction = prediction.at_most(side)
     height, width = prediction.anomaly_map.shape
     drawn = overlay(picture.resize((width, height), reducing_gap=3), prediction)
     drawn.thumbnail((side, side))  # a map with more details than that is drawn first, so that none vanishes
-    return _png(drawn)
+    return drawn
 
 
 def _png(image: Image.Image) -> bytes:

@@ -172,27 +172,31 @@ class Line:
             state = json.loads(self.drift_file.read_text(encoding="utf-8"))
             self._last = state["last"]
             return DriftWatch.from_json(state["drift"])
-        titles = method_titles()
-        known = {
-            titles[n]: d.calibration.image_scores.tolist() for n, d in self.detectors.items() if d.calibration.size
-        }
-        return DriftWatch(known | dict.fromkeys((LOOK, BRIGHTER, DARKER), ()))
+        return new_drift(self.detectors)
 
     def _watch(self, sha256: str, inspection: Inspection, prepared: PreparedPicture) -> dict:
         """Where the drift alarm stands. The same picture again, as after a crash, does not count."""
         if sha256 != self._last:
-            front_end = next(iter(self.detectors.values())).front_end
-            brightness = prepared.statistics(front_end).brightness
-            scores = {
-                title: p.image_score for title, p in inspection.predictions.items() if title in self.drift.series
-            }
-            light = {BRIGHTER: brightness, DARKER: -brightness}
-            self.drift.add(scores | light | {LOOK: inspection.appearance.ratio})
+            self.drift.add(drift_numbers(self.drift, inspection, prepared))
             self._last = sha256
             new = self.drift_file.with_name(f".{self.drift_file.name}")
             new.write_text(json.dumps({"last": sha256, "drift": self.drift.to_json()}), encoding="utf-8")
             new.replace(self.drift_file)
         return {name: getattr(self.drift, name) for name in ("pictures", "alarm", "cause", "capital")}
+
+
+def new_drift(detectors: Mapping[str, AnomalyDetector]) -> DriftWatch:
+    """A drift watch for the detectors of a category, by name: of their scores, of the look and of the light."""
+    titles = method_titles()
+    known = {titles[n]: d.calibration.image_scores.tolist() for n, d in detectors.items() if d.calibration.size}
+    return DriftWatch(known | dict.fromkeys((LOOK, BRIGHTER, DARKER), ()))
+
+
+def drift_numbers(drift: DriftWatch, inspection: Inspection, prepared: PreparedPicture) -> dict[str, float | None]:
+    """The numbers of a picture that a drift watch takes."""
+    brightness = prepared.statistics(next(iter(inspection.detectors.values())).front_end).brightness
+    scores = {title: p.image_score for title, p in inspection.predictions.items() if title in drift.series}
+    return scores | {BRIGHTER: brightness, DARKER: -brightness, LOOK: inspection.appearance.ratio}
 
 
 def chosen_detectors(

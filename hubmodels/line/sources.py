@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 
@@ -37,6 +38,7 @@ DEVICES = {  # by sys.platform: format and file of a numbered camera
 }
 FIRST_WAIT, LONGEST_WAIT = 1.0, 30.0  # seconds before a camera is tried again
 OPEN_IN = 10.0  # seconds
+WAIT = 0.5  # seconds for a picture; a wait without end cannot be interrupted on Windows
 
 
 class SourceError(ValueError):
@@ -50,10 +52,12 @@ class Found:
     Attributes:
         name: path; of a video with the time, `video.mp4#t=1.50`; of a camera `camera:0#12`, its 12th picture.
         picture: what `predict` takes: a path, or RGB (H, W, 3) uint8.
+        seconds: when it was taken, since the beginning of a video or on the clock `time.monotonic`; None of a file.
     """
 
     name: str
     picture: Path | np.ndarray
+    seconds: float | None = None
 
 
 def pictures_of(source: str, every: float = 1.0) -> Iterator[Found]:
@@ -67,7 +71,7 @@ def pictures_of(source: str, every: float = 1.0) -> Iterator[Found]:
     """
     if source == "-":
         yield from (_of_file(line.rstrip("\r\n")) for line in sys.stdin if line.strip())
-    elif source.startswith((CAMERA, *ADDRESSES)):
+    elif is_camera(source):
         yield from camera_pictures(source, every)
     elif Path(source).is_dir():
         yield from _required(map(_of_file, map(str, pictures_in(Path(source)))), f"{source} has no pictures")
@@ -94,32 +98,45 @@ def video_pictures(path: str, every: float = 1.0) -> Iterator[Found]:
                 seconds = seconds if frame.time is None else frame.time
                 if seconds >= following - 1e-6:
                     following = seconds + every
-                    yield Found(f"{path}#t={seconds:.2f}", _pixels(frame))
+                    yield Found(f"{path}#t={seconds:.2f}", _pixels(frame), seconds)
     except (OSError, IndexError, av.error.FFmpegError) as error:
         raise SourceError(f"{path} cannot be read as a video ({error})") from error
 
 
 def camera_pictures(source: str, every: float = 1.0) -> Iterator[Found]:
     """The newest picture of a camera, at most one in `every` seconds, without end."""
-    with _Camera(source) as camera:
-        number = 0
+    with Camera(source) as camera:
         while True:
-            begun, pixels = time.monotonic(), camera.newest()
-            number += 1
-            yield Found(f"{source}#{number}", pixels)
-            time.sleep(max(0.0, every - (time.monotonic() - begun)))
+            begun = time.monotonic()
+            if found := camera.newest(WAIT):
+                yield found
+                time.sleep(max(0.0, every - (time.monotonic() - begun)))
 
 
-class _Camera:
-    """Reads a camera in a thread of its own, so that no old pictures wait in a buffer."""
+def is_camera(source: str) -> bool:
+    """Whether it is a camera, of this computer or in the network, and no file."""
+    return source.startswith((CAMERA, *ADDRESSES))
+
+
+class Camera:
+    """Reads a camera in a thread of its own, so that no old pictures wait in a buffer. Use it in a `with` statement.
+
+    Attributes:
+        problem: why there are no pictures at present; None while they come.
+
+    Raises:
+        SourceError: PyAV is not installed.
+    """
 
     def __init__(self, source: str) -> None:
         self.source, self.av = source, _import_av()
+        self.problem: str | None = None
+        self._number = 0
         self._newest: np.ndarray | None = None
         self._changed, self._closed = threading.Condition(), threading.Event()
         self._thread = threading.Thread(target=self._read, daemon=True, name=source)
 
-    def __enter__(self) -> "_Camera":
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 
@@ -127,20 +144,23 @@ class _Camera:
         self._closed.set()
         self._thread.join(OPEN_IN)
 
-    def newest(self) -> np.ndarray:
-        """Waits for a picture that was not returned before: RGB (H, W, 3) uint8."""
+    def newest(self, timeout: float) -> Found | None:
+        """The newest picture that was not returned before; None if none comes in so many seconds."""
         with self._changed:
-            while self._newest is None:
-                self._changed.wait(0.5)  # a wait without end cannot be interrupted on Windows
+            if self._newest is None:
+                self._changed.wait(timeout)
             pixels, self._newest = self._newest, None
-            return pixels
+        if pixels is None:
+            return None
+        self._number += 1
+        return Found(f"{self.source}#{self._number}", pixels, time.monotonic())
 
     def _read(self) -> None:
         wait = FIRST_WAIT
         while not self._closed.is_set():
             try:
                 for frame in self._frames():
-                    wait = FIRST_WAIT
+                    wait, self.problem = FIRST_WAIT, None
                     with self._changed:
                         self._newest = _pixels(frame)
                         self._changed.notify_all()
@@ -149,6 +169,7 @@ class _Camera:
                 reason = "it sends no more pictures"
             except (OSError, IndexError, self.av.error.FFmpegError) as error:
                 reason = str(error)
+            self.problem = reason
             logger.warning("%s: %s; trying again in %.0f s", self.source, reason, wait)
             self._closed.wait(wait)
             wait = min(LONGEST_WAIT, 2 * wait)
