@@ -23,6 +23,7 @@ CHROMIUM_FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+CAMERA_FLAGS = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
 _running = []  # the browser of `launched`
 
 
@@ -42,13 +43,18 @@ def running(folder, *arguments, script=ROOT / "app.py"):
 
 
 @contextmanager
-def launched():
-    """A real browser; inside the block all visits use it. Its start takes longer than most visits."""
+def launched(camera=None):
+    """A real browser; inside the block all visits use it. Its start takes longer than most visits.
+
+    Args:
+        camera: a video (MJPEG) that every page sees as the device's camera, again and again.
+    """
+    flags = [f"--use-file-for-fake-video-capture={camera}", *CAMERA_FLAGS] if camera else []
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     if not CHROMIUM.is_file():
         pytest.skip(f"no browser at {CHROMIUM}")
     with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_FLAGS)
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_FLAGS + flags)
         _running.append(browser)
         try:
             yield browser

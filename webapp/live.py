@@ -87,6 +87,7 @@ class LiveSession:
         self._rows: deque[Judged] = deque(maxlen=MOST_ROWS)
         self._counts: Counter[int] = Counter()
         self._last: Inspection | None = None
+        self._alarm: int | None = None  # the picture at which the drift alarm was raised
         self._note, self._revision, self._shown = [], 0, -1
 
     def waits(self) -> bool:
@@ -131,7 +132,8 @@ class LiveSession:
         self._last, self._note, self._revision = inspection, [], self._revision + 1
         if inspection.appearance.matches is not False:
             numbers = drift_numbers(self._drift, inspection, prepared)
-            self._drift.add(numbers)
+            if self._drift.add(numbers):
+                self._alarm = number
             self._history.append((self._drift.capital, inspection.appearance.ratio, numbers[BRIGHTER]))
 
     def _record(self, inspection: Inspection) -> dict:
@@ -210,14 +212,14 @@ class LiveSession:
                 self._language,
                 last=last,
                 result=last and self._result(last),
-                overlays=_overlays(self._last) if last else {},
+                overlays=_overlays(self._last) if last and last.rank != SOMETHING_ELSE else {},
                 took=last and round(last.took),
                 part=part_words(self.category, self._language),
                 can_correct=self._can_correct,
                 note=self._note,
                 counts=[(n, self._counted(rank, n)) for rank, n in sorted(self._counts.items()) if n],
                 rows=[(row, self._result(row)) for row in self._rows],
-                drift=self._drift,
+                alarm=self._alarm,
                 cause=self._cause(),
                 chance=percent(FALSE_ALARMS, self._language),
                 drawings=self._drawings(),
@@ -237,7 +239,7 @@ class LiveSession:
 
     def _cause(self) -> Markup | None:
         """What has changed, in words."""
-        if self._drift.alarm is None:
+        if self._alarm is None:
             return None
         key = CAUSES.get(self._drift.cause, "live_cause_score")
         return translate(key, self._language, method=self._drift.cause)

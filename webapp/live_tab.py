@@ -154,7 +154,7 @@ class LiveTab:
         session, language = self._session(event, request), language_of(request)
         picture, seconds = read_data_url(getattr(event, "picture", None)), getattr(event, "seconds", None)
         if picture is None or not isinstance(seconds, int | float) or not math.isfinite(seconds):
-            raise gr.Error(translate_plainly("fault_unreadable", language), print_exception=False)
+            return self._failed(session, PictureError("the browser sent no picture", "unreadable"), language)
         try:
             session.see(picture, seconds, bool(getattr(event, "now", False)))
         except FAULTS as error:
@@ -175,7 +175,7 @@ class LiveTab:
         session = self._session(event, request)
         row = session.judged(getattr(event, "number", None))
         if row is None or not row.path.is_file():
-            raise gr.Error(translate_plainly("fault_gone", language_of(request)), print_exception=False)
+            raise gr.Error(translate_plainly("live_deleted", language_of(request)), print_exception=False)
         methods = chosen_methods(session.methods) if session.methods else gr.skip()
         copy, asked = str(shutil.copy(row.path, fresh_path(row.path.name))), session.rate and Asked(session.rate)
         return gr.Tabs(selected="inspect"), session.category, copy, methods, asked

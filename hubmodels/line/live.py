@@ -16,9 +16,9 @@ from PIL import Image
 from hubmodels.line.sources import Found, SourceError
 from hubmodels.pictures import read_picture
 
-SIDE = 64  # cells of the longer side: of two pictures the mean brightnesses of cells are compared
+SIDE = 32  # cells of the longer side: of two pictures the mean brightnesses of cells are compared
 STEP = 6.0  # of 255: by how much a cell differs if something moved there; noise of a camera is below 1 in its mean
-MOVED = 0.003  # share of the cells: a finger's breadth
+MOVED = 0.003  # share of the cells, two or three of them
 STILL_FOR = 0.5  # seconds; focus and exposure of a camera settle in this time
 EVERY = 0.2  # seconds between two pictures that are compared
 
@@ -37,7 +37,7 @@ class Standstill:
     """Whether the scene stands still.
 
     Each picture is compared with the first one of the present standstill, so that slow movements are seen, too. Light
-    that changes everywhere alike is no movement.
+    that becomes stronger or weaker everywhere is no movement.
 
     Args:
         still_for: seconds without movement before a picture is judged.
@@ -96,5 +96,5 @@ def _cells(picture: Image.Image | np.ndarray) -> np.ndarray:
 def _moved(before: np.ndarray, now: np.ndarray) -> bool:
     if before.shape != now.shape:
         return True
-    change = now - before
-    return float(np.mean(np.abs(change - np.median(change)) > STEP)) > MOVED
+    gain = float(np.median((now + 1) / (before + 1)))  # of light and exposure
+    return float(np.mean(np.abs(now / gain - before) > STEP)) > MOVED

@@ -8,6 +8,7 @@ import re
 from contextlib import contextmanager
 
 import pytest
+from belt_video import write_video
 from browser import ROOT, launched, photograph, running, visit
 from PIL import Image
 
@@ -20,8 +21,9 @@ PHONE = {"width": 360, "height": 740, "has_touch": True, "is_mobile": True}
 
 @pytest.fixture(scope="module")
 def bundled(tmp_path_factory):
-    """The app as `make demo` starts it on a fresh machine, without network, and a browser for all visits."""
-    with running(tmp_path_factory.mktemp("bundled")) as url, launched():
+    """The app as `make demo` starts it on a fresh machine, without network, and a browser with a camera."""
+    belt = write_video(tmp_path_factory.mktemp("camera") / "belt.mjpeg", still=40)
+    with running(tmp_path_factory.mktemp("bundled")) as url, launched(belt):
         yield url
 
 
@@ -97,6 +99,27 @@ def test_uploads_good_and_defective(bundled, tmp_path):
         page.set_input_files("input[type=file] >> nth=0", tmp_path / "broken.png")
         told(page, "'broken.png' is not a picture")
         photograph(page, "not_a_picture")
+
+
+def test_a_camera_of_the_device_is_judged_paused_and_stopped(bundled):
+    with visit(bundled, "/?category=parts/washer", permissions=["camera"]) as page:
+        page.get_by_role("tab", name="Live").click()
+        page.locator("#live-start").click()
+        counts = page.locator(".live-counts")
+        for found in ("Defective", "No such part in view"):  # the belt comes again and again
+            expect(counts).to_contain_text(found)
+        page.locator("[data-act=pause]").click()
+        expect(page.locator(".live-state")).to_have_text("Paused.")
+        page.wait_for_timeout(1500)  # the last answer
+        before = counts.inner_text()
+        page.locator("[data-act=step]").click()
+        expect(counts).not_to_have_text(before, use_inner_text=True)
+        photograph(page, "live")
+        page.locator("[data-act=stop]").click()
+        expect(page.locator(".live-state")).to_contain_text("The end.")
+        page.locator(".live-rows button").last.click()
+        page.locator(".report:not(.example) .headline:visible").wait_for()
+        assert page.get_by_label("Category").first.input_value() == "Washer (sample)"
 
 
 def test_the_views_sliders_work_without_the_server(bundled):

@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import zipfile
+from base64 import b64encode
 from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import Mock
@@ -26,6 +27,7 @@ from webapp.compare_tab import Comparing
 from webapp.corrections import FILE, Corrections, LessonRunsError, what_followed
 from webapp.inspect_tab import InspectTab
 from webapp.inspection import Asked
+from webapp.live_tab import DEVICE, LiveTab
 from webapp.own_models import pack
 from webapp.own_parts import BAD, GOOD, Upload
 from webapp.teach_tab import TeachTab
@@ -171,6 +173,21 @@ def test_the_page_offers_it_for_own_parts_and_says_what_happened(teacher, false_
     assert tab.lead_to_teach(LABEL, SimpleNamespace(again=False), visitor)[1] is None
     report = tab.undo(LABEL, false_alarm, None, visitor)[0]
     assert "Taken back" not in report and verdicts(teacher, false_alarm) == [True, True]
+
+
+def test_a_false_alarm_of_a_camera_is_taken_back_and_undone(teacher, false_alarm):
+    tab = LiveTab(Everybody(teacher.catalog, teacher))
+    visitor = gr.Request(headers={"accept-language": "en"}, session_hash="me")
+    (begun,) = tab.start(LABEL, None, DEVICE, None, visitor)
+    said = {"run": begun["run"], "number": 1, "good": True}
+    url = f"data:image/png;base64,{b64encode(Path(false_alarm['path']).read_bytes()).decode()}"
+    seen = tab.see(SimpleNamespace(picture=url, seconds=0.0, now=True, **said), visitor)
+    assert "<strong>1</strong> Defective" in seen["report"] and 'data-correct="good"' in seen["report"]
+    report = tab.correct(SimpleNamespace(**said), visitor)["report"]
+    assert "such a part is no longer called defective" in report and "data-undo" in report
+    assert "Look again" in report and "Defective</section>" not in report and len(teacher.parts.pictures("lid")) == 4
+    report = tab.undo(SimpleNamespace(**said), visitor)["report"]
+    assert "<strong>1</strong> Defective" in report and verdicts(teacher, false_alarm) == [True, True]
 
 
 def test_an_own_part_without_a_picture_shows_a_good_one_to_its_visitor_alone(teacher):
