@@ -169,14 +169,23 @@ class Line:
 
     def _drift(self) -> DriftWatch:
         if self.drift_file.exists():
-            state = json.loads(self.drift_file.read_text(encoding="utf-8"))
-            self._last = state["last"]
-            return DriftWatch.from_json(state["drift"])
+            return self._read_drift()
         titles = method_titles()
         known = {
             titles[n]: d.calibration.image_scores.tolist() for n, d in self.detectors.items() if d.calibration.size
         }
         return DriftWatch(known | dict.fromkeys((LOOK, BRIGHTER, DARKER), ()))
+
+    def _read_drift(self) -> DriftWatch:
+        """The state of the drift alarm; ValueError with the remedy for another or a damaged file."""
+        try:
+            state = json.loads(self.drift_file.read_text(encoding="utf-8"))
+            self._last = state["last"]
+            return DriftWatch.from_json(state["drift"])
+        except (ValueError, TypeError, KeyError) as error:
+            reason = error.__cause__ or error  # `from_json` adds its own remedy
+            words = f"{self.drift_file} is no state of a drift watch ({reason}): delete it to begin again"
+            raise ValueError(words) from error
 
     def _watch(self, sha256: str, inspection: Inspection, prepared: PreparedPicture) -> dict:
         """Where the drift alarm stands. The same picture again, as after a crash, does not count."""
