@@ -21,6 +21,10 @@ from PIL import Image
 
 from hubmodels import GLASS, PictureError
 from hubmodels.hub.catalog import Catalog, list_own
+from hubmodels.methods import METHODS
+from hubmodels.samples import Sample
+from training.config import TrainConfig
+from training.data import hold_out
 from webapp import defect_check, own_parts, teach_tab, teaching
 from webapp.corrections import Corrections
 from webapp.defect_check import DefectCheck
@@ -40,7 +44,7 @@ from webapp.own_parts import (
     uploads_in,
 )
 from webapp.teach_tab import TeachTab, keep_region
-from webapp.teaching import DONE, FAILED, RUNNING, STOPPED, WAITING, Lesson, Teacher
+from webapp.teaching import DONE, FAILED, RUNNING, STOPPED, WAITING, Lesson, Teacher, expected_promise
 from webapp.texts import explain_fault, part_words
 from webapp.visitors import Everybody
 
@@ -446,6 +450,7 @@ def test_pictures_that_came_after_a_lesson_wait_for_the_next(teacher, monkeypatc
     teacher.parts.add("lid", given(png(11), png(12)), TAKEN_BACK)
     said, priced = tab.known("lid", None, en)
     assert "wait for the next lesson: 2." in said and ": " in priced["choices"][0][0]
+    assert "With 10 good pictures" in priced["info"]  # the corrected ones promise nothing
     assert tab.known("lid", [{"path": "more.png"}], en)[1] == gr.skip()  # they change the time
     teacher.train(lesson)
     assert tab.known("lid", None, en)[0] == ""
@@ -463,6 +468,19 @@ def test_without_pictures_no_time_is_shown(teacher):
     _, priced, least = last(tab_of(teacher).check("Lid", None, visitor()))
     assert [name for name, _ in priced["choices"]] == ["Hybrid", "SimpleNet", "GLASS"]
     assert least["info"].key == "teach_least_size_info"
+
+
+def test_the_promise_before_a_lesson_is_that_of_its_calibration():
+    """A method without cross-fitting can promise much less, and the visitor sees that before the start."""
+    config = TrainConfig("pictures")
+    assert {n for n in METHODS if config.folds_of(n)} == {n for n in METHODS if METHODS[n].cross_fitted}
+    samples = [Sample(f"{i:02}.png", Path(f"{i:02}.png"), "good", 0) for i in range(40)]
+    assert len(hold_out(samples)[1]) == expected_promise("simplenet", 40).size == 4
+    first, hybrid, others = teach_tab._promises(40, "en")
+    assert first == "With 40 good pictures, so many good parts are called defective:"
+    assert hybrid == "- Hybrid: 2.4% on average, hardly ever more than 7.2% (95%). All pictures set its threshold."
+    assert others.startswith("- SimpleNet, GLASS: 20% on average, hardly ever more than 53% (95%). Only 4 of the ")
+    assert "nur selten mehr als 2,3\xa0%" in [*teach_tab._promises(200, "de")][1]
 
 
 def test_a_check_says_how_far_it_is(teacher, uploads, monkeypatch):
@@ -538,6 +556,7 @@ def test_pictures_are_judged_before_anything_is_kept(teacher, uploads):
         and "about 2 x 2 pixels of your picture, an area of 4 pixels" in said
     )
     assert next(name for _, name in priced["choices"]) == "hybrid" and not teacher.parts.names()
+    assert "- SimpleNet, GLASS: 50% on average, hardly ever more than 95% (95%). Only 1 of" in priced["info"]
     assert least["info"] == "For these pictures, an area below 16 pixels, for example 4 x 4, changes little."
     assert "Noch nötig: 2." in last(tab.check("Lid", uploads(*(png(seed) for seed in range(8))), visitor("de")))[0]
 
