@@ -39,6 +39,7 @@ from webapp.own_parts import (
     unreadable_in,
     uploads_in,
 )
+from webapp.part_pictures import PartPictures
 from webapp.regions import MOST as MOST_SHAPES
 from webapp.regions import (
     MOST_POINTS,
@@ -105,6 +106,7 @@ class TeachTab:
     def __init__(self, visitors: Everybody | Visitors) -> None:
         self._visitors = visitors
         self._hint = "teach_hint_space" if visitors.private else "teach_hint"
+        self._pictures = PartPictures(visitors)
         self._watched: dict[str | None, list[Lesson]] = {}  # by window
         self._lock = threading.Lock()
 
@@ -135,6 +137,7 @@ class TeachTab:
                 good = gr.File(label=label("teach_pictures"), elem_id="teach-good", **files)
                 folder_button(good, "teach-folder")
                 waiting = gr.HTML(elem_id="teach-waiting", elem_classes="note")
+                self._pictures.build(part)
                 bad = gr.File(label=label("teach_bad"), elem_id="teach-bad", **files)
                 unused = gr.HTML(elem_id="teach-unused", apply_default_css=False)
                 judge = gr.Button(label("teach_judge"), size="sm", elem_id="teach-judge")
@@ -199,6 +202,11 @@ class TeachTab:
         for event in (*(watch.then for watch in watches), part.change):
             event(self.offer_to_keep, part, keep, preprocess=False, **quick)
             event(self.known, [part, good], [waiting, methods], preprocess=False, **quick)
+        removed = self._pictures.changed
+        removed.then(self.known, [part, good], [waiting, methods], preprocess=False, **quick)
+        removed.then(self.check, **checked, trigger_mode="always_last", **private, **TEACH)
+        for watch in watches:
+            watch.then(self._pictures.offer, part, [self._pictures.box, self._pictures.list], **quick)
         stop.click(self.stop, running, None, **quick)
         led = compared.select(self.lead_to_check, None, [tabs, wanted, to_check], **quick)
         led.then(None, js=SHOW_STATUS, api_visibility="private")
@@ -234,11 +242,13 @@ class TeachTab:
         return parts, gr.skip() if least_size else None, None
 
     def known(self, part: str | None, good: list | None, request: gr.Request) -> tuple[str, dict]:
-        """How many pictures of a part wait for the next lesson; and how long it takes, as long as none are added."""
+        """Which pictures changed since the last lesson; and how long the next one takes, as long as none are added."""
         language, name, parts = language_of(request), part_name(part or ""), self._visitors.of(request).teacher.parts
-        count, pictures = parts.waiting(name), len(parts.pictures(name))
+        (new, gone), pictures = parts.since_lesson(name), len(parts.pictures(name))
+        notes = {"teach_not_learned": new, "teach_learned_removed": gone}
+        said = Markup(" ").join(translate(key, language, count=count) for key, count in notes.items() if count)
         offered = _offered(parts, name, pictures, language) if pictures and not good else gr.skip()
-        return str(translate("teach_not_learned", language, count=count)) if count else "", offered
+        return str(said), offered
 
     def check(self, part: str | None, good: list | None, request: gr.Request) -> Iterator[tuple[str, dict, dict]]:
         """What is odd about the pictures, how long the methods take, and which least sizes change little.
