@@ -39,7 +39,7 @@ from hubmodels.hub.files import (
 )
 from hubmodels.least_size import LeastSize, open_map
 from hubmodels.pictures import Picture, PictureWarning, read_picture
-from hubmodels.prediction import AnomalyPrediction, SizedMap
+from hubmodels.prediction import FALSE_ALARM_RATE, AnomalyPrediction, SizedMap
 from hubmodels.scoring import Calibration, smooth_map
 from hubmodels.sizes import Size, as_pair, as_plain
 
@@ -267,7 +267,10 @@ class AnomalyDetector(nn.Module, PyTorchModelHubMixin, library_name=LIBRARY, pip
         return replace(decided, **kept)
 
     def calibrate(
-        self, pictures: Iterable[Picture], false_alarm_rate: float = 0.01, heads: Iterable[Head | None] | None = None
+        self,
+        pictures: Iterable[Picture],
+        false_alarm_rate: float = FALSE_ALARM_RATE,
+        heads: Iterable[Head | None] | None = None,
     ) -> None:
         """Sets thresholds, and learns the category's appearance, from normal pictures.
 

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
-from hubmodels.prediction import SMALLEST_SPAN, AnomalyPrediction
+from hubmodels.prediction import SMALLEST_SPAN, AnomalyPrediction, bounding_box
 
 # The step at level 1 is meant: a pixel is on one side of its threshold or on the other.
 LEVELS = (0.0, 0.5, 0.99, 1.0, 1.5, 2.0)
@@ -124,8 +124,12 @@ def contour(mask: NDArray[np.bool_], thickness: int) -> NDArray[np.bool_]:
 
 def outline(mask: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """The contour of a mask (H, W), as thick as suits its size, and the rim around it."""
-    thickness = max(1, round(min(mask.shape) / 200))
-    return contour(mask, thickness), _grown(mask, thickness) & ~mask
+    thickness, line, rim = max(1, round(min(mask.shape) / 200)), np.zeros_like(mask), np.zeros_like(mask)
+    if mask.any():  # a defect is small in a large picture
+        place = tuple(slice(max(0, box.start - thickness), box.stop + thickness) for box in bounding_box(mask))
+        line[place] = contour(mask[place], thickness)
+        rim[place] = _grown(mask[place], thickness) & ~mask[place]
+    return line, rim
 
 
 def ring(prediction: AnomalyPrediction) -> tuple[NDArray[np.bool_], NDArray[np.bool_]] | None:

@@ -15,6 +15,8 @@ from scipy import ndimage
 from scipy.special import betaincinv
 
 CONFIDENCE = 0.95  # of `Conformal.bound`
+FALSE_ALARM_RATE = 0.01  # share of good parts that may be flagged, unless a person asks for another
+HELD_OUT = 0.1  # share of the good pictures that calibrate a method without cross-fitting, the same
 SMALLEST_SPAN = 1e-12  # avoids a division by zero where all held-out pictures are alike
 OUTLINE = 0.7  # of a region's height; the best of 0.3 to 0.8 on the rendered parts, see benchmarks/outline.py
 COUNTED_SIDE = 1024  # pixels
@@ -380,6 +382,11 @@ def threshold_in_words(calibration: dict) -> str:
 def pictures_needed(false_alarm_rate: float) -> int:
     """Held-out normal pictures needed to guarantee a false-alarm rate: the least n with 1/(n+1) <= rate."""
     return math.ceil(round(1 / false_alarm_rate, 3)) - 1
+
+
+def number_held_out(pictures: int, share: float = HELD_OUT) -> int:
+    """How many of the good pictures calibrate without cross-fitting: at least one, and one is left to learn from."""
+    return min(max(round(share * pictures), 1), pictures - 1)
 
 
 def check_rate(false_alarm_rate: float) -> None:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hubmodels.prediction import AnomalyPrediction, Conformal, check_rate
+from hubmodels.prediction import FALSE_ALARM_RATE, AnomalyPrediction, Conformal, check_rate
 from hubmodels.sizes import Size, as_pair
 
 SMOOTHING_SIGMA = 4.0  # pixels of the model input; both papers' codes
@@ -78,7 +78,7 @@ class Calibration(SinglePrecision, Conformal):
     def _array(self, name: str) -> np.ndarray:
         return getattr(self, name).cpu().numpy()
 
-    def fit(self, predictions: Iterable[AnomalyPrediction], false_alarm_rate: float = 0.01) -> None:
+    def fit(self, predictions: Iterable[AnomalyPrediction], false_alarm_rate: float = FALSE_ALARM_RATE) -> None:
         """Learns from the predictions of held-out normal pictures; keeps three numbers of each, not its map.
 
         Raises:

@@ -12,6 +12,7 @@ from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 
 from hubmodels.compactnet import COMPACT_BACKBONE, COMPACT_IMAGE_SIZE
 from hubmodels.methods import METHODS
+from hubmodels.prediction import FALSE_ALARM_RATE, HELD_OUT
 from hubmodels.sizes import Size, as_pair, as_plain
 from training.input_shape import AUTO, SQUARE_MM, parse_area, parse_image_size
 from training.objectives import OBJECTIVES, PAPER_BACKBONE, PAPER_IMAGE_SIZE, objective_of
@@ -166,9 +167,11 @@ class TrainConfig:
         metavar="K",
     )
     holdout: float = option(
-        0.1, "without folds: share of good pictures held out to calibrate the verdict", "training", metavar="P"
+        HELD_OUT, "without folds: share of good pictures held out to calibrate the verdict", "training", metavar="P"
     )
-    false_alarm_rate: float = option(0.01, "share of good parts that may be flagged", "training", metavar="P")
+    false_alarm_rate: float = option(
+        FALSE_ALARM_RATE, "share of good parts that may be flagged", "training", metavar="P"
+    )
 
     output: str = option("runs", "where the model folders go", "run", metavar="DIR")
     replace: bool = option(

@@ -24,6 +24,7 @@ from hubmodels.folders import (
     read_plain,
     require_folder,
 )
+from hubmodels.prediction import HELD_OUT, number_held_out
 from hubmodels.samples import Category, Sample, Unused, shorten
 from training.hub_data import HubColumns, category_from_dataset, category_names, load_splits, resolve_revision
 from training.parts import dataset as parts
@@ -78,7 +79,7 @@ def open_categories(
 
 
 def hold_out(
-    train: Sequence[Sample], share: float = 0.1, seed: int = 0, copies: Sequence[Sequence[str]] = ()
+    train: Sequence[Sample], share: float = HELD_OUT, seed: int = 0, copies: Sequence[Sequence[str]] = ()
 ) -> tuple[list[Sample], list[Sample]]:
     """Splits normal samples into those to fit and those held out for calibration, both ordered by name.
 
@@ -96,7 +97,7 @@ def hold_out(
     if not 0 < share < 1:
         raise ValueError(f"the held-out share must be between 0 and 1, both excluded; got {share}.")
     groups = _independent(train, copies)
-    count = min(max(round(share * len(groups)), 1), len(groups) - 1)
+    count = number_held_out(len(groups), share)
     largest = max(groups, key=lambda first: len(groups[first]))  # fitted, so that enough is left to fit
     order = [first for first in groups if first != largest or len(groups[largest]) == 1]
     chosen = {order[i] for i in np.random.default_rng(seed).permutation(len(order))[:count]}

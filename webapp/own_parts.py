@@ -3,6 +3,7 @@
     PICTURES/PART/train/good              what the part is taught with
     PICTURES/PART/train/good/corrected    good parts that were called defective
     PICTURES/PART/test/bad                known defects, which only check it
+    PICTURES/PART/removed                 pictures that a person took out of the part, in the same folders
     PICTURES/PART/name.txt                what the person calls the part
     PICTURES/PART/learned.json            which pictures were there when its last lesson began
     PICTURES/PART/given.json              the file names that pictures were given with
@@ -39,6 +40,8 @@ from hubmodels.simplenet import SimpleNet
 DATASET = "own"  # of all own parts
 GOOD, BAD = "train/good", "test/bad"
 TAKEN_BACK = f"{GOOD}/{CORRECTED}"  # good ones that were called defective
+REMOVED = "removed"  # folder of pictures that were taken out
+KINDS = ("good", "corrected", "bad", REMOVED)  # of the pictures of a part
 FEWEST, MOST = 10, 500  # good pictures of a part
 LARGEST = 64_000_000  # bytes of a picture in a ZIP file
 UNPACKED = 4_000_000_000  # bytes of all pictures in the ZIP files of an upload
@@ -233,6 +236,23 @@ class Findings:
         return max(1, round(feature_strides(COMPACT_BACKBONE)[0] * max(width, height) / COMPACT_IMAGE_SIZE))
 
 
+@dataclass(frozen=True)
+class Kept:
+    """A picture of a part.
+
+    Attributes:
+        place: its folder and file within the part; of a removed one, where it was.
+        path: where the file is.
+        name: of the file that it was given as.
+        kind: one of `KINDS`.
+    """
+
+    place: str
+    path: Path
+    name: str
+    kind: str
+
+
 class OwnParts:
     """All parts of a folder of pictures."""
 
@@ -273,6 +293,31 @@ class OwnParts:
         """The pictures of a part, by name."""
         return sorted(_files(self.folder / part / kind)) if part else []
 
+    def kept(self, part: str) -> list[Kept]:
+        """All pictures of a part, with those that were removed and are not there again."""
+        names, base = self._given(part), self.folder / part
+        there = _places(base) if part else {}
+        aside = {place: path for place, path in _places(base / REMOVED).items() if place not in there} if part else {}
+        kinds = {place: _kind(place) for place in there} | dict.fromkeys(aside, REMOVED)
+        found = (there | aside).items()
+        return [Kept(place, path, names.get(path.name) or path.name, kinds[place]) for place, path in found]
+
+    def remove(self, part: str, place: str) -> bool:
+        """Moves a picture aside, so that no later lesson or check uses it; False if it is not there.
+
+        Raises:
+            OSError: it cannot be moved.
+        """
+        return _move(place, self.folder / part, self.folder / part / REMOVED)
+
+    def put_back(self, part: str, place: str) -> bool:
+        """Moves a picture back that was removed; False if it is not there.
+
+        Raises:
+            OSError: it cannot be moved.
+        """
+        return _move(place, self.folder / part / REMOVED, self.folder / part)
+
     def place(self, part: str, upload: Upload, kind: str) -> tuple[Path, Path | None]:
         """Where a picture is kept now as one of a kind, and where it was before; None if it was nowhere.
 
@@ -298,13 +343,14 @@ class OwnParts:
         (self.folder / part).mkdir(parents=True, exist_ok=True)
         (self.folder / part / LEARNED_FILE).write_text(json.dumps(sorted(names)), encoding="utf-8")
 
-    def waiting(self, part: str) -> int:
-        """How many good pictures came since the last lesson began; 0 if that is not known."""
+    def since_lesson(self, part: str) -> tuple[int, int]:
+        """How many good pictures came since the last lesson began, and how many left; 0 if that is not known."""
+        now = {path.name for path in self.pictures(part)}
         try:
-            learned = json.loads((self.folder / part / LEARNED_FILE).read_text(encoding="utf-8"))
-            return len({path.name for path in self.pictures(part)}.difference(learned))
+            learned = set(json.loads((self.folder / part / LEARNED_FILE).read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):
-            return 0
+            return 0, 0
+        return len(now - learned), len(learned - now)
 
     def digests(self, part: str, kind: str) -> set[str]:
         """What `digest` returns for the pictures of a part."""
@@ -369,9 +415,9 @@ class OwnParts:
 
     def checking(self, part: str, uploads: Iterable[Upload], findings: Findings) -> Iterator[tuple[int, int]]:
         """Fills in what `check` returns; yields (number of checked pictures, number of all) before each one."""
-        paths = self.pictures(part)
+        paths, names = self.pictures(part), self._given(part)
         seen, statistics = {path.stem for path in paths}, {}
-        kept = [(Upload(path.name, path.read_bytes), False) for path in paths]
+        kept = [(Upload(names.get(path.name) or path.name, path.read_bytes), False) for path in paths]
         pictures = [*kept, *((upload, True) for upload in uploads)]
         for number, (upload, is_new) in enumerate(pictures):  # one at a time in memory
             yield number, len(pictures)
@@ -410,6 +456,23 @@ def _named(uploads: Iterable[Upload]) -> dict[str, str]:
 
 def _files(folder: Path) -> Iterator[Path]:
     return (path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+
+
+def _places(base: Path) -> dict[str, Path]:
+    """The pictures in a part's folder by their folder and file within it."""
+    return {path.relative_to(base).as_posix(): path for kind in (GOOD, BAD) for path in _files(base / kind)}
+
+
+def _kind(place: str) -> str:
+    return "corrected" if place.startswith(f"{TAKEN_BACK}/") else "bad" if place.startswith(f"{BAD}/") else "good"
+
+
+def _move(place: str, source: Path, target: Path) -> bool:
+    if (path := _places(source).get(place)) is None:  # a browser names it, and can name anything
+        return False
+    (target / place).parent.mkdir(parents=True, exist_ok=True)
+    path.replace(target / place)
+    return True
 
 
 def unreadable_in(uploads: Iterable[Upload]) -> list[str]:

@@ -39,6 +39,7 @@ from webapp.own_parts import (
     unreadable_in,
     uploads_in,
 )
+from webapp.part_pictures import PartPictures
 from webapp.regions import MOST as MOST_SHAPES
 from webapp.regions import (
     MOST_POINTS,
@@ -57,6 +58,7 @@ from webapp.teaching import (
     Lesson,
     Teacher,
     estimate,
+    expected_promise,
     missing_packages,
     teachable,
 )
@@ -104,6 +106,7 @@ class TeachTab:
     def __init__(self, visitors: Everybody | Visitors) -> None:
         self._visitors = visitors
         self._hint = "teach_hint_space" if visitors.private else "teach_hint"
+        self._pictures = PartPictures(visitors)
         self._watched: dict[str | None, list[Lesson]] = {}  # by window
         self._lock = threading.Lock()
 
@@ -134,6 +137,7 @@ class TeachTab:
                 good = gr.File(label=label("teach_pictures"), elem_id="teach-good", **files)
                 folder_button(good, "teach-folder")
                 waiting = gr.HTML(elem_id="teach-waiting", elem_classes="note")
+                self._pictures.build(part)
                 bad = gr.File(label=label("teach_bad"), elem_id="teach-bad", **files)
                 unused = gr.HTML(elem_id="teach-unused", apply_default_css=False)
                 judge = gr.Button(label("teach_judge"), size="sm", elem_id="teach-judge")
@@ -198,6 +202,11 @@ class TeachTab:
         for event in (*(watch.then for watch in watches), part.change):
             event(self.offer_to_keep, part, keep, preprocess=False, **quick)
             event(self.known, [part, good], [waiting, methods], preprocess=False, **quick)
+        removed = self._pictures.changed
+        removed.then(self.known, [part, good], [waiting, methods], preprocess=False, **quick)
+        removed.then(self.check, **checked, trigger_mode="always_last", **private, **TEACH)
+        for watch in watches:
+            watch.then(self._pictures.offer, part, [self._pictures.box, self._pictures.list], **quick)
         stop.click(self.stop, running, None, **quick)
         led = compared.select(self.lead_to_check, None, [tabs, wanted, to_check], **quick)
         led.then(None, js=SHOW_STATUS, api_visibility="private")
@@ -233,11 +242,13 @@ class TeachTab:
         return parts, gr.skip() if least_size else None, None
 
     def known(self, part: str | None, good: list | None, request: gr.Request) -> tuple[str, dict]:
-        """How many pictures of a part wait for the next lesson; and how long it takes, as long as none are added."""
+        """Which pictures changed since the last lesson; and how long the next one takes, as long as none are added."""
         language, name, parts = language_of(request), part_name(part or ""), self._visitors.of(request).teacher.parts
-        count, pictures = parts.waiting(name), len(parts.pictures(name))
-        priced = gr.update(choices=_priced(max(pictures, FEWEST))) if pictures and not good else gr.skip()
-        return str(translate("teach_not_learned", language, count=count)) if count else "", priced
+        (new, gone), pictures = parts.since_lesson(name), len(parts.pictures(name))
+        notes = {"teach_not_learned": new, "teach_learned_removed": gone}
+        said = Markup(" ").join(translate(key, language, count=count) for key, count in notes.items() if count)
+        offered = _offered(parts, name, pictures, language) if pictures and not good else gr.skip()
+        return str(said), offered
 
     def check(self, part: str | None, good: list | None, request: gr.Request) -> Iterator[tuple[str, dict, dict]]:
         """What is odd about the pictures, how long the methods take, and which least sizes change little.
@@ -246,7 +257,8 @@ class TeachTab:
         """
         language, name, place = language_of(request), part_name(part or ""), self._visitors.of(request)
         if not good and not place.teacher.parts.pictures(name):
-            nothing = gr.update(choices=_priced(None)), gr.update(info=label("teach_least_size_info"))
+            unpriced = gr.update(choices=_priced(None), info=label("teach_methods_info"))
+            nothing = unpriced, gr.update(info=label("teach_least_size_info"))
             yield _said(language, hint=translate(self._hint, language)), *nothing
             return
         if known := place.teacher.parts.namesake(part or ""):
@@ -263,11 +275,11 @@ class TeachTab:
         except (PictureError, OSError) as error:
             yield _said(language, refused=[explain_fault(error, language, place.catalog)]), gr.skip(), gr.skip()
             return
-        priced = gr.update(choices=_priced(max(findings.pictures, FEWEST)))
+        offered = _offered(place.teacher.parts, name, findings.pictures, language)
         said, known = _findings(findings, language), len(place.teacher.parts.pictures(name, BAD))
         if known:
             said["lines"].append(translate("teach_known", language, count=known))
-        yield _said(language, **said), priced, _least_size_hint(findings, language)
+        yield _said(language, **said), offered, _least_size_hint(findings, language)
 
     def check_uploads(
         self, part: str | None, good: list | None, request: gr.Request
@@ -501,6 +513,27 @@ def _priced(pictures: int | None) -> list[tuple[str, str]]:
     """The methods, with how long they take if the number of pictures is known."""
     times = {m: f": {_about(estimate(m, pictures))}" if pictures else "" for m in teachable()}
     return [(f"{METHODS[method].title}{time}", method) for method, time in times.items()]
+
+
+def _offered(parts: OwnParts, name: str, pictures: int, language: str) -> dict:
+    """The methods with how long a lesson with so many good pictures takes, and what they can promise after it."""
+    pictures, corrected = max(pictures, FEWEST), len(parts.pictures(name, TAKEN_BACK))
+    words = "\n".join(_promises(max(pictures - corrected, 2), language))
+    return gr.update(choices=_priced(pictures), info=words)
+
+
+def _promises(pictures: int, language: str) -> Iterator[str]:
+    """How many false alarms the methods can promise with so many good pictures, as lines of Markdown."""
+    yield translate_plainly("teach_promises", language, count=pictures)
+    alike = {}
+    for method in teachable():
+        alike.setdefault(expected_promise(method, pictures).size, []).append(method)
+    for size, methods in alike.items():
+        promise = expected_promise(methods[0], pictures)
+        values = {"rate": percent(promise.guaranteed_rate(), language), "bound": percent(promise.bound(), language)}
+        key = "teach_promise_all" if size == pictures else "teach_promise_some"
+        titles = ", ".join(METHODS[method].title for method in methods)
+        yield "- " + translate_plainly(key, language, methods=titles, count=size, **values)
 
 
 def _least_size_hint(findings: Findings, language: str) -> dict:

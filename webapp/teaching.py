@@ -24,10 +24,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 
+import numpy as np
 from PIL import Image
 
 from hubmodels.hub.catalog import Catalog, ModelEntry
 from hubmodels.methods import METHODS
+from hubmodels.prediction import FALSE_ALARM_RATE, HeldOut, number_held_out
 from webapp.least_size import saved_least_size
 from webapp.own_parts import DATASET, OwnParts, front_end
 from webapp.regions import MASK
@@ -318,6 +320,12 @@ def estimate(method: str, pictures: int) -> float:
     """About how many seconds a method takes on this computer: as the lessons before, or else as `slowness` says."""
     pace = PACES.get(method) or (median(PACES.values()) if PACES else slowness())
     return pace * _reference_seconds(method, pictures)
+
+
+def expected_promise(method: str, pictures: int) -> HeldOut:
+    """The calibration that a lesson with so many good pictures gives a method, as far as their number decides."""
+    size = pictures if METHODS[method].cross_fitted else number_held_out(pictures)
+    return HeldOut(np.zeros(size), np.zeros(size), 0.0, FALSE_ALARM_RATE)
 
 
 def keep_pace(lesson: Lesson) -> None:

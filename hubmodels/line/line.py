@@ -169,10 +169,19 @@ class Line:
 
     def _drift(self) -> DriftWatch:
         if self.drift_file.exists():
+            return self._read_drift()
+        return new_drift(self.detectors)
+
+    def _read_drift(self) -> DriftWatch:
+        """The state of the drift alarm; ValueError with the remedy for another or a damaged file."""
+        try:
             state = json.loads(self.drift_file.read_text(encoding="utf-8"))
             self._last = state["last"]
             return DriftWatch.from_json(state["drift"])
-        return new_drift(self.detectors)
+        except (ValueError, TypeError, KeyError) as error:
+            reason = error.__cause__ or error  # `from_json` adds its own remedy
+            words = f"{self.drift_file} is no state of a drift watch ({reason}): delete it to begin again"
+            raise ValueError(words) from error
 
     def _watch(self, sha256: str, inspection: Inspection, prepared: PreparedPicture) -> dict:
         """Where the drift alarm stands. The same picture again, as after a crash, does not count."""

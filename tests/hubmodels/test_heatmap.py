@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from PIL import Image
+from scipy import ndimage
 
 from hubmodels.heatmap import (
     UNSURE_COLOUR,
@@ -10,6 +11,7 @@ from hubmodels.heatmap import (
     colourise,
     contour,
     missed_overlay,
+    outline,
     overlay,
     panel,
     ring_layer,
@@ -189,6 +191,18 @@ def test_contour_follows_the_edge_of_the_picture():
     assert framed.sum() == 6 * 7 - 4 * 5
     assert not framed[1:-1, 1:-1].any()
     assert not contour(np.zeros((6, 7), bool), 2).any()
+
+
+@pytest.mark.parametrize(
+    "place", [np.s_[0:9, 0:5], np.s_[90:110, 690:700], np.s_[599:, :], np.s_[:0, :0], np.s_[:, :]]
+)
+def test_an_outline_is_that_of_the_whole_picture(place):
+    """It is computed around the mask only."""
+    mask = np.zeros((600, 700), bool)
+    mask[place] = True
+    line, rim = outline(mask)
+    assert np.array_equal(line, contour(mask, 3))
+    assert np.array_equal(rim, ndimage.maximum_filter(mask, 7, mode="constant") & ~mask)
 
 
 def test_outlines_are_thicker_on_larger_pictures():

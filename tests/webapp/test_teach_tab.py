@@ -1,5 +1,6 @@
 """The tab Teach: pictures of own parts, lessons in a process of their own, and what known defects say."""
 
+import base64
 import io
 import os
 import re
@@ -7,6 +8,7 @@ import sys
 import time
 import tracemalloc
 import zipfile
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,7 +23,11 @@ from PIL import Image
 
 from hubmodels import GLASS, PictureError
 from hubmodels.hub.catalog import Catalog, list_own
-from webapp import defect_check, own_parts, teach_tab, teaching
+from hubmodels.methods import METHODS
+from hubmodels.samples import Sample
+from training.config import TrainConfig
+from training.data import hold_out
+from webapp import defect_check, own_parts, part_pictures, teach_tab, teaching
 from webapp.corrections import Corrections
 from webapp.defect_check import DefectCheck
 from webapp.inspection import choices
@@ -39,8 +45,9 @@ from webapp.own_parts import (
     unreadable_in,
     uploads_in,
 )
+from webapp.part_pictures import PartPictures
 from webapp.teach_tab import TeachTab, keep_region
-from webapp.teaching import DONE, FAILED, RUNNING, STOPPED, WAITING, Lesson, Teacher
+from webapp.teaching import DONE, FAILED, RUNNING, STOPPED, WAITING, Lesson, Teacher, expected_promise
 from webapp.texts import explain_fault, part_words
 from webapp.visitors import Everybody
 
@@ -446,6 +453,7 @@ def test_pictures_that_came_after_a_lesson_wait_for_the_next(teacher, monkeypatc
     teacher.parts.add("lid", given(png(11), png(12)), TAKEN_BACK)
     said, priced = tab.known("lid", None, en)
     assert "wait for the next lesson: 2." in said and ": " in priced["choices"][0][0]
+    assert "With 10 good pictures" in priced["info"]  # the corrected ones promise nothing
     assert tab.known("lid", [{"path": "more.png"}], en)[1] == gr.skip()  # they change the time
     teacher.train(lesson)
     assert tab.known("lid", None, en)[0] == ""
@@ -463,6 +471,19 @@ def test_without_pictures_no_time_is_shown(teacher):
     _, priced, least = last(tab_of(teacher).check("Lid", None, visitor()))
     assert [name for name, _ in priced["choices"]] == ["Hybrid", "SimpleNet", "GLASS"]
     assert least["info"].key == "teach_least_size_info"
+
+
+def test_the_promise_before_a_lesson_is_that_of_its_calibration():
+    """A method without cross-fitting can promise much less, and the visitor sees that before the start."""
+    config = TrainConfig("pictures")
+    assert {n for n in METHODS if config.folds_of(n)} == {n for n in METHODS if METHODS[n].cross_fitted}
+    samples = [Sample(f"{i:02}.png", Path(f"{i:02}.png"), "good", 0) for i in range(40)]
+    assert len(hold_out(samples)[1]) == expected_promise("simplenet", 40).size == 4
+    first, hybrid, others = teach_tab._promises(40, "en")
+    assert first == "With 40 good pictures, so many good parts are called defective:"
+    assert hybrid == "- Hybrid: 2.4% on average, hardly ever more than 7.2% (95%). All pictures set its threshold."
+    assert others.startswith("- SimpleNet, GLASS: 20% on average, hardly ever more than 53% (95%). Only 4 of the ")
+    assert "nur selten mehr als 2,3\xa0%" in [*teach_tab._promises(200, "de")][1]
 
 
 def test_a_check_says_how_far_it_is(teacher, uploads, monkeypatch):
@@ -504,6 +525,72 @@ def test_a_lesson_without_others_before_it_starts(teacher, monkeypatch):
 # ---------------------------------------------------------------- the tab
 
 
+def asked(**data):
+    """The event of the list of a part's pictures."""
+    return gr.EventData(None, data)
+
+
+def test_a_picture_is_removed_and_put_back(teacher):
+    pictures, parts, en = PartPictures(Everybody(teacher.catalog, teacher)), teacher.parts, visitor()
+    parts.add("lid", given(*map(png, range(3))))
+    parts.add("lid", given(png(7)), TAKEN_BACK)
+    parts.add("lid", given(png(8)), BAD)
+    parts.keep_learned("lid", [path.name for path in parts.pictures("lid")])
+    assert Counter(one.kind for one in parts.kept("lid")) == {"good": 3, "corrected": 1, "bad": 1}
+    [corrected] = (one for one in parts.kept("lid") if one.kind == "corrected")
+    content = corrected.path.read_bytes()
+    shown = pictures.change("lid", asked(picture=corrected.place, kind="all"), en)
+    assert f'data-picture="{corrected.place}" data-back="yes"' in shown and parts.since_lesson("lid") == (0, 1)
+    assert len(parts.pictures("lid")) == 3 and parts.digests("lid", TAKEN_BACK) == set()
+    assert "are removed now: 1." in tab_of(teacher).known("lid", None, en)[0]
+    [removed] = (one for one in parts.kept("lid") if one.kind == "removed")
+    assert (removed.name, removed.path.read_bytes()) == (corrected.name, content)
+    assert "es gibt keine" not in pictures.show("lid", asked(kind="removed"), visitor("de")).lower()
+    pictures.change("lid", asked(picture=corrected.place, back=True), en)
+    assert corrected in parts.kept("lid") and parts.since_lesson("lid") == (0, 0)
+    parts.remove("lid", corrected.place)
+    parts.add("lid", given(content), TAKEN_BACK)  # given again
+    assert corrected in parts.kept("lid") and len(parts.kept("lid")) == 5
+
+
+def test_no_other_file_can_be_removed_and_none_during_a_lesson(teacher, monkeypatch):
+    pictures, parts = PartPictures(Everybody(teacher.catalog, teacher)), teacher.parts
+    parts.name("lid", "Lid")
+    parts.add("lid", given(png(0)))
+    before = {path for path in parts.folder.rglob("*") if path.is_file()}
+    for name in ("name.txt", "../lid/name.txt", str(parts.pictures("lid")[0]), None):
+        for back in (False, True):
+            pictures.change("lid", asked(picture=name, back=back), visitor())
+    monkeypatch.setattr(teacher, "current", lambda part: object())
+    [one] = parts.kept("lid")
+    assert "being taught at the moment" in pictures.change("lid", asked(picture=one.place), visitor())
+    assert {path for path in parts.folder.rglob("*") if path.is_file()} == before
+
+
+def test_of_many_pictures_only_those_of_a_page_are_decoded(teacher, monkeypatch):
+    folder, decoded = teacher.parts.folder / "lid" / GOOD, []
+    folder.mkdir(parents=True)
+    for i in range(500):
+        (folder / f"IMG_{i}.png").write_bytes(png(0, (8, 8)))
+    (folder / "IMG_1.png").write_bytes(b"no picture")
+    reduced = part_pictures._reduced
+    monkeypatch.setattr(part_pictures, "_reduced", lambda path: decoded.append(path.name) or reduced(path))
+    pictures = PartPictures(Everybody(teacher.catalog, teacher))
+    shown = pictures.show("lid", asked(), visitor())
+    assert decoded == [f"IMG_{i}.png" for i in range(24)] and "1 to 24 of 500" in shown and "no-picture" in shown
+    assert "481 to 500 of 500" in pictures.show("lid", asked(page=99), visitor())
+    assert "1 bis 1 von 1" in pictures.show("lid", asked(page=99, find="img_77"), visitor("de"))
+    assert "There are no such pictures." in pictures.show("lid", asked(find="<b>"), visitor())
+
+
+def test_a_thumbnail_is_upright_and_small(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (1600, 800)).save(tmp_path / "phone.jpg", exif=exif)
+    url = part_pictures.thumbnail(tmp_path / "phone.jpg")
+    assert Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))).size == (80, 160)
+
+
 @pytest.fixture
 def uploads(tmp_path, monkeypatch):
     """Makes files in the upload folder, as Gradio describes them."""
@@ -538,6 +625,7 @@ def test_pictures_are_judged_before_anything_is_kept(teacher, uploads):
         and "about 2 x 2 pixels of your picture, an area of 4 pixels" in said
     )
     assert next(name for _, name in priced["choices"]) == "hybrid" and not teacher.parts.names()
+    assert "- SimpleNet, GLASS: 50% on average, hardly ever more than 95% (95%). Only 1 of" in priced["info"]
     assert least["info"] == "For these pictures, an area below 16 pixels, for example 4 x 4, changes little."
     assert "Noch nötig: 2." in last(tab.check("Lid", uploads(*(png(seed) for seed in range(8))), visitor("de")))[0]
 
@@ -585,12 +673,13 @@ def test_a_picture_cannot_be_good_and_a_known_defect(teacher, uploads, monkeypat
 
 
 def test_pictures_that_a_part_has_as_both_are_said_and_refuse_nothing(teacher, uploads):
-    """Somebody put them into the folders, and cannot remove them on the page."""
+    """Somebody put them into the folders; the list of the part's pictures removes one of the two."""
     teacher.parts.add("lid", given(*map(png, range(10))))
     teacher.parts.add("lid", given(png(3), png(40)), BAD)
     [name] = teacher.parts.in_both("lid").values()
     said = tab_of(teacher).check_defects("lid", None, uploads(png(41)), visitor())
     assert f"as good ones and as known defects: {name}. A picture" in said and "given: 1." in said
+    assert "Pictures of this part" in said
     assert "at the same time" not in said
     assert not teach_tab._new_contradictions(teacher.parts, "lid", None, uploads(png(3)), "en")
     assert teacher.parts.in_both("other") == {}
@@ -736,6 +825,17 @@ def test_a_reloaded_page_can_stop_the_lesson(teacher, tmp_path, monkeypatch):
         page.get_by_role("button", name="Stop").last.click()
         page.get_by_text("Stopped. The pictures are kept").wait_for()
         playwright.expect(page.get_by_role("button", name="Teach", exact=True)).to_be_enabled()
+        page.get_by_role("button", name="Pictures of this part").click()
+        page.get_by_role("button", name="Remove 3.png").focus()
+        page.keyboard.press("Enter")
+        page.get_by_text("Pictures that can be used: 9. Still missing: 1.").wait_for()
+        playwright.expect(page.get_by_role("button", name="Put back 3.png")).to_be_focused()
+        photograph(page, "teach_pictures")
+        page.keyboard.press("Enter")
+        page.get_by_text("Pictures that can be used: 10.").wait_for()
+        page.get_by_label("Find a name").fill("7")
+        page.keyboard.press("Enter")
+        playwright.expect(page.locator(".pictures li")).to_have_count(1)
     assert teacher.lessons() == []
 
 

@@ -8,6 +8,7 @@ import pytest
 from scipy.stats import kstest
 
 from hubmodels.line.drift import BETS, DEFECTS, RICHEST, DriftWatch, Series, _gain, _rounded
+from hubmodels.line.line import Line
 
 
 def normal(seed, count, shift=0.0):
@@ -123,6 +124,15 @@ def test_the_state_stays_small_and_the_capital_finite():
 def test_another_file_is_refused(text):
     with pytest.raises(ValueError, match="no state of a drift watch"):
         DriftWatch.from_json(text)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b"{}", b"\xff", b'{"last": "", "drift": {}}', b'{"last": "", "drift": "{}"}']
+)
+def test_a_damaged_file_of_a_line_is_named_with_the_remedy(tmp_path, content):
+    (tmp_path / "drift.json").write_bytes(content)
+    with pytest.raises(ValueError, match=r"drift\.json is no state of a drift watch .*: delete it to begin again"):
+        Line("parts / washer", {}, drift_file=tmp_path / "drift.json")
 
 
 def test_lists_of_different_lengths_are_refused():
