@@ -10,6 +10,7 @@ from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import gradio as gr
+import httpx
 import pytest
 from browser import running
 from gradio.routes import App
@@ -72,6 +73,7 @@ def app(tmp_path_factory):
     folder = tmp_path_factory.mktemp("app")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRADIO_ROOT_PATH", PREFIX)
+        patch.setenv("HUBMODELS_TOKEN", "secret")
         with running(folder) as url:
             yield url, folder
 
@@ -104,6 +106,17 @@ def test_the_page_and_uploads_work(servers, server):
     assert status(servers[server], "GET", f"{PREFIX}/config") == 200
     big = form("files", "big.png", bytes(40_000_000))
     assert status(servers[server], "POST", f"{PREFIX}/gradio_api/upload", big) == 200
+
+
+@pytest.mark.parametrize("server", ["stripping", "leaving", "none"])
+def test_plain_requests_are_answered_and_need_the_token(servers, server):
+    assert status(servers[server], "GET", f"{PREFIX}/healthz") == 200
+    assert status(servers[server], "POST", f"{PREFIX}/judge", form("picture", "a.png", b"x")) == 401
+    headers = {"Authorization": "Bearer secret", "Accept-Encoding": "identity"}  # the proxy forwards no headers
+    document = httpx.get(f"{servers[server]}{PREFIX}/openapi.json", headers=headers).json()
+    assert document["servers"] == [{"url": PREFIX}]
+    broken = {"files": {"picture": ("a.png", b"x")}, "data": {"category": "washer"}, "headers": headers}
+    assert httpx.post(f"{servers[server]}{PREFIX}/judge", **broken).status_code == 415
 
 
 @pytest.mark.parametrize("prefix", ["", PREFIX])
