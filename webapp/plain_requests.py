@@ -7,7 +7,7 @@ from starlette._utils import get_route_path
 from starlette.applications import Starlette
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from hubmodels import BackboneError, ModelError, PictureError
+from hubmodels import BackboneError, ModelError, PictureError, PreparedPicture
 from hubmodels.hub.catalog import Catalog
 from hubmodels.line.line import chosen_detectors, sha256_of
 from hubmodels.line.serve import MODEL, Limits, Server
@@ -32,8 +32,9 @@ class CategoryLine:
     ) -> dict:
         """As `Line.judge`; also returns the error that a model cannot be loaded."""
         try:
+            prepared = PreparedPicture(picture)  # first, because a bad picture needs no models
             chosen = chosen_detectors(self.label, self.catalog.load(self.label), methods)
-            inspection = inspect_picture(self.catalog, self.label, picture, rate, list(chosen))
+            inspection = inspect_picture(self.catalog, self.label, prepared, rate, list(chosen))
         except PictureError as error:
             return {"picture": name, "error": {"kind": error.fault, "message": str(error)}}
         except (ModelError, BackboneError):  # the reason contains paths of the server

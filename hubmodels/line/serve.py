@@ -203,14 +203,13 @@ class Server:
         return max(1, round(self.limits.waiting * self.counts.mean_seconds(JUDGED)))
 
     def _choice(self, request: Request, form: FormData) -> Choice:
-        given = {**request.query_params, **{name: value for name, value in form.items() if isinstance(value, str)}}
-        several = [*request.query_params.getlist("methods"), *filter(_is_text, form.getlist("methods"))]
-        methods = [name.strip() for text in several for name in text.split(",") if name.strip()]
-        label = self._label(given.get("category"))
+        texts = _given(request, form, "methods")
+        methods = [name.strip() for text in texts for name in text.split(",") if name.strip()]
+        label = self._label(_once(request, form, "category"))
         if unknown := [name for name in methods if name not in self.lines[label].methods]:
             words = f"there is no method {', '.join(unknown)}; choose of: {', '.join(self.lines[label].methods)}"
             raise Refusal(422, "unknown_method", words)
-        return Choice(label, _rate(given.get("rate")), methods)
+        return Choice(label, _rate(_once(request, form, "rate")), methods)
 
     def _label(self, wanted: str | None) -> str:
         labels = list(self.lines)
@@ -321,6 +320,19 @@ def _pictures(form: FormData, most: int) -> list[UploadFile]:
     if any(_is_text(picture) for picture in pictures):
         raise Refusal(422, "no_file", "send `picture` as a file, with a file name: curl -F picture=@photo.png")
     return pictures
+
+
+def _given(request: Request, form: FormData, name: str) -> list[str]:
+    """All values of a field, in the address and in the form."""
+    return [*request.query_params.getlist(name), *filter(_is_text, form.getlist(name))]
+
+
+def _once(request: Request, form: FormData, name: str) -> str | None:
+    """The value of a field; None if it is not sent."""
+    values = _given(request, form, name)
+    if len(values) > 1:
+        raise Refusal(422, "twice", f"send `{name}` once, in the form or in the address, not {len(values)} times")
+    return values[0] if values else None
 
 
 def _is_text(value: object) -> bool:

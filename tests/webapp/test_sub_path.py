@@ -3,11 +3,15 @@
 The requests are written byte for byte, because clients would tidy the paths up.
 """
 
+import shutil
 import socket
+import subprocess
+import sys
 import threading
 from contextlib import contextmanager
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import gradio as gr
 import httpx
@@ -117,6 +121,18 @@ def test_plain_requests_are_answered_and_need_the_token(servers, server):
     assert document["servers"] == [{"url": PREFIX}]
     broken = {"files": {"picture": ("a.png", b"x")}, "data": {"category": "washer"}, "headers": headers}
     assert httpx.post(f"{servers[server]}{PREFIX}/judge", **broken).status_code == 415
+
+
+def test_no_request_that_the_document_suggests_fails_the_server(app, tmp_path):
+    """schemathesis sends right and wrong requests. Which pictures are accepted is beyond an OpenAPI document."""
+    pytest.importorskip("schemathesis", reason="schemathesis is not installed")
+    command = [shutil.which("st", path=Path(sys.executable).parent), "run", f"{app[0]}{PREFIX}/openapi.json"]
+    command += ["--header", "Authorization: Bearer secret", "--exclude-checks", "positive_data_acceptance"]
+    command += ["--phases", "coverage,fuzzing", "--max-examples", "20", "--seed", "1", "--generation-database", "none"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout
+    assert "5 selected / 5 total" in done.stdout and done.stdout.count("5 passed") == 2
+    assert "Traceback" not in (app[1] / "log.txt").read_text()
 
 
 @pytest.mark.parametrize("prefix", ["", PREFIX])
