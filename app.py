@@ -28,9 +28,11 @@ import httpx
 from hubmodels.folders import find_labelled
 from hubmodels.hub.catalog import FOLDER, Catalog, list_bundle, list_namespace, list_own
 from hubmodels.hub.files import limit_waiting
+from hubmodels.line.serve import TOKEN
 from hubmodels.line.sources import is_camera
 from webapp.hosting import keep_deleting, refuse_web_addresses, return_freed_memory
 from webapp.page import CHECKED_EVERY, KEPT_FOR, build_page, launch_settings
+from webapp.plain_requests import open_server
 from webapp.teaching import Teacher
 from webapp.visitors import Everybody, Visitors
 
@@ -64,6 +66,9 @@ def read_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--host", help="default: 127.0.0.1, which only this computer can reach")
     parser.add_argument("--port", type=_port, help="default: the first free port from 7860")
+    parser.add_argument(
+        "--per-minute", metavar="N", type=_count, help="plain requests of one address; default: no limit"
+    )
     args = parser.parse_args()
     if not (args.models or args.namespace):
         args.models, args.namespace = (os.environ.get(f"HUBMODELS_{name}") for name in ("MODELS", "NAMESPACE"))
@@ -90,6 +95,12 @@ def read_arguments() -> argparse.Namespace:
 def _port(text: str) -> int:
     if not (text.isdecimal() and 0 < int(text) < 2**16):
         raise argparse.ArgumentTypeError(f"{text} is not a port: give a number from 1 to 65535")
+    return int(text)
+
+
+def _count(text: str) -> int:
+    if not (text.isdecimal() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"{text} is not a number of requests: give at least 1")
     return int(text)
 
 
@@ -142,7 +153,8 @@ def main() -> None:
     if args.models and not catalog.notices and all(entry.origin != FOLDER for entry in catalog.entries):
         print(f"app.py: {args.models} contains no model folder yet", file=sys.stderr)
     page = build_page(catalog, args.examples, args.test_folder, args.normal_folder, visitors, args.camera)
-    settings = launch_settings(here=not os.environ.get("SPACE_ID"))
+    server = open_server(visitors.of(None).catalog, args.per_minute, os.environ.get(TOKEN) or None)
+    settings = launch_settings(here=not os.environ.get("SPACE_ID"), server=server)
     try:
         page.launch(server_name=host, server_port=args.port, **settings, quiet=True, prevent_thread_lock=True)
     except OSError as error:  # Gradio found no free port

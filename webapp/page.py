@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import gradio as gr
+from starlette.applications import Starlette
 from starlette.middleware import Middleware
 
 from hubmodels.hub.catalog import Catalog, find_category
@@ -13,6 +14,7 @@ from webapp.hosting import FILE_HERE, FILE_ON_SPACE, MAX_UPLOAD, MAX_UPLOAD_HERE
 from webapp.inspect_tab import InspectTab, find_examples
 from webapp.inspection import KEEP_KEY, RECALL, REMEMBER, choices
 from webapp.live_tab import LiveTab
+from webapp.plain_requests import PlainRequests
 from webapp.teach_tab import TeachTab
 from webapp.texts import I18N, LANGUAGES, STATIC, TEXTS, label, language_of, read_static, render, translate_plainly
 from webapp.visitors import Everybody, LayeredCatalog, Visitors
@@ -38,14 +40,18 @@ THEME = gr.themes.Soft(font=["system-ui", "sans-serif"], font_mono=["ui-monospac
 TOASTS = {key: TEXTS[key] for key in ("title", "not_done", "busy", "file_too_large", "connection_lost")}
 
 
-def launch_settings(here: bool = False) -> dict:
+def launch_settings(here: bool = False, server: Starlette | None = None) -> dict:
     """The arguments to `launch` the page; a new dict each time, because Gradio changes it.
 
     Args:
         here: whether this is the visitor's own computer, where a file may be larger.
+        server: answers plain requests of programs; None = nobody does.
     """
     limit = FILE_HERE if here else FILE_ON_SPACE
     max_upload = MAX_UPLOAD_HERE if here else MAX_UPLOAD
+    middleware = [Middleware(RequestFilter, max_upload=max_upload, endpoints=api.ENDPOINTS)]
+    if server:
+        middleware.insert(0, Middleware(PlainRequests, server=server))  # it has its own limits
     appearance = {
         "theme": THEME,
         "css": "\n".join(map(read_static, STYLES)),
@@ -63,7 +69,7 @@ def launch_settings(here: bool = False) -> dict:
         "share": False,  # also in notebooks, where Gradio would publish the page
         "num_workers": 0,  # they serve uploads on further ports, without the filter of requests
         "mcp_server": api.mcp_available(),
-        "app_kwargs": {"middleware": [Middleware(RequestFilter, max_upload=max_upload, endpoints=api.ENDPOINTS)]},
+        "app_kwargs": {"middleware": middleware},
     }
 
 

@@ -93,6 +93,11 @@ class Line:
         return cls(label, detectors, models, rate, kept, overlays, drift_file)
 
     @property
+    def methods(self) -> list[str]:
+        """Names of the methods."""
+        return list(self.detectors)
+
+    @property
     def titles(self) -> list[str]:
         """Printed names of the methods."""
         return [method_titles()[name] for name in self.detectors]

@@ -1,4 +1,4 @@
-"""The OpenAPI document of `hubmodels serve`: every path, what it takes, and what it answers."""
+"""The OpenAPI document of `hubmodels serve` and of the demo: every path, what it takes, and what it answers."""
 
 from collections.abc import Sequence
 
@@ -96,12 +96,13 @@ WAITING = {429, 503}  # answers that say how long to wait
 OF_READING, OF_JUDGING = (401, 413, 429, 500), tuple(ERRORS)
 
 
-def document(labels: Sequence[str], with_token: bool, largest: int) -> dict:
+def document(labels: Sequence[str], with_token: bool, largest: int, place: str = "") -> dict:
     """The document of a server.
 
     Args:
         labels: of its categories.
         largest: bytes of a body.
+        place: the sub-path or address under which a proxy serves it; empty = none.
     """
     choice = _choice(labels)
     paths = {
@@ -113,12 +114,14 @@ def document(labels: Sequence[str], with_token: bool, largest: int) -> dict:
         "/openapi.json": {"get": _operation("This document", _json({"type": "object"}), OF_READING)},
     }
     schemes = {"securitySchemes": {"token": {"type": "http", "scheme": "bearer"}}} if with_token else {}
-    return {
+    whole = {
         "openapi": "3.1.0",
-        "info": {"title": "hubmodels serve", "version": __version__, "description": "Judges pictures of parts."},
+        "info": {"title": "hubmodels", "version": __version__, "description": "Judges pictures of parts."},
         "paths": paths,
         "components": {"schemas": SCHEMAS} | schemes,
-    } | ({"security": [{"token": []}]} if with_token else {})
+    }
+    whole |= {"security": [{"token": []}]} if with_token else {}
+    return whole | ({"servers": [{"url": place}]} if place else {})
 
 
 def _choice(labels: Sequence[str]) -> dict[str, dict]:

@@ -14,10 +14,11 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Protocol
 from urllib.parse import quote
 
 import anyio
@@ -48,6 +49,7 @@ from hubmodels.line.counts import (
     WAITING,
     Counts,
 )
+from hubmodels.line.drift import DriftWatch
 from hubmodels.line.gate import Gate, Pace, Refusal
 from hubmodels.line.line import Line, drift_in_words
 from hubmodels.line.log import LogError
@@ -61,7 +63,8 @@ SLOWEST = 60.0  # seconds in which a body has to arrive
 IN_MEMORY = 1_000_000  # bytes of a picture; larger ones wait in a temporary file
 LONGEST_FIELD = 10_000  # bytes
 PATIENCE = 60  # seconds in which a process has to answer the first one; importing torch can take long
-STATUS = {"unknown_format": 415}  # of the faults of pictures; all others are 422
+MODEL = "model"  # the kind of an error: a model cannot be loaded
+STATUS = {"unknown_format": 415, MODEL: 500}  # of the faults of pictures; all others are 422
 EXPLAINED = {  # refusals by Starlette: the kind, and our words
     400: ("multipart", None),
     404: ("not_found", "there is no such address: /openapi.json lists all"),
@@ -93,6 +96,19 @@ class Choice:
     methods: list[str]
 
 
+class Category(Protocol):
+    """What a server needs of a `Line`."""
+
+    drift: DriftWatch | None
+
+    @property
+    def methods(self) -> list[str]:
+        """Names of the methods."""
+
+    def judge(self, name: str, picture: bytes, rate: float | None, methods: Collection[str]) -> dict:
+        """As `Line.judge`."""
+
+
 class Server:
     """Judges the pictures of requests.
 
@@ -103,7 +119,7 @@ class Server:
 
     def __init__(
         self,
-        lines: Mapping[str, Line],
+        lines: Mapping[str, Category],
         limits: Limits = Limits(),
         token: str | None = None,
         counts: Counts | None = None,
@@ -147,12 +163,12 @@ class Server:
 
     async def categories(self, request: Request) -> Response:
         """Labels and methods."""
-        found = [{"category": label, "methods": list(line.detectors)} for label, line in self.lines.items()]
+        found = [{"category": label, "methods": line.methods} for label, line in self.lines.items()]
         return JSONResponse({"categories": found})
 
     async def healthz(self, request: Request) -> Response:
         """Whether it works; without names, because everybody may read it."""
-        models = sum(len(line.detectors) for line in self.lines.values())
+        models = sum(len(line.methods) for line in self.lines.values())
         return JSONResponse({"status": "ok", "version": __version__, "categories": len(self.lines), "models": models})
 
     async def metrics(self, request: Request) -> Response:
@@ -164,7 +180,8 @@ class Server:
 
     async def openapi(self, request: Request) -> Response:
         """The description of all of this."""
-        return JSONResponse(document(list(self.lines), self.token is not None, self.limits.body))
+        place = request.scope.get("root_path", "")
+        return JSONResponse(document(list(self.lines), self.token is not None, self.limits.body, place))
 
     # ------------------------------------------------------------ a request
 
@@ -186,14 +203,13 @@ class Server:
         return max(1, round(self.limits.waiting * self.counts.mean_seconds(JUDGED)))
 
     def _choice(self, request: Request, form: FormData) -> Choice:
-        given = {**request.query_params, **{name: value for name, value in form.items() if isinstance(value, str)}}
-        several = [*request.query_params.getlist("methods"), *filter(_is_text, form.getlist("methods"))]
-        methods = [name.strip() for text in several for name in text.split(",") if name.strip()]
-        label = self._label(given.get("category"))
-        if unknown := [name for name in methods if name not in self.lines[label].detectors]:
-            words = f"there is no method {', '.join(unknown)}; choose of: {', '.join(self.lines[label].detectors)}"
+        texts = _given(request, form, "methods")
+        methods = [name.strip() for text in texts for name in text.split(",") if name.strip()]
+        label = self._label(_once(request, form, "category"))
+        if unknown := [name for name in methods if name not in self.lines[label].methods]:
+            words = f"there is no method {', '.join(unknown)}; choose of: {', '.join(self.lines[label].methods)}"
             raise Refusal(422, "unknown_method", words)
-        return Choice(label, _rate(given.get("rate")), methods)
+        return Choice(label, _rate(_once(request, form, "rate")), methods)
 
     def _label(self, wanted: str | None) -> str:
         labels = list(self.lines)
@@ -304,6 +320,19 @@ def _pictures(form: FormData, most: int) -> list[UploadFile]:
     if any(_is_text(picture) for picture in pictures):
         raise Refusal(422, "no_file", "send `picture` as a file, with a file name: curl -F picture=@photo.png")
     return pictures
+
+
+def _given(request: Request, form: FormData, name: str) -> list[str]:
+    """All values of a field, in the address and in the form."""
+    return [*request.query_params.getlist(name), *filter(_is_text, form.getlist(name))]
+
+
+def _once(request: Request, form: FormData, name: str) -> str | None:
+    """The value of a field; None if it is not sent."""
+    values = _given(request, form, name)
+    if len(values) > 1:
+        raise Refusal(422, "twice", f"send `{name}` once, in the form or in the address, not {len(values)} times")
+    return values[0] if values else None
 
 
 def _is_text(value: object) -> bool:

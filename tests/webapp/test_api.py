@@ -1,4 +1,4 @@
-"""Programs get numbers or an error message: by gradio_client, plain HTTP, MCP, and the examples of the docs."""
+"""Programs get numbers or an error message: by gradio_client, HTTP, one plain request, MCP, and the docs' examples."""
 
 import base64
 import json
@@ -10,15 +10,19 @@ import threading
 import urllib.error
 import urllib.request
 from dataclasses import replace
+from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from pathlib import Path
 
 import gradio as gr
+import httpx
 import numpy as np
 import pytest
 from gradio_client import Client, handle_file
 from PIL import Image
+from starlette.middleware import Middleware
+from starlette.testclient import TestClient
 
 from hubmodels import GLASS, AnomalyPrediction
 from hubmodels.appearance import AppearanceCheck
@@ -26,6 +30,7 @@ from hubmodels.hub.catalog import Catalog
 from webapp import api
 from webapp.inspection import inspect_picture
 from webapp.page import build_page
+from webapp.plain_requests import PlainRequests, open_server
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "api.md"
@@ -41,13 +46,14 @@ def catalog(saved_models):
 
 @pytest.fixture(scope="module")
 def url(catalog, tmp_path_factory):
-    """Address of an app with the endpoints, and an event that is not one of them."""
+    """Address of an app with the endpoints, an event that is not one of them, and plain requests."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("uploads")))
         with gr.Blocks(analytics_enabled=False) as demo:
             gr.Button().click(lambda: None, api_visibility="private")
             api.add(catalog)
         settings = {"quiet": True, "ssr_mode": False, "show_error": False, "prevent_thread_lock": True}
+        settings["app_kwargs"] = {"middleware": [Middleware(PlainRequests, server=open_server(catalog))]}
         yield demo.queue().launch(**settings, mcp_server=api.mcp_available())[1].rstrip("/")
         demo.close()
 
@@ -202,6 +208,52 @@ def test_a_model_that_does_not_load_tells_no_path(model_folder, picture):
         weights.write_bytes(b"")
     result = api._Endpoints(Catalog.from_folder(model_folder)).inspect(data_url(picture), LABEL)
     assert kind_of(result) == "model" and str(model_folder) not in result["error"]["message"]
+
+
+# ---------------------------------------------------------------- one plain request
+
+
+def judge(url, path, picture, **fields):
+    return httpx.post(f"{url}/{path}", files={"picture": ("part.png", picture)}, data=fields, timeout=60)
+
+
+@pytest.mark.parametrize("rate", [None, 0.4])
+def test_a_plain_request_gets_the_same_result(url, client, catalog, picture, rate):
+    fields = {"category": LABEL} if rate is None else {"category": "widget", "rate": str(rate)}
+    plain = judge(url, "judge", picture.read_bytes(), **fields).json()
+    assert plain.pop("picture") == "part.png" and plain.pop("sha256") == sha256(picture.read_bytes()).hexdigest()
+    in_three_steps = client.predict(handle_file(picture), LABEL, rate, api_name="/inspect")
+    in_python = json.loads(json.dumps(inspect_picture(catalog, LABEL, str(picture), rate).record(LABEL, rate)))
+    assert without_time(plain) == without_time(in_three_steps) == without_time(in_python)
+
+
+def test_plain_requests_have_all_addresses_of_the_server(url, catalog, picture):
+    several = judge(url, "judge/batch", picture.read_bytes(), category=LABEL, methods="glass").json()["results"]
+    assert [list(result["methods"]) for result in several] == [["GLASS"]]
+    listed = httpx.get(f"{url}/categories").json()["categories"]
+    assert [found["category"] for found in listed] == catalog.categories()
+    assert {"category": LABEL, "methods": ["simplenet", "glass"]} in listed
+    assert httpx.get(f"{url}/healthz").json()["models"] == len(catalog.entries)
+    assert f'hubmodels_pictures_total{{category="{LABEL}",verdict=' in httpx.get(f"{url}/metrics").text
+    document = httpx.get(f"{url}/openapi.json").json()
+    assert "/judge" in document["paths"] and "servers" not in document
+    refused = judge(url, "judge", picture.read_bytes())
+    assert refused.status_code == 422 and refused.json()["error"]["kind"] == "unknown_category"
+
+
+def test_a_model_that_does_not_load_fails_a_plain_request(model_folder, picture):
+    """The other method gives no answer in its place."""
+    (model_folder / "glass-toy-widget/model.safetensors").write_bytes(b"")
+    client = TestClient(open_server(Catalog.from_folder(model_folder)))
+    answer = judge_by(client, picture, "glass")
+    assert (answer.status_code, answer.json()["error"]["kind"]) == (500, "model")
+    assert str(model_folder) not in answer.text
+    assert list(judge_by(client, picture, "").json()["methods"]) == ["SimpleNet"]
+
+
+def judge_by(client, picture, methods):
+    files, fields = {"picture": ("part.png", picture.read_bytes())}, {"category": LABEL, "methods": methods}
+    return client.post("/judge", files=files, data=fields)
 
 
 # ---------------------------------------------------------------- what is not

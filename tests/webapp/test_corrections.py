@@ -30,6 +30,7 @@ from webapp.inspection import Asked
 from webapp.live_tab import DEVICE, LiveTab
 from webapp.own_models import pack
 from webapp.own_parts import BAD, GOOD, Upload
+from webapp.plain_requests import CategoryLine
 from webapp.teach_tab import TeachTab
 from webapp.teaching import DONE, Teacher
 from webapp.visitors import Everybody
@@ -80,7 +81,11 @@ def false_alarm(teacher, tmp_path, monkeypatch):
 
 
 def verdicts(teacher, upload):
-    return [d.predict(upload["path"]).is_anomalous for d in teacher.catalog.load(LABEL).values()]
+    """Of each method; a plain request gives the same."""
+    plain = CategoryLine(teacher.catalog, LABEL).judge("strange.png", Path(upload["path"]).read_bytes())
+    found = [d.predict(upload["path"]).is_anomalous for d in teacher.catalog.load(LABEL).values()]
+    assert [numbers["is_anomalous"] for numbers in plain["methods"].values()] == found
+    return found
 
 
 def test_a_false_alarm_is_taken_back_at_once_saved_and_undone(teacher, false_alarm):

@@ -3,13 +3,18 @@
 The requests are written byte for byte, because clients would tidy the paths up.
 """
 
+import shutil
 import socket
+import subprocess
+import sys
 import threading
 from contextlib import contextmanager
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import gradio as gr
+import httpx
 import pytest
 from browser import running
 from gradio.routes import App
@@ -72,6 +77,7 @@ def app(tmp_path_factory):
     folder = tmp_path_factory.mktemp("app")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRADIO_ROOT_PATH", PREFIX)
+        patch.setenv("HUBMODELS_TOKEN", "secret")
         with running(folder) as url:
             yield url, folder
 
@@ -104,6 +110,29 @@ def test_the_page_and_uploads_work(servers, server):
     assert status(servers[server], "GET", f"{PREFIX}/config") == 200
     big = form("files", "big.png", bytes(40_000_000))
     assert status(servers[server], "POST", f"{PREFIX}/gradio_api/upload", big) == 200
+
+
+@pytest.mark.parametrize("server", ["stripping", "leaving", "none"])
+def test_plain_requests_are_answered_and_need_the_token(servers, server):
+    assert status(servers[server], "GET", f"{PREFIX}/healthz") == 200
+    assert status(servers[server], "POST", f"{PREFIX}/judge", form("picture", "a.png", b"x")) == 401
+    headers = {"Authorization": "Bearer secret", "Accept-Encoding": "identity"}  # the proxy forwards no headers
+    document = httpx.get(f"{servers[server]}{PREFIX}/openapi.json", headers=headers).json()
+    assert document["servers"] == [{"url": PREFIX}]
+    broken = {"files": {"picture": ("a.png", b"x")}, "data": {"category": "washer"}, "headers": headers}
+    assert httpx.post(f"{servers[server]}{PREFIX}/judge", **broken).status_code == 415
+
+
+def test_no_request_that_the_document_suggests_fails_the_server(app, tmp_path):
+    """schemathesis sends right and wrong requests. Which pictures are accepted is beyond an OpenAPI document."""
+    pytest.importorskip("schemathesis", reason="schemathesis is not installed")
+    command = [shutil.which("st", path=Path(sys.executable).parent), "run", f"{app[0]}{PREFIX}/openapi.json"]
+    command += ["--header", "Authorization: Bearer secret", "--exclude-checks", "positive_data_acceptance"]
+    command += ["--phases", "coverage,fuzzing", "--max-examples", "20", "--seed", "1", "--generation-database", "none"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout
+    assert "5 selected / 5 total" in done.stdout and done.stdout.count("5 passed") == 2
+    assert "Traceback" not in (app[1] / "log.txt").read_text()
 
 
 @pytest.mark.parametrize("prefix", ["", PREFIX])

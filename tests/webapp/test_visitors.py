@@ -13,6 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import gradio as gr
+import httpx
 import numpy as np
 import pytest
 from browser import launched, photograph, visit
@@ -34,6 +35,7 @@ from webapp.models_tab import render_models
 from webapp.own_models import PushError, pack, push
 from webapp.own_parts import Upload
 from webapp.page import build_page, launch_settings
+from webapp.plain_requests import open_server
 from webapp.teach_tab import TeachTab
 from webapp.teaching import RUNNING, STOPPED, WAITING, Teacher
 from webapp.visitors import AWAY, GONE, Everybody, Visitors
@@ -408,9 +410,9 @@ def served(tmp_path, monkeypatch):
     small = ("--image-size", "64", "--folds", "0")
     monkeypatch.setattr(Teacher, "command", lambda self, lesson: quick(command(self, lesson), *small))
     space = Visitors(Catalog.bundled(), tmp_path / "visitors")
-    page = build_page(Catalog.bundled(), visitors=space)
+    page = build_page(space.of(None).catalog, visitors=space)
     settings = {"server_name": "127.0.0.1", "server_port": free_port(), "quiet": True, "prevent_thread_lock": True}
-    page.launch(**settings, **launch_settings())
+    page.launch(**settings, **launch_settings(server=open_server(space.of(None).catalog)))
     yield page.local_url.rstrip("/"), space
     page.close()
 
@@ -450,6 +452,8 @@ def test_two_browsers_do_not_see_each_others_parts(served, tmp_path, later):
 
         bob.reload()
         assert listed(bob, "Inspect") == []
+        of_programs = httpx.get(f"{url}/categories").text
+        assert "washer" in of_programs and "own /" not in of_programs
         bob.get_by_role("tab", name="Models").click()
         bob.get_by_role("cell", name="apache-2.0").first.wait_for()
         assert bob.get_by_role("rowheader", name="Lid", exact=True).count() == 0

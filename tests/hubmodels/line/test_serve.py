@@ -125,6 +125,8 @@ def test_a_batch_keeps_the_order_and_goes_on_after_a_bad_picture(client, tmp_pat
         ("/judge", sent(GOOD, category="parts / nail"), (422, "unknown_category")),
         ("/judge", sent(GOOD, methods="patchcore"), (422, "unknown_method")),
         *[("/judge", sent(GOOD, rate=rate), (422, "false_alarm_rate")) for rate in ("0", "1", "nan", "many", "")],
+        ("/judge?rate=1", sent(GOOD, rate="0.1"), (422, "twice")),
+        ("/judge", sent(GOOD, category=[LABEL, LABEL]), (422, "twice")),
         ("/judge", {"content": b"{}", "headers": {"Content-Type": "application/json"}}, (415, "content_type")),
         ("/judge", {"content": b"picture"}, (415, "content_type")),
         ("/judge/batch", {"content": GOOD.read_bytes(), "headers": PNG}, (415, "content_type")),
