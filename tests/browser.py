@@ -25,6 +25,7 @@ CHROMIUM_FLAGS = [
 ]
 CAMERA_FLAGS = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
 _running = []  # the browser of `launched`
+_left = {}  # its pages that no visit uses, by address and options
 
 
 @contextmanager
@@ -60,6 +61,7 @@ def launched(camera=None):
             yield browser
         finally:
             _running.remove(browser)
+            _left.clear()
             browser.close()
 
 
@@ -67,27 +69,46 @@ def launched(camera=None):
 def visit(url, path="/", width=1280, height=900, **context):
     """A page of a real browser; ends with the check that nothing went wrong in it and nobody else was asked.
 
-    No visit shares cookies, storage or cache with another.
+    No visit shares cookies or storage with another. Those of one kind share the cache: to compile the scripts takes
+    longer than most visits.
 
     Args:
         context: of `playwright.Browser.new_context`, such as `locale` and `color_scheme`.
     """
     errors, foreign = [], []
+    watches = {
+        "console": lambda message: message.type == "error" and errors.append(message.text),
+        "pageerror": lambda error: errors.append(str(error)),
+        "request": lambda request: request.url.startswith((url, "data:", "blob:")) or foreign.append(request.url),
+    }
     with nullcontext(*_running) if _running else launched() as browser:
-        visitor = browser.new_context(viewport={"width": width, "height": height}, **context)
-        page = visitor.new_page()
-        page.set_default_timeout(60_000)
-        page.on("console", lambda message: message.type == "error" and errors.append(message.text))
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        page.on(
-            "request", lambda request: request.url.startswith((url, "data:", "blob:")) or foreign.append(request.url)
-        )
-        try:
+        with empty_page(browser, url, viewport={"width": width, "height": height}, **context) as page:
+            for event, watch in watches.items():
+                page.on(event, watch)
             page.goto(url + path)
             yield page
-        finally:
-            visitor.close()
+            for event, watch in watches.items():
+                page.remove_listener(event, watch)
     assert (errors, foreign) == ([], []), (errors, foreign)
+
+
+@contextmanager
+def empty_page(browser, url, **options):
+    """A page without cookies and storage: that of an earlier visit of the same kind, or a new one."""
+    kind = repr((url, options))
+    page = _left.pop(kind, None) or browser.new_context(**options).new_page()
+    page.set_default_timeout(60_000)
+    page.set_viewport_size(options["viewport"])
+    try:
+        yield page
+        page.goto("about:blank")
+        page.context.clear_cookies()
+        kept = {"origin": url, "storageTypes": "all"}
+        page.context.new_cdp_session(page).send("Storage.clearDataForOrigin", kept)
+        _left[kind] = page
+    except BaseException:
+        page.context.close()
+        raise
 
 
 def photograph(page, name, full_page=True):

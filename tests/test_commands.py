@@ -1,7 +1,7 @@
 """Every command in README and docs, as a reader types it, in a copy of the repository.
 
 Blocks without a language are for the shell, and so is code in a sentence that begins as a command does. The README's
-way from pictures to the demo runs in a real shell. Other programs run in a fork of this process: processes of their
+way from pictures to the demo runs in a real shell. Other programs run in forks of this process: processes of their
 own would import torch for minutes. `LONG` lists the commands of which only the arguments are read.
 """
 
@@ -126,8 +126,15 @@ class Read(BaseException):
     """A program has read its arguments."""
 
 
+def run_all(programs, folder):
+    """Runs programs in the folder; fails where a reader would see an error."""
+    only_read = [arguments for program in programs for arguments in run(program, folder)]
+    if only_read:
+        fork(only_read, folder, whole=False, target=read_arguments)
+
+
 def run(program, folder):
-    """Runs a program of a command in the folder; fails where a reader would see an error."""
+    """Runs a program of a command, or returns the arguments that a process for all such programs reads."""
     name, *arguments = program
     if name == "pip" or arguments[:2] == ["-m", "pip"]:
         require_extras(arguments)
@@ -143,14 +150,16 @@ def run(program, folder):
         require_files([] if whole else arguments, folder)
         fork(arguments, folder, whole, run_hubmodels)
     elif name == "accelerate":
-        fork(["-m", "accelerate.commands.accelerate_cli", *arguments], folder, whole=False)
-        fork(arguments[arguments.index("training/train.py") :], folder, whole=False)
+        launched = arguments[arguments.index("training/train.py") :]
+        return [["-m", "accelerate.commands.accelerate_cli", *arguments], launched]
     else:
         assert name in ("python", "python3", "py"), f"no rule for {name}"
-        whole = reason_to_shorten(program) is None
-        require_files([] if whole else arguments, folder)
-        short = SHORT.get(arguments[0], []) if whole else []
-        fork([arguments[0], *short, *arguments[1:]], folder, whole)  # what the command says counts
+        if reason_to_shorten(program):
+            require_files(arguments, folder)
+            return [arguments]
+        short = SHORT.get(arguments[0], [])
+        fork([arguments[0], *short, *arguments[1:]], folder, whole=True)  # what the command says counts
+    return []
 
 
 def require_extras(arguments):
@@ -187,6 +196,13 @@ def run_python(arguments, folder, whole):
         (runpy.run_module if as_module else runpy.run_path)(sys.argv[0], run_name="__main__")
     except Read:
         pass
+
+
+def read_arguments(programs, folder, whole):
+    """Several programs of `python` one after the other, because they import the same packages."""
+    for arguments in programs:
+        print(*arguments)  # pytest shows the last, if it fails
+        run_python(arguments, folder, whole)
 
 
 def run_hubmodels(arguments, folder, whole):
@@ -262,9 +278,7 @@ def hub_with_parts(hub, tmp_path):
 
 @each([page for page in [*PAGES, *OTHERS] if commands(page)])
 def test_commands_run(page, clone, hub_with_parts):
-    for command in dict.fromkeys(commands(page)):
-        for program in programs(command):
-            run(program, clone)
+    run_all([program for command in dict.fromkeys(commands(page)) for program in programs(command)], clone)
 
 
 def test_the_readme_leads_from_pictures_to_the_demo(clone):
@@ -296,8 +310,7 @@ def test_the_readme_leads_from_pictures_to_the_demo(clone):
 )
 def test_a_wrong_command_is_noticed(command, clone):
     with pytest.raises(AssertionError):
-        for program in programs(command):
-            run(program, clone)
+        run_all(programs(command), clone)
 
 
 def test_each_long_command_still_occurs():
@@ -309,9 +322,7 @@ def test_commands_on_the_cards_run(clone):
     """Those for the reader, and those that trained the models."""
     written = {command for page in CARDS for command in commands(page)}
     assert {command.split()[0] for command in written} == {"make", "pip", "python"}
-    for command in written:
-        for program in programs(command):
-            run(program, clone)
+    run_all([program for command in written for program in programs(command)], clone)
 
 
 @each([*PAGES, *OTHERS])
