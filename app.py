@@ -28,10 +28,12 @@ import httpx
 from hubmodels.folders import find_labelled
 from hubmodels.hub.catalog import FOLDER, Catalog, list_bundle, list_namespace, list_own
 from hubmodels.hub.files import limit_waiting
+from hubmodels.line.log import InspectionLog
 from hubmodels.line.serve import TOKEN
 from hubmodels.line.sources import is_camera
 from webapp.hosting import keep_deleting, refuse_web_addresses, return_freed_memory
 from webapp.page import CHECKED_EVERY, KEPT_FOR, build_page, launch_settings
+from webapp.page_log import PageLog
 from webapp.plain_requests import open_server
 from webapp.teaching import Teacher
 from webapp.visitors import Everybody, Visitors
@@ -58,6 +60,9 @@ def read_arguments() -> argparse.Namespace:
         "--normal-folder", metavar="NAME", help="its folders of good parts (default: good, ok, normal and the like)"
     )
     parser.add_argument(
+        "--log", metavar="DIR", type=Path, help="keep every result and correction there (not on a Space; docs/line.md)"
+    )
+    parser.add_argument(
         "--camera",
         metavar="ADDRESS",
         action="append",
@@ -75,6 +80,8 @@ def read_arguments() -> argparse.Namespace:
     for option in ("models", "examples", "test_folder"):
         if (folder := getattr(args, option)) and not Path(folder).is_dir():
             parser.error(f"--{option.replace('_', '-')} {folder} is not a folder")
+    if args.log and os.environ.get("SPACE_ID"):
+        parser.error("--log is for one's own computer: a Space keeps nothing of its visitors")
     for camera in args.camera:
         if not is_camera(camera):
             parser.error(f"--camera {camera} is no camera: give camera:0, rtsp://... or another address")
@@ -123,7 +130,8 @@ def open_teacher(args: argparse.Namespace, catalog: Catalog) -> Everybody | Visi
     """
     if not (space := os.environ.get("SPACE_ID")):
         models = Path(args.models or OWN_MODELS)
-        return Everybody(catalog, Teacher(catalog, models, models / "pictures"))
+        log = PageLog(InspectionLog(args.log) if args.log else None)
+        return Everybody(catalog, Teacher(catalog, models, models / "pictures"), log)
     if os.environ.get("HUBMODELS_TEACH") != "1" and not is_duplicate(space):
         return Everybody(catalog)
     folder = tempfile.mkdtemp(prefix="hubmodels-visitors-")  # not for uploads: Gradio serves those to everybody
@@ -153,7 +161,8 @@ def main() -> None:
     if args.models and not catalog.notices and all(entry.origin != FOLDER for entry in catalog.entries):
         print(f"app.py: {args.models} contains no model folder yet", file=sys.stderr)
     page = build_page(catalog, args.examples, args.test_folder, args.normal_folder, visitors, args.camera)
-    server = open_server(visitors.of(None).catalog, args.per_minute, os.environ.get(TOKEN) or None)
+    shared, token = visitors.of(None), os.environ.get(TOKEN) or None
+    server = open_server(shared.catalog, args.per_minute, token, shared.log)
     settings = launch_settings(here=not os.environ.get("SPACE_ID"), server=server)
     try:
         page.launch(server_name=host, server_port=args.port, **settings, quiet=True, prevent_thread_lock=True)

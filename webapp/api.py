@@ -6,14 +6,17 @@ therefore returned as data: `{"error": {"kind": ..., "message": ...}}`, the kind
 
 import base64
 from importlib.util import find_spec
+from pathlib import Path
 
 import gradio as gr
 
 from hubmodels import BackboneError, ModelError, PictureError
 from hubmodels.hub.catalog import Catalog
 from hubmodels.inspection import Inspection, SetupWatch
+from hubmodels.line.line import sha256_of
 from webapp.hosting import uploaded_path
 from webapp.inspection import BATCH, MODEL, inspect_picture
+from webapp.page_log import PageLog
 from webapp.results import OVERLAY_SIDE, overlay_png
 from webapp.texts import LANGUAGES, translate_plainly
 
@@ -21,9 +24,9 @@ ENDPOINTS = ("categories", "inspect", "inspect_batch")
 MAX_PICTURES = 32  # of one call; the page accepts more, and shows the progress
 
 
-def add(catalog: Catalog) -> None:
-    """Adds the endpoints to the current gr.Blocks."""
-    endpoints, settings = _Endpoints(catalog), ({"queue": False}, MODEL, BATCH)
+def add(catalog: Catalog, log: PageLog | None = None) -> None:
+    """Adds the endpoints to the current gr.Blocks; every result is added to the log."""
+    endpoints, settings = _Endpoints(catalog, log or PageLog()), ({"queue": False}, MODEL, BATCH)
     for name, how in zip(ENDPOINTS, settings, strict=True):
         gr.api(getattr(endpoints, name), api_name=name, **how)
 
@@ -36,8 +39,8 @@ def mcp_available() -> bool:
 class _Endpoints:
     """API and MCP callers see the names, signatures and docstrings of the methods."""
 
-    def __init__(self, catalog: Catalog) -> None:
-        self._catalog = catalog
+    def __init__(self, catalog: Catalog, log: PageLog) -> None:
+        self._catalog, self._log = catalog, log
 
     def categories(self) -> list[str]:
         """Lists the kinds of parts that can be inspected.
@@ -103,6 +106,10 @@ class _Endpoints:
             return _error("not_uploaded", "upload the picture and pass the returned path, or pass a data URL")
         try:
             inspection = inspect_picture(self._catalog, category, picture, rate)
+            name, content = (
+                ("", picture) if isinstance(picture, bytes) else (Path(picture).name, Path(picture).read_bytes())
+            )
+            self._log.inspection(name, sha256_of(content), category, inspection, rate, self._catalog)
         except PictureError as error:
             return _error(error.fault, str(error))
         except (ModelError, BackboneError):  # the reason contains paths of the server

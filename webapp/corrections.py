@@ -20,11 +20,13 @@ from hubmodels import AnomalyDetector, AnomalyPrediction
 from hubmodels.hub.catalog import ModelEntry
 from hubmodels.hub.files import CARD_FILE, CONFIG_FILE, REPORT_FILE, put_in_place
 from hubmodels.inspection import Inspection
+from hubmodels.line.line import sha256_of
 from hubmodels.methods import METHODS
 from hubmodels.pictures import PictureError, read_picture
 from hubmodels.prediction import check_rate, threshold_in_words
 from webapp.inspection import inspect_picture
 from webapp.own_parts import BAD, DATASET, TAKEN_BACK, Upload
+from webapp.page_log import NotLoggedError, PageLog
 from webapp.teaching import Teacher
 from webapp.texts import translate
 
@@ -77,7 +79,8 @@ class Correction:
 class Corrections:
     """Corrections of the parts of a teacher."""
 
-    def __init__(self, teacher: Teacher) -> None:
+    def __init__(self, teacher: Teacher, log: PageLog | None = None) -> None:
+        self._log = log or PageLog()
         self._teacher, self._catalog, self._lock = teacher, teacher.catalog, threading.Lock()
         self._said: dict[str, dict[str, str]] = {}  # by part and digest, as `said`
 
@@ -99,6 +102,7 @@ class Corrections:
             PictureError, ModelError, BackboneError: the picture cannot be inspected.
             UnlikePartError: it shall be good, but does not show such a part.
             LessonRunsError: the part is taught at the moment.
+            NotLoggedError: the log cannot be written.
             ValueError: the part was not taught here, or the rate is not in (0, 1).
             OSError: nothing can be written.
         """
@@ -125,12 +129,20 @@ class Corrections:
                 now = _found(checked, rate)  # by the same detectors, whose thresholds have moved
                 found = {title: (count, now[title]) for title, count in before.items()}
                 correction = Correction(picture, was, *lists, len(checked), found)
-                if was != picture or changes:  # otherwise nothing happened, and the one before can be undone
+                is_new = was != picture or bool(changes)  # otherwise the one before can be undone
+                if is_new:
                     self._keep_steps(part, [*self._steps(part), correction])
             except BaseException:
                 _put_back(Correction(picture, was, *lists))
                 raise
-            self._said.setdefault(part, {})[picture.stem] = "good" if good else "defective"
+            verdict = "good" if good else "defective"
+            self._said.setdefault(part, {})[picture.stem] = verdict
+            try:
+                self._log.correction(label, _sha256(picture), verdict)
+            except NotLoggedError:
+                if is_new:
+                    self._undo(part)
+                raise
             return correction
 
     def said(self, label: str | None) -> dict[str, str]:
@@ -152,23 +164,29 @@ class Corrections:
 
         Raises:
             LessonRunsError: the part is taught at the moment.
-            OSError: nothing can be written.
+            NotLoggedError, OSError: nothing can be written.
         """
         part = self.part_of(label)
         if part is None:
             return False
         with self._lock:
             self._require_rest(part)
-            *earlier, correction = self._steps(part) or [None]
-            if correction is None:
+            latest = next(reversed(self._steps(part)), None)
+            if latest is None:
                 return False
-            entries = {entry: _known(entry) for entry in self._teacher.entries(part)}
-            same = {entry: now for entry, now in entries.items() if correction.after.get(entry.source) == now}
-            self._apply({entry: (now, correction.before[entry.source]) for entry, now in same.items()})
-            _put_back(correction)
-            self._keep_steps(part, earlier)
-            self._said.get(part, {}).pop(correction.picture.stem, None)
+            verdict = self.said(label).get(latest.picture.stem, "good")
+            self._log.correction(label, _sha256(latest.picture), verdict, undone=True)
+            self._undo(part)
         return True
+
+    def _undo(self, part: str) -> None:
+        *earlier, correction = self._steps(part)
+        entries = {entry: _known(entry) for entry in self._teacher.entries(part)}
+        same = {entry: now for entry, now in entries.items() if correction.after.get(entry.source) == now}
+        self._apply({entry: (now, correction.before[entry.source]) for entry, now in same.items()})
+        _put_back(correction)
+        self._keep_steps(part, earlier)
+        self._said.get(part, {}).pop(correction.picture.stem, None)
 
     def _steps(self, part: str) -> list[Correction]:
         """What can be undone, the latest last."""
@@ -271,6 +289,10 @@ def what_followed(good: bool, raised: int, still: bool, is_of_today: bool = True
 def limit_of(p_values: Iterable[float]) -> float:
     """The accepted false alarms below which no method calls a part defective that was taken back."""
     return min(p_values, default=1.0)
+
+
+def _sha256(picture: Path) -> str | None:
+    return sha256_of(picture.read_bytes()) if picture.is_file() else None
 
 
 def _known(entry: ModelEntry) -> list[dict]:

@@ -16,7 +16,7 @@ from PIL import Image
 from hubmodels.comparison import PreparedPicture
 from hubmodels.inspection import Inspection, judged_again, method_titles
 from hubmodels.line.drift import FALSE_ALARMS
-from hubmodels.line.line import BRIGHTER, DARKER, LOOK, drift_numbers, new_drift
+from hubmodels.line.line import BRIGHTER, DARKER, LOOK, drift_numbers, new_drift, sha256_of
 from hubmodels.line.live import Scene, Standstill
 from hubmodels.pictures import read_picture
 from webapp.batch_rows import SOMETHING_ELSE, count_in_words, rank_of, result_cell, thumbnail
@@ -125,6 +125,8 @@ class LiveSession:
         prepared = PreparedPicture(picture)
         inspection = inspect_picture(self.place.catalog, self.category, prepared, self.rate, self.methods)
         number, path, shown = self._counts.total() + 1, _keep(picture), thumbnail(inspection.picture)
+        name, sha256 = f"live#{number}", sha256_of(path.read_bytes())
+        self.place.log.inspection(name, sha256, self.category, inspection, self.rate, self.place.catalog)
         took, at = 1000 * (time.perf_counter() - begun), f"{datetime.now():%H:%M:%S}"
         judged = Judged(number, path, self._record(inspection), shown, at, took)
         self._rows.appendleft(judged)

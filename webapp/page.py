@@ -92,7 +92,9 @@ def build_page(
     """
     visitors = visitors or Everybody(catalog)
     with gr.Blocks(title=translate_plainly("title", LANGUAGES[0]), analytics_enabled=False) as page:
-        api.add(catalog)  # first, because later events may not take its names; programs see no visitor's parts
+        api.add(
+            catalog, visitors.of(None).log
+        )  # first, because later events may not take its names; programs see no visitor's parts
         gr.Markdown(label("headline"))
         notices, followed, live_followed = gr.HTML(visible=False), gr.State(), gr.State()
         remembered, key = gr.Textbox(visible="hidden"), gr.Textbox(visible="hidden")

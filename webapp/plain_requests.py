@@ -1,7 +1,7 @@
 """One plain request: the page answers the addresses of `hubmodels serve`, too, with the models that it has loaded."""
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from starlette._utils import get_route_path
 from starlette.applications import Starlette
@@ -12,6 +12,7 @@ from hubmodels.hub.catalog import Catalog
 from hubmodels.line.line import chosen_detectors, sha256_of
 from hubmodels.line.serve import MODEL, Limits, Server
 from webapp.inspection import inspect_picture
+from webapp.page_log import PageLog
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,7 @@ class CategoryLine:
 
     catalog: Catalog
     label: str
+    log: PageLog = field(default_factory=PageLog)
     drift = None  # pictures come from several places
 
     @property
@@ -35,6 +37,7 @@ class CategoryLine:
             prepared = PreparedPicture(picture)  # first, because a bad picture needs no models
             chosen = chosen_detectors(self.label, self.catalog.load(self.label), methods)
             inspection = inspect_picture(self.catalog, self.label, prepared, rate, list(chosen))
+            self.log.inspection(name, sha256_of(picture), self.label, inspection, rate, self.catalog)
         except PictureError as error:
             return {"picture": name, "error": {"kind": error.fault, "message": str(error)}}
         except (ModelError, BackboneError):  # the reason contains paths of the server
@@ -46,11 +49,11 @@ class CategoryLine:
 class CategoryLines(Mapping[str, CategoryLine]):
     """The categories of a catalog at present. A category that is gone is an error when a picture is judged."""
 
-    def __init__(self, catalog: Catalog) -> None:
-        self._catalog = catalog
+    def __init__(self, catalog: Catalog, log: PageLog) -> None:
+        self._catalog, self._log = catalog, log
 
     def __getitem__(self, label: str) -> CategoryLine:
-        return CategoryLine(self._catalog, label)
+        return CategoryLine(self._catalog, label, self._log)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._catalog.categories())
@@ -59,14 +62,17 @@ class CategoryLines(Mapping[str, CategoryLine]):
         return len(self._catalog.categories())
 
 
-def open_server(catalog: Catalog, per_minute: int | None = None, token: str | None = None) -> Starlette:
+def open_server(
+    catalog: Catalog, per_minute: int | None = None, token: str | None = None, log: PageLog | None = None
+) -> Starlette:
     """The addresses of `hubmodels serve` for the models of a catalog.
 
     Args:
         per_minute: requests of one address; None = without a limit.
         token: that every request except /healthz must contain; None = none.
+        log: every result is added to it.
     """
-    return Server(CategoryLines(catalog), Limits(per_minute=per_minute), token).app()
+    return Server(CategoryLines(catalog, log or PageLog()), Limits(per_minute=per_minute), token).app()
 
 
 class PlainRequests:

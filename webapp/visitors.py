@@ -18,6 +18,7 @@ from hubmodels.comparison import CategoryAppearance
 from hubmodels.detector import AnomalyDetector
 from hubmodels.hub.catalog import Catalog, ModelEntry, list_own
 from webapp.corrections import Corrections
+from webapp.page_log import PageLog
 from webapp.teaching import Queue, Teacher
 
 GONE = 60  # seconds after which the lessons of a visitor who left end; a connection can break for a moment
@@ -83,11 +84,13 @@ class Workplace:
     catalog: Catalog | LayeredCatalog
     teacher: Teacher | None = None
     corrections: Corrections | None = None
+    log: PageLog = field(default_factory=PageLog)
 
     @classmethod
-    def of(cls, teacher: Teacher) -> "Workplace":
+    def of(cls, teacher: Teacher, log: PageLog | None = None) -> "Workplace":
         """The workplace around a teacher."""
-        return cls(teacher.catalog, teacher, Corrections(teacher))
+        log = log or PageLog()
+        return cls(teacher.catalog, teacher, Corrections(teacher, log), log)
 
 
 class Everybody:
@@ -95,8 +98,9 @@ class Everybody:
 
     private = False  # whether a visitor's parts are hidden from others
 
-    def __init__(self, catalog: Catalog, teacher: Teacher | None = None) -> None:
-        self.teaches, self._workplace = teacher is not None, Workplace.of(teacher) if teacher else Workplace(catalog)
+    def __init__(self, catalog: Catalog, teacher: Teacher | None = None, log: PageLog | None = None) -> None:
+        self.teaches, log = teacher is not None, log or PageLog()
+        self._workplace = Workplace.of(teacher, log) if teacher else Workplace(catalog, log=log)
 
     def of(self, request: gr.Request | None) -> Workplace:
         """The workplace of a request."""

@@ -88,7 +88,7 @@ class Line:
         loaded = catalog.load(label)
         detectors = chosen_detectors(label, loaded, methods)
         entries = [e for e in catalog.entries if e.label == label and e.method in detectors]
-        models = {METHODS[e.method].title: _model(e, detectors[e.method]) for e in entries}
+        models = {METHODS[e.method].title: model_identity(e, detectors[e.method]) for e in entries}
         kept = InspectionLog(log) if log else None
         return cls(label, detectors, models, rate, kept, overlays, drift_file)
 
@@ -247,7 +247,7 @@ def _read(path: Path) -> bytes:
         raise PictureError(f"{path} cannot be read ({error.strerror or error})", "unreadable") from error
 
 
-def _model(entry: ModelEntry, detector: AnomalyDetector) -> dict:
+def model_identity(entry: ModelEntry, detector: AnomalyDetector) -> dict:
     """Which model it is, for the log."""
     config_file, _ = fetch_model(entry.source, revision=entry.revision, local_files_only=True)
     region = detector.front_end.region

@@ -20,6 +20,8 @@ from small_report import REPORT, describe
 
 from hubmodels import GLASS, ModelError, PictureError, SimpleNet, load
 from hubmodels.hub.catalog import Catalog, list_own
+from hubmodels.line.line import sha256_of
+from hubmodels.line.log import InspectionLog
 from hubmodels.prediction import AnomalyPrediction
 from training.publishing.card import card_of, write_card
 from webapp.batch_tab import _Batches
@@ -30,6 +32,7 @@ from webapp.inspection import Asked
 from webapp.live_tab import DEVICE, LiveTab
 from webapp.own_models import pack
 from webapp.own_parts import BAD, GOOD, Upload
+from webapp.page_log import NotLoggedError, PageLog
 from webapp.plain_requests import CategoryLine
 from webapp.teach_tab import TeachTab
 from webapp.teaching import DONE, Teacher
@@ -178,6 +181,19 @@ def test_the_page_offers_it_for_own_parts_and_says_what_happened(teacher, false_
     assert tab.lead_to_teach(LABEL, SimpleNamespace(again=False), visitor)[1] is None
     report = tab.undo(LABEL, false_alarm, None, visitor)[0]
     assert "Taken back" not in report and verdicts(teacher, false_alarm) == [True, True]
+
+
+def test_corrections_are_logged_and_one_that_cannot_be_logged_is_not_made(teacher, false_alarm, tmp_path, monkeypatch):
+    log = InspectionLog(tmp_path / "log")
+    corrections, seen = Corrections(teacher, PageLog(log)), sha256_of(Path(false_alarm["path"]).read_bytes())
+    corrections.correct(LABEL, false_alarm["path"], good=True)
+    assert corrections.undo(LABEL)
+    kept = [(line["event"], line["verdict"], line["sha256"]) for line in log.lines()]
+    assert kept == [("correction", "good", seen), ("undone", "good", seen)]
+    monkeypatch.setattr(InspectionLog, "add", lambda *_: full())
+    with pytest.raises(NotLoggedError):
+        corrections.correct(LABEL, false_alarm["path"], good=True)
+    assert verdicts(teacher, false_alarm) == [True, True] and len(teacher.parts.pictures("lid", GOOD)) == 3
 
 
 def test_a_false_alarm_of_a_camera_is_taken_back_and_undone(teacher, false_alarm):
