@@ -8,7 +8,6 @@ share each job's batches. The last checkpoint is saved and reported, and no test
 ended. The same command continues an interrupted run: finished jobs are kept.
 """
 
-import errno
 import logging
 import os
 import shlex
@@ -42,6 +41,7 @@ from huggingface_hub.utils import validate_repo_id
 from hubmodels import AnomalyDetector, BackboneError
 from hubmodels.backbone import feature_strides, find_weights
 from hubmodels.compactnet import COMPACT_BACKBONE
+from hubmodels.hub.errors import NO_ROOM
 from hubmodels.hub.files import REPORT_FILE, TITLE_FILE, limit_waiting, put_in_place
 from hubmodels.methods import METHODS
 from hubmodels.metric_names import HEADLINE
@@ -135,7 +135,7 @@ def run_jobs(jobs: list[Job], accelerator: Accelerator, parallel: str) -> tuple[
             if together and not isinstance(error, TrainingError):
                 raise  # the other processes wait inside a step: end the run, a rerun continues
             origin = (together and error.__cause__) or error
-            reason = f"{error}{NO_SPACE if getattr(origin, 'errno', None) == errno.ENOSPC else ''}"
+            reason = f"{error}{NO_SPACE if getattr(origin, 'errno', None) in NO_ROOM else ''}"
             logger.error("%s failed: %s", job.title, reason, exc_info=not isinstance(origin, EXPECTED))
             failures[job.title] = reason
     return done, failures

@@ -25,7 +25,7 @@ from hubmodels.methods import METHODS
 from hubmodels.pictures import PictureError, read_picture
 from hubmodels.prediction import check_rate, threshold_in_words
 from webapp.inspection import inspect_picture
-from webapp.own_parts import BAD, DATASET, TAKEN_BACK, Upload
+from webapp.own_parts import BAD, DATASET, GOOD, TAKEN_BACK, Upload
 from webapp.page_log import NotLoggedError, PageLog
 from webapp.teaching import Teacher
 from webapp.texts import translate
@@ -148,9 +148,10 @@ class Corrections:
     def said(self, label: str | None) -> dict[str, str]:
         """By digest, what a person said about pictures of a part: "good" = taken back, "defective" = known defect."""
         part = self.part_of(label) or ""
-        kept = {kind: self._teacher.parts.digests(part, kind) for kind in (TAKEN_BACK, BAD)}
+        kept = {kind: self._teacher.parts.digests(part, kind) for kind in (GOOD, TAKEN_BACK, BAD)}
         said = dict.fromkeys(kept[TAKEN_BACK], "good") | dict.fromkeys(kept[BAD], "defective")
-        return said | self._said.get(part, {})
+        there = kept[GOOD] | kept[BAD]  # others were removed since
+        return said | {one: word for one, word in self._said.get(part, {}).items() if one in there}
 
     def latest(self, label: str) -> Correction | None:
         """The correction of a part that `undo` would undo, also after a restart."""

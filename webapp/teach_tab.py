@@ -53,6 +53,7 @@ from webapp.regions import (
 from webapp.teaching import (
     DONE,
     FAILED,
+    FAULTS,
     STOPPED,
     WAITING,
     Lesson,
@@ -523,7 +524,7 @@ def _offered(parts: OwnParts, name: str, pictures: int, language: str) -> dict:
 
 
 def _promises(pictures: int, language: str) -> Iterator[str]:
-    """How many false alarms the methods can promise with so many good pictures, as lines of Markdown."""
+    """How many false alarms the methods can promise with so many good pictures, as lines of text."""
     yield translate_plainly("teach_promises", language, count=pictures)
     alike = {}
     for method in teachable():
@@ -533,7 +534,7 @@ def _promises(pictures: int, language: str) -> Iterator[str]:
         values = {"rate": percent(promise.guaranteed_rate(), language), "bound": percent(promise.bound(), language)}
         key = "teach_promise_all" if size == pictures else "teach_promise_some"
         titles = ", ".join(METHODS[method].title for method in methods)
-        yield "- " + translate_plainly(key, language, methods=titles, count=size, **values)
+        yield "• " + translate_plainly(key, language, methods=titles, count=size, **values)
 
 
 def _least_size_hint(findings: Findings, language: str) -> dict:
@@ -664,7 +665,7 @@ def _result(lesson: Lesson, language: str) -> str:
         return _said(language, headline=translate("teach_stopped", language))
     if lesson.state == FAILED:
         reason = hide_folders(lesson.reason, catalog)
-        key = "teach_killed" if lesson.reason == "killed" else "teach_failed"
+        key = f"teach_{lesson.reason}" if lesson.reason in FAULTS else "teach_failed"
         return _said(language, refused=[translate(key, language, reason=reason)])
     try:
         detectors = catalog.load(lesson.label)

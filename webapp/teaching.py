@@ -28,6 +28,7 @@ import numpy as np
 from PIL import Image
 
 from hubmodels.hub.catalog import Catalog, ModelEntry
+from hubmodels.hub.errors import NO_ROOM
 from hubmodels.methods import METHODS
 from hubmodels.prediction import FALSE_ALARM_RATE, HeldOut, number_held_out
 from webapp.least_size import saved_least_size
@@ -58,6 +59,8 @@ LEAST_LEFT = 0.1  # share of the expected time, as long as the true one is not k
 RESTART = 0.2  # a share that falls by more belongs to a training that began again
 PACES: dict[str, float] = {}  # by method, time of its last lesson compared with `Method.seconds`
 EPOCHS, KNOWN_ENOUGH = 0.95, 0.2  # share of the epochs; share from which the time so far says more than experience
+FAULTS = KILLED, FULL = "killed", "full"  # reasons that the page has words for
+NO_SPACE = ": free some"  # in each message of the training about a full disk
 WAITING, RUNNING, DONE, FAILED, STOPPED = "waiting", "running", "done", "failed", "stopped"
 
 
@@ -241,10 +244,10 @@ class Teacher:
             if ended[0] == DONE:
                 self.parts.keep_learned(lesson.part, names)
         except OSError as error:
-            return FAILED, str(error)
+            return FAILED, FULL if error.errno in NO_ROOM else str(error)
         if ended[0] == DONE:
             keep_pace(lesson)
-            self.catalog.refresh()
+        self.catalog.refresh()  # of several methods, some can be complete after a failure
         return ended
 
     def command(self, lesson: Lesson) -> list[str]:
@@ -302,13 +305,14 @@ def end(process: subprocess.Popen) -> None:
 
 
 def reason_of(status: int, log: Path) -> str:
-    """The cause of a failure in the words of the training, without its own headings."""
+    """The cause of a failure in the words of the training without its own headings, or one of `FAULTS`."""
     text = log.read_text(encoding="utf-8", errors="replace")
     if status < 0 or status == 137:
-        return "killed"
+        return KILLED
     failed = re.findall(r"^FAILED [^:]*: (.*)$", text, re.M)
     lines = [line for line in text.strip().splitlines() if line.strip()]
-    return failed[-1] if failed else lines[-1] if lines else f"status {status}"
+    reason = failed[-1] if failed else lines[-1] if lines else f"status {status}"
+    return FULL if NO_SPACE in reason else reason
 
 
 def missing_packages() -> list[str]:

@@ -160,6 +160,20 @@ def test_a_missed_defect_is_a_known_one(teacher, false_alarm):
     assert len(teacher.parts.pictures("lid", BAD)) == 1 and verdicts(teacher, false_alarm) == [True, True]
 
 
+def test_a_corrected_picture_that_was_removed_is_no_mark_and_can_be_corrected_and_undone(teacher, false_alarm):
+    corrections, parts = Corrections(teacher), teacher.parts
+    corrections.correct(LABEL, false_alarm["path"], good=True)
+    [one] = (one for one in parts.kept("lid") if one.kind == "corrected")
+    assert parts.remove("lid", one.place) and corrections.said(LABEL) == {}
+    assert verdicts(teacher, false_alarm) == [False, False]  # the threshold stays until the next lesson
+    assert corrections.correct(LABEL, false_alarm["path"], good=True).raised == 0  # it is raised once
+    assert corrections.said(LABEL) == {one.path.stem: "good"}
+    parts.remove("lid", one.place)
+    while corrections.undo(LABEL):
+        pass
+    assert verdicts(teacher, false_alarm) == [True, True] and len(parts.pictures("lid")) == 3
+
+
 def test_only_parts_that_were_taught_here_are_corrected(teacher, false_alarm):
     corrections = Corrections(teacher)
     assert corrections.part_of(LABEL) == "lid"

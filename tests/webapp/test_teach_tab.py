@@ -1,6 +1,7 @@
 """The tab Teach: pictures of own parts, lessons in a process of their own, and what known defects say."""
 
 import base64
+import errno
 import io
 import os
 import re
@@ -481,8 +482,8 @@ def test_the_promise_before_a_lesson_is_that_of_its_calibration():
     assert len(hold_out(samples)[1]) == expected_promise("simplenet", 40).size == 4
     first, hybrid, others = teach_tab._promises(40, "en")
     assert first == "With 40 good pictures, so many good parts are called defective:"
-    assert hybrid == "- Hybrid: 2.4% on average, hardly ever more than 7.2% (95%). All pictures set its threshold."
-    assert others.startswith("- SimpleNet, GLASS: 20% on average, hardly ever more than 53% (95%). Only 4 of the ")
+    assert hybrid == "• Hybrid: 2.4% on average, hardly ever more than 7.2% (95%). All pictures set its threshold."
+    assert others.startswith("• SimpleNet, GLASS: 20% on average, hardly ever more than 53% (95%). Only 4 of the ")
     assert "nur selten mehr als 2,3\xa0%" in [*teach_tab._promises(200, "de")][1]
 
 
@@ -625,7 +626,7 @@ def test_pictures_are_judged_before_anything_is_kept(teacher, uploads):
         and "about 2 x 2 pixels of your picture, an area of 4 pixels" in said
     )
     assert next(name for _, name in priced["choices"]) == "hybrid" and not teacher.parts.names()
-    assert "- SimpleNet, GLASS: 50% on average, hardly ever more than 95% (95%). Only 1 of" in priced["info"]
+    assert "• SimpleNet, GLASS: 50% on average, hardly ever more than 95% (95%). Only 1 of" in priced["info"]
     assert least["info"] == "For these pictures, an area below 16 pixels, for example 4 x 4, changes little."
     assert "Noch nötig: 2." in last(tab.check("Lid", uploads(*(png(seed) for seed in range(8))), visitor("de")))[0]
 
@@ -653,6 +654,22 @@ def test_what_is_left_out_is_said(teacher, uploads, tmp_path, monkeypatch):
         tab.check_defects(None, None, uploads(png(3)), visitor()).count("<li>") == 0
         and tab.check_defects("Lid", None, None, visitor()) == ""
     )
+
+
+def test_a_disk_that_is_full_while_pictures_are_kept_is_told(teacher, uploads, monkeypatch):
+    """No half of a picture is left, and no lesson begins."""
+    monkeypatch.setattr(teach_tab, "missing_packages", list)
+    whole = Path.write_bytes
+
+    def write(path, content):
+        whole(path, content[:100])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    files = uploads(*map(png, range(10)))
+    monkeypatch.setattr(Path, "write_bytes", write)
+    *_, page = tab_of(teacher).teach("Lid", files, None, ["hybrid"], None, None, visitor())
+    assert "(No space left on device). Free some space on the disk" in page[0].replace("[Errno 28] ", "")
+    assert not teacher.lessons() and not [path for path in teacher.parts.folder.rglob("*.png") if path.is_file()]
 
 
 def test_a_picture_cannot_be_good_and_a_known_defect(teacher, uploads, monkeypatch):
