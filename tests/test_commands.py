@@ -69,6 +69,7 @@ LONG = {  # programs that only read their arguments, and the reason
     r"training\.publishing bundle": "needs what `make bundle` trains, see test_publish.py",
     r"benchmarks\.": "minutes, see test_benchmarks.py",
     r"^python app\.py": "until Ctrl-C, see below",
+    r"examples/archive\.py": "several processes, see test_archive.py",
     r"hub_server\.py": "until Ctrl-C, see test_hub_server.py",
     r"-m venv": "the tests have an environment",
 }
