@@ -4,8 +4,12 @@ import csv
 import io
 from contextlib import contextmanager
 
+from hub_environment import free_port
+
 from webapp.page import build_page, launch_settings
 from webapp.visitors import Everybody
+
+PORT = free_port()  # always the same, so that the browser has compiled the scripts of the address
 
 
 def read_csv(path, separator=","):
@@ -18,7 +22,8 @@ def served(catalog, folder, monkeypatch, teacher=None):
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(folder))
     page = build_page(catalog, visitors=Everybody(catalog, teacher))
     try:
-        yield page.launch(**launch_settings(), quiet=True, prevent_thread_lock=True)[1].rstrip("/")
+        settings = launch_settings() | {"server_port": PORT, "quiet": True, "prevent_thread_lock": True}
+        yield page.launch(**settings)[1].rstrip("/")
     finally:
         page.close()
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from browser import launched
 from hub_server import LoopbackHub, bound
 from huggingface_hub import constants
 from PIL import Image
@@ -119,6 +120,13 @@ def saved_models(make_detector, tmp_path_factory):
 def model_folder(saved_models, tmp_path):
     """A folder with two methods for the category `widget` of the data set `toy`; the test's own, to be damaged."""
     return shutil.copytree(saved_models, tmp_path / "models")
+
+
+@pytest.fixture(scope="module")
+def one_browser():
+    """A browser for all visits of a file."""
+    with launched():
+        yield
 
 
 @pytest.fixture

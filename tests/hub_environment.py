@@ -12,6 +12,7 @@ import os
 import random
 import shutil
 import socket
+import sys
 import tempfile
 
 
@@ -28,8 +29,9 @@ HUB_PORT = free_port()
 HOME = tempfile.mkdtemp(prefix="hubmodels-tests-")
 atexit.register(shutil.rmtree, HOME, ignore_errors=True)
 
-for name in [name for name in os.environ if name.startswith("HF_")]:
+for name in [name for name in os.environ if name.startswith("HF_") or name == "PYTHONDONTWRITEBYTECODE"]:
     del os.environ[name]
+sys.dont_write_bytecode = False  # a hundred processes import the same modules, and each would compile them
 os.environ |= {
     "HF_ENDPOINT": f"http://127.0.0.1:{HUB_PORT}",
     "HF_HOME": HOME,

@@ -601,6 +601,7 @@ def names(page):
 
 
 @pytest.mark.browser
+@pytest.mark.usefixtures("one_browser")
 def test_a_batch_in_the_browser(catalog, tmp_path, monkeypatch):
     (tmp_path / "in").mkdir()
     files = [tmp_path / "in" / name for name in ("part10.png", "part9.png", HOSTILE)]
@@ -650,6 +651,7 @@ def test_a_batch_in_the_browser(catalog, tmp_path, monkeypatch):
 
 
 @pytest.mark.browser
+@pytest.mark.usefixtures("one_browser")
 def test_stop_in_the_browser(catalog, tmp_path, monkeypatch):
     def slowly(*arguments):
         batch_tab.time.sleep(0.2)
@@ -674,6 +676,7 @@ def test_stop_in_the_browser(catalog, tmp_path, monkeypatch):
 
 
 @pytest.mark.browser
+@pytest.mark.usefixtures("one_browser")
 def test_a_folder_joins_the_files(catalog, tmp_path, monkeypatch):
     (tmp_path / "in").mkdir()
     for name in ("one.png", "two.png"):

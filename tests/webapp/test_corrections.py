@@ -732,6 +732,7 @@ def test_a_batch_of_other_parts_offers_no_corrections(teacher, alike, monkeypatc
 
 
 @pytest.mark.browser
+@pytest.mark.usefixtures("one_browser")
 def test_the_keys_correct_and_open_rows(teacher, alike, tmp_path, monkeypatch):
     with (
         served(teacher.catalog, tmp_path / "up", monkeypatch, teacher) as url,
@@ -779,6 +780,7 @@ def test_the_keys_correct_and_open_rows(teacher, alike, tmp_path, monkeypatch):
 
 
 @pytest.mark.browser
+@pytest.mark.usefixtures("one_browser")
 def test_a_correction_in_inspect_is_seen_in_the_batch(teacher, alike, tmp_path, monkeypatch):
     with (
         served(teacher.catalog, tmp_path / "up", monkeypatch, teacher) as url,
@@ -803,6 +805,7 @@ def test_a_correction_in_inspect_is_seen_in_the_batch(teacher, alike, tmp_path, 
 
 
 @pytest.mark.browser
+@pytest.mark.usefixtures("one_browser")
 def test_a_part_that_was_taught_again_is_inspected_with_the_new_model(teacher, false_alarm, tmp_path, monkeypatch):
     def train(lesson):
         move_down(teacher, false_alarm["path"], 90)  # then it is a good part
@@ -836,6 +839,7 @@ def test_a_part_that_was_taught_again_is_inspected_with_the_new_model(teacher, f
 
 
 @pytest.mark.browser
+@pytest.mark.usefixtures("one_browser")
 def test_ticks_follow_the_category_and_the_choice_comes_back(teacher, tmp_path, monkeypatch):
     shutil.rmtree(teacher.models / "simplenet-own-lid")
     teacher.catalog.refresh()
@@ -891,6 +895,7 @@ def test_a_part_of_compare_is_checked_once_when_teach_opens(teacher):
 
 
 @pytest.mark.browser
+@pytest.mark.usefixtures("one_browser")
 def test_one_click_in_compare_checks_an_own_part(teacher, tmp_path, monkeypatch):
     teacher.parts.add("lid", [Upload(f"{i}.png", lambda i=i: png(i)) for i in range(50, 54)], BAD)
     with (
