@@ -58,7 +58,7 @@ def inspect(
     category: Category = None,
     methods: Methods = None,
     rate: Rate = None,
-    as_csv: Annotated[bool, typer.Option("--csv", help="A table instead of one JSON object a line.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv/--json", help="A table, or one JSON object a line.")] = False,
     overlays: Overlays = None,
     log: Annotated[Path | None, typer.Option(help="Folder of a log that shows later changes.")] = None,
     drift: Drift = None,
