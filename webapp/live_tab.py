@@ -71,7 +71,8 @@ class LiveTab:
         source.change(lambda chosen: gr.update(visible=chosen == VIDEO), source, video, **quick)
         gr.on([category.change, wished.change], self.fit, [category, wished], methods, **quick)
         methods.input(self.wish, [category, methods, wished], wished, trigger_mode="always_last", **quick)
-        start.click(self.start, [category, wished, source, video], view, trigger_mode="multiple", **private, **RUNNING)
+        begun = start.click(self.wait, None, view, trigger_mode="multiple", **quick)
+        begun.then(self.start, [category, wished, source, video], view, trigger_mode="multiple", **private, **RUNNING)
         view.apply(self.see, None, view, **private, **PICTURES).failure(None, js=REFUSED, api_visibility="private")
         view.input(self.command, **quick)
         view.select(self.open, None, opened, **quick)
@@ -93,6 +94,12 @@ class LiveTab:
         """The ticks were changed -> the choice of methods."""
         return wish_methods(self._visitors.of(request).catalog, category, ticked, wished)
 
+    def wait(self, request: gr.Request) -> dict:
+        """Start was clicked -> at once, what was shown before ends, also if all places are taken."""
+        self.leave(request)
+        language = language_of(request)
+        return _without_session(translate_plainly("live_waiting", language), language)
+
     def start(
         self, category: str | None, methods: list | None, source: str, video: dict | None, request: gr.Request
     ) -> Iterator[dict]:
@@ -103,7 +110,7 @@ class LiveTab:
             path = checked_path(video) if source == VIDEO else None
             session = LiveSession(place, category, methods, language)
         except FAULTS as error:
-            yield _refusal(_reason(error, category, source, language, place.catalog), language)
+            yield _without_session(_reason(error, category, source, language, place.catalog), language, failed=True)
             return
         self._keep(request.session_hash, session)
         yield _view(session, language, device=source == DEVICE)
@@ -252,10 +259,9 @@ def _static(language: str) -> dict:
     return {"every": EVERY, "words": {key: translate_plainly(f"live_{key}", language) for key in WORDS}}
 
 
-def _refusal(words: str, language: str) -> dict:
-    """A view without a session."""
+def _without_session(words: str, language: str, failed: bool = False) -> dict:
     empty = {"run": str(time.monotonic()), "report": "", "frame": None, "device": False}
-    return _static(language) | empty | {"state": words, "over": True, "failed": True}
+    return _static(language) | empty | {"state": words, "over": True, "failed": failed}
 
 
 def _reason(error: Exception, category: str | None, source: str, language: str, catalog) -> str:

@@ -176,5 +176,5 @@ def test_pause_holds_a_session_and_a_single_picture_is_judged(tab, place):
     assert not session.waits() and session.take_step() and session.waits()
     tab.command(event(begun["run"], act="go"), visitor())
     assert not session.waits()
-    tab.leave(visitor())
+    assert tab.wait(visitor())["state"] == TEXTS["live_waiting"]["en"]  # Start again
     assert session.stopped.is_set() and not tab._sessions
