@@ -107,16 +107,16 @@ def test_a_camera_of_the_device_is_judged_paused_and_stopped(bundled):
         page.locator("#live-start").click()
         counts = page.locator(".live-counts")
         for found in ("Defective", "No such part in view"):  # the belt comes again and again
-            expect(counts).to_contain_text(found)
+            expect(counts).to_contain_text(found, timeout=60_000)
         page.locator("[data-act=pause]").click()
-        expect(page.locator(".live-state")).to_have_text("Paused.")
+        expect(page.locator(".live-state")).to_have_text("Paused.", timeout=60_000)
         page.wait_for_timeout(1500)  # the last answer
         before = counts.inner_text()
         page.locator("[data-act=step]").click()
-        expect(counts).not_to_have_text(before, use_inner_text=True)
+        expect(counts).not_to_have_text(before, use_inner_text=True, timeout=60_000)
         photograph(page, "live")
         page.locator("[data-act=stop]").click()
-        expect(page.locator(".live-state")).to_contain_text("The end.")
+        expect(page.locator(".live-state")).to_contain_text("The end.", timeout=60_000)
         page.locator(".live-rows button").last.click()
         page.locator(".report:not(.example) .headline:visible").wait_for()
         assert page.get_by_label("Category").first.input_value() == "Washer (sample)"
