@@ -417,13 +417,13 @@ class OwnParts:
         """Fills in what `check` returns; yields (number of checked pictures, number of all) before each one."""
         paths, names = self.pictures(part), self._given(part)
         seen, statistics = {path.stem for path in paths}, {}
-        kept = [(Upload(names.get(path.name) or path.name, path.read_bytes), False) for path in paths]
-        pictures = [*kept, *((upload, True) for upload in uploads)]
-        for number, (upload, is_new) in enumerate(pictures):  # one at a time in memory
+        kept = [(Upload(names.get(path.name) or path.name, path.read_bytes), path.stem) for path in paths]
+        pictures = [*kept, *((upload, None) for upload in uploads)]
+        for number, (upload, stem) in enumerate(pictures):  # one at a time in memory
             yield number, len(pictures)
-            content = _content(upload)
-            name = digest(content or b"")
-            if is_new and name in seen:
+            content = None if stem in self._known else _content(upload)  # hundreds are read once
+            name = stem if stem in self._known else digest(content or b"")
+            if stem is None and name in seen:
                 findings.doubled.append(upload.name)
             elif known := self._statistics(content, name):
                 seen.add(name)

@@ -238,6 +238,9 @@ def test_a_picture_is_decoded_once(parts, monkeypatch):
     for _ in range(2):
         assert parts.check("lid", given(png(0), png(1))).pictures == 2
     assert parts.add("lid", given(png(0), png(1))) == 2 and len(decoded) == 2
+    parts.check("lid", ())
+    monkeypatch.setattr(Path, "read_bytes", lambda path: pytest.fail(f"{path} is read again"))
+    assert parts.check("lid", ()).pictures == 2
 
 
 def damaged(path):
