@@ -5,16 +5,26 @@ requests the report like a browser or, every fourth time, the numbers like a pro
 answer. If the queue is full, the visitor tries again after 1 to 3 s. An answer counts if its content is right for the
 picture. A request is lost if it is neither answered nor refused. Prints and writes `results/load.json`: answers,
 refusals, errors, losses, seconds to the answer, and each second the memory of the process. Needs `.[train,dev]`.
+
+`python -m benchmarks.load programs` measures what programs get that send pictures of 256 pixels: `hubmodels serve`
+with one and two processes, and the demo, by one plain request and by the three steps of its endpoint. Each client
+sends the next picture after the answer. All models of one part judge. `answers per CPU second` is the throughput of
+one core: the CPU time is that of the server alone. `python -m benchmarks.load table` prints the results.
 """
 
 import argparse
 import asyncio
 import io
+import json
+import os
 import random
+import subprocess
 import sys
 import time
 import uuid
 from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,12 +32,22 @@ from tempfile import TemporaryDirectory
 import httpx2
 import numpy as np
 import psutil
+from app_process import wait_for
 from browser import ROOT, running
+from hub_environment import free_port
 from PIL import Image
 
+from benchmarks.measuring import origin, provenance, report, table
+from benchmarks.timing import spread
 from training.evaluation import git_commit, machine, versions, write_json
 
 RESULT = Path(__file__).parent / "results" / "load.json"
+OF_PROGRAMS = RESULT.with_name("load_programs.json")
+COLUMNS = (
+    *("server", "request", "clients", "answers", "refused", "errors", "answers per second", "answers per CPU second"),
+    *("median_ms", "p95_ms", "memory_mb"),
+)
+WARM_UP = 3  # seconds
 PATIENCE = 120  # seconds after which an accepted request without answer is lost
 CATEGORIES = ("brushed_metal", "cloth", "connector", "pill", "washer")
 KINDS = ("example", "example", "example", "camera", "broken")  # kinds of pictures, by how often they are uploaded
@@ -204,12 +224,135 @@ def figures(tally: Tally, process: psutil.Process, before: float, crowd_s: float
     }
 
 
+# ---------------------------------------------------------------- programs
+
+
+@contextmanager
+def serving(workers: int, folder: Path) -> Iterator[str]:
+    """Address of `hubmodels serve` with all methods of one part."""
+    port, log, environment = free_port(), folder / "log.txt", os.environ | {"PYTHONPATH": str(ROOT)}
+    words = [sys.executable, "-m", "hubmodels", "serve", "--model", "washer", "--workers", str(workers)]
+    words += ["--port", str(port)]
+    with (
+        log.open("w") as out,
+        subprocess.Popen(words, cwd=folder, env=environment, stdout=out, stderr=out) as process,
+    ):
+        try:
+            yield wait_for(f"http://127.0.0.1:{port}/healthz", process, log).removesuffix("/healthz")
+        finally:
+            process.terminate()
+
+
+async def judge(client: httpx2.AsyncClient, content: bytes) -> bool:
+    """One plain request; returns whether the answer is right."""
+    answer = await client.post("/judge", files={"picture": ("part.png", content)}, data={"category": "parts / washer"})
+    if answer.status_code in (429, 503):
+        raise Refused
+    return answer.status_code == 200 and answer.json()["verdicts"] == 3
+
+
+async def three_steps(client: httpx2.AsyncClient, content: bytes) -> bool:
+    """Upload, call and result of the demo's endpoint; returns whether the answer is right."""
+    sent = await client.post("/gradio_api/upload", files={"files": ("part.png", content)})
+    upload = {"path": sent.raise_for_status().json()[0], "meta": {"_type": "gradio.FileData"}}
+    return await request_numbers(client, None, "parts / washer", upload, "example")
+
+
+Ask = Callable[[httpx2.AsyncClient, bytes], Awaitable[bool]]
+SERVERS = {  # by name: how it starts, and the requests that it answers
+    "serve, 1 process": (lambda folder: serving(1, folder), {"/judge": judge}),
+    "serve, 2 processes": (lambda folder: serving(2, folder), {"/judge": judge}),
+    "demo": (running, {"/judge": judge, "three steps": three_steps}),
+}
+
+
+async def program(
+    send: Ask, client: httpx2.AsyncClient, contents: Sequence[bytes], until: float, tally: Tally
+) -> None:
+    """One program, which sends pictures one after the other until the time is over."""
+    number = 0
+    while (begun := time.perf_counter()) < until:
+        try:
+            is_right = await send(client, contents[number % len(contents)] + os.urandom(16))
+            tally.counts["answers" if is_right else "errors"] += 1
+            tally.seconds["answer"] += [time.perf_counter() - begun] * is_right
+        except Refused:
+            tally.counts["refused"] += 1
+            await asyncio.sleep(0.1)
+        except httpx2.HTTPError:
+            tally.counts["errors"] += 1
+        number += 1
+
+
+async def programs(url: str, send: Ask, clients: int, seconds: float) -> Tally:
+    """What several programs at once get in so many seconds."""
+    contents, tally = [path.read_bytes() for path in sorted((ROOT / "examples/parts/washer").glob("*.png"))], Tally()
+    async with httpx2.AsyncClient(base_url=url, timeout=PATIENCE, trust_env=False) as client:
+        until = time.perf_counter() + seconds
+        await asyncio.gather(*(program(send, client, contents, until, tally) for _ in range(clients)))
+    return tally
+
+
+def of_all(processes: Sequence[psutil.Process]) -> tuple[float, float]:
+    """CPU seconds until now, and MB of memory, of some processes together."""
+    cpu = sum(sum(process.cpu_times()[:2]) for process in processes)
+    return cpu, sum(process.memory_info().rss for process in processes) / 2**20
+
+
+def measure_programs(name: str, clients: Sequence[int], seconds: float) -> Iterator[dict]:
+    """The rows of a server."""
+    start, requests = SERVERS[name]
+    with TemporaryDirectory() as place, start(Path(place)) as url:
+        for request, send in requests.items():
+            asyncio.run(programs(url, send, 4, WARM_UP))
+            for count in clients:
+                processes = psutil.Process().children(recursive=True)
+                before, begun = of_all(processes)[0], time.perf_counter()
+                tally = asyncio.run(programs(url, send, count, seconds))
+                row = {"server": name, "request": request, "clients": count}
+                yield row | figures_of_programs(tally, time.perf_counter() - begun, before, processes)
+
+
+def figures_of_programs(tally: Tally, wall_s: float, before: float, processes: Sequence[psutil.Process]) -> dict:
+    """A row, without its name."""
+    cpu, memory = of_all(processes)
+    counts = {name: tally.counts[name] for name in ("answers", "refused", "errors")}
+    rates = {"answers per second": wall_s, "answers per CPU second": cpu - before}
+    rates = {name: round(counts["answers"] / time_s, 1) for name, time_s in rates.items()}
+    return counts | rates | spread([1000 * s for s in tally.seconds["answer"]]) | {"memory_mb": round(memory)}
+
+
+def write_programs(clients: Sequence[int], seconds: float) -> None:
+    """Prints and writes all rows."""
+    rows = [row for name in SERVERS for row in measure_programs(name, clients, seconds)]
+    where = provenance(" ".join(["python -m benchmarks.load", *sys.argv[1:]]))
+    report(OF_PROGRAMS.stem, [row | where for row in rows], COLUMNS)
+
+
+def results_table() -> str:
+    """The rows of the last measurement with programs."""
+    rows = json.loads(OF_PROGRAMS.read_text(encoding="utf-8"))
+    return f"{table(rows, COLUMNS)}\n\n{origin(rows[0])}"
+
+
 def main() -> None:
     """Prints and writes the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("who", choices=("visitors", "programs", "table"), nargs="?", default="visitors")
     parser.add_argument("--visitors", type=int, default=50)
     parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--clients", type=int, nargs="+", default=[1, 8], help="programs at once")
     args = parser.parse_args()
+    if args.who == "table":
+        print(results_table())
+    elif args.who == "programs":
+        write_programs(args.clients, args.seconds)
+    else:
+        write_visitors(args)
+
+
+def write_visitors(args: argparse.Namespace) -> None:
+    """Prints and writes what the visitors got."""
     with TemporaryDirectory() as place, running(Path(place)) as url:
         (process,) = psutil.Process().children()
         row = asyncio.run(crowd(url, process, args.visitors, args.seconds))
@@ -220,8 +363,8 @@ def main() -> None:
     row |= {"visitors": args.visitors, "seconds": args.seconds}
     for name, value in row.items():
         print(f"{name.replace('_', ' '):42} {value}")
-    origin = {"machine": machine(), "commit": git_commit(), "versions": versions()}
-    write_json(RESULT, {"command": " ".join(["python -m benchmarks.load", *sys.argv[1:]])} | row | origin)
+    where = {"machine": machine(), "commit": git_commit(), "versions": versions()}
+    write_json(RESULT, {"command": " ".join(["python -m benchmarks.load", *sys.argv[1:]])} | row | where)
 
 
 if __name__ == "__main__":

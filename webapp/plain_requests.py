@@ -10,9 +10,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from hubmodels import BackboneError, ModelError, PictureError, PreparedPicture
 from hubmodels.hub.catalog import Catalog
 from hubmodels.line.line import chosen_detectors, sha256_of
-from hubmodels.line.serve import MODEL, Limits, Server
+from hubmodels.line.serve import MODEL, NOT_KEPT, Limits, Server
 from webapp.inspection import inspect_picture
-from webapp.page_log import PageLog
+from webapp.page_log import NotLoggedError, PageLog
 
 
 @dataclass(frozen=True)
@@ -32,12 +32,14 @@ class CategoryLine:
     def judge(
         self, name: str, picture: bytes, rate: float | None = None, methods: Collection[str] | None = None
     ) -> dict:
-        """As `Line.judge`; also returns the error that a model cannot be loaded."""
+        """As `Line.judge`; also returns the errors of a model that cannot be loaded and of the log."""
         try:
             prepared = PreparedPicture(picture)  # first, because a bad picture needs no models
             chosen = chosen_detectors(self.label, self.catalog.load(self.label), methods)
             inspection = inspect_picture(self.catalog, self.label, prepared, rate, list(chosen))
             self.log.inspection(name, sha256_of(picture), self.label, inspection, rate, self.catalog)
+        except NotLoggedError as error:
+            return {"picture": name, "error": {"kind": NOT_KEPT, "message": str(error)}}
         except PictureError as error:
             return {"picture": name, "error": {"kind": error.fault, "message": str(error)}}
         except (ModelError, BackboneError):  # the reason contains paths of the server

@@ -63,8 +63,8 @@ SLOWEST = 60.0  # seconds in which a body has to arrive
 IN_MEMORY = 1_000_000  # bytes of a picture; larger ones wait in a temporary file
 LONGEST_FIELD = 10_000  # bytes
 PATIENCE = 60  # seconds in which a process has to answer the first one; importing torch can take long
-MODEL = "model"  # the kind of an error: a model cannot be loaded
-STATUS = {"unknown_format": 415, MODEL: 500}  # of the faults of pictures; all others are 422
+MODEL, NOT_KEPT = "model", "not_kept"  # kinds of errors: a model cannot be loaded, the log cannot be written
+STATUS = {"unknown_format": 415, MODEL: 500, NOT_KEPT: 500}  # of the faults of pictures; all others are 422
 EXPLAINED = {  # refusals by Starlette: the kind, and our words
     400: ("multipart", None),
     404: ("not_found", "there is no such address: /openapi.json lists all"),
@@ -240,7 +240,7 @@ class Server:
             record = line.judge(name, picture.file.read(), choice.rate, choice.methods)
         except (OSError, LogError) as error:  # a result that is not in the log must not be used
             logger.error("the result of %s cannot be kept: %s", name, error)
-            raise Refusal(500, "not_kept", "the result cannot be kept: the server's log has the reason") from error
+            raise Refusal(500, NOT_KEPT, "the result cannot be kept: the server's log has the reason") from error
         return record, time.perf_counter() - begun
 
     def _counted(self, judged: tuple[dict, float], label: str) -> dict:

@@ -28,6 +28,7 @@ from webapp.compare_tab import TEST, Comparing
 from webapp.inspect_tab import InspectTab
 from webapp.inspection import fit_methods, inspect_picture, method_choice, wish_methods
 from webapp.models_tab import render_models
+from webapp.page_log import PageLog
 from webapp.results import BatchResults
 from webapp.texts import LANGUAGES
 
@@ -319,7 +320,7 @@ def test_recorded_metrics_and_models_list_each_method(catalog, registered):
 @every_number
 def test_the_api_answers_for_each_method(catalog, registered, upload):
     encoded = base64.b64encode(io.FileIO(upload["path"]).readall()).decode()
-    result = api._Endpoints(catalog).inspect(f"data:image/png;base64,{encoded}", LABEL, overlays=True)
+    result = api._Endpoints(catalog, PageLog()).inspect(f"data:image/png;base64,{encoded}", LABEL, overlays=True)
     assert list(result["methods"]) == TITLES[:registered]
     assert (result["agree"] is None) == (registered == 1) and result["verdicts"] == registered
     assert all(numbers["overlay"].startswith("data:image/png") for numbers in result["methods"].values())

@@ -30,6 +30,7 @@ from hubmodels.hub.catalog import Catalog
 from webapp import api
 from webapp.inspection import inspect_picture
 from webapp.page import build_page
+from webapp.page_log import PageLog
 from webapp.plain_requests import PlainRequests, open_server
 
 ROOT = Path(__file__).parents[2]
@@ -126,7 +127,7 @@ def test_a_picture_that_is_good_but_not_at_five_times_the_rate_needs_another_loo
     scores = [score - 98 + i + 0.5 for i in range(97)] + [score + 1, score + 2]
     detector.calibration.fit([AnomalyPrediction(s, np.full((1, 1), s, np.float32)) for s in scores], 0.01)
     detector.save_pretrained(tmp_path / "glass-toy-widget")
-    endpoints = api._Endpoints(Catalog.from_folder(tmp_path))
+    endpoints = api._Endpoints(Catalog.from_folder(tmp_path), PageLog())
     for rate, expected in ((None, True), (0.005, True), (0.03, False)):
         result = endpoints.inspect(data_url(picture), LABEL, rate)
         numbers = result["methods"]["GLASS"]
@@ -168,7 +169,7 @@ def test_a_batch_notices_a_changed_camera(catalog, picture, monkeypatch):
     }
     fitting = replace(real, predictions=alike, appearance=AppearanceCheck(1.0, ()))
     monkeypatch.setattr(api, "inspect_picture", lambda *_: fitting)
-    endpoints = api._Endpoints(catalog)
+    endpoints = api._Endpoints(catalog, PageLog())
     notice = endpoints.inspect_batch([data_url(picture)] * 24, LABEL)["notice"]
     assert notice["kind"] == "setup_changed" and "the part's position may have changed" in notice["message"]
     assert endpoints.inspect_batch([data_url(picture)] * 7, LABEL)["notice"] is None
@@ -206,7 +207,7 @@ def test_what_is_wrong_is_told(url, name, data, kind):
 def test_a_model_that_does_not_load_tells_no_path(model_folder, picture):
     for weights in model_folder.glob("*/model.safetensors"):
         weights.write_bytes(b"")
-    result = api._Endpoints(Catalog.from_folder(model_folder)).inspect(data_url(picture), LABEL)
+    result = api._Endpoints(Catalog.from_folder(model_folder), PageLog()).inspect(data_url(picture), LABEL)
     assert kind_of(result) == "model" and str(model_folder) not in result["error"]["message"]
 
 

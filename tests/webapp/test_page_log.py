@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from PIL import Image
+from starlette.testclient import TestClient
 
 from hubmodels.hub.catalog import Catalog
 from hubmodels.line.line import sha256_of
@@ -16,7 +17,7 @@ from webapp.batch_tab import _Batches
 from webapp.inspect_tab import InspectTab
 from webapp.live_tab import DEVICE, LiveTab
 from webapp.page_log import PageLog
-from webapp.plain_requests import CategoryLines
+from webapp.plain_requests import CategoryLines, open_server
 from webapp.texts import TEXTS
 from webapp.visitors import Everybody
 
@@ -86,6 +87,13 @@ def test_what_cannot_be_logged_is_not_shown(everybody, upload, log, monkeypatch)
     assert (
         TEXTS["fault_not_logged"]["en"] in InspectTab(None, [], everybody).inspect(LABEL, upload, None, visitor())[0]
     )
+
+
+def test_what_cannot_be_logged_fails_a_plain_request(everybody, monkeypatch):
+    monkeypatch.setattr(InspectionLog, "add", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    client = TestClient(open_server(everybody.of(None).catalog, log=everybody.of(None).log))
+    answer = client.post("/judge", files={"picture": ("a.png", png())}, data={"category": LABEL})
+    assert (answer.status_code, answer.json()["error"]["kind"]) == (500, "not_kept")
 
 
 def test_without_a_folder_nothing_is_kept(model_folder, upload, tmp_path):
