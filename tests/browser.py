@@ -66,14 +66,14 @@ def launched(camera=None):
 
 
 @contextmanager
-def visit(url, path="/", width=1280, height=900, **context):
+def visit(url, path="/", width=1280, height=900, color_scheme="light", **context):
     """A page of a real browser; ends with the check that nothing went wrong in it and nobody else was asked.
 
     No visit shares cookies or storage with another. Those of one kind share the cache: to compile the scripts takes
     longer than most visits.
 
     Args:
-        context: of `playwright.Browser.new_context`, such as `locale` and `color_scheme`.
+        context: of `playwright.Browser.new_context`, such as `locale`.
     """
     errors, foreign = [], []
     watches = {
@@ -81,8 +81,9 @@ def visit(url, path="/", width=1280, height=900, **context):
         "pageerror": lambda error: errors.append(str(error)),
         "request": lambda request: request.url.startswith((url, "data:", "blob:")) or foreign.append(request.url),
     }
+    options = context | {"viewport": {"width": width, "height": height}, "color_scheme": color_scheme}
     with nullcontext(*_running) if _running else launched() as browser:
-        with empty_page(browser, url, viewport={"width": width, "height": height}, **context) as page:
+        with empty_page(browser, url, **options) as page:
             for event, watch in watches.items():
                 page.on(event, watch)
             page.goto(url + path)

@@ -21,6 +21,8 @@ from small_pictures import picture
 from hubmodels.backbone import load_backbone
 from hubmodels.front_end import align, flatten
 from hubmodels.methods import METHODS
+from training import evaluation
+from training.publishing import latency
 
 BACKBONE = "resnet18.tv_in1k"
 signal.signal(
@@ -74,6 +76,15 @@ def backbone_weights(tmp_path_factory):
 def shared_backbone(backbone_weights):
     """Holds the random backbone for the whole session, so that models in any folder find it by its fingerprint."""
     return load_backbone(BACKBONE, weights=backbone_weights)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_reports():
+    """Small panels and few measurements of latency: they took half of a training's time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluation, "PANEL_HEIGHT", 32)
+        patch.setattr(latency, "REPEATS", 2)
+        yield
 
 
 @pytest.fixture(scope="session")

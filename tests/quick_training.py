@@ -16,7 +16,9 @@ def quick(command: list[str], *options: str) -> list[str]:
 
 if __name__ == "__main__":
     sys.path.insert(0, str(PROGRAM.parents[1]))
+    from training import evaluation
     from training.objectives import hybrid
+    from training.publishing import latency
 
-    hybrid.STEPS = STEPS
+    hybrid.STEPS, evaluation.PANEL_HEIGHT, latency.REPEATS = STEPS, 32, 2
     runpy.run_path(str(PROGRAM), run_name="__main__")

@@ -39,6 +39,7 @@ logger = logging.getLogger(__name__)
 SCORES_FILE, PANELS = "scores.parquet", "panels"  # in the model's folder
 PROTOCOL = "last"
 MOST_MISSED = 50  # panels of missed defects
+PANEL_HEIGHT = 256
 BATCH_SIZE = 8
 TEXTURES = ("carpet", "grid", "leather", "tile", "wood")  # of MVTec AD; its other ten categories are objects
 OBJECTS = (
@@ -196,7 +197,8 @@ def _draw_panels(detector: AnomalyDetector, category: Category, rows: list[dict]
             mask = sample.read_mask((picture.height, picture.width))
         except ValueError:  # the pixel metrics have logged it
             mask = None
-        panel(picture, mask, {detector.method: detector.predict(picture)}).save(folder / f"{title}.png")
+        predictions = {detector.method: detector.predict(picture)}
+        panel(picture, mask, predictions, PANEL_HEIGHT).save(folder / f"{title}.png")
 
 
 def _chosen(rows: list[dict]) -> dict[str, dict]:

@@ -1,5 +1,7 @@
 """Patch features against the slow chain of the papers' codes, written out: unfold, upsample, pool, stack, pool."""
 
+from functools import cache
+
 import pytest
 import timm
 import torch
@@ -12,12 +14,17 @@ def relative_error(ours, reference):
     return ((ours - reference).abs().max() / reference.abs().max()).item()
 
 
+@cache
+def real_network(name):
+    return timm.create_model(name, pretrained=False, features_only=True, out_indices=(2, 3)).eval()
+
+
 @pytest.mark.parametrize("size", [(256, 256), (288, 288), (256, 320)])
 @pytest.mark.parametrize("name", ["wide_resnet50_2.tv_in1k", "resnet18.tv_in1k"])
 def test_equals_the_slow_chain_on_real_networks(name, size):
     """Random weights suffice: the equality is algebra, and real ResNets give the real shapes."""
     torch.manual_seed(0)
-    network = timm.create_model(name, pretrained=False, features_only=True, out_indices=(2, 3)).eval()
+    network = real_network(name)
     with torch.no_grad():
         feature_maps = network(torch.rand(1, 3, *size))
     channels = network.feature_info.channels()

@@ -178,9 +178,9 @@ def test_the_panels_get_the_region_and_stripe_the_rest(make_detector, category_f
     detector.calibrate([sample.read() for sample in category.train], 0.25)
     drawn, draw = [], evaluation.panel
 
-    def record(picture, mask, predictions):
+    def record(picture, mask, predictions, height):
         drawn.extend(p.counts for p in predictions.values())
-        return draw(picture, mask, predictions)
+        return draw(picture, mask, predictions, height)
 
     monkeypatch.setattr(evaluation, "panel", record)
     evaluate(detector, category, tmp_path, skip_bad=True)

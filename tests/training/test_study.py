@@ -22,12 +22,22 @@ from hubmodels.metric_names import HEADLINE
 from training.compare import Run, compared, overall, runs_in, sentence, table
 from training.compare import main as compare
 from training.pixel_curves import PixelCurves
+from training.study import plots
 from training.study.__main__ import main as study
 from training.study.__main__ import plan_text
 from training.study.plan import Study
 from training.study.tables import STUDY_FILE, Results, summary_table
 
 COMMITTED = ROOT / "benchmarks/results/study"
+DRAW_ALL = plots.draw_all
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_plots():
+    """Plots take longer than all the rest of a study; tests of them bring `DRAW_ALL` back."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plots, "draw_all", lambda results, folder: [])
+        yield
 
 
 @pytest.fixture
@@ -46,7 +56,7 @@ def finished(backbone_weights, tmp_path_factory):
     return place
 
 
-def test_a_study_runs_continues_and_can_be_recomputed(file, tmp_path, capsys):
+def test_a_study_runs_continues_and_can_be_recomputed(file, tmp_path, capsys, monkeypatch):
     assert study([str(file), "--dry-run"]) == 0
     said = capsys.readouterr().err
     assert "5 jobs, 0 of them finished" in said and "few, Mahalanobis: 1 job, " in said
@@ -55,6 +65,7 @@ def test_a_study_runs_continues_and_can_be_recomputed(file, tmp_path, capsys):
     assert study([str(file), "--dry-run"]) == 0
     said = capsys.readouterr().err
     assert "5 jobs, 3 of them finished" in said and "Mahalanobis" not in said
+    monkeypatch.setattr(plots, "draw_all", DRAW_ALL)
     assert study([str(file)]) == 0
     results = Results(tmp_path / "results")
     rows = results.rows
@@ -340,7 +351,8 @@ def test_a_folder_without_scores_is_named(tmp_path, capsys):
 
 
 @pytest.mark.skipif(not COMMITTED.is_dir(), reason="no results of the study are committed")
-def test_committed_tables_and_plots_are_those_of_the_committed_scores(tmp_path, capsys):
+def test_committed_tables_and_plots_are_those_of_the_committed_scores(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(plots, "draw_all", DRAW_ALL)
     for path in COMMITTED.glob("*.parquet"):
         (tmp_path / path.name).write_bytes(path.read_bytes())
     assert study(["--recompute", str(tmp_path)]) == 0

@@ -8,6 +8,7 @@ import logging
 import shlex
 import shutil
 from collections.abc import Iterable, Sequence
+from functools import cache
 from pathlib import Path, PureWindowsPath
 
 from huggingface_hub import EvalResult, ModelCardData
@@ -119,7 +120,7 @@ def render_card(
     report = public_report(report)
     licence, compact = dataset_licence(report["dataset"]), report["backbone"]["name"] == COMPACT_BACKBONE
     paper = METHODS[report["method"]].paper
-    return _template().render(
+    return _template(require_templates()).render(
         metadata=_metadata(report).to_yaml(),
         threshold=threshold_in_words(report["calibration"]),
         report=report,
@@ -188,9 +189,10 @@ def require_templates() -> Path:
     return TEMPLATES
 
 
-def _template() -> Template:
+@cache
+def _template(folder: Path) -> Template:
     environment = Environment(
-        loader=FileSystemLoader(require_templates()), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(folder), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["percent"] = lambda value: "not measured" if value is None else f"{100 * value:.1f} %"
     environment.filters["size"] = lambda size: size_text(as_pair(size))

@@ -22,10 +22,11 @@ from training.evaluation import processor, read_report, write_json
 from training.publishing.card import example_picture, finished_models, write_card
 
 ROOT = Path(__file__).parents[2]
+REPEATS = 20
 WARM_UP = 3  # calls: the first ones choose algorithms and fill caches
 
 
-def measure_latency(detector: AnomalyDetector, picture: Picture, repeats: int = 20) -> dict:
+def measure_latency(detector: AnomalyDetector, picture: Picture, repeats: int) -> dict:
     """Wall time of `predict` on a decoded picture with its map, alone in its batch: median and 95th percentile, ms.
 
     The time is complete on a GPU, too, because a prediction's map is in main memory.
@@ -47,9 +48,9 @@ def measure_latency(detector: AnomalyDetector, picture: Picture, repeats: int = 
 
 def measure_on_devices(detector: AnomalyDetector, picture: Picture) -> dict[str, dict]:
     """Latency by kind of device: that of the detector, and the CPU, on which the detector remains."""
-    measured = {detector.device.type: measure_latency(detector, picture)}
+    measured = {detector.device.type: measure_latency(detector, picture, REPEATS)}
     if detector.device.type != "cpu":
-        measured["cpu"] = measure_latency(detector.to("cpu"), picture)
+        measured["cpu"] = measure_latency(detector.to("cpu"), picture, REPEATS)
     return measured
 
 

@@ -50,7 +50,7 @@ def test_a_file_is_decoded_once_before_the_clock_starts(monkeypatch, tmp_path):
 
 
 def test_what_was_trained_on_a_gpu_is_timed_on_the_cpu_as_well(monkeypatch):
-    clock = Clock([1.0] * (WARM_UP + 20) + [9.0] * (WARM_UP + 20)).to("cuda")
+    clock = Clock([1.0] * (WARM_UP + latency.REPEATS) + [9.0] * (WARM_UP + latency.REPEATS)).to("cuda")
     monkeypatch.setattr(latency, "time", clock)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU")
     measured = measure_on_devices(clock, picture(0))
@@ -68,7 +68,8 @@ def folder(model_folder, monkeypatch):
     return describe(model_folder / "simplenet-toy-widget", latency=timed)
 
 
-def test_a_finished_model_gets_the_time_of_this_machine_and_keeps_that_of_other_devices(folder):
+def test_a_finished_model_gets_the_time_of_this_machine_and_keeps_that_of_other_devices(folder, monkeypatch):
+    monkeypatch.setattr(latency, "REPEATS", 20)
     add_latency(folder, picture(0))
     report = json.loads((folder / "metrics.json").read_text())
     assert report["latency"]["cuda"]["device"] == "elsewhere" != report["latency"]["cpu"]["device"]
