@@ -104,6 +104,7 @@ def test_uploads_good_and_defective(bundled, tmp_path):
 def test_a_camera_of_the_device_is_judged_paused_and_stopped(bundled):
     with visit(bundled, "/?category=parts/washer", permissions=["camera"]) as page:
         page.get_by_role("tab", name="Live").click()
+        expect(page.locator(".live-inputs").get_by_label("Category")).to_have_value("Washer (sample)", timeout=60_000)
         page.locator("#live-start").click()
         counts = page.locator(".live-counts")
         for found in ("Defective", "No such part in view"):  # the belt comes again and again
