@@ -295,7 +295,7 @@ def test_a_space_teaches_if_it_is_duplicated_or_told_to(
     if published:
         file.write_text(f"{published}\n")
     monkeypatch.setattr(app.is_duplicate, "__defaults__", (file,))
-    found = app.open_teacher(SimpleNamespace(models=str(tmp_path, log=None)), shared)
+    found = app.open_teacher(SimpleNamespace(models=str(tmp_path), log=None), shared)
     assert (type(found), found.teaches, found.private) == (kind, teaches, kind is Visitors)
 
 
