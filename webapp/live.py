@@ -118,15 +118,18 @@ class LiveSession:
                 self._standstill.judged(upright, seconds)
             self.scene = Scene.READY if now else self._standstill.add(upright, seconds)
             if self.scene is Scene.READY:
-                self._judge(picture, begun)
+                try:
+                    self._judge(picture, begun)
+                except BaseException:
+                    self._standstill.failed()
+                    raise
             return self.scene is Scene.READY
 
     def _judge(self, picture: bytes | np.ndarray, begun: float) -> None:
         prepared = PreparedPicture(picture)
         inspection = inspect_picture(self.place.catalog, self.category, prepared, self.rate, self.methods)
-        number, path, shown = self._counts.total() + 1, _keep(picture), thumbnail(inspection.picture)
-        name, sha256 = f"live#{number}", sha256_of(path.read_bytes())
-        self.place.log.inspection(name, sha256, self.category, inspection, self.rate, self.place.catalog)
+        number, shown = self._counts.total() + 1, thumbnail(inspection.picture)
+        path = self._keep_and_log(picture, number, inspection)
         took, at = 1000 * (time.perf_counter() - begun), f"{datetime.now():%H:%M:%S}"
         judged = Judged(number, path, self._record(inspection), shown, at, took)
         self._rows.appendleft(judged)
@@ -137,6 +140,16 @@ class LiveSession:
             if self._drift.add(numbers):
                 self._alarm = number
             self._history.append((self._drift.capital, inspection.appearance.ratio, numbers[BRIGHTER]))
+
+    def _keep_and_log(self, picture: bytes | np.ndarray, number: int, inspection: Inspection) -> Path:
+        path = _keep(picture)
+        try:
+            name, sha256 = f"live#{number}", sha256_of(path.read_bytes())
+            self.place.log.inspection(name, sha256, self.category, inspection, self.rate, self.place.catalog)
+        except BaseException:
+            path.unlink()  # it is soon tried again
+            raise
+        return path
 
     def _record(self, inspection: Inspection) -> dict:
         return inspection.record(self.category, self.rate) | {"error": None}

@@ -2,7 +2,6 @@
 
 import importlib.util
 import math
-import re
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -12,7 +11,7 @@ from gradio.components import Component
 
 from hubmodels import BackboneError, ModelError, PictureError
 from hubmodels.line.live import EVERY
-from hubmodels.line.sources import Camera, Found, SourceError, video_pictures
+from hubmodels.line.sources import Camera, Found, SourceError, video_pictures, without_password
 from webapp.api import read_data_url
 from webapp.hosting import checked_path, fresh_path, hide_folders
 from webapp.inspection import MODEL, Asked, chosen_methods, dropdown, fit_methods, method_choice, wish_methods
@@ -30,7 +29,6 @@ VIDEO_TYPES = ["video", ".mkv", ".avi", ".ts"]
 WORDS = ("pause", "step", "stop", "paused", "ended", "refused", "insecure", "gone")  # of the browser
 FAULTS = (PictureError, ModelError, BackboneError, ValueError, OSError)
 REFUSED = "() => document.querySelector('.live').dispatchEvent(new Event('refused'))"
-SECRET = re.compile(r"//[^/@]*@")  # user and password in an address
 
 
 class LiveTab:
@@ -41,7 +39,7 @@ class LiveTab:
     """
 
     def __init__(self, visitors: Everybody | Visitors, cameras: Sequence[str] = ()) -> None:
-        self._visitors, self._cameras = visitors, {SECRET.sub("//", camera): camera for camera in cameras}
+        self._visitors, self._cameras = visitors, {without_password(camera): camera for camera in cameras}
         self._sessions: dict[str, LiveSession] = {}  # by session of Gradio
 
     def build(self, catalog: LayeredCatalog, opened: Sequence[Component]) -> gr.Dropdown:
@@ -136,7 +134,7 @@ class LiveTab:
         except SourceError:
             yield _view(session, language, newest, over="unreadable", failed=True)
         except FAULTS as error:
-            yield self._failed(session, error, language)
+            yield self._failed(session, error, language, over="ended")
 
     def _follow(self, session: LiveSession, address: str, language: str) -> Iterator[dict]:
         """The newest pictures of a camera until Stop."""
@@ -158,7 +156,10 @@ class LiveTab:
 
     def see(self, event: gr.EventData, request: gr.Request) -> dict:
         """A picture of the visitor's camera -> the view."""
-        session, language = self._session(event, request), language_of(request)
+        session, language = self._found(event, request), language_of(request)
+        if session is None:  # the server began again, or too many came later
+            over = _without_session(translate_plainly("live_over", language), language, failed=True)
+            return over | {"run": getattr(event, "run", None), "report": None}
         picture, seconds = read_data_url(getattr(event, "picture", None)), getattr(event, "seconds", None)
         if picture is None or not isinstance(seconds, int | float) or not math.isfinite(seconds):
             return self._failed(session, PictureError("the browser sent no picture", "unreadable"), language)
@@ -211,14 +212,19 @@ class LiveTab:
         if session := self._sessions.pop(request.session_hash, None):
             session.stopped.set()
 
+    def _found(self, event: gr.EventData, request: gr.Request) -> LiveSession | None:
+        """The visitor's session, if it is the one on the page."""
+        session = self._sessions.get(request.session_hash)
+        return session if session and session.run == getattr(event, "run", None) else None
+
     def _session(self, event: gr.EventData, request: gr.Request) -> LiveSession:
-        """The visitor's session, if it is the one on the page.
+        """As `_found`.
 
         Raises:
             gr.Error: it is no longer there.
         """
-        session = self._sessions.get(request.session_hash)
-        if session is None or session.run != getattr(event, "run", None):
+        session = self._found(event, request)
+        if session is None:
             raise gr.Error(translate_plainly("live_over", language_of(request)), print_exception=False)
         return session
 
@@ -227,9 +233,9 @@ class LiveTab:
             self._sessions.pop(next(iter(self._sessions))).stopped.set()
         self._sessions[name] = session
 
-    def _failed(self, session: LiveSession, error: Exception, language: str) -> dict:
+    def _failed(self, session: LiveSession, error: Exception, language: str, over: str | None = None) -> dict:
         words = explain_fault(error, language, session.place.catalog).unescape()
-        return _view(session, language, words=words, failed=True)
+        return _view(session, language, words=words, failed=True, over=over)
 
 
 def _view(

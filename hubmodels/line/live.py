@@ -70,6 +70,10 @@ class Standstill:
         """This picture was judged without waiting for a standstill; it is not judged again while nothing moves."""
         self._first, self._since, self._is_judged = _cells(picture), seconds, True
 
+    def failed(self) -> None:
+        """The picture could not be judged; the next one is to be, as long as nothing moves."""
+        self._is_judged = False
+
 
 def still_pictures(pictures: Iterable[Found], still_for: float = STILL_FOR) -> Iterator[Found]:
     """Of the pictures of a camera or video, those to judge.

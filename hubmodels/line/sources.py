@@ -13,6 +13,7 @@ was judged are left out. A camera that is gone is tried again until it is back.
 
 import glob
 import logging
+import re
 import sys
 import threading
 import time
@@ -37,6 +38,7 @@ DEVICES = {  # by sys.platform: format and file of a numbered camera
     "win32": ("dshow", "video={}"),
 }
 FIRST_WAIT, LONGEST_WAIT = 1.0, 30.0  # seconds before a camera is tried again
+SECRET = re.compile(r"(?<=:)//[^/\s]*@")  # user and password in an address
 OPEN_IN = 10.0  # seconds
 WAIT = 0.5  # seconds for a picture; a wait without end cannot be interrupted on Windows
 
@@ -113,6 +115,11 @@ def camera_pictures(source: str, every: float = 1.0) -> Iterator[Found]:
                 time.sleep(max(0.0, every - (time.monotonic() - begun)))
 
 
+def without_password(text: str) -> str:
+    """Addresses without their user and password."""
+    return SECRET.sub("//", text)
+
+
 def is_camera(source: str) -> bool:
     """Whether it is a camera, of this computer or in the network, and no file."""
     return source.startswith((CAMERA, *ADDRESSES))
@@ -130,11 +137,12 @@ class Camera:
 
     def __init__(self, source: str) -> None:
         self.source, self.av = source, _import_av()
+        self._name = without_password(source)
         self.problem: str | None = None
         self._number = 0
         self._newest: np.ndarray | None = None
         self._changed, self._closed = threading.Condition(), threading.Event()
-        self._thread = threading.Thread(target=self._read, daemon=True, name=source)
+        self._thread = threading.Thread(target=self._read, daemon=True, name=self._name)
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -153,7 +161,7 @@ class Camera:
         if pixels is None:
             return None
         self._number += 1
-        return Found(f"{self.source}#{self._number}", pixels, time.monotonic())
+        return Found(f"{self._name}#{self._number}", pixels, time.monotonic())
 
     def _read(self) -> None:
         wait = FIRST_WAIT
@@ -168,9 +176,9 @@ class Camera:
                         return
                 reason = "it sends no more pictures"
             except (OSError, IndexError, self.av.error.FFmpegError) as error:
-                reason = str(error)
+                reason = without_password(str(error))
             self.problem = reason
-            logger.warning("%s: %s; trying again in %.0f s", self.source, reason, wait)
+            logger.warning("%s: %s; trying again in %.0f s", self._name, reason, wait)
             self._closed.wait(wait)
             wait = min(LONGEST_WAIT, 2 * wait)
 

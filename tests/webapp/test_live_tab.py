@@ -2,6 +2,7 @@
 
 import io
 from base64 import b64encode
+from dataclasses import replace
 from types import SimpleNamespace
 
 import gradio as gr
@@ -11,10 +12,12 @@ from belt_video import frames, write_video
 from PIL import Image
 
 from hubmodels.hub.catalog import Catalog, list_bundle
+from hubmodels.line.log import InspectionLog
 from hubmodels.line.sources import Found
 from webapp import live_tab
 from webapp.live import LiveSession
 from webapp.live_tab import DEVICE, VIDEO, LiveTab
+from webapp.page_log import NotLoggedError, PageLog
 from webapp.texts import TEXTS
 from webapp.visitors import Everybody, Workplace
 
@@ -124,8 +127,27 @@ def test_another_session_is_out_of_reach(tab):
     (begun,) = tab.start(LABEL, METHODS, DEVICE, None, visitor())
     stranger = SimpleNamespace(headers={}, session_hash="other")
     for run, request in ((begun["run"], stranger), ("0123", visitor())):
+        view = tab.see(event(run, picture=data_url(next(frames())), seconds=0.0), request)
+        assert view["over"] and view["run"] == run and view["state"] == TEXTS["live_over"]["en"]
         with pytest.raises(gr.Error, match=TEXTS["live_over"]["en"]):
-            tab.see(event(run, picture=data_url(next(frames())), seconds=0.0), request)
+            tab.command(event(run, act="pause"), request)
+    assert tab._sessions["me"].scene is None and not tab._sessions["me"].paused
+
+
+def test_a_part_that_could_not_be_judged_is_tried_again(place, tmp_path, monkeypatch):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "kept"))
+    (tmp_path / "log").write_text("no folder")
+    session, good = (
+        LiveSession(replace(place, log=PageLog(InspectionLog(tmp_path / "log"))), LABEL, METHODS, "en"),
+        next(frames()),
+    )
+    session.see(good, 0.0)
+    for seconds in (0.6, 0.8):
+        with pytest.raises(NotLoggedError):
+            session.see(good, seconds)
+    assert not list((tmp_path / "kept").rglob("*.png"))
+    (tmp_path / "log").unlink()
+    assert session.see(good, 1.0) and not session.see(good, 1.2)
 
 
 @pytest.mark.parametrize(

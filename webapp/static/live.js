@@ -4,12 +4,14 @@
 const box = element.querySelector(".live"), video = box.querySelector("video"), picture = box.querySelector(".live-picture");
 const report = box.querySelector(".live-report"), verdict = box.querySelector(".live-verdict"), spoken = box.querySelector(".spoken"), canvas = document.createElement("canvas");
 const LONGEST = 1920; // pixels of a picture that is sent
+const past = new Set(); // sessions that were replaced; their last answers come late
 let run = null, stream = null, over = false, paused = false, waiting = false, step = false, sent = 0, next = 0;
 
 function say(words, failed = false) {
   const state = box.querySelector(".live-state");
   state.textContent = words;
   state.classList.toggle("failed", failed);
+  if ((failed || over) && spoken.textContent !== words) spoken.textContent = words;
 }
 
 function end() {
@@ -22,6 +24,7 @@ function end() {
 
 async function begin(value) {
   end();
+  past.add(run);
   [run, over, paused, waiting, step] = [value.run, false, false, false, false];
   report.replaceChildren();
   verdict.replaceChildren();
@@ -33,7 +36,7 @@ async function begin(value) {
     const size = { width: { ideal: LONGEST }, height: { ideal: 1080 } };
     const wanted = { video: { ...size, facingMode: "environment" } };
     const opened = await navigator.mediaDevices.getUserMedia(wanted);
-    if (run !== value.run) return opened.getTracks().forEach((track) => track.stop());
+    if (run !== value.run || over) return opened.getTracks().forEach((track) => track.stop());
     stream = opened;
     opened.getVideoTracks()[0].addEventListener("ended", () => stopped(value.words.gone));
     video.srcObject = opened;
@@ -41,6 +44,7 @@ async function begin(value) {
     await video.play();
     send();
   } catch (error) {
+    if (run !== value.run || over) return;
     stopped(navigator.mediaDevices ? `${value.words.refused} (${error.name})` : value.words.insecure);
   }
 }
@@ -66,16 +70,15 @@ function send() {
   step = false;
 }
 
-function answered() {
+function answered(wait = props.value.every * 1000 - (performance.now() - sent)) {
   if (!waiting) return;
   waiting = false;
-  next = setTimeout(send, Math.max(0, props.value.every * 1000 - (performance.now() - sent)));
+  next = setTimeout(send, Math.max(0, wait));
 }
 
 function press() {
   box.querySelector("[data-act=pause]").setAttribute("aria-pressed", paused);
   box.querySelectorAll("[data-act]").forEach((button) => { button.disabled = over; });
-  if (!over && paused) say(props.value.words.paused);
 }
 
 box.addEventListener("click", ({ target }) => {
@@ -91,7 +94,11 @@ box.addEventListener("click", ({ target }) => {
     say(props.value.words.ended);
   }
   if (act) trigger("input", { run, act: act === "pause" && !paused ? "go" : act });
-  if (act === "pause" || act === "step") { press(); send(); }
+  if (act === "pause" || act === "step") {
+    press();
+    if (paused) say(props.value.words.paused);
+    send();
+  }
   if (correct) trigger("like", { run, number: Number(number), good: correct === "good" });
   else if (number) trigger("select", { run, number: Number(number) });
   if (undo !== undefined) trigger("undo", { run });
@@ -102,20 +109,23 @@ function show() {
   const value = props.value;
   box.hidden = !value?.run;
   if (!value?.run) return end();
+  if (past.has(value.run)) return answered();
   if (value.run !== run) begin(value);
   if (value.over) {
     end();
     over = true;
   }
-  if (!over || value.over) say(value.state, value.failed);
+  if (!over || value.over) say(paused && !over && !value.failed ? value.words.paused : value.state, value.failed);
   if (value.frame) {
     picture.src = value.frame;
     picture.hidden = false;
   }
   if (value.report !== null) {
     const open = report.querySelector("details")?.open;
+    const focused = report.contains(document.activeElement) && document.activeElement;
     report.innerHTML = value.report; // made by the server, which escapes what strangers wrote
     if (open) report.querySelector("details")?.setAttribute("open", "");
+    if (focused) focusAgain(focused);
     verdict.replaceChildren(...report.querySelectorAll(".headline"));
     spoken.textContent = verdict.innerText;
   }
@@ -123,9 +133,16 @@ function show() {
   answered();
 }
 
+function focusAgain({ dataset: { number, correct }, tagName }) { // never on a button that corrects another part
+  const row = `.live-rows [data-number="${number}"]`;
+  const same = correct && `[data-correct=${correct}][data-number="${number}"]`;
+  const found = tagName === "SUMMARY" ? "summary" : [same, row].find((name) => name && report.querySelector(name));
+  if (found) report.querySelector(found)?.focus({ preventScroll: true });
+}
+
 box.addEventListener("refused", () => { // the server did not take the last picture or click
   report.querySelectorAll("button").forEach((button) => { button.disabled = false; });
-  answered();
+  answered(2000);
 });
 watch("value", show);
 show();

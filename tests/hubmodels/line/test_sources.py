@@ -114,7 +114,7 @@ def test_a_camera_that_is_gone_is_tried_again(monkeypatch, video, caplog):
     addresses = iter(["missing.mp4", str(video)])
     monkeypatch.setattr(sources, "FIRST_WAIT", 0.05)
     monkeypatch.setattr(sources, "_address", lambda source: (next(addresses, str(video)), {}))
-    camera = camera_pictures("rtsp://camera", every=0)
+    camera = camera_pictures("rtsp://me:p@ss@camera", every=0)
     assert next(camera).picture.shape == (48, 64, 3)
     camera.close()
     assert "rtsp://camera" in caplog.text and "trying again" in caplog.text
