@@ -128,13 +128,13 @@ class LiveSession:
     def _judge(self, picture: bytes | np.ndarray, begun: float) -> None:
         prepared = PreparedPicture(picture)
         inspection = inspect_picture(self.place.catalog, self.category, prepared, self.rate, self.methods)
-        number, shown = self._counts.total() + 1, thumbnail(inspection.picture)
+        number, shown = self.count + 1, thumbnail(inspection.picture)
         path = self._keep_and_log(picture, number, inspection)
         took, at = 1000 * (time.perf_counter() - begun), f"{datetime.now():%H:%M:%S}"
         judged = Judged(number, path, self._record(inspection), shown, at, took)
         self._rows.appendleft(judged)
         self._counts[judged.rank] += 1
-        self._last, self._note, self._revision = inspection, [], self._revision + 1
+        self._last, self._revision = inspection, self._revision + 1
         if inspection.appearance.matches is not False:
             numbers = drift_numbers(self._drift, inspection, prepared)
             if self._drift.add(numbers):
@@ -153,6 +153,11 @@ class LiveSession:
 
     def _record(self, inspection: Inspection) -> dict:
         return inspection.record(self.category, self.rate) | {"error": None}
+
+    @property
+    def count(self) -> int:
+        """How many pictures were judged."""
+        return self._counts.total()
 
     # ------------------------------------------------------------ a person's word
 
@@ -175,7 +180,9 @@ class LiveSession:
             flagged = [numbers["p_value"] for numbers in methods if numbers["is_anomalous"]]
             key, limit = what_followed(good, correction.raised, bool(flagged)), limit_of(flagged)
             words = {"part": part_words(self.category, self._language), "limit": percent(limit, self._language)}
-            self._note = [translate(key, self._language, **words), *found_in_words(correction, self._language)]
+            said = {"number": number, "words": translate(key, self._language, **words)}
+            first = translate("live_corrected", self._language, **said)
+            self._note = [first, *found_in_words(correction, self._language)]  # until the next correction
 
     def undo(self) -> None:
         """Undoes the latest correction of the part."""

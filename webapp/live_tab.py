@@ -130,7 +130,7 @@ class LiveTab:
                 if is_new or time.monotonic() - shown_at >= SHOWN_EVERY:
                     shown_at = time.monotonic()
                     yield _view(session, language, found)
-            yield _view(session, language, newest, over="ended")
+            yield _view(session, language, newest, over="ended" if session.count else "nothing")
         except SourceError:
             yield _view(session, language, newest, over="unreadable", failed=True)
         except FAULTS as error:

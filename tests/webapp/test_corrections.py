@@ -221,8 +221,11 @@ def test_a_false_alarm_of_a_camera_is_taken_back_and_undone(teacher, false_alarm
     report = tab.correct(SimpleNamespace(**said), visitor)["report"]
     assert "such a part is no longer called defective" in report and "data-undo" in report
     assert "Look again" in report and "Defective</section>" not in report and len(teacher.parts.pictures("lid")) == 4
+    report = tab.see(SimpleNamespace(picture=url, seconds=9.0, now=True, **said), visitor)["report"]
+    assert "Picture 1: " in report and "data-undo" in report  # the next part does not hide what can be undone
     report = tab.undo(SimpleNamespace(**said), visitor)["report"]
-    assert "<strong>1</strong> Defective" in report and verdicts(teacher, false_alarm) == [True, True]
+    assert "<strong>2</strong> Defective" in report and "Picture 1: " not in report
+    assert verdicts(teacher, false_alarm) == [True, True]
 
 
 def test_an_own_part_without_a_picture_shows_a_good_one_to_its_visitor_alone(teacher):

@@ -94,6 +94,13 @@ def test_a_video_is_judged_to_its_end_and_a_row_opens_in_inspect(tab, tmp_path):
         tab.open(event(session, number=99), visitor())
 
 
+def test_a_video_in_which_nothing_stands_still_says_so(tab, tmp_path):
+    pytest.importorskip("av", reason="PyAV is not installed")
+    video = write_video(tmp_path / "belt.mp4", still=3)
+    *_, last = tab.start(LABEL, METHODS, VIDEO, {"path": str(video)}, visitor())
+    assert last["over"] and last["state"] == TEXTS["live_nothing"]["en"]
+
+
 def test_a_damaged_video_says_so_and_keeps_the_results(tab, tmp_path):
     pytest.importorskip("av", reason="PyAV is not installed")
     (tmp_path / "belt.mp4").write_bytes(b"no video")
