@@ -13,6 +13,7 @@ import numpy as np
 from markupsafe import Markup
 from PIL import Image
 
+from hubmodels.appearance import LIMIT
 from hubmodels.comparison import PreparedPicture
 from hubmodels.inspection import Inspection, judged_again, method_titles
 from hubmodels.line.drift import FALSE_ALARMS
@@ -83,7 +84,7 @@ class LiveSession:
         self.rate = VouchedRates.of(detectors.values()).least
         self._language, self._lock = language, threading.Lock()
         self._standstill, self._drift = Standstill(), new_drift(detectors)
-        self._history: list[tuple[float, float | None, float]] = []  # capital, look, brightness
+        self._history: list[tuple[float, float | None, float]] = []  # as `_drawings`
         self._rows: deque[Judged] = deque(maxlen=MOST_ROWS)
         self._counts: Counter[int] = Counter()
         self._last: Inspection | None = None
@@ -139,7 +140,8 @@ class LiveSession:
             numbers = drift_numbers(self._drift, inspection, prepared)
             if self._drift.add(numbers):
                 self._alarm = number
-            self._history.append((self._drift.capital, inspection.appearance.ratio, numbers[BRIGHTER]))
+            ratio = inspection.appearance.ratio
+            self._history.append((self._drift.capital, ratio and ratio / LIMIT, numbers[BRIGHTER]))
 
     def _keep_and_log(self, picture: bytes | np.ndarray, number: int, inspection: Inspection) -> Path:
         path = _keep(picture)

@@ -79,14 +79,17 @@ def still_pictures(pictures: Iterable[Found], still_for: float = STILL_FOR) -> I
     """Of the pictures of a camera or video, those to judge.
 
     Raises:
-        SourceError: a picture has no time, because it is a file.
+        SourceError: a picture has no time, because it is a file; or nothing stood still until the end.
     """
-    standstill = Standstill(still_for)
+    standstill, found, is_empty = Standstill(still_for), None, True
     for found in pictures:
         if found.seconds is None:
             raise SourceError(f"{found.name} is a file: only the pictures of a camera or video can stand still")
         if standstill.add(read_picture(found.picture), found.seconds) is Scene.READY:
+            is_empty = False
             yield found
+    if is_empty and found:
+        raise SourceError(f"nothing stood still for {still_for:g} s until {found.name}")
 
 
 def _cells(picture: Image.Image | np.ndarray) -> np.ndarray:

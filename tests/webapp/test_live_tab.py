@@ -75,6 +75,7 @@ def test_the_report_shows_no_heat_map_of_a_hand_but_the_course_of_the_parts(watc
     report = watched[0].report()
     assert "live-overlays" in report and 'alt="The picture with the heat map' not in report
     assert report.count("<polyline") == 3 and "over 3 pictures" in report
+    assert 0 < watched[0]._history[0][1] < 1  # a good part's look is within the limit, and drawn so
 
 
 def test_a_video_is_judged_to_its_end_and_a_row_opens_in_inspect(tab, tmp_path):

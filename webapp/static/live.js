@@ -5,7 +5,7 @@ const box = element.querySelector(".live"), video = box.querySelector("video"), 
 const report = box.querySelector(".live-report"), verdict = box.querySelector(".live-verdict"), spoken = box.querySelector(".spoken"), canvas = document.createElement("canvas");
 const LONGEST = 1920; // pixels of a picture that is sent
 const past = new Set(); // sessions that were replaced; their last answers come late
-let run = null, stream = null, over = false, paused = false, waiting = false, step = false, sent = 0, next = 0;
+let run = null, stream = null, over = false, paused = false, waiting = false, step = false, sent = 0, next = 0, late = 0;
 
 function say(words, failed = false) {
   const state = box.querySelector(".live-state");
@@ -18,6 +18,7 @@ function end() {
   stream?.getTracks().forEach((track) => track.stop());
   stream = null;
   clearTimeout(next);
+  clearTimeout(late);
   video.hidden = true;
   video.srcObject = null;
 }
@@ -68,11 +69,13 @@ function send() {
   [waiting, sent] = [true, performance.now()];
   trigger("apply", { run, picture: canvas.toDataURL("image/jpeg", 0.95), seconds: sent / 1000, now: step });
   step = false;
+  late = setTimeout(() => say(props.value.words.slow, true), 10_000);
 }
 
 function answered(wait = props.value.every * 1000 - (performance.now() - sent)) {
   if (!waiting) return;
   waiting = false;
+  clearTimeout(late);
   next = setTimeout(send, Math.max(0, wait));
 }
 
