@@ -66,5 +66,5 @@ def test_of_a_video_those_to_judge_remain_and_files_cannot_stand_still():
     assert [each.name for each in still_pictures(found)] == ["belt.mp4#t=0.60", "belt.mp4#t=1.60"]
     with pytest.raises(SourceError, match="is a file"):
         list(still_pictures([Found("a.png", BELT)]))
-    with pytest.raises(SourceError, match="nothing stood still for 0.5 s until b.mp4#t=0.20"):
+    with pytest.raises(SourceError, match=r"nothing stood still for 0\.5 s until b\.mp4#t=0\.20"):
         list(still_pictures([Found("b.mp4#t=0.00", BELT, 0.0), Found("b.mp4#t=0.20", BELT, 0.2)]))
