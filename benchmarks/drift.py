@@ -32,7 +32,7 @@ from benchmarks.measuring import RESULTS, provenance, table
 from hubmodels.comparison import PreparedPicture, check_appearance
 from hubmodels.detector import AnomalyDetector
 from hubmodels.line.drift import DriftWatch
-from hubmodels.line.line import BRIGHTER, DARKER, LOOK
+from hubmodels.line.line import BRIGHTER, DARKER, LOOK, look_and_light
 from hubmodels.samples import Sample
 from training.evaluation import write_json
 from training.position import move
@@ -71,7 +71,8 @@ def measure(args: argparse.Namespace) -> Iterator[dict]:
     for split in (split for split in range(args.splits) if split not in done):
         some, others = promises.drawn(good, args.pictures, split)
         detector = promises.taught(args, replace(category, test=()), some, split)
-        key = {"category": args.category, "split": split, "calibrating": detector.calibration.image_scores.tolist()}
+        known = {"score": detector.calibration.image_scores.tolist()} | look_and_light(detector.appearance)
+        key = {"category": args.category, "split": split, "known": json.dumps(known)}
         for name, change in CHANGES.items():
             yield key | {"change": name} | numbers(detector, others, change)
         defective = [sample for sample in category.test if sample.label]
@@ -89,9 +90,9 @@ def numbers(detector: AnomalyDetector, samples: list[Sample], change: Callable) 
     return found
 
 
-def alarm(calibrating: list[float], stream: list[tuple[float, float, float]], seed: int) -> int | None:
+def alarm(known: dict[str, list[float]], stream: list[tuple[float, float, float]], seed: int) -> int | None:
     """Number of the picture at which the alarm is raised."""
-    watch = DriftWatch({"score": calibrating} | dict.fromkeys((LOOK, BRIGHTER, DARKER), ()), seed)
+    watch = DriftWatch(known, seed)
     for score, look, brightness in stream:
         if watch.add({"score": score, LOOK: look, BRIGHTER: brightness, DARKER: -brightness}):
             break
@@ -136,6 +137,7 @@ def streams(model: dict[str, dict], change: str, before: int | None) -> Iterator
         list(zip(*(model[name][key] for key in ("scores", "looks", "brightness")), strict=True))
         for name in (UNCHANGED, change)
     )
+    known = json.loads(model[change]["known"])
     for seed in range(SHUFFLES):
         draws = random.Random(seed)
         order = draws.sample(range(len(usual)), len(usual))
@@ -143,7 +145,7 @@ def streams(model: dict[str, dict], change: str, before: int | None) -> Iterator
             stream = [draws.choice(other) if draws.random() < SHARE else usual[i] for i in order]
         else:
             stream = [(usual if number < (before or 0) else other)[i] for number, i in enumerate(order)]
-        yield alarm(model[change]["calibrating"], stream, seed), len(stream)
+        yield alarm(known, stream, seed), len(stream)
 
 
 def _line(change: str, before: int | None, alarms: list[tuple[int | None, int]]) -> dict:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from hubmodels.front_end import FrontEnd
-from hubmodels.scoring import SinglePrecision
+from hubmodels.scoring import SinglePrecision, size_by_data
 
 # codes, for the app to word
 DARK, BRIGHT, BLURRED, TINY, SWAPPED, UNLIKE = "dark", "bright", "blurred", "tiny", "swapped", "unlike"
@@ -127,7 +127,8 @@ class Appearance(SinglePrecision):
     Attributes:
         center: (D,) mean feature of the held-out normal pictures.
         spread: (D,) what counts as 1 along each feature.
-        brightness: (2,) of the darkest and of the brightest held-out picture.
+        brightness: (n,) of the held-out pictures.
+        looks: (n,) distance of each held-out picture from all others; none as long as nothing is learned.
         sharpness: () of the least sharp one.
         enlargement: () of the most enlarged one, at least 1.
     """
@@ -137,9 +138,12 @@ class Appearance(SinglePrecision):
         self.register_buffer("center", torch.zeros(embed_dim))
         self.register_buffer("spread", torch.full((embed_dim,), math.inf))
         self.register_buffer("brightness", torch.tensor([0.1, 0.9], dtype=torch.float32))  # of ordinary pictures
+        self.register_buffer("looks", torch.empty(0))
         # no sharpness is too low: a smooth part is not blurred
         self.register_buffer("sharpness", torch.tensor(0, dtype=torch.float32))
         self.register_buffer("enlargement", torch.tensor(1, dtype=torch.float32))
+        size_by_data(self, ["brightness"], least=1)
+        size_by_data(self, ["looks"])
 
     def fit(self, seen: Sequence[PictureStatistics]) -> None:
         """Learns from the statistics of held-out normal pictures; with fewer than FEWEST nothing is learned."""
@@ -147,10 +151,11 @@ class Appearance(SinglePrecision):
         if len(seen) < FEWEST:
             return
         features = torch.stack([picture.features for picture in seen]).double()
-        light = [picture.brightness for picture in seen]
+        n, light = len(seen), [picture.brightness for picture in seen]
         self.center.copy_(features.mean(0))
         self.spread.copy_(_spread(features))
-        self.brightness.copy_(torch.tensor([min(light), max(light)], dtype=torch.float32))
+        self.brightness = torch.tensor(light, dtype=torch.float32, device=self.center.device)
+        self.looks = self._ratios((features - features.mean(0)) * n / (n - 1)).to(self.center)
         self.sharpness.fill_(min(picture.sharpness for picture in seen))
         self.enlargement.fill_(max(1.0, *(picture.enlargement for picture in seen)))
 
@@ -184,13 +189,16 @@ class Appearance(SinglePrecision):
 
     def _ratio(self, picture: PictureStatistics, least: float = LEAST_SPREAD) -> float:
         """The distance; small ones of a very uniform kind, too, if `least` is 0."""
-        center = self.center.cpu()
-        spread = self.spread.cpu().clamp_min(least * center.square().mean().sqrt())
-        return ((picture.features - center) / spread).square().mean().sqrt().item()
+        return self._ratios((picture.features - self.center.cpu())[None], least).item()
+
+    def _ratios(self, deviations: Tensor, least: float = LEAST_SPREAD) -> Tensor:
+        """Deviations (m, D) from a center -> distances (m,)."""
+        spread = self.spread.cpu().clamp_min(least * self.center.cpu().square().mean().sqrt())
+        return (deviations / spread).square().mean(1).sqrt()
 
     def _light_limits(self) -> tuple[float, float]:
         """The least and the most brightness that cause no warning."""
-        darkest, brightest = self.brightness.tolist()
+        darkest, brightest = self.brightness.min().item(), self.brightness.max().item()
         lowest, highest = LIGHT_SHARE * darkest, 1 - LIGHT_SHARE * (1 - brightest)
         if not self.is_fitted:
             return lowest, highest

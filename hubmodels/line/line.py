@@ -15,6 +15,7 @@ from typing import Self
 
 import numpy as np
 
+from hubmodels.appearance import Appearance
 from hubmodels.comparison import PreparedPicture
 from hubmodels.detector import AnomalyDetector
 from hubmodels.heatmap import overlay
@@ -203,7 +204,14 @@ def new_drift(detectors: Mapping[str, AnomalyDetector]) -> DriftWatch:
     """A drift watch for the detectors of a category, by name: of their scores, of the look and of the light."""
     titles = method_titles()
     known = {titles[n]: d.calibration.image_scores.tolist() for n, d in detectors.items() if d.calibration.size}
-    return DriftWatch(known | dict.fromkeys((LOOK, BRIGHTER, DARKER), ()))
+    fitted = [detector.appearance for detector in detectors.values() if detector.appearance.is_fitted]
+    return DriftWatch(known | (look_and_light(fitted[0]) if fitted else dict.fromkeys((LOOK, BRIGHTER, DARKER), ())))
+
+
+def look_and_light(appearance: Appearance) -> dict[str, list[float]]:
+    """What is known of the look and the light of good parts, as series of a drift watch."""
+    light = appearance.brightness.tolist()
+    return {LOOK: appearance.looks.tolist(), BRIGHTER: light, DARKER: [-each for each in light]}
 
 
 def drift_numbers(drift: DriftWatch, inspection: Inspection, prepared: PreparedPicture) -> dict[str, float | None]:

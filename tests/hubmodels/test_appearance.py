@@ -21,7 +21,15 @@ from hubmodels import (
     compare,
     rank_categories,
 )
-from hubmodels.appearance import FEWEST, LIMIT, PRIOR_WEIGHT, Appearance, PictureStatistics, picture_statistics
+from hubmodels.appearance import (
+    FEWEST,
+    LEAST_SPREAD,
+    LIMIT,
+    PRIOR_WEIGHT,
+    Appearance,
+    PictureStatistics,
+    picture_statistics,
+)
 from hubmodels.backbone import Backbone
 from hubmodels.hub.catalog import Catalog
 
@@ -110,6 +118,17 @@ def test_the_unit_is_the_mean_distance_from_all_others(n):
     probe = torch.linspace(1, 5, rows.shape[1])
     expected = ((probe - center) / spread).square().mean().sqrt() / torch.stack(distances).mean()
     assert fitted(normals(n)).check(statistics_of(probe)).ratio == pytest.approx(expected.item(), rel=1e-3)
+
+
+def test_the_looks_are_measured_from_the_center_of_the_others(n=12):
+    rows = torch.stack([seen.features for seen in normals(n)])
+    appearance = fitted(normals(n))
+    least = LEAST_SPREAD * rows.mean(0).square().mean().sqrt()
+    others = torch.stack([torch.cat([rows[:i], rows[i + 1 :]]).mean(0) for i in range(n)])
+    expected = ((rows - others) / appearance.spread.clamp_min(least)).square().mean(1).sqrt()
+    assert torch.allclose(appearance.looks, expected, rtol=1e-4)
+    new = [appearance.check(seen).ratio for seen in normals(200, seed=1)]
+    assert appearance.looks.mean().item() == pytest.approx(np.mean(new), rel=0.25)
 
 
 def test_new_normals_lie_about_1_away_and_others_further():
@@ -325,7 +344,7 @@ def test_models_of_this_format_must_have_it(folder):
         SimpleNet.from_pretrained(folder)
 
 
-@pytest.mark.parametrize("name", ["center", "spread", "brightness", "sharpness", "enlargement"])
+@pytest.mark.parametrize("name", ["center", "spread", "brightness", "looks", "sharpness", "enlargement"])
 def test_damaged_tensors_are_refused(folder, name):
     rewrite(folder, lambda tensors: tensors.update({f"appearance.{name}": torch.zeros(7, 7)}))
     with pytest.raises(ModelError, match=rf"(?s)does not fit its config.json.*appearance.{name}"):

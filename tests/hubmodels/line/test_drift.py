@@ -4,11 +4,14 @@ import json
 import random
 from itertools import pairwise
 
+import numpy as np
 import pytest
+import torch
 from scipy.stats import kstest
 
+from hubmodels.appearance import Appearance, PictureStatistics
 from hubmodels.line.drift import BETS, DEFECTS, RICHEST, DriftWatch, Series, _gain, _rounded
-from hubmodels.line.line import Line
+from hubmodels.line.line import BRIGHTER, DARKER, LOOK, Line, look_and_light
 
 
 def normal(seed, count, shift=0.0):
@@ -65,6 +68,28 @@ def test_alarms_without_a_change_are_rarer_than_promised():
     """At most 1 of 100 streams on average; a probability of 1.4 % for more than 4."""
     alarms = [watched(normal(seed, 300), normal(1000 + seed, 50)).alarm for seed in range(100)]
     assert sum(alarm is not None for alarm in alarms) <= 4
+
+
+def test_light_and_look_of_the_training_pictures_are_known_from_the_first_picture_on():
+    rng = np.random.default_rng(0)
+    appearance = Appearance(8)
+    appearance.fit(
+        [PictureStatistics(torch.from_numpy(rng.normal(3, 1, 8)), b, 0.3, 1.0) for b in rng.normal(0.5, 0.01, 50)]
+    )
+    known = look_and_light(appearance)
+
+    def alarm(brightness, look):
+        watch = DriftWatch(known)
+        for light in rng.normal(brightness, 0.01, 100):
+            watch.add({LOOK: look(), BRIGHTER: light, DARKER: -light})
+        return watch.alarm, watch.cause
+
+    def usual():
+        return rng.choice(known[LOOK])
+
+    assert alarm(0.5, usual) == (None, None)
+    assert (dark := alarm(0.4, usual))[0] < 15 and dark[1] == DARKER
+    assert (other := alarm(0.5, lambda: 2 * usual()))[0] < 25 and other[1] == LOOK
 
 
 def test_defective_parts_now_and_then_are_no_drift():
