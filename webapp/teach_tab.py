@@ -19,7 +19,6 @@ from hubmodels.methods import METHODS
 from hubmodels.pictures import read_picture
 from webapp import defect_check
 from webapp.compare_tab import ENLARGE
-from webapp.corrections import LessonRunsError
 from webapp.defect_check import DefectCheck
 from webapp.hosting import checked_path, fresh_path, hide_folders
 from webapp.inspection import choices, folder_button, inspect_picture
@@ -344,13 +343,13 @@ class TeachTab:
     def resume(self, part: str | None, request: gr.Request) -> Iterator[tuple]:
         """The tab is opened: shows the visitor's lessons that go on, unless this window does already.
 
-        After a reload the page has forgotten them, and the name of the part.
+        After a reload the page has forgotten them, and the name of the part. Then they replace the introduction.
         """
         teacher = self._visitors.of(request).teacher
         yield (gr.skip(),) * OUTPUTS  # without any update Gradio empties the outputs
         if lessons := teacher.lessons():
             named = gr.skip() if part else gr.update(choices=teacher.parts.choices(), value=lessons[0].part)
-            yield *(gr.skip(),) * (OUTPUTS - 3), named, gr.skip(), gr.skip()
+            yield gr.skip() if part else "", *(gr.skip(),) * (OUTPUTS - 4), named, gr.skip(), gr.skip()
             yield from self._watch(teacher, lessons, request)
 
     def _watch(self, teacher: Teacher, lessons: Sequence[Lesson], request: gr.Request) -> Iterator[tuple]:
@@ -567,7 +566,7 @@ def _refused(
     if not (name := part_name(text)):
         return [translate("teach_no_name", language)]
     if teacher.current(name):
-        return [explain_fault(LessonRunsError(text), language, teacher.catalog)]
+        return [translate("teach_runs", language)]
     if known := teacher.parts.namesake(text):
         return [translate("teach_namesake", language, name=known)]
     if not isinstance(methods, list) or not set(methods) & set(teachable()):
@@ -579,8 +578,6 @@ def _refused(
         return [translate("teach_too_many", language, count=count, limit=MOST)]
     if drawing and (wrong := _refused_drawing(drawing, language)):
         return [wrong]
-    if teacher.current(name):
-        return [translate("teach_runs", language)]
     if contradictions := _new_contradictions(teacher.parts, name, good, bad, language):
         return contradictions
     if too_many := _too_many_defects(teacher, name, bad, language):

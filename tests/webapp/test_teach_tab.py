@@ -778,7 +778,9 @@ def test_a_lesson_is_shown_again_after_a_reload(teacher, uploads, monkeypatch):
     lesson = teacher.start("lid", ["hybrid"])
     wait_for(lambda: lesson.state == RUNNING)
     pages = tab.resume(None, visitor("de"))
-    assert [next(pages)] == nothing and next(pages)[6]["value"] == "lid"
+    assert [next(pages)] == nothing
+    status, *_, part, _, _ = next(pages)
+    assert (status, part["value"]) == ("", "lid")  # no introduction above a lesson
     _, shown, stop, _, running, *_ = next(pages)
     assert "Lid wird angelernt" in shown and "Noch etwa" in shown and "<progress" in shown
     assert (stop["interactive"], running) == (True, "lid")
@@ -851,8 +853,14 @@ def test_a_reloaded_page_can_stop_the_lesson(teacher, tmp_path, monkeypatch):
         page.get_by_text("Pictures that can be used: 9. Still missing: 1.").wait_for()
         playwright.expect(page.get_by_role("button", name="Put back 3.png")).to_be_focused()
         photograph(page, "teach_pictures")
+        page.get_by_role("button", name="Removed 1").click()
+        playwright.expect(page.locator(".pictures li")).to_have_count(1)
+        page.get_by_role("button", name="Put back 3.png").focus()
         page.keyboard.press("Enter")
         page.get_by_text("Pictures that can be used: 10.").wait_for()
+        playwright.expect(page.locator("[data-show=removed]")).to_be_focused()  # the list is empty
+        page.get_by_role("button", name="All 10").click()
+        playwright.expect(page.locator(".pictures li")).to_have_count(10)
         page.get_by_label("Find a name").fill("7")
         page.keyboard.press("Enter")
         playwright.expect(page.locator(".pictures li")).to_have_count(1)
