@@ -635,6 +635,11 @@ def _title(lesson: Lesson) -> str:
     return lesson.title or lesson.part
 
 
+def _of(lesson: Lesson, words: Markup) -> Markup:
+    """What is said of a lesson, with its part: the page shows several lessons."""
+    return Markup("{}: {}").format(_title(lesson), words)
+
+
 def _progress(lesson: Lesson, language: str) -> str:
     if lesson.state == WAITING:
         count = lesson.teacher.ahead(lesson)
@@ -659,11 +664,11 @@ def _stage(bars: Sequence[dict], language: str) -> Markup:
 def _result(lesson: Lesson, language: str) -> str:
     catalog = lesson.teacher.catalog
     if lesson.state == STOPPED:
-        return _said(language, headline=translate("teach_stopped", language))
+        return _said(language, headline=_of(lesson, translate("teach_stopped", language)))
     if lesson.state == FAILED:
         reason = hide_folders(lesson.reason, catalog)
         key = f"teach_{lesson.reason}" if lesson.reason in FAULTS else "teach_failed"
-        return _said(language, refused=[translate(key, language, reason=reason)])
+        return _said(language, refused=[_of(lesson, translate(key, language, reason=reason))])
     try:
         detectors = catalog.load(lesson.label)
     except (ModelError, BackboneError) as error:

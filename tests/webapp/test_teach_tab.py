@@ -754,7 +754,7 @@ def test_a_failure_and_a_stop_are_shown(teacher, uploads, monkeypatch):
         teacher, "command", lambda lesson: [sys.executable, "-c", "raise SystemExit('no space in /a/b')"]
     )
     pages = list(tab_of(teacher).teach("Lid", files, None, ["hybrid"], None, None, visitor()))
-    assert "Teaching failed: no space in b" in pages[-1][1] and pages[-1][2]["interactive"] is False
+    assert "Lid: Teaching failed. no space in b" in pages[-1][1] and pages[-1][2]["interactive"] is False
     assert len(teacher.parts.pictures("lid")) == 10  # nothing is lost
     monkeypatch.setattr(teacher, "command", lambda lesson: FOREVER)
     tab = tab_of(teacher)
@@ -765,7 +765,7 @@ def test_a_failure_and_a_stop_are_shown(teacher, uploads, monkeypatch):
     assert page[2]["interactive"] is True and page[4] == "lid"
     tab.stop("somebody_elses", visitor())
     tab.stop("lid", visitor())
-    assert "Stopped. The pictures are kept" in [*pages][-1][1]
+    assert "Lid: Stopped. The pictures are kept" in [*pages][-1][1]
 
 
 def test_a_lesson_is_shown_again_after_a_reload(teacher, uploads, monkeypatch):
