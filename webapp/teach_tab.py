@@ -676,6 +676,7 @@ def _result(lesson: Lesson, language: str) -> str:
     promises = [
         Markup("{}: {}").format(METHODS[name].title, describe_guarantee(d.calibration, None, language))
         + describe_least_size(d, language)
+        + _set_by_some(lesson, d.calibration.size, language)
         for name, d in detectors.items()
     ]
     words = translate("teach_done", language, part=_title(lesson), time=_about(lesson.seconds))
@@ -687,6 +688,15 @@ def _result(lesson: Lesson, language: str) -> str:
     lines = [*promises, *_learned_otherwise(lesson, language), *check.lines(language)]
     shown = {"lines": lines, "warnings": lesson.notes, "missed": check.missed(language)}
     return _said(language, headline=words, tone="good", **shown)
+
+
+def _set_by_some(lesson: Lesson, count: int, language: str) -> Markup:
+    """How few of the pictures set a threshold, as a sentence to add; empty if all do."""
+    parts = lesson.teacher.parts
+    total = len(parts.pictures(lesson.part)) - len(parts.pictures(lesson.part, TAKEN_BACK))
+    if not 0 < count < total:
+        return Markup("")
+    return Markup(" ") + translate("teach_set_by_some", language, count=count, total=total)
 
 
 def _learned_otherwise(lesson: Lesson, language: str) -> list[Markup]:
