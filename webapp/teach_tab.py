@@ -696,7 +696,7 @@ def _set_by_some(lesson: Lesson, count: int, language: str) -> Markup:
     total = len(parts.pictures(lesson.part)) - len(parts.pictures(lesson.part, TAKEN_BACK))
     if not 0 < count < total:
         return Markup("")
-    return Markup(" ") + translate("teach_set_by_some", language, count=count, total=total)
+    return Markup(" ") + translate("teach_set_by_some", language, count=count)
 
 
 def _learned_otherwise(lesson: Lesson, language: str) -> list[Markup]:
