@@ -27,6 +27,7 @@ from webapp.inspection import (
     CHOSEN_AT_FIRST,
     MODEL,
     Asked,
+    FirstChoice,
     VouchedRates,
     dropdown,
     expected_methods,
@@ -372,7 +373,8 @@ class InspectTab:
         problems, entries = place.catalog.problems, place.catalog.entries
         reasons = {e.method: problems[e.source] for e in entries if e.label == category and e.source in problems}
         wanted = {name: title for name, title in method_titles().items() if name in expected_methods(methods)}
-        if not set(wanted.values()) & inspection.predictions.keys():  # then others are shown instead
+        shown = inspection.predictions.keys()
+        if not shown or shown - set(wanted.values()):  # others are shown instead
             wanted = {name: title for name, title in wanted.items() if name in reasons}
         absent = {name: title for name, title in wanted.items() if title not in inspection.predictions}
         return [
@@ -397,7 +399,9 @@ def _own_examples(place: Workplace, category: str | None) -> list[Example]:
 
 
 def _example_report(catalog: Catalog | LayeredCatalog, example: Example, language: str) -> Markup:
-    inspection = inspect_picture(catalog, example.category, example.path, None, list(METHODS)[:CHOSEN_AT_FIRST])
+    inspection = inspect_picture(
+        catalog, example.category, example.path, None, FirstChoice(list(METHODS)[:CHOSEN_AT_FIRST])
+    )
     words = {"part": part_words(example.category, language), "shows": shows_words(example.shows or "", language)}
     note = translate("example_own" if example.shows is None else "example", language, **words)
     return render_report(inspection, example.category, [], [], note, language, is_example=True)

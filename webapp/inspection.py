@@ -96,12 +96,26 @@ def load_methods(catalog: Catalog, category: str | None, methods: list | None = 
     Raises:
         ModelError: as `Catalog.load`.
     """
-    loaded, chosen = catalog.load(category), chosen_methods(methods)
-    return {name: detector for name, detector in loaded.items() if name in chosen} or loaded
+    loaded = catalog.load(category)
+    shown = _shown_methods(category, list(loaded), methods)
+    return {name: detector for name, detector in loaded.items() if name in shown}
+
+
+class FirstChoice(list):
+    """The chosen methods until a visitor changes the ticks. An own part then shows all methods that learned it."""
+
+
+def _shown_methods(category: object, offered: list[str], choice: object) -> list[str]:
+    """The methods of a category that a choice shows; all, if none of them is chosen."""
+    if isinstance(choice, FirstChoice) and str(category).startswith(f"{DATASET} / "):
+        return [name for name in offered if not METHODS[name].baseline] or offered
+    return [name for name in offered if name in chosen_methods(choice)] or offered
 
 
 def chosen_methods(choice: object) -> list[str]:
     """The methods of a visitor's choice; all, if it is no list or names none."""
+    if isinstance(choice, FirstChoice):
+        return choice
     return [name for name in METHODS if isinstance(choice, list) and name in choice] or list(METHODS)
 
 
@@ -141,7 +155,7 @@ def method_choice(catalog: Catalog) -> tuple[gr.CheckboxGroup, gr.State]:
     chosen = gr.CheckboxGroup(
         list(offered.items()), value=first, label=label("methods"), info=label("methods_info"), elem_classes="methods"
     )
-    return chosen, gr.State(first)
+    return chosen, gr.State(FirstChoice(first))
 
 
 def offered_methods(catalog: Catalog, category: object) -> dict[str, str]:
@@ -161,9 +175,7 @@ def fit_methods(catalog: Catalog, category: object, wished: list, language: str)
     offered, expected = offered_methods(catalog, category), offered_methods(catalog, None)
     absent = [title for title, name in expected.items() if title not in offered and not METHODS[name].baseline]
     words = translate_plainly("methods_absent", language, methods=", ".join(absent))
-    ticked = [name for name in offered.values() if name in wished]
-    if not ticked and wished:  # as in `load_methods`
-        ticked = list(offered.values())
+    ticked = _shown_methods(category, list(offered.values()), wished) if wished else []  # as in `load_methods`
     info = words if absent else label("methods_info")
     return gr.update(choices=list(offered.items()), value=ticked, info=info)
 

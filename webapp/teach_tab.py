@@ -19,7 +19,6 @@ from hubmodels.methods import METHODS
 from hubmodels.pictures import read_picture
 from webapp import defect_check
 from webapp.compare_tab import ENLARGE
-from webapp.corrections import LessonRunsError
 from webapp.defect_check import DefectCheck
 from webapp.hosting import checked_path, fresh_path, hide_folders
 from webapp.inspection import choices, folder_button, inspect_picture
@@ -344,13 +343,13 @@ class TeachTab:
     def resume(self, part: str | None, request: gr.Request) -> Iterator[tuple]:
         """The tab is opened: shows the visitor's lessons that go on, unless this window does already.
 
-        After a reload the page has forgotten them, and the name of the part.
+        After a reload the page has forgotten them, and the name of the part. Then they replace the introduction.
         """
         teacher = self._visitors.of(request).teacher
         yield (gr.skip(),) * OUTPUTS  # without any update Gradio empties the outputs
         if lessons := teacher.lessons():
             named = gr.skip() if part else gr.update(choices=teacher.parts.choices(), value=lessons[0].part)
-            yield *(gr.skip(),) * (OUTPUTS - 3), named, gr.skip(), gr.skip()
+            yield gr.skip() if part else "", *(gr.skip(),) * (OUTPUTS - 4), named, gr.skip(), gr.skip()
             yield from self._watch(teacher, lessons, request)
 
     def _watch(self, teacher: Teacher, lessons: Sequence[Lesson], request: gr.Request) -> Iterator[tuple]:
@@ -567,7 +566,7 @@ def _refused(
     if not (name := part_name(text)):
         return [translate("teach_no_name", language)]
     if teacher.current(name):
-        return [explain_fault(LessonRunsError(text), language, teacher.catalog)]
+        return [translate("teach_runs", language)]
     if known := teacher.parts.namesake(text):
         return [translate("teach_namesake", language, name=known)]
     if not isinstance(methods, list) or not set(methods) & set(teachable()):
@@ -579,8 +578,6 @@ def _refused(
         return [translate("teach_too_many", language, count=count, limit=MOST)]
     if drawing and (wrong := _refused_drawing(drawing, language)):
         return [wrong]
-    if teacher.current(name):
-        return [translate("teach_runs", language)]
     if contradictions := _new_contradictions(teacher.parts, name, good, bad, language):
         return contradictions
     if too_many := _too_many_defects(teacher, name, bad, language):
@@ -638,6 +635,11 @@ def _title(lesson: Lesson) -> str:
     return lesson.title or lesson.part
 
 
+def _of(lesson: Lesson, words: Markup) -> Markup:
+    """What is said of a lesson, with its part: the page shows several lessons."""
+    return Markup("{}: {}").format(_title(lesson), words)
+
+
 def _progress(lesson: Lesson, language: str) -> str:
     if lesson.state == WAITING:
         count = lesson.teacher.ahead(lesson)
@@ -662,11 +664,11 @@ def _stage(bars: Sequence[dict], language: str) -> Markup:
 def _result(lesson: Lesson, language: str) -> str:
     catalog = lesson.teacher.catalog
     if lesson.state == STOPPED:
-        return _said(language, headline=translate("teach_stopped", language))
+        return _said(language, headline=_of(lesson, translate("teach_stopped", language)))
     if lesson.state == FAILED:
         reason = hide_folders(lesson.reason, catalog)
         key = f"teach_{lesson.reason}" if lesson.reason in FAULTS else "teach_failed"
-        return _said(language, refused=[translate(key, language, reason=reason)])
+        return _said(language, refused=[_of(lesson, translate(key, language, reason=reason))])
     try:
         detectors = catalog.load(lesson.label)
     except (ModelError, BackboneError) as error:
@@ -674,6 +676,7 @@ def _result(lesson: Lesson, language: str) -> str:
     promises = [
         Markup("{}: {}").format(METHODS[name].title, describe_guarantee(d.calibration, None, language))
         + describe_least_size(d, language)
+        + _set_by_some(lesson, d.calibration.size, language)
         for name, d in detectors.items()
     ]
     words = translate("teach_done", language, part=_title(lesson), time=_about(lesson.seconds))
@@ -685,6 +688,15 @@ def _result(lesson: Lesson, language: str) -> str:
     lines = [*promises, *_learned_otherwise(lesson, language), *check.lines(language)]
     shown = {"lines": lines, "warnings": lesson.notes, "missed": check.missed(language)}
     return _said(language, headline=words, tone="good", **shown)
+
+
+def _set_by_some(lesson: Lesson, count: int, language: str) -> Markup:
+    """How few of the pictures set a threshold, as a sentence to add; empty if all do."""
+    parts = lesson.teacher.parts
+    total = len(parts.pictures(lesson.part)) - len(parts.pictures(lesson.part, TAKEN_BACK))
+    if not 0 < count < total:
+        return Markup("")
+    return Markup(" ") + translate("teach_set_by_some", language, count=count)
 
 
 def _learned_otherwise(lesson: Lesson, language: str) -> list[Markup]:

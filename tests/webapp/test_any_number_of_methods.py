@@ -26,7 +26,14 @@ from webapp.batch_rows import DISAGREEMENT, inspected_row
 from webapp.batch_tab import _Batches
 from webapp.compare_tab import TEST, Comparing
 from webapp.inspect_tab import InspectTab
-from webapp.inspection import fit_methods, inspect_picture, method_choice, wish_methods
+from webapp.inspection import (
+    FirstChoice,
+    fit_methods,
+    inspect_picture,
+    load_methods,
+    method_choice,
+    wish_methods,
+)
 from webapp.models_tab import render_models
 from webapp.page_log import PageLog
 from webapp.results import BatchResults
@@ -229,6 +236,20 @@ def test_the_ticks_are_the_methods_that_are_shown_and_the_choice_comes_back(tab)
     back = fit(LABEL, wished, visitor())
     assert back["value"] == wished and [name for _, name in back["choices"]] == list(METHODS)
     assert "methods_info" in repr(back["info"])
+
+
+@pytest.mark.parametrize("tab", ["inspect", "batch"])
+def test_an_own_part_shows_all_methods_that_learned_it_until_a_visitor_chooses(tab):
+    """It used to show the first one alone, which can promise far less than the others."""
+    catalog, first = with_a_lid("simplenet", "quadratic"), FirstChoice(["simplenet", "glass"])
+    catalog.load = {"own / lid": dict.fromkeys(["simplenet", "quadratic"]), LABEL: dict.fromkeys(METHODS)}.get
+    assert list(load_methods(catalog, "own / lid", first)) == ["simplenet", "quadratic"]
+    assert list(load_methods(catalog, LABEL, first)) == ["simplenet", "glass"]
+    catalog.load = {"own / lid": {}, LABEL: {}}.get
+    fit = InspectTab(catalog, []).fit if tab == "inspect" else _fitted_by(_Batches(catalog))
+    assert fit("own / lid", first, visitor())["value"] == ["simplenet", "quadratic"]
+    chosen = wish_methods(catalog, "own / lid", ["simplenet"], first)
+    assert chosen == ["simplenet", "glass"] and fit("own / lid", chosen, visitor())["value"] == ["simplenet"]
 
 
 def _fitted_by(batches):

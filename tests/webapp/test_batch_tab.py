@@ -329,7 +329,7 @@ def test_a_rate_that_cannot_be_vouched_for_is_told(catalog, uploads):
     status = run(catalog, uploads("a"), percent=1)[-1][0].replace("\xa0", " ")
     for name in ("SimpleNet", "GLASS"):
         words = "With 5 pictures of good parts, 17% of good parts are called defective on average"
-        assert f"{name}: {words}" in status and "For 1% you need 99 pictures" in status
+        assert f"{name}: {words}" in status and "For 1% the threshold needs 99 pictures" in status
     assert "on average" not in run(catalog, uploads("a"), percent=20)[-1][0]
 
 

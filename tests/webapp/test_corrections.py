@@ -766,8 +766,10 @@ def test_the_keys_correct_and_open_rows(teacher, alike, tmp_path, monkeypatch):
         photograph(page, "batch_corrected_phone")
         assert page.evaluate("document.documentElement.scrollWidth") <= 360
         page.set_viewport_size({"width": 1280, "height": 900})
-        page.get_by_role("button", name="Undo").click()
+        page.get_by_role("button", name="Undo").focus()
+        page.keyboard.press("Enter")
         page.get_by_text("All rows follow the former threshold again").wait_for()
+        assert row.evaluate("line => line === document.activeElement")  # the button is gone
         row.get_by_role("button", name="is defective").click()
         row.get_by_text("Known defect").wait_for()
         assert len(teacher.parts.pictures("lid", BAD)) == 1

@@ -135,8 +135,8 @@ def test_too_few_held_out_pictures_are_named_at_low_rates(catalog, picture):
     """Five pictures guarantee 17 % at best."""
     report = inspected(catalog, LABEL, picture).replace("\xa0", " ")
     assert (
-        "17% of good parts are called defective on average, hardly ever more than 45% (95%). For 1% you need 99"
-        in report
+        "17% of good parts are called defective on average, hardly ever more than 45% (95%). For 1% the threshold"
+        " needs 99" in report
     )
     assert (
         "On average 20% of good parts are called defective, hardly ever more than 45% (95%). This comes from 5"

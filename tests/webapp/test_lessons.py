@@ -73,6 +73,7 @@ def test_a_lesson_with_folds_promises_what_all_pictures_allow(teacher, monkeypat
     said = taught(teacher, monkeypatch, ["hybrid"])
     assert "Lid is taught" in said[-1] and any("learning for the threshold, " in page for page in said)
     assert "With 10 pictures of good parts, 9.1% of good parts are called defective on average" in said[-1]
+    assert "set this threshold" not in said[-1]  # all do
     [detector] = teacher.catalog.load("own / Lid").values()
     assert detector.calibration.size == 10
     report = json.loads((teacher.models / "hybrid-own-lid/metrics.json").read_text())

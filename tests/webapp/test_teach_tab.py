@@ -705,6 +705,13 @@ def test_pictures_that_a_part_has_as_both_are_said_and_refuse_nothing(teacher, u
     assert teacher.parts.in_both("other") == {}
 
 
+@pytest.mark.parametrize(("size", "said"), [(1, " Only 1 of the pictures sets this threshold."), (3, ""), (0, "")])
+def test_the_result_says_how_few_pictures_set_a_threshold(teacher, size, said):
+    teacher.parts.add("lid", given(*map(png, range(3))))
+    lesson = SimpleNamespace(teacher=teacher, part="lid")
+    assert teach_tab._set_by_some(lesson, size, "en") == said
+
+
 def test_known_defects_that_cannot_be_read_are_said_with_the_result(teacher, uploads, monkeypatch):
     monkeypatch.setattr(teach_tab, "missing_packages", list)
     monkeypatch.setattr(teach_tab, "EVERY", 0.05)
@@ -754,7 +761,7 @@ def test_a_failure_and_a_stop_are_shown(teacher, uploads, monkeypatch):
         teacher, "command", lambda lesson: [sys.executable, "-c", "raise SystemExit('no space in /a/b')"]
     )
     pages = list(tab_of(teacher).teach("Lid", files, None, ["hybrid"], None, None, visitor()))
-    assert "Teaching failed: no space in b" in pages[-1][1] and pages[-1][2]["interactive"] is False
+    assert "Lid: Teaching failed. no space in b" in pages[-1][1] and pages[-1][2]["interactive"] is False
     assert len(teacher.parts.pictures("lid")) == 10  # nothing is lost
     monkeypatch.setattr(teacher, "command", lambda lesson: FOREVER)
     tab = tab_of(teacher)
@@ -765,7 +772,7 @@ def test_a_failure_and_a_stop_are_shown(teacher, uploads, monkeypatch):
     assert page[2]["interactive"] is True and page[4] == "lid"
     tab.stop("somebody_elses", visitor())
     tab.stop("lid", visitor())
-    assert "Stopped. The pictures are kept" in [*pages][-1][1]
+    assert "Lid: Stopped. The pictures are kept" in [*pages][-1][1]
 
 
 def test_a_lesson_is_shown_again_after_a_reload(teacher, uploads, monkeypatch):
@@ -778,7 +785,9 @@ def test_a_lesson_is_shown_again_after_a_reload(teacher, uploads, monkeypatch):
     lesson = teacher.start("lid", ["hybrid"])
     wait_for(lambda: lesson.state == RUNNING)
     pages = tab.resume(None, visitor("de"))
-    assert [next(pages)] == nothing and next(pages)[6]["value"] == "lid"
+    assert [next(pages)] == nothing
+    status, *_, part, _, _ = next(pages)
+    assert (status, part["value"]) == ("", "lid")  # no introduction above a lesson
     _, shown, stop, _, running, *_ = next(pages)
     assert "Lid wird angelernt" in shown and "Noch etwa" in shown and "<progress" in shown
     assert (stop["interactive"], running) == (True, "lid")
@@ -851,8 +860,14 @@ def test_a_reloaded_page_can_stop_the_lesson(teacher, tmp_path, monkeypatch):
         page.get_by_text("Pictures that can be used: 9. Still missing: 1.").wait_for()
         playwright.expect(page.get_by_role("button", name="Put back 3.png")).to_be_focused()
         photograph(page, "teach_pictures")
+        page.get_by_role("button", name="Removed 1").click()
+        playwright.expect(page.locator(".pictures li")).to_have_count(1)
+        page.get_by_role("button", name="Put back 3.png").focus()
         page.keyboard.press("Enter")
         page.get_by_text("Pictures that can be used: 10.").wait_for()
+        playwright.expect(page.locator("[data-show=removed]")).to_be_focused()  # the list is empty
+        page.get_by_role("button", name="All 10").click()
+        playwright.expect(page.locator(".pictures li")).to_have_count(10)
         page.get_by_label("Find a name").fill("7")
         page.keyboard.press("Enter")
         playwright.expect(page.locator(".pictures li")).to_have_count(1)

@@ -139,7 +139,11 @@ function tell({ lines, failed, can_undo }) {
     place.dataset.words = words;
     const card = make("div", { className: failed ? "card failed" : "card" }, ...lines.map((line) => make("p", {}, line)));
     const undo = make("button", { type: "button" }, props.value.words.undo);
-    undo.addEventListener("click", () => { undo.disabled = true; trigger("undo", { run }); });
+    undo.addEventListener("click", () => {
+        if (document.activeElement === undo) table.querySelector("tr[tabindex='0']")?.focus({ preventScroll: true });
+        undo.disabled = true;
+        trigger("undo", { run });
+    });
     if (can_undo) card.firstChild.append(" ", undo);
     place.replaceChildren(...(lines.length ? [card] : []));
     scrollBy(0, table.getBoundingClientRect().top - before); // the rows stay where the person looks

@@ -27,6 +27,7 @@ element.addEventListener("change", ({ target }) => {
 });
 
 watch("value", () => requestAnimationFrame(() => {
-  if (focused) (element.querySelector(focused) ?? element.querySelector("[data-turn]"))?.focus({ preventScroll: true });
+  const places = [focused, "[data-turn]", "[aria-pressed=true]"]; // the picture may have left the list
+  if (focused) places.map((place) => element.querySelector(place)).find(Boolean)?.focus({ preventScroll: true });
   focused = null;
 }));
