@@ -16,6 +16,7 @@ import signal
 import sys
 import tempfile
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 from webapp.environment import bypass_proxies, listening_address, prepare
@@ -25,6 +26,7 @@ if __name__ == "__main__":
 
 import httpx
 
+from hubmodels import install_command
 from hubmodels.folders import find_labelled
 from hubmodels.hub.catalog import FOLDER, Catalog, list_bundle, list_namespace, list_own
 from hubmodels.hub.files import limit_waiting
@@ -85,6 +87,8 @@ def read_arguments() -> argparse.Namespace:
     for camera in args.camera:
         if not is_camera(camera):
             parser.error(f"--camera {camera} is no camera: give camera:0, rtsp://... or another address")
+    if args.camera and not find_spec("av"):
+        parser.error(f"--camera needs a package: {install_command('video')}")
     try:
         found = find_labelled(args.test_folder, args.normal_folder) if args.test_folder else []
     except ValueError as error:

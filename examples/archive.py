@@ -20,9 +20,12 @@ import pyarrow.dataset
 import torch
 from datasets import Dataset, Features, Value
 
+from hubmodels import ModelError
 from hubmodels.folders import pictures_in
-from hubmodels.line.line import Line
+from hubmodels.hub.catalog import find_models
+from hubmodels.line.line import Line, chosen_detectors
 from hubmodels.line.outputs import verdict_of
+from hubmodels.prediction import check_rate
 
 BATCH = 32  # pictures
 COLUMNS = ("picture", "result", "record")  # path; good, defective or not judged; the fields of the API, as JSON
@@ -80,7 +83,7 @@ def read_arguments() -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--method", nargs="+", default=(), help="default: all that the category has")
     parser.add_argument("--rate", type=float, help="accepted share of good parts called defective")
     parser.add_argument("--output", type=Path, required=True, help="new file, or with ray a new folder")
-    parser.add_argument("--processes", type=int, default=os.cpu_count())
+    parser.add_argument("--processes", type=int, default=os.cpu_count(), help="0 = no further one, not with ray")
     parser.add_argument("--engine", choices=ENGINES, default="datasets")
     args = parser.parse_args()
     if args.output.exists():
@@ -91,7 +94,25 @@ def read_arguments() -> tuple[argparse.Namespace, list[str]]:
         parser.error(str(error))
     if not paths:
         parser.error(f"{args.folder} has no pictures")
+    if args.processes < (least := int(args.engine == "ray")):
+        parser.error(f"--processes {args.processes} is too few: give at least {least}")
+    try:
+        check_models(args)
+    except (ModelError, ValueError) as error:
+        parser.error(str(error))
     return args, paths
+
+
+def check_models(args: argparse.Namespace) -> None:
+    """Finds what cannot work before any process starts; the models are not loaded.
+
+    Raises:
+        ModelError, ValueError: the message has a remedy.
+    """
+    if args.rate is not None:
+        check_rate(args.rate)
+    catalog, label = find_models(args.model, args.category)
+    chosen_detectors(label, {entry.method: None for entry in catalog.entries if entry.label == label}, args.method)
 
 
 def main() -> None:

@@ -30,6 +30,7 @@ from webapp.visitors import Workplace
 
 MOST_ROWS = 12  # pictures that are shown in the list; the counts are of all
 MOST_POINTS = 400  # of the drawing
+LONGEST_PAUSE = 600  # seconds; only few videos and cameras of the server run at once
 SHOWN_SIDE, OVERLAY_SIDE = 960, 480  # pixels
 WIDTH, HEIGHT, LEFT, BOTTOM = 360, 120, 34, 20  # of a drawing
 CAUSES = {LOOK: "live_cause_look", BRIGHTER: "live_cause_brighter", DARKER: "live_cause_darker"}
@@ -72,13 +73,14 @@ class LiveSession:
 
     Attributes:
         run: its name in the browser.
-        stopped, paused: what the visitor pressed.
+        stopped: that no further picture is wanted.
         steps: how many single pictures the visitor asked for and did not get yet.
     """
 
     def __init__(self, place: Workplace, category: str, methods: list | None, language: str) -> None:
         self.run, self.category, self.place, self.methods = secrets.token_hex(4), category, place, methods
-        self.stopped, self.paused, self.steps = threading.Event(), False, 0
+        self.stopped, self.steps = threading.Event(), 0
+        self._paused_at: float | None = None
         self.scene: Scene | None = None
         detectors = load_methods(place.catalog, category, methods)
         self.rate = VouchedRates.of(detectors.values()).least
@@ -92,8 +94,19 @@ class LiveSession:
         self._note, self._revision, self._shown = [], 0, -1
 
     def waits(self) -> bool:
-        """Whether the visitor paused, and did not ask for a single picture."""
+        """Whether the visitor paused, and did not ask for a single picture. A long pause ends the session."""
+        if self._paused_at is not None and time.monotonic() - self._paused_at > LONGEST_PAUSE:
+            self.stopped.set()
         return self.paused and not self.steps and not self.stopped.is_set()
+
+    @property
+    def paused(self) -> bool:
+        """Whether the visitor pressed Pause."""
+        return self._paused_at is not None
+
+    @paused.setter
+    def paused(self, wanted: bool) -> None:
+        self._paused_at = time.monotonic() if wanted else None
 
     def take_step(self) -> bool:
         """Whether the next picture is one that the visitor asked for."""

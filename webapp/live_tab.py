@@ -26,7 +26,7 @@ MAX_SESSIONS = 20  # that are kept, the latest of each visitor
 SHOWN_EVERY = 0.2  # seconds between two pictures on the page
 DEVICE, VIDEO = "device", "video"  # sources; others are the names of cameras
 VIDEO_TYPES = ["video", ".mkv", ".avi", ".ts"]
-WORDS = ("pause", "step", "stop", "paused", "ended", "refused", "insecure", "gone", "slow")  # of the browser
+WORDS = ("pause", "step", "stop", "paused", "ended", "refused", "none", "insecure", "gone", "slow")  # of the browser
 FAULTS = (PictureError, ModelError, BackboneError, ValueError, OSError)
 REFUSED = "() => document.querySelector('.live').dispatchEvent(new Event('refused'))"
 

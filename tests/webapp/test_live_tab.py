@@ -14,7 +14,7 @@ from PIL import Image
 from hubmodels.hub.catalog import Catalog, list_bundle
 from hubmodels.line.log import InspectionLog
 from hubmodels.line.sources import Found
-from webapp import live_tab
+from webapp import live, live_tab
 from webapp.live import LiveSession
 from webapp.live_tab import DEVICE, VIDEO, LiveTab
 from webapp.page_log import NotLoggedError, PageLog
@@ -197,13 +197,17 @@ def test_a_camera_of_the_server_hides_its_password_and_says_when_it_is_silent(ta
     assert next(views)["state"] == TEXTS["live_ended"]["en"] and next(views, None) is None
 
 
-def test_pause_holds_a_session_and_a_single_picture_is_judged(tab, place):
+def test_pause_holds_a_session_and_a_single_picture_is_judged(tab, monkeypatch):
     (begun,) = tab.start(LABEL, METHODS, DEVICE, None, visitor())
     session = tab._sessions["me"]
     tab.command(event(begun["run"], act="pause"), visitor())
     assert session.waits() and not session.take_step()
     tab.command(event(begun["run"], act="step"), visitor())
     assert not session.waits() and session.take_step() and session.waits()
+    with monkeypatch.context() as patch:
+        patch.setattr(live, "LONGEST_PAUSE", -1)
+        assert not session.waits() and session.stopped.is_set()  # others wait for the place
+    session.stopped.clear()
     tab.command(event(begun["run"], act="go"), visitor())
     assert not session.waits()
     assert tab.wait(visitor())["state"] == TEXTS["live_waiting"]["en"]  # Start again

@@ -46,7 +46,8 @@ async function begin(value) {
     send();
   } catch (error) {
     if (run !== value.run || over) return;
-    stopped(navigator.mediaDevices ? `${value.words.refused} (${error.name})` : value.words.insecure);
+    const refused = error.name === "NotFoundError" ? value.words.none : `${value.words.refused} (${error.name})`;
+    stopped(navigator.mediaDevices ? refused : value.words.insecure);
   }
 }
 
