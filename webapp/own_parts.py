@@ -277,17 +277,31 @@ class OwnParts:
         """(written name, part) of each part."""
         return [(self.written(part), part) for part in self.names()]
 
+    def part(self, text: str | None) -> str:
+        """The part that is meant by its folder or by the name that a person wrote; of a new name, its later folder."""
+        names, wanted = self.names(), tidy(text or "").lower()
+        same = (part for part in names if self.written(part).lower() == wanted)
+        return text if text in names else next(same, part_name(text or ""))
+
     def namesake(self, text: str) -> str | None:
         """The written name of another part that has the place of this name; None if the name can be used."""
-        part = part_name(text)
+        part = self.part(text)
         known = self.written(part) if part in self.names() else text
         return None if text == part or tidy(known).lower() == tidy(text).lower() else known
 
     def name(self, part: str, text: str) -> None:
         """Keeps the name of a new part as a person wrote it."""
         if part not in self.names():
-            (self.folder / part).mkdir(parents=True, exist_ok=True)
-            (self.folder / part / NAME_FILE).write_text(tidy(text), encoding="utf-8")
+            self.rename(part, text)
+
+    def rename(self, part: str, text: str) -> None:
+        """Keeps another name of a part, as a person wrote it.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        (self.folder / part).mkdir(parents=True, exist_ok=True)
+        (self.folder / part / NAME_FILE).write_text(tidy(text), encoding="utf-8")
 
     def pictures(self, part: str, kind: str = GOOD) -> list[Path]:
         """The pictures of a part, by name."""

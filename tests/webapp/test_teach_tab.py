@@ -3,6 +3,7 @@
 import base64
 import errno
 import io
+import json
 import os
 import re
 import sys
@@ -46,6 +47,7 @@ from webapp.own_parts import (
     unreadable_in,
     uploads_in,
 )
+from webapp.part_changes import PartChanges
 from webapp.part_pictures import PartPictures
 from webapp.teach_tab import TeachTab, keep_region
 from webapp.teaching import DONE, FAILED, RUNNING, STOPPED, WAITING, Lesson, Teacher, expected_promise
@@ -322,6 +324,71 @@ def test_a_part_is_shown_as_a_person_wrote_it(teacher, make_detector):
     assert [entry.name for entry in teacher.entries(part)] == [f"glass-own-{part}"]
     assert choices(teacher.catalog, "en")[0] == (f"{written} (own part)", lesson.label)
     assert f">{written}<" in re.sub("<wbr>|\u200b", "", render_models(teacher.catalog, "en"))
+    (folder / "README.md").write_text(f"of {written} ({part})", encoding="utf-8")
+    (folder / "metrics.json").write_text("{}", encoding="utf-8")
+    changes = PartChanges(Everybody(teacher.catalog, teacher))
+    said, offered, category, taught, _ = changes.rename("Cap Ö", part, lesson.label, None, visitor("de"))
+    assert "Das Teil heißt jetzt Cap Ö." in said and offered["choices"] == [("Cap Ö", part)] and taught is None
+    assert teacher.catalog.categories() == ["own / Cap Ö"] and category["value"] == "own / Cap Ö"
+    assert (folder / "README.md").read_text(encoding="utf-8") == f"of Cap Ö ({part})"
+    assert json.loads((folder / "metrics.json").read_text())["title"] == "Cap Ö"
+    assert (
+        Corrections(teacher).part_of("own / Cap Ö")
+        == part
+        == teacher.parts.part(" cap ö ")
+        == teacher.parts.part(part)
+    )
+    assert teacher.catalog.load("own / Cap Ö") and teacher.parts.namesake(written) == "Cap Ö"
+
+
+def test_a_name_of_another_part_is_refused(teacher):
+    for text in ("Lid A", "Cap"):
+        teacher.parts.name(part_name(text), text)
+        teacher.parts.add(part_name(text), given(png(0)))
+    changes = PartChanges(Everybody(teacher.catalog, teacher))
+    for text, words in {
+        "lid a": "belongs to the part Lid A",
+        "lid_a": "belongs to",
+        "-": "Give the part a name",
+    }.items():
+        said, *others = changes.rename(text, "cap", None, None, visitor())
+        assert words in said and others == [gr.skip()] * 4
+    assert "now called CAP" in changes.rename("CAP", "cap", None, None, visitor())[0]
+    assert sorted(teacher.parts.choices()) == [("CAP", "cap"), ("Lid A", "lid_a")]
+
+
+def test_a_deleted_part_is_gone_and_nothing_else(teacher, make_detector, tmp_path, monkeypatch):
+    changes, parts, outside = PartChanges(Everybody(teacher.catalog, teacher)), teacher.parts, tmp_path / "outside"
+    for part in ("lid", "lid_2"):
+        parts.name(part, part.title())
+        parts.add(part, given(png(0)))
+        parts.add(part, given(png(1)), BAD)
+        for end in ("", ".1"):
+            make_detector(GLASS, dataset="own", category=part).save_pretrained(
+                teacher.models / f"glass-own-{part}{end}"
+            )
+    (teacher.models / ".unfinished/glass-own-lid").mkdir(parents=True)
+    outside.mkdir()
+    (outside / "kept.png").write_bytes(png(3))
+    (parts.folder / "lid/test/linked").symlink_to(outside, target_is_directory=True)
+    (teacher.models / "hybrid-own-lid").symlink_to(outside, target_is_directory=True)
+    others = {path for path in tmp_path.rglob("*") if "lid_2" in str(path)}
+    teacher.catalog.refresh()
+    shown, question = changes.ask("lid", visitor())
+    assert shown["visible"] and "Delete Lid for good? Pictures: 2. Models: 1." in question
+    monkeypatch.setattr(teacher, "current", lambda part: object())
+    assert "being taught at the moment" in changes.delete("lid", None, None, visitor())[0] and teacher.has("lid")
+    monkeypatch.undo()
+    said, _, words, results, offered, category, taught, inspect = changes.delete(
+        "lid", "own / lid", "own / lid", visitor()
+    )
+    assert (said, results, taught, inspect["visible"]) == ("", "", None, False) and "Lid was deleted." in words
+    assert offered["choices"] == [("Lid_2", "lid_2")] and offered["value"] is None
+    for part in ("lid", "", "nothing", ".."):
+        changes.delete(part, None, None, visitor())
+    assert [entry.category for entry in teacher.catalog.entries] == ["lid_2"] and category["value"] is None
+    assert {path for path in tmp_path.rglob("*") if "lid" in str(path.relative_to(tmp_path))} == others
+    assert (outside / "kept.png").is_file() and teacher.models.is_dir() and parts.folder.is_dir()
 
 
 def test_a_part_that_is_taught_is_not_taught_twice(teacher, uploads, monkeypatch):
