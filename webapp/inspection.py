@@ -187,11 +187,16 @@ def wish_methods(catalog: Catalog, category: object, ticked: object, wished: lis
 
 
 SOURCES = {FOLDER: "source_folder", HUB: "source_hub", CACHE: "source_hub_cache", BUNDLE: "source_bundled"}
+# without a category after its part was deleted
 REMEMBER = """(category) => {
-    if (!category) return;
-    localStorage.setItem("hubmodels-category", category);
     const address = new URL(location);
-    address.searchParams.set("category", category);
+    if (category) {
+        localStorage.setItem("hubmodels-category", category);
+        address.searchParams.set("category", category);
+    } else {
+        localStorage.removeItem("hubmodels-category");
+        address.searchParams.delete("category");
+    }
     history.replaceState(null, "", address);
 }"""
 RECALL = """() => [localStorage.getItem("hubmodels-category"), sessionStorage.getItem("hubmodels-visitor")]"""

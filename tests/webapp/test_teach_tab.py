@@ -938,7 +938,19 @@ def test_a_reloaded_page_can_stop_the_lesson(teacher, tmp_path, monkeypatch):
         page.get_by_label("Find a name").fill("7")
         page.keyboard.press("Enter")
         playwright.expect(page.locator(".pictures li")).to_have_count(1)
-    assert teacher.lessons() == []
+        page.get_by_role("button", name="Rename or delete").click()
+        page.get_by_label("New name").fill("Cap")
+        page.keyboard.press("Enter")
+        page.get_by_text("The part is now called Cap.").wait_for()
+        playwright.expect(page.locator("#teach-part input")).to_have_value("Cap")
+        page.get_by_role("button", name="Delete this part").click()
+        page.get_by_text("Delete Cap for good? Pictures: 10. Models: 0.").wait_for()
+        photograph(page, "teach_delete")
+        page.get_by_role("button", name="Delete for good").click()
+        page.get_by_text("Cap was deleted.").wait_for()
+        playwright.expect(page.locator("#teach-part input")).to_have_value("")
+        playwright.expect(page.get_by_role("button", name="Rename or delete")).to_be_hidden()
+    assert teacher.lessons() == [] == list(teacher.parts.folder.iterdir())
 
 
 def judged(*verdicts, rate=0.01, size=99):
