@@ -214,10 +214,16 @@ def dropdown(catalog: Catalog) -> gr.Dropdown:
     )
 
 
-# without the hidden files of file managers
+# without the hidden files of file managers; page.js keeps the paths
 JOIN_FOLDER = """(folder, pictures) => {
     const hidden = /^([.]|Thumbs[.]db$|desktop[.]ini$)/;
-    return [[...(pictures ?? []), ...(folder ?? []).filter((file) => !hidden.test(file.orig_name))]];
+    const paths = window.chosenPaths ?? [];
+    const isWhole = (file, i) => paths[i]?.endsWith(`/${file.orig_name}`);
+    const files = folder ?? [];
+    const placed = files.every(isWhole)
+        ? files.map((file, i) => ({ ...file, folder: paths[i].slice(0, -file.orig_name.length - 1) }))
+        : files;
+    return [[...(pictures ?? []), ...placed.filter((file) => !hidden.test(file.orig_name))]];
 }"""
 
 

@@ -791,10 +791,11 @@ def _link(address: str) -> Markup:
 
 
 def _paths(files: list | None) -> Iterator[tuple[str, Path]]:
-    """Name and path of each upload."""
+    """Name, with the folder if one was chosen, and path of each upload."""
     for upload in files if isinstance(files, list) else []:
-        path = Path(checked_path(upload))
-        yield str(upload.get("orig_name") or path.name), path
+        path, folder = Path(checked_path(upload)), upload.get("folder")
+        name = str(upload.get("orig_name") or path.name)
+        yield f"{folder}/{name}" if isinstance(folder, str) and folder else name, path
 
 
 def _said(language: str, **values: object) -> str:

@@ -44,6 +44,7 @@ from webapp.own_parts import (
     ZipError,
     left_out,
     part_name,
+    told_apart,
     unreadable_in,
     uploads_in,
 )
@@ -177,6 +178,22 @@ def test_what_is_odd_is_named(parts):
     assert "dark" in found.odd["2.png"] and "unlike" in found.odd["3.png"] and "1.png" not in found.odd
     assert found.sizes == {(64, 64): 13, (128, 64): 1} and found.smallest == 2
     assert len(parts.pictures("lid")) == 10  # a check keeps nothing
+
+
+def test_pictures_of_one_name_have_their_folder(parts, tmp_path):
+    files = {"crack/000.png": 0, "poke/000.png": 1, "poke/1.png": 2, "a\\x/2.png": 3, "b/x/2.png": 4}
+    path = tmp_path / "bad.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, seed in files.items():
+            archive.writestr(name, png(seed))
+    (tmp_path / "here.png").write_bytes(png(5))
+    assert parts.add("lid", uploads_in([("bad.zip", path), ("scratch/000.png", tmp_path / "here.png")]), BAD) == 6
+    names = {"crack/000.png", "poke/000.png", "scratch/000.png", "1.png", "a/x/2.png", "b/x/2.png"}
+    assert {one.name for one in parts.kept("lid")} == names
+    assert {parts.given_name("lid", picture) for picture in parts.pictures("lid", BAD)} == names
+    deep = Upload("1.png", bytes, "a/" * 30_000)
+    assert deep.whole == "a/a/a/a/a/a/a/1.png"
+    assert told_apart(["1.png", "a/1.png", "a/1.png", "2.png"]) == ["1.png", "a/1.png", "a/1.png", "2.png"]
 
 
 def test_a_zip_file_is_its_pictures(tmp_path):
