@@ -216,21 +216,23 @@ def dropdown(catalog: Catalog) -> gr.Dropdown:
 
 # without the hidden files of file managers; page.js keeps the paths
 JOIN_FOLDER = """(folder, pictures) => {
-    const hidden = /^([.]|Thumbs[.]db$|desktop[.]ini$)/;
-    const paths = window.chosenPaths ?? [];
-    const isWhole = (file, i) => paths[i]?.endsWith(`/${file.orig_name}`);
-    const files = folder ?? [];
-    const placed = files.every(isWhole)
-        ? files.map((file, i) => ({ ...file, folder: paths[i].slice(0, -file.orig_name.length - 1) }))
-        : files;
-    return [[...(pictures ?? []), ...placed.filter((file) => !hidden.test(file.orig_name))]];
+    const hidden = /(^|[/])([.][^/]*|Thumbs[.]db|desktop[.]ini)$/;
+    const files = folder ?? [], paths = window.chosenPaths ?? [];
+    const known = WITH_FOLDERS && files.every((file, i) => paths[i]?.endsWith(`/${file.orig_name}`));
+    const named = known ? files.map((file, i) => ({ ...file, orig_name: paths[i] })) : files;
+    return [[...(pictures ?? []), ...named.filter((file) => !hidden.test(file.orig_name))]];
 }"""
 
 
-def folder_button(files: gr.File, elem_id: str) -> gr.UploadButton:
-    """Adds a button that adds the files of a folder to those that are there."""
+def folder_button(files: gr.File, elem_id: str, with_folders: bool = False) -> gr.UploadButton:
+    """Adds a button that adds the files of a folder to those that are there.
+
+    Args:
+        with_folders: the names of the files begin with their folders.
+    """
     folder = gr.UploadButton(label("batch_folder"), file_count="directory", size="sm", elem_id=elem_id)
-    folder.upload(None, [folder, files], files, js=JOIN_FOLDER, api_visibility="private")
+    join = JOIN_FOLDER.replace("WITH_FOLDERS", str(with_folders).lower())
+    folder.upload(None, [folder, files], files, js=join, api_visibility="private")
     return folder
 
 

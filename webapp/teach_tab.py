@@ -135,7 +135,7 @@ class TeachTab:
                 )
                 files = {"file_count": "multiple", "file_types": FILE_TYPES, "height": 180}
                 good = gr.File(label=label("teach_pictures"), elem_id="teach-good", **files)
-                folder_button(good, "teach-folder")
+                folder_button(good, "teach-folder", with_folders=True)
                 waiting = gr.HTML(elem_id="teach-waiting", elem_classes="note")
                 self._pictures.build(part)
                 self._changes.build(part)
@@ -791,11 +791,10 @@ def _link(address: str) -> Markup:
 
 
 def _paths(files: list | None) -> Iterator[tuple[str, Path]]:
-    """Name, with the folder if one was chosen, and path of each upload."""
+    """Name and path of each upload; the name of a file in a chosen folder begins with it."""
     for upload in files if isinstance(files, list) else []:
-        path, folder = Path(checked_path(upload)), upload.get("folder")
-        name = str(upload.get("orig_name") or path.name)
-        yield f"{folder}/{name}" if isinstance(folder, str) and folder else name, path
+        path = Path(checked_path(upload))
+        yield str(upload.get("orig_name") or path.name), path
 
 
 def _said(language: str, **values: object) -> str:

@@ -915,14 +915,15 @@ def test_a_reloaded_page_can_stop_the_lesson(teacher, tmp_path, monkeypatch):
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     monkeypatch.setattr(teach_tab, "missing_packages", list)
     monkeypatch.setattr(teacher, "command", lambda lesson: FOREVER)
-    files = [str(tmp_path / f"{seed}.png") for seed in range(10)]
-    for seed, path in enumerate(files):
-        Path(path).write_bytes(png(seed))
+    for seed, name in enumerate(["a/0.png", "b/0.png", *(f"a/{i}.png" for i in range(1, 9))]):
+        path = tmp_path / "set" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(png(seed))
     with served(teacher.catalog, tmp_path / "up", monkeypatch, teacher) as url, visit(url) as page:
         page.get_by_role("tab", name="Teach").click()
         page.locator("#teach-part input").fill("盖子 A")
         page.keyboard.press("Enter")
-        page.locator("#teach-good input[type=file]").set_input_files(files)
+        page.locator("input[webkitdirectory]").set_input_files(tmp_path / "set")
         page.get_by_text("Pictures that can be used: 10.").wait_for()
         page.get_by_role("button", name="Teach", exact=True).click()
         page.get_by_text("Teaching 盖子 A").wait_for()
@@ -939,6 +940,8 @@ def test_a_reloaded_page_can_stop_the_lesson(teacher, tmp_path, monkeypatch):
         page.get_by_text("Stopped. The pictures are kept").wait_for()
         playwright.expect(page.get_by_role("button", name="Teach", exact=True)).to_be_enabled()
         page.get_by_role("button", name="Pictures of this part").click()
+        page.get_by_role("button", name="Remove 3.png").wait_for()
+        assert page.locator(".pictures .name").all_inner_texts()[-2:] == ["a/0.png", "b/0.png"]
         page.get_by_role("button", name="Remove 3.png").focus()
         page.keyboard.press("Enter")
         page.get_by_text("Pictures that can be used: 9. Still missing: 1.").wait_for()
