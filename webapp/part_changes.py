@@ -118,6 +118,8 @@ def _delete(place: Workplace, name: str) -> None:
 
 def _changed(place: Workplace, name: str, change: Callable[[], None], language: str) -> Markup | None:
     """Changes a part; returns why that was not possible."""
+    if not place.teacher.has(name):  # another window has deleted it
+        return translate("change_gone", language)
     try:
         with place.corrections.rest(name):
             change()

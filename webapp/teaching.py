@@ -260,7 +260,7 @@ class Teacher:
         Raises:
             OSError: something cannot be deleted.
         """
-        if not self.has(part):
+        if not self.has(part):  # without a name it would be the folder of all parts
             return
         names = [model_name(method, DATASET, part) for method in METHODS]
         folders = {Path(entry.source) for entry in self.entries(part)} | {self.models / name for name in names}

@@ -402,7 +402,7 @@ def test_a_deleted_part_is_gone_and_nothing_else(teacher, make_detector, tmp_pat
     assert (said, results, taught, inspect["visible"]) == ("", "", None, False) and "Lid was deleted." in words
     assert offered["choices"] == [("Lid_2", "lid_2")] and offered["value"] is None
     for part in ("lid", "", "nothing", ".."):
-        changes.delete(part, None, None, visitor())
+        assert "no longer there" in changes.delete(part, None, None, visitor())[0]
     assert [entry.category for entry in teacher.catalog.entries] == ["lid_2"] and category["value"] is None
     assert {path for path in tmp_path.rglob("*") if "lid" in str(path.relative_to(tmp_path))} == others
     assert (outside / "kept.png").is_file() and teacher.models.is_dir() and parts.folder.is_dir()
