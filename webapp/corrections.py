@@ -9,7 +9,8 @@ import copy
 import json
 import shutil
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -113,8 +114,7 @@ class Corrections:
             check_rate(rate)
         upload = Upload(Path(path).name, Path(path).read_bytes)
         read_picture(upload.read())
-        with self._lock:
-            self._require_rest(part)
+        with self.rest(part):
             inspection = inspect_picture(self._catalog, label, path, rate, None) if good else None
             if inspection is not None and inspection.appearance.matches is False:
                 raise UnlikePartError(self._teacher.parts.written(part))
@@ -170,8 +170,7 @@ class Corrections:
         part = self.part_of(label)
         if part is None:
             return False
-        with self._lock:
-            self._require_rest(part)
+        with self.rest(part):
             latest = next(reversed(self._steps(part)), None)
             if latest is None:
                 return False
@@ -203,9 +202,21 @@ class Corrections:
         new.write_text(json.dumps([asdict(step) for step in steps[-MOST_STEPS:]], default=str), encoding="utf-8")
         new.replace(path)
 
-    def _require_rest(self, part: str) -> None:
-        if self._teacher.current(part) is not None:
-            raise LessonRunsError(part)
+    @contextmanager
+    def rest(self, part: str) -> Iterator[None]:
+        """While the part is changed, nobody corrects it.
+
+        Raises:
+            LessonRunsError: the part is taught at the moment.
+        """
+        with self._lock:
+            if self._teacher.current(part) is not None:
+                raise LessonRunsError(part)
+            yield
+
+    def forget(self, part: str) -> None:
+        """A part was deleted: a later one of its name begins without what was said about this one."""
+        self._said.pop(part, None)
 
     def _changes(self, part: str, picture: Path, inspection: Inspection | None) -> Changes:
         """What a picture changes: a false alarm by its inspection, or a known defect."""

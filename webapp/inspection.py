@@ -187,11 +187,16 @@ def wish_methods(catalog: Catalog, category: object, ticked: object, wished: lis
 
 
 SOURCES = {FOLDER: "source_folder", HUB: "source_hub", CACHE: "source_hub_cache", BUNDLE: "source_bundled"}
+# without a category after its part was deleted
 REMEMBER = """(category) => {
-    if (!category) return;
-    localStorage.setItem("hubmodels-category", category);
     const address = new URL(location);
-    address.searchParams.set("category", category);
+    if (category) {
+        localStorage.setItem("hubmodels-category", category);
+        address.searchParams.set("category", category);
+    } else {
+        localStorage.removeItem("hubmodels-category");
+        address.searchParams.delete("category");
+    }
     history.replaceState(null, "", address);
 }"""
 RECALL = """() => [localStorage.getItem("hubmodels-category"), sessionStorage.getItem("hubmodels-visitor")]"""
@@ -209,17 +214,25 @@ def dropdown(catalog: Catalog) -> gr.Dropdown:
     )
 
 
-# without the hidden files of file managers
+# without the hidden files of file managers; page.js keeps the paths
 JOIN_FOLDER = """(folder, pictures) => {
-    const hidden = /^([.]|Thumbs[.]db$|desktop[.]ini$)/;
-    return [[...(pictures ?? []), ...(folder ?? []).filter((file) => !hidden.test(file.orig_name))]];
+    const hidden = /(^|[/])([.][^/]*|Thumbs[.]db|desktop[.]ini)$/;
+    const files = folder ?? [], paths = window.chosenPaths ?? [];
+    const known = WITH_FOLDERS && files.every((file, i) => paths[i]?.endsWith(`/${file.orig_name}`));
+    const named = known ? files.map((file, i) => ({ ...file, orig_name: paths[i] })) : files;
+    return [[...(pictures ?? []), ...named.filter((file) => !hidden.test(file.orig_name))]];
 }"""
 
 
-def folder_button(files: gr.File, elem_id: str) -> gr.UploadButton:
-    """Adds a button that adds the files of a folder to those that are there."""
+def folder_button(files: gr.File, elem_id: str, with_folders: bool = False) -> gr.UploadButton:
+    """Adds a button that adds the files of a folder to those that are there.
+
+    Args:
+        with_folders: the names of the files begin with their folders.
+    """
     folder = gr.UploadButton(label("batch_folder"), file_count="directory", size="sm", elem_id=elem_id)
-    folder.upload(None, [folder, files], files, js=JOIN_FOLDER, api_visibility="private")
+    join = JOIN_FOLDER.replace("WITH_FOLDERS", str(with_folders).lower())
+    folder.upload(None, [folder, files], files, js=join, api_visibility="private")
     return folder
 
 

@@ -6,7 +6,7 @@
     PICTURES/PART/removed                 pictures that a person took out of the part, in the same folders
     PICTURES/PART/name.txt                what the person calls the part
     PICTURES/PART/learned.json            which pictures were there when its last lesson began
-    PICTURES/PART/given.json              the file names that pictures were given with
+    PICTURES/PART/given.json              the file names that pictures were given with, and their folders
 
 This is the layout that training reads. PART is short and plain, because folders and repositories have such names. A
 file is named after its bytes, so that no picture is there twice.
@@ -47,6 +47,7 @@ LARGEST = 64_000_000  # bytes of a picture in a ZIP file
 UNPACKED = 4_000_000_000  # bytes of all pictures in the ZIP files of an upload
 MEMBERS, DIRECTORY = 5_000, 4_000_000  # files in a ZIP file, and bytes of their list
 ENCRYPTED = 1  # flag of a member
+DEPTH = 8  # folders and name of a picture that are kept
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # others can need any amount of memory
 DAMAGED = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, ValueError, RuntimeError)
 REMEMBERED = 2_000  # pictures whose statistics are kept, some kB each
@@ -94,10 +95,21 @@ def _folded(written: str) -> str:
 
 @dataclass(frozen=True)
 class Upload:
-    """A picture that a visitor gave: its name, and what reads its bytes (it raises PictureError, OSError)."""
+    """A picture that a visitor gave.
+
+    Attributes:
+        read: returns its bytes; raises PictureError, OSError.
+        folder: of a ZIP file, or that was chosen, where the picture was.
+    """
 
     name: str
     read: Callable[[], bytes]
+    folder: str = ""
+
+    @property
+    def whole(self) -> str:
+        """The name with the innermost folders, each of them short enough to show."""
+        return "/".join(map(tidy, [*filter(None, self.folder.split("/")), *self.name.split("/")][-DEPTH:]))
 
 
 class ZipError(PictureError):
@@ -121,8 +133,20 @@ class _Bounded(io.FileIO):
         return super().read(-1 if size is None else size)
 
 
+def told_apart(names: Sequence[str]) -> list[str]:
+    """Names with their folders -> without them, or with as many as it takes to tell different ones apart."""
+    ends = [["/".join(name.split("/")[-length:]) for length in range(1, name.count("/") + 2)] for name in names]
+    meant = {}
+    for name, those in zip(names, ends, strict=True):
+        for end in those:
+            meant.setdefault(end, set()).add(name)
+    return [next((end for end in those if len(meant[end]) == 1), those[-1]) for those in ends]
+
+
 def uploads_in(paths: Iterable[tuple[str, Path]]) -> Iterator[Upload]:
     """The pictures in files, given as (name, path); a ZIP file is all pictures in it. `left_out` names the others.
+
+    The name can begin with folders.
 
     Pictures of a ZIP file are unpacked one at a time, when they are read.
 
@@ -132,13 +156,14 @@ def uploads_in(paths: Iterable[tuple[str, Path]]) -> Iterator[Upload]:
     unpacked = 0
     for name, path in paths:
         if not _is_zip(name):
-            yield Upload(name, path.read_bytes)
+            folder, _, base = name.rpartition("/")
+            yield Upload(base, path.read_bytes, folder)
             continue
         members = [member for member in _members(name, path) if _reason(member) is None]
         unpacked += sum(member.file_size for member in members)
         if unpacked > UNPACKED:
             raise ZipError("zip_unpacked", name, f"{UNPACKED // 10**9} GB")
-        yield from (Upload(_base(member), partial(_unpack, path, member)) for member in members)
+        yield from (Upload(_base(member), partial(_unpack, path, member), _folder(member)) for member in members)
 
 
 def left_out(paths: Iterable[tuple[str, Path]]) -> dict[str, list[str]]:
@@ -206,6 +231,10 @@ def _base(member: zipfile.ZipInfo) -> str:
     return PureWindowsPath(member.filename).name
 
 
+def _folder(member: zipfile.ZipInfo) -> str:
+    return "/".join(PureWindowsPath(member.filename).parts[:-1])
+
+
 @dataclass
 class Findings:
     """What was found in pictures that shall teach a part.
@@ -243,7 +272,7 @@ class Kept:
     Attributes:
         place: its folder and file within the part; of a removed one, where it was.
         path: where the file is.
-        name: of the file that it was given as.
+        name: of the file that it was given as, with its folder if another one of the part has the same name.
         kind: one of `KINDS`.
     """
 
@@ -277,17 +306,31 @@ class OwnParts:
         """(written name, part) of each part."""
         return [(self.written(part), part) for part in self.names()]
 
+    def part(self, text: str | None) -> str:
+        """The part that is meant by its folder or by the name that a person wrote; of a new name, its later folder."""
+        names, wanted = self.names(), tidy(text or "").lower()
+        same = (part for part in names if self.written(part).lower() == wanted)
+        return text if text in names else next(same, part_name(text or ""))
+
     def namesake(self, text: str) -> str | None:
         """The written name of another part that has the place of this name; None if the name can be used."""
-        part = part_name(text)
+        part = self.part(text)
         known = self.written(part) if part in self.names() else text
         return None if text == part or tidy(known).lower() == tidy(text).lower() else known
 
     def name(self, part: str, text: str) -> None:
         """Keeps the name of a new part as a person wrote it."""
         if part not in self.names():
-            (self.folder / part).mkdir(parents=True, exist_ok=True)
-            (self.folder / part / NAME_FILE).write_text(tidy(text), encoding="utf-8")
+            self.rename(part, text)
+
+    def rename(self, part: str, text: str) -> None:
+        """Keeps another name of a part, as a person wrote it.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        (self.folder / part).mkdir(parents=True, exist_ok=True)
+        (self.folder / part / NAME_FILE).write_text(tidy(text), encoding="utf-8")
 
     def pictures(self, part: str, kind: str = GOOD) -> list[Path]:
         """The pictures of a part, by name."""
@@ -295,7 +338,7 @@ class OwnParts:
 
     def kept(self, part: str) -> list[Kept]:
         """All pictures of a part, with those that were removed and are not there again."""
-        names, base = self._given(part), self.folder / part
+        names, base = self._names(part), self.folder / part
         there = _places(base) if part else {}
         aside = {place: path for place, path in _places(base / REMOVED).items() if place not in there} if part else {}
         kinds = {place: _kind(place) for place in there} | dict.fromkeys(aside, REMOVED)
@@ -374,13 +417,18 @@ class OwnParts:
             finally:
                 partial_file.unlink(missing_ok=True)  # of a full disk
             there.add(name)
-            given[name] = tidy(upload.name)
+            given[name] = upload.whole
         self._keep_given(part, given)
         return len(there) - before
 
     def given_name(self, part: str, path: Path) -> str:
-        """The name of the file that a picture was given as; that of its own file if it is not known."""
-        return self._given(part).get(path.name) or path.name
+        """As `Kept.name`; the name of its own file if the given one is not known."""
+        return self._names(part).get(path.name) or path.name
+
+    def _names(self, part: str) -> dict[str, str]:
+        """What the given pictures are called, by file."""
+        given = self._given(part)
+        return dict(zip(given, told_apart(list(given.values())), strict=True))
 
     def _given(self, part: str) -> dict[str, str]:
         try:
@@ -415,7 +463,7 @@ class OwnParts:
 
     def checking(self, part: str, uploads: Iterable[Upload], findings: Findings) -> Iterator[tuple[int, int]]:
         """Fills in what `check` returns; yields (number of checked pictures, number of all) before each one."""
-        paths, names = self.pictures(part), self._given(part)
+        paths, names = self.pictures(part), self._names(part)
         seen, statistics = {path.stem for path in paths}, {}
         kept = [(Upload(names.get(path.name) or path.name, path.read_bytes), path.stem) for path in paths]
         pictures = [*kept, *((upload, None) for upload in uploads)]
@@ -427,13 +475,13 @@ class OwnParts:
                 findings.doubled.append(upload.name)
             elif known := self._statistics(content, name):
                 seen.add(name)
-                size, statistics[f"{upload.name}#{name}"] = known
+                size, statistics[f"{upload.whole}#{name}"] = known
                 findings.sizes[size] += 1
             else:
                 findings.unreadable.append(upload.name)
         findings.pictures = len(statistics)
         codes = odd_ones(list(statistics.values()))
-        names = [name.rpartition("#")[0] for name in statistics]
+        names = told_apart([name.rpartition("#")[0] for name in statistics])
         findings.odd = {name: found for name, found in zip(names, codes, strict=True) if found}
 
     def _statistics(self, content: bytes | None, name: str) -> tuple[tuple[int, int], PictureStatistics] | None:

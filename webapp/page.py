@@ -125,9 +125,13 @@ def build_page(
             """Without the error of a wrong link, once a category is chosen or taught."""
             return warn(visitors.of(request).catalog, None, language_of(request)) if chosen else gr.skip()
 
-        def follow(chosen: str | None, before: str | None, request: gr.Request) -> tuple[dict, str | None]:
-            changed = {"value": chosen} if chosen != before else {}  # otherwise keep the choice in this tab
-            return gr.update(choices=choices(visitors.of(request).catalog, language_of(request)), **changed), chosen
+        def follow(
+            chosen: str | None, before: str | None, here: str | None, request: gr.Request
+        ) -> tuple[dict, str | None]:
+            catalog = visitors.of(request).catalog
+            is_gone = here not in (None, *catalog.categories())  # the part was deleted or renamed
+            changed = {"value": chosen} if chosen != before or is_gone else {}  # otherwise keep the choice in this tab
+            return gr.update(choices=choices(catalog, language_of(request)), **changed), chosen
 
         page.load(
             welcome,
@@ -147,8 +151,8 @@ def build_page(
         category.change(follow_notices, category, notices, preprocess=False, **quick)
         if visitors.teaches:
             teaching.taught.change(follow_notices, teaching.taught, notices, **quick)
-        batch.select(follow, [category, followed], [batch_category, followed], **quick)
-        live.select(follow, [category, live_followed], [live_category, live_followed], **quick)
+        for tab, here, known in ((batch, batch_category, followed), (live, live_category, live_followed)):
+            tab.select(follow, [category, known, here], [here, known], preprocess=False, **quick)
     return page.queue(max_size=WAITING, default_concurrency_limit=1)
 
 

@@ -15,7 +15,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from hubmodels import PictureError
 from hubmodels.pictures import MAX_PIXELS, read_picture
 from webapp.corrections import LessonRunsError
-from webapp.own_parts import KINDS, REMEMBERED, Kept, part_name
+from webapp.own_parts import KINDS, REMEMBERED, Kept
 from webapp.texts import data_url, explain_fault, label, language_of, read_static, render
 from webapp.visitors import Everybody, Visitors
 
@@ -42,7 +42,8 @@ class PartPictures:
 
     def offer(self, part: str | None, request: gr.Request) -> tuple[dict, str]:
         """Another part was chosen: the list is closed, and there is none for a part without pictures."""
-        kept = self._visitors.of(request).teacher.parts.kept(part_name(part or ""))
+        parts = self._visitors.of(request).teacher.parts
+        kept = parts.kept(parts.part(part))
         return gr.update(visible=bool(kept), open=False), ""
 
     def open(self, part: str | None, request: gr.Request) -> str:
@@ -55,7 +56,8 @@ class PartPictures:
 
     def change(self, part: str | None, event: gr.EventData, request: gr.Request) -> str:
         """A click removes a picture or puts it back -> the list after it, or why nothing happened."""
-        language, name, place = language_of(request), part_name(part or ""), self._visitors.of(request)
+        language, place = language_of(request), self._visitors.of(request)
+        name = place.teacher.parts.part(part)
         try:
             if place.teacher.current(name):
                 raise LessonRunsError(name)
@@ -66,7 +68,8 @@ class PartPictures:
         return self._list(part, _wishes(event), request)
 
     def _list(self, part: str | None, wishes: dict, request: gr.Request, refused: str = "") -> str:
-        kept = self._visitors.of(request).teacher.parts.kept(part_name(part or ""))
+        parts = self._visitors.of(request).teacher.parts
+        kept = parts.kept(parts.part(part))
         kind, find, number = wishes.get("kind", ALL), wishes.get("find", ""), wishes.get("page", 0)
         found = [one for one in kept if kind in (ALL, one.kind) and find.lower() in one.name.lower()]
         first = PAGE * min(number, max(0, len(found) - 1) // PAGE)

@@ -34,10 +34,10 @@ from webapp.own_parts import (
     Findings,
     OwnParts,
     left_out,
-    part_name,
     unreadable_in,
     uploads_in,
 )
+from webapp.part_changes import PartChanges
 from webapp.part_pictures import PartPictures
 from webapp.regions import MOST as MOST_SHAPES
 from webapp.regions import (
@@ -106,7 +106,7 @@ class TeachTab:
     def __init__(self, visitors: Everybody | Visitors) -> None:
         self._visitors = visitors
         self._hint = "teach_hint_space" if visitors.private else "teach_hint"
-        self._pictures = PartPictures(visitors)
+        self._pictures, self._changes = PartPictures(visitors), PartChanges(visitors)
         self._watched: dict[str | None, list[Lesson]] = {}  # by window
         self._lock = threading.Lock()
 
@@ -135,9 +135,10 @@ class TeachTab:
                 )
                 files = {"file_count": "multiple", "file_types": FILE_TYPES, "height": 180}
                 good = gr.File(label=label("teach_pictures"), elem_id="teach-good", **files)
-                folder_button(good, "teach-folder")
+                folder_button(good, "teach-folder", with_folders=True)
                 waiting = gr.HTML(elem_id="teach-waiting", elem_classes="note")
                 self._pictures.build(part)
+                self._changes.build(part)
                 bad = gr.File(label=label("teach_bad"), elem_id="teach-bad", **files)
                 unused = gr.HTML(elem_id="teach-unused", apply_default_css=False)
                 judge = gr.Button(label("teach_judge"), size="sm", elem_id="teach-judge")
@@ -207,6 +208,9 @@ class TeachTab:
         removed.then(self.check, **checked, trigger_mode="always_last", **private, **TEACH)
         for watch in watches:
             watch.then(self._pictures.offer, part, [self._pictures.box, self._pictures.list], **quick)
+            watch.then(self._changes.offer, part, self._changes.fields, **quick)
+        deleted = self._changes.connect(part, category, taught, inspect, status, lessons)
+        deleted.then(None, js=SHOW_STATUS, api_visibility="private")
         stop.click(self.stop, running, None, **quick)
         led = compared.select(self.lead_to_check, None, [tabs, wanted, to_check], **quick)
         led.then(None, js=SHOW_STATUS, api_visibility="private")
@@ -243,7 +247,8 @@ class TeachTab:
 
     def known(self, part: str | None, good: list | None, request: gr.Request) -> tuple[str, dict]:
         """Which pictures changed since the last lesson; and how long the next one takes, as long as none are added."""
-        language, name, parts = language_of(request), part_name(part or ""), self._visitors.of(request).teacher.parts
+        language, parts = language_of(request), self._visitors.of(request).teacher.parts
+        name = parts.part(part)
         (new, gone), pictures = parts.since_lesson(name), len(parts.pictures(name))
         notes = {"teach_not_learned": new, "teach_learned_removed": gone}
         said = Markup(" ").join(translate(key, language, count=count) for key, count in notes.items() if count)
@@ -255,7 +260,8 @@ class TeachTab:
 
         Yields how far it is, and then the findings.
         """
-        language, name, place = language_of(request), part_name(part or ""), self._visitors.of(request)
+        language, place = language_of(request), self._visitors.of(request)
+        name = place.teacher.parts.part(part)
         if not good and not place.teacher.parts.pictures(name):
             unpriced = gr.update(choices=_priced(None), info=label("teach_methods_info"))
             nothing = unpriced, gr.update(info=label("teach_least_size_info"))
@@ -286,13 +292,14 @@ class TeachTab:
     ) -> Iterator[tuple[str, dict, dict]]:
         """As `check`, unless the pictures of a taught part were taken away: after a lesson its result stays."""
         parts = self._visitors.of(request).teacher.parts
-        emptied = not good and parts.pictures(part_name(part or ""))
+        emptied = not good and parts.pictures(parts.part(part))
         yield from [(gr.skip(),) * 3] if emptied else self.check(part, good, request)
 
     def check_defects(self, part: str | None, good: list | None, bad: list | None, request: gr.Request) -> str:
         """How many known defects are given, which cannot be used, and which are good ones, too."""
         language, place = language_of(request), self._visitors.of(request)
-        parts, name = place.teacher.parts, part_name(part or "")
+        parts = place.teacher.parts
+        name = parts.part(part)
         try:
             warnings = [*_unused(bad, language), *_contradictions(parts, name, good, bad, language)]
             count = parts.count_with("", uploads_in(_paths(bad)))
@@ -317,7 +324,8 @@ class TeachTab:
             drawing: what was drawn; None = nothing was changed.
             least_size: pixels of the smallest defect that counts; None = every size counts.
         """
-        language, name, teacher = language_of(request), part_name(part or ""), self._visitors.of(request).teacher
+        language, teacher = language_of(request), self._visitors.of(request).teacher
+        name = teacher.parts.part(part)
         yield self._status(_said(language, headline=translate("teach_checking", language)))
         try:
             refused = _refused(teacher, part or "", good, bad, methods, drawing, language)
@@ -371,7 +379,8 @@ class TeachTab:
 
     def judge(self, part: str | None, bad: list | None, request: gr.Request) -> Iterator[tuple]:
         """Keeps known defects of a part that exists, and checks its models with all of them, without a lesson."""
-        language, name, teacher = language_of(request), part_name(part or ""), self._visitors.of(request).teacher
+        language, teacher = language_of(request), self._visitors.of(request).teacher
+        name = teacher.parts.part(part)
         yield gr.skip(), "", gr.skip()
         try:
             refused = _refused_defects(teacher, name, bad, language)
@@ -398,7 +407,8 @@ class TeachTab:
 
     def picture_to_draw(self, part: str | None, good: list | None, request: gr.Request) -> tuple[object, str, object]:
         """The first picture, to draw on, with what was drawn for the part before; and its size."""
-        language, name, parts = language_of(request), part_name(part or ""), self._visitors.of(request).teacher.parts
+        language, parts = language_of(request), self._visitors.of(request).teacher.parts
+        name = parts.part(part)
         kept = parts.pictures(name)
         try:
             first = next((upload.read() for upload in uploads_in(_paths(good))), None)
@@ -419,22 +429,23 @@ class TeachTab:
     ) -> tuple[dict, str]:
         """What the visitor drew, for which part and on a picture of which size; and how much of the picture counts."""
         language, sent = language_of(request), getattr(event, "shapes", None)
-        drawing = {"part": part_name(part or ""), "size": tuple(size or (DRAWN, DRAWN))}
+        drawing = {"part": self._visitors.of(request).teacher.parts.part(part), "size": tuple(size or (DRAWN, DRAWN))}
         drawing |= {"shapes": checked_shapes(sent), "exceeded": exceeded(sent)}
         if wrong := _refused_drawing(drawing, language):
             return drawing, str(wrong)
         share = share_that_counts(draw_mask(drawing["shapes"], drawing["size"]))
         return drawing, str(translate("region_share", language, share=percent(share, language)))
 
-    def forget_drawing(self, part: str | None, drawing: dict | None) -> tuple:
+    def forget_drawing(self, part: str | None, drawing: dict | None, request: gr.Request) -> tuple:
         """Another part was chosen: what was drawn for the part before is not for this one."""
-        if drawing and drawing["part"] not in ("", part_name(part or "")):
+        if drawing and drawing["part"] not in ("", self._visitors.of(request).teacher.parts.part(part)):
             return None, None, ""
         return (gr.skip(),) * 3
 
     def kept_least_size(self, part: str | None, request: gr.Request) -> object:
         """The smallest defect that counts, as the part was taught with; of a new part, what is in the field."""
-        name, parts = part_name(part or ""), self._visitors.of(request).teacher.parts
+        parts = self._visitors.of(request).teacher.parts
+        name = parts.part(part)
         return saved_least_size(parts.folder / name) if name in parts.names() else gr.skip()
 
     def offer(self, taught: str | None, request: gr.Request) -> dict:
@@ -450,7 +461,8 @@ class TeachTab:
         """A click on the download -> a ZIP file with the part's models."""
         if not (folders := self._models(part, request)):
             raise gr.Error(translate_plainly("teach_nothing_to_keep", language_of(request)), print_exception=False)
-        return str(pack(folders, fresh_path(f"{part_name(part)}.zip")))
+        name = self._visitors.of(request).teacher.parts.part(part)
+        return str(pack(folders, fresh_path(f"{name}.zip")))
 
     def push(
         self,
@@ -477,8 +489,8 @@ class TeachTab:
 
     def _models(self, part: str | None, request: gr.Request) -> list[Path]:
         """The folders of the models of one of the visitor's parts."""
-        name, teacher = part_name(part or ""), self._visitors.of(request).teacher
-        return [Path(entry.source) for entry in teacher.entries(name)]
+        teacher = self._visitors.of(request).teacher
+        return [Path(entry.source) for entry in teacher.entries(teacher.parts.part(part))]
 
     def stop(self, running: str | None, request: gr.Request) -> None:
         """Ends the visitor's lesson."""
@@ -563,7 +575,7 @@ def _refused(
     """Why this cannot be taught; empty if it can."""
     if missing_packages():
         return [translate("teach_packages", language, command=INSTALL)]
-    if not (name := part_name(text)):
+    if not (name := teacher.parts.part(text)):
         return [translate("teach_no_name", language)]
     if teacher.current(name):
         return [translate("teach_runs", language)]
@@ -779,7 +791,7 @@ def _link(address: str) -> Markup:
 
 
 def _paths(files: list | None) -> Iterator[tuple[str, Path]]:
-    """Name and path of each upload."""
+    """Name and path of each upload; the name of a file in a chosen folder begins with it."""
     for upload in files if isinstance(files, list) else []:
         path = Path(checked_path(upload))
         yield str(upload.get("orig_name") or path.name), path

@@ -11,6 +11,7 @@ import logging
 import math
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,8 +28,9 @@ from statistics import median
 import numpy as np
 from PIL import Image
 
-from hubmodels.hub.catalog import Catalog, ModelEntry
+from hubmodels.hub.catalog import Catalog, ModelEntry, model_name
 from hubmodels.hub.errors import NO_ROOM
+from hubmodels.hub.files import CARD_FILE, REPORT_FILE, TITLE_FILE
 from hubmodels.methods import METHODS
 from hubmodels.prediction import FALSE_ALARM_RATE, HeldOut, number_held_out
 from webapp.least_size import saved_least_size
@@ -236,6 +238,39 @@ class Teacher:
         own = (e for e in self.catalog.entries if (e.dataset, e.category) == (DATASET, part))
         return [entry for entry in own if Path(entry.source).parent == self.models]
 
+    def has(self, part: str) -> bool:
+        """Whether there are pictures or models of a part."""
+        return bool(part) and ((self.parts.folder / part).is_dir() or bool(self.entries(part)))
+
+    def rename(self, part: str, text: str) -> None:
+        """Gives a part another name, as a person wrote it; its folders and repositories keep theirs.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        before = self.parts.written(part)
+        self.parts.rename(part, text)
+        for entry in self.entries(part):
+            _retitle(Path(entry.source), f"{before} ({part})", self.parts.written(part), part)
+        self.catalog.refresh()
+
+    def delete(self, part: str) -> None:
+        """Deletes the models of a part, then its pictures. Of a link only the link is deleted.
+
+        Raises:
+            OSError: something cannot be deleted.
+        """
+        if not self.has(part):  # without a name it would be the folder of all parts
+            return
+        names = [model_name(method, DATASET, part) for method in METHODS]
+        folders = {Path(entry.source) for entry in self.entries(part)} | {self.models / name for name in names}
+        for folder in folders:
+            unfinished = folder.parent / ".unfinished" / folder.name
+            for place in (unfinished, *(folder.with_name(f"{folder.name}{end}") for end in ("", ".1", ".new"))):
+                _delete(place)
+        _delete(self.parts.folder / part)
+        self.catalog.refresh()
+
     def train(self, lesson: Lesson) -> tuple[str, str]:
         """Runs a lesson; returns the state and the reason of a failure."""
         names = [path.name for path in self.parts.pictures(lesson.part)]
@@ -289,6 +324,25 @@ class Teacher:
             finally:
                 atexit.unregister(ending)
             return (DONE, "") if process.returncode == 0 else (FAILED, reason_of(process.returncode, log))
+
+
+def _retitle(folder: Path, before: str, now: str, part: str) -> None:
+    """Changes what people call the part of a model. The card states it as "NAME (PART)", if it has a name."""
+    (folder / TITLE_FILE).write_text(now, encoding="utf-8")
+    report, card = folder / REPORT_FILE, folder / CARD_FILE
+    if report.is_file():
+        content = json.loads(report.read_text(encoding="utf-8")) | {"title": now}
+        report.write_text(json.dumps(content, indent=2), encoding="utf-8")
+    if card.is_file():
+        text = card.read_text(encoding="utf-8").replace(before, f"{now} ({part})")
+        card.write_text(text, encoding="utf-8")
+
+
+def _delete(folder: Path) -> None:
+    if folder.is_symlink():
+        folder.unlink()
+    elif folder.exists():
+        shutil.rmtree(folder)
 
 
 def end(process: subprocess.Popen) -> None:

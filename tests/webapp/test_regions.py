@@ -155,10 +155,10 @@ def test_a_drawing_beyond_a_limit_is_refused_in_words_and_not_cut(tab, shapes, w
 
 def test_what_was_drawn_for_a_part_is_not_for_another(tab):
     drawing, _ = tab.drawn("Lid", (64, 64), type("Event", (), {"shapes": [LEFT]})(), visitor())
-    assert tab.forget_drawing("Other", drawing) == (None, None, "")
-    assert tab.forget_drawing("Lid", drawing)[0] == gr.skip()
+    assert tab.forget_drawing("Other", drawing, visitor()) == (None, None, "")
+    assert tab.forget_drawing("Lid", drawing, visitor())[0] == gr.skip()
     before, _ = tab.drawn("", (64, 64), type("Event", (), {"shapes": [LEFT]})(), visitor())
-    assert tab.forget_drawing("Lid", before)[0] == gr.skip()  # drawn before it had a name
+    assert tab.forget_drawing("Lid", before, visitor())[0] == gr.skip()  # drawn before it had a name
 
 
 def test_the_share_is_that_of_the_picture_and_not_of_a_square(tab):

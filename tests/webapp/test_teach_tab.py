@@ -3,6 +3,7 @@
 import base64
 import errno
 import io
+import json
 import os
 import re
 import sys
@@ -43,9 +44,11 @@ from webapp.own_parts import (
     ZipError,
     left_out,
     part_name,
+    told_apart,
     unreadable_in,
     uploads_in,
 )
+from webapp.part_changes import PartChanges
 from webapp.part_pictures import PartPictures
 from webapp.teach_tab import TeachTab, keep_region
 from webapp.teaching import DONE, FAILED, RUNNING, STOPPED, WAITING, Lesson, Teacher, expected_promise
@@ -175,6 +178,22 @@ def test_what_is_odd_is_named(parts):
     assert "dark" in found.odd["2.png"] and "unlike" in found.odd["3.png"] and "1.png" not in found.odd
     assert found.sizes == {(64, 64): 13, (128, 64): 1} and found.smallest == 2
     assert len(parts.pictures("lid")) == 10  # a check keeps nothing
+
+
+def test_pictures_of_one_name_have_their_folder(parts, tmp_path):
+    files = {"crack/000.png": 0, "poke/000.png": 1, "poke/1.png": 2, "a\\x/2.png": 3, "b/x/2.png": 4}
+    path = tmp_path / "bad.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, seed in files.items():
+            archive.writestr(name, png(seed))
+    (tmp_path / "here.png").write_bytes(png(5))
+    assert parts.add("lid", uploads_in([("bad.zip", path), ("scratch/000.png", tmp_path / "here.png")]), BAD) == 6
+    names = {"crack/000.png", "poke/000.png", "scratch/000.png", "1.png", "a/x/2.png", "b/x/2.png"}
+    assert {one.name for one in parts.kept("lid")} == names
+    assert {parts.given_name("lid", picture) for picture in parts.pictures("lid", BAD)} == names
+    deep = Upload("1.png", bytes, "a/" * 30_000)
+    assert deep.whole == "a/a/a/a/a/a/a/1.png"
+    assert told_apart(["1.png", "a/1.png", "a/1.png", "2.png"]) == ["1.png", "a/1.png", "a/1.png", "2.png"]
 
 
 def test_a_zip_file_is_its_pictures(tmp_path):
@@ -322,6 +341,71 @@ def test_a_part_is_shown_as_a_person_wrote_it(teacher, make_detector):
     assert [entry.name for entry in teacher.entries(part)] == [f"glass-own-{part}"]
     assert choices(teacher.catalog, "en")[0] == (f"{written} (own part)", lesson.label)
     assert f">{written}<" in re.sub("<wbr>|\u200b", "", render_models(teacher.catalog, "en"))
+    (folder / "README.md").write_text(f"of {written} ({part})", encoding="utf-8")
+    (folder / "metrics.json").write_text("{}", encoding="utf-8")
+    changes = PartChanges(Everybody(teacher.catalog, teacher))
+    said, offered, category, taught, _ = changes.rename("Cap Ö", part, lesson.label, None, visitor("de"))
+    assert "Das Teil heißt jetzt Cap Ö." in said and offered["choices"] == [("Cap Ö", part)] and taught is None
+    assert teacher.catalog.categories() == ["own / Cap Ö"] and category["value"] == "own / Cap Ö"
+    assert (folder / "README.md").read_text(encoding="utf-8") == f"of Cap Ö ({part})"
+    assert json.loads((folder / "metrics.json").read_text())["title"] == "Cap Ö"
+    assert (
+        Corrections(teacher).part_of("own / Cap Ö")
+        == part
+        == teacher.parts.part(" cap ö ")
+        == teacher.parts.part(part)
+    )
+    assert teacher.catalog.load("own / Cap Ö") and teacher.parts.namesake(written) == "Cap Ö"
+
+
+def test_a_name_of_another_part_is_refused(teacher):
+    for text in ("Lid A", "Cap"):
+        teacher.parts.name(part_name(text), text)
+        teacher.parts.add(part_name(text), given(png(0)))
+    changes = PartChanges(Everybody(teacher.catalog, teacher))
+    for text, words in {
+        "lid a": "belongs to the part Lid A",
+        "lid_a": "belongs to",
+        "-": "Give the part a name",
+    }.items():
+        said, *others = changes.rename(text, "cap", None, None, visitor())
+        assert words in said and others == [gr.skip()] * 4
+    assert "now called CAP" in changes.rename("CAP", "cap", None, None, visitor())[0]
+    assert sorted(teacher.parts.choices()) == [("CAP", "cap"), ("Lid A", "lid_a")]
+
+
+def test_a_deleted_part_is_gone_and_nothing_else(teacher, make_detector, tmp_path, monkeypatch):
+    changes, parts, outside = PartChanges(Everybody(teacher.catalog, teacher)), teacher.parts, tmp_path / "outside"
+    for part in ("lid", "lid_2"):
+        parts.name(part, part.title())
+        parts.add(part, given(png(0)))
+        parts.add(part, given(png(1)), BAD)
+        for end in ("", ".1"):
+            make_detector(GLASS, dataset="own", category=part).save_pretrained(
+                teacher.models / f"glass-own-{part}{end}"
+            )
+    (teacher.models / ".unfinished/glass-own-lid").mkdir(parents=True)
+    outside.mkdir()
+    (outside / "kept.png").write_bytes(png(3))
+    (parts.folder / "lid/test/linked").symlink_to(outside, target_is_directory=True)
+    (teacher.models / "hybrid-own-lid").symlink_to(outside, target_is_directory=True)
+    others = {path for path in tmp_path.rglob("*") if "lid_2" in str(path)}
+    teacher.catalog.refresh()
+    shown, question = changes.ask("lid", visitor())
+    assert shown["visible"] and "Delete Lid for good? Pictures: 2. Models: 1." in question
+    monkeypatch.setattr(teacher, "current", lambda part: object())
+    assert "being taught at the moment" in changes.delete("lid", None, None, visitor())[0] and teacher.has("lid")
+    monkeypatch.undo()
+    said, _, words, results, offered, category, taught, inspect = changes.delete(
+        "lid", "own / lid", "own / lid", visitor()
+    )
+    assert (said, results, taught, inspect["visible"]) == ("", "", None, False) and "Lid was deleted." in words
+    assert offered["choices"] == [("Lid_2", "lid_2")] and offered["value"] is None
+    for part in ("lid", "", "nothing", ".."):
+        assert "no longer there" in changes.delete(part, None, None, visitor())[0]
+    assert [entry.category for entry in teacher.catalog.entries] == ["lid_2"] and category["value"] is None
+    assert {path for path in tmp_path.rglob("*") if "lid" in str(path.relative_to(tmp_path))} == others
+    assert (outside / "kept.png").is_file() and teacher.models.is_dir() and parts.folder.is_dir()
 
 
 def test_a_part_that_is_taught_is_not_taught_twice(teacher, uploads, monkeypatch):
@@ -831,14 +915,15 @@ def test_a_reloaded_page_can_stop_the_lesson(teacher, tmp_path, monkeypatch):
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     monkeypatch.setattr(teach_tab, "missing_packages", list)
     monkeypatch.setattr(teacher, "command", lambda lesson: FOREVER)
-    files = [str(tmp_path / f"{seed}.png") for seed in range(10)]
-    for seed, path in enumerate(files):
-        Path(path).write_bytes(png(seed))
+    for seed, name in enumerate(["a/0.png", "b/0.png", *(f"a/{i}.png" for i in range(1, 9))]):
+        path = tmp_path / "set" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(png(seed))
     with served(teacher.catalog, tmp_path / "up", monkeypatch, teacher) as url, visit(url) as page:
         page.get_by_role("tab", name="Teach").click()
         page.locator("#teach-part input").fill("盖子 A")
         page.keyboard.press("Enter")
-        page.locator("#teach-good input[type=file]").set_input_files(files)
+        page.locator("input[webkitdirectory]").set_input_files(tmp_path / "set")
         page.get_by_text("Pictures that can be used: 10.").wait_for()
         page.get_by_role("button", name="Teach", exact=True).click()
         page.get_by_text("Teaching 盖子 A").wait_for()
@@ -855,6 +940,8 @@ def test_a_reloaded_page_can_stop_the_lesson(teacher, tmp_path, monkeypatch):
         page.get_by_text("Stopped. The pictures are kept").wait_for()
         playwright.expect(page.get_by_role("button", name="Teach", exact=True)).to_be_enabled()
         page.get_by_role("button", name="Pictures of this part").click()
+        page.get_by_role("button", name="Remove 3.png").wait_for()
+        assert page.locator(".pictures .name").all_inner_texts()[-2:] == ["a/0.png", "b/0.png"]
         page.get_by_role("button", name="Remove 3.png").focus()
         page.keyboard.press("Enter")
         page.get_by_text("Pictures that can be used: 9. Still missing: 1.").wait_for()
@@ -871,7 +958,19 @@ def test_a_reloaded_page_can_stop_the_lesson(teacher, tmp_path, monkeypatch):
         page.get_by_label("Find a name").fill("7")
         page.keyboard.press("Enter")
         playwright.expect(page.locator(".pictures li")).to_have_count(1)
-    assert teacher.lessons() == []
+        page.get_by_role("button", name="Rename or delete").click()
+        page.get_by_label("New name").fill("Cap")
+        page.keyboard.press("Enter")
+        page.get_by_text("The part is now called Cap.").wait_for()
+        playwright.expect(page.locator("#teach-part input")).to_have_value("Cap")
+        page.get_by_role("button", name="Delete this part").click()
+        page.get_by_text("Delete Cap for good? Pictures: 10. Models: 0.").wait_for()
+        photograph(page, "teach_delete")
+        page.get_by_role("button", name="Delete for good").click()
+        page.get_by_text("Cap was deleted.").wait_for()
+        playwright.expect(page.locator("#teach-part input")).to_have_value("")
+        playwright.expect(page.get_by_role("button", name="Rename or delete")).to_be_hidden()
+    assert teacher.lessons() == [] == list(teacher.parts.folder.iterdir())
 
 
 def judged(*verdicts, rate=0.01, size=99):

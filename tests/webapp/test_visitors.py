@@ -34,6 +34,7 @@ from webapp.inspection import choices, suggest_category
 from webapp.models_tab import render_models
 from webapp.own_models import PushError, pack, push
 from webapp.own_parts import Upload
+from webapp.part_changes import PartChanges
 from webapp.page import build_page, launch_settings
 from webapp.plain_requests import open_server
 from webapp.teach_tab import TeachTab
@@ -156,6 +157,11 @@ def test_no_event_uses_another_visitors_part(space, give, upload, shared, tmp_pa
     assert "has no models" in [*teach.push("lid", None, None, BOB)][-1]
     assert "has no models" in [*teach.judge("lid", [upload], BOB)][-1][1]
     assert teach.picture_to_draw("lid", None, BOB)[1] == "Add pictures first."
+    changes = PartChanges(space)
+    assert [changes.offer("lid", who)[0]["visible"] for who in (ANN, BOB)] == [True, False]
+    assert "no longer there" in changes.rename("Cap", "lid", LABEL, None, BOB)[0]
+    assert "no longer there" in changes.delete("lid", LABEL, None, BOB)[0]
+    assert not space.of(BOB).teacher.models.exists() and space.of(ANN).catalog.load(LABEL)
 
 
 def test_programs_see_the_shared_models_only(space, give, shared):

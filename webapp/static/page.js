@@ -7,6 +7,11 @@
         });
     }
 
+    // Gradio drops the folders of files that come with a chosen folder.
+    document.addEventListener("change", ({ target }) => {
+        if (target.webkitdirectory) window.chosenPaths = Array.from(target.files, (file) => file.webkitRelativePath);
+    }, true); // before Gradio, which empties the list
+
     // Gradio leaves the list open when Tab leaves it.
     document.addEventListener("keydown", ({ key, target }) => {
         if (key === "Tab" && target.matches("input[role=combobox]")) {
