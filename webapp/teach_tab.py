@@ -83,11 +83,16 @@ NAMED = 3  # names in a finding
 DRAWN = 900  # pixels of the picture to draw on
 START_DOWNLOAD = "() => document.querySelector('#teach-file').click()"
 # on a phone it is below the form; a refusal is within the form
-SHOW_STATUS = """() => setTimeout(() => {
-    const status = document.querySelector("#teach-status");
-    const isBelow = status?.getBoundingClientRect().top > innerHeight / 2;
-    if (isBelow && !document.querySelector("#teach-unused .failed")) status.scrollIntoView();
-}, 500)"""
+# The form above it can still grow, so this looks again for some seconds, as long as the visitor does not scroll.
+SHOW_STATUS = """() => {
+    const looks = Array.from({ length: 16 }, (_, i) => setTimeout(() => {
+        const status = document.querySelector("#teach-status");
+        const isBelow = status?.getBoundingClientRect().top > innerHeight / 2;
+        if (isBelow && !document.querySelector("#teach-unused .failed")) status.scrollIntoView();
+    }, 500 * (i + 1)));
+    const stop = () => looks.forEach(clearTimeout);
+    ["wheel", "touchmove", "keydown", "pointerdown"].forEach((act) => addEventListener(act, stop, { once: true }));
+}"""
 INSTALL = '.venv/bin/python -m pip install -e ".[train]"'
 STAGES = {
     "checking pictures": "reading",
