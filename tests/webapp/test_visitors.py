@@ -34,8 +34,8 @@ from webapp.inspection import choices, suggest_category
 from webapp.models_tab import render_models
 from webapp.own_models import PushError, pack, push
 from webapp.own_parts import Upload
-from webapp.part_changes import PartChanges
 from webapp.page import build_page, launch_settings
+from webapp.part_changes import PartChanges
 from webapp.plain_requests import open_server
 from webapp.teach_tab import TeachTab
 from webapp.teaching import RUNNING, STOPPED, WAITING, Teacher
