@@ -12,7 +12,7 @@ from training import train
 from training.config import TrainConfig
 from training.input_shape import too_small
 
-SIZE = 128
+SIZE, GOOD = 128, 20
 
 
 def plate(seed, defect=0):
@@ -25,11 +25,11 @@ def plate(seed, defect=0):
 @pytest.fixture(scope="module")
 def arguments(tmp_path_factory):
     folder = tmp_path_factory.mktemp("plates")
-    for i in range(48):
-        kind = "train/good" if i < 40 else "test/good" if i < 44 else "test/hole"
+    for i in range(GOOD + 4):
+        kind = "train/good" if i < GOOD else "test/good" if i < GOOD + 2 else "test/hole"
         place = folder / "toy/plate" / kind / f"{i}.png"
         place.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(plate(i, 0 if i < 44 else 40)).save(place)
+        Image.fromarray(plate(i, 0 if i < GOOD + 2 else 40)).save(place)
     options = ["--backbone", COMPACT_BACKBONE, "--image-size", str(SIZE), "--methods", "patchcore", "--folds", "3"]
     return ["--data-root", str(folder / "toy"), *options]
 
@@ -55,7 +55,7 @@ def test_a_speck_raises_no_alarm_and_a_large_defect_does(trained):
 
 def test_the_calibration_is_its_own(trained):
     every, least = (load(folder).calibration for folder in trained.values())
-    assert every.size == least.size == 40
+    assert every.size == least.size == GOOD
     assert not np.isclose(every.image_scores.numpy(), least.image_scores.numpy()).any()
 
 
@@ -69,7 +69,7 @@ def test_report_and_card_name_it(trained):
 
 
 def test_square_millimetres_need_the_size_of_a_pixel(arguments, tmp_path):
-    given = ["--least-size", "4mm2", "--pixel-size", "0.1", "--output", str(tmp_path)]
+    given = ["--least-size", "4mm2", "--pixel-size", "0.1", "--output", str(tmp_path), "--folds", "0"]
     assert train.main([*arguments, *given]) == 0
     folder = tmp_path / "patchcore-toy-plate"
     assert load(folder).least_size.pixels == pytest.approx(400)
