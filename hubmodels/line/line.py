@@ -239,7 +239,7 @@ def drift_in_words(record: Mapping) -> str | None:
     drift = record.get("drift")
     if not drift or drift["alarm"] != drift["pictures"]:
         return None
-    reason = f"the parts look different from before ({drift['cause']})"
+    reason = f"the parts look different from those taught or seen before ({drift['cause']})"
     return f"DRIFT at picture {drift['alarm']}: {reason}. Check light, camera, position and material."
 
 
