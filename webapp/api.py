@@ -13,7 +13,6 @@ import gradio as gr
 from hubmodels import BackboneError, ModelError, PictureError
 from hubmodels.hub.catalog import Catalog
 from hubmodels.inspection import Inspection, SetupWatch
-from hubmodels.line.line import sha256_of
 from webapp.hosting import uploaded_path
 from webapp.inspection import BATCH, MODEL, inspect_picture
 from webapp.page_log import PageLog
@@ -106,10 +105,8 @@ class _Endpoints:
             return _error("not_uploaded", "upload the picture and pass the returned path, or pass a data URL")
         try:
             inspection = inspect_picture(self._catalog, category, picture, rate)
-            name, content = (
-                ("", picture) if isinstance(picture, bytes) else (Path(picture).name, Path(picture).read_bytes())
-            )
-            self._log.inspection(name, sha256_of(content), category, inspection, rate, self._catalog)
+            name, file = ("", picture) if isinstance(picture, bytes) else (Path(picture).name, Path(picture))
+            self._log.inspection(name, file, category, inspection, rate, self._catalog)
         except PictureError as error:
             return _error(error.fault, str(error))
         except (ModelError, BackboneError):  # the reason contains paths of the server

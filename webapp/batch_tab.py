@@ -15,7 +15,6 @@ from markupsafe import Markup
 from hubmodels import AnomalyDetector, BackboneError, ModelError, PictureError
 from hubmodels.hub.catalog import Catalog
 from hubmodels.inspection import SetupWatch, method_titles
-from hubmodels.line.line import sha256_of
 from hubmodels.scoring import Calibration
 from webapp.batch_rows import COLUMNS, RANKS, UNREAD, count_in_words, inspected_row, rank_of, thumbnail, unread_row
 from webapp.corrections import Correction, Corrections, found_in_words, limit_of, what_followed
@@ -358,7 +357,7 @@ class _Batch:
             path = checked_path(upload)
             inspection = inspect_picture(catalog, self.category, path, self.rate, self.methods)
             content = Path(path).read_bytes()
-            place.log.inspection(name, sha256_of(content), self.category, inspection, self.rate, catalog)
+            place.log.inspection(name, content, self.category, inspection, self.rate, catalog)
             shown, found = thumbnail(inspection.picture), digest(content)
         except (PictureError, ModelError, BackboneError, OSError) as error:
             reason = explain_fault(error, self._language, catalog).unescape()

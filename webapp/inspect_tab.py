@@ -18,7 +18,6 @@ from hubmodels.appearance import UNLIKE
 from hubmodels.folders import find_shown
 from hubmodels.hub.catalog import Catalog
 from hubmodels.inspection import Inspection, method_titles
-from hubmodels.line.line import sha256_of
 from hubmodels.methods import METHODS
 from hubmodels.pictures import read_picture
 from webapp.corrections import Corrections, found_in_words, limit_of, what_followed
@@ -315,8 +314,7 @@ class InspectTab:
             return self._without_report(_card(words, language, teachable=teachable))
         inspection = inspect_picture(place.catalog, chosen, picture, None, methods)
         rate = asked.rate if asked else VouchedRates.of(inspection.detectors.values()).least
-        sha256 = sha256_of(Path(path).read_bytes())
-        place.log.inspection(Path(path).name, sha256, chosen, inspection, rate, place.catalog)
+        place.log.inspection(Path(path).name, Path(path), chosen, inspection, rate, place.catalog)
         adopted = None if category else chosen
         unlike = UNLIKE in inspection.appearance.warnings
         other = suggest_category(place.catalog, picture) if unlike else None

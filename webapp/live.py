@@ -17,7 +17,7 @@ from hubmodels.appearance import LIMIT
 from hubmodels.comparison import PreparedPicture
 from hubmodels.inspection import Inspection, judged_again, method_titles
 from hubmodels.line.drift import FALSE_ALARMS
-from hubmodels.line.line import BRIGHTER, DARKER, LOOK, drift_numbers, new_drift, sha256_of
+from hubmodels.line.line import BRIGHTER, DARKER, LOOK, drift_numbers, new_drift
 from hubmodels.line.live import Scene, Standstill
 from hubmodels.pictures import read_picture
 from webapp.batch_rows import SOMETHING_ELSE, count_in_words, rank_of, result_cell, thumbnail
@@ -32,7 +32,7 @@ MOST_ROWS = 12  # pictures that are shown in the list; the counts are of all
 MOST_POINTS = 400  # of the drawing
 LONGEST_PAUSE = 600  # seconds; only few videos and cameras of the server run at once
 SHOWN_SIDE, OVERLAY_SIDE = 960, 480  # pixels
-WIDTH, HEIGHT, LEFT, BOTTOM = 360, 120, 34, 20  # of a drawing
+WIDTH, HEIGHT, LEFT, RIGHT, BOTTOM = 360, 120, 34, 6, 20  # of a drawing and its margins
 CAUSES = {LOOK: "live_cause_look", BRIGHTER: "live_cause_brighter", DARKER: "live_cause_darker"}
 
 
@@ -133,14 +133,14 @@ class LiveSession:
             self.scene = Scene.READY if now else self._standstill.add(upright, seconds)
             if self.scene is Scene.READY:
                 try:
-                    self._judge(picture, begun)
+                    self._judge(picture, upright, begun)
                 except BaseException:
                     self._standstill.failed()
                     raise
             return self.scene is Scene.READY
 
-    def _judge(self, picture: bytes | np.ndarray, begun: float) -> None:
-        prepared = PreparedPicture(picture)
+    def _judge(self, picture: bytes | np.ndarray, upright: Image.Image, begun: float) -> None:
+        prepared = PreparedPicture(upright)
         inspection = inspect_picture(self.place.catalog, self.category, prepared, self.rate, self.methods)
         number, shown = self.count + 1, thumbnail(inspection.picture)
         path = self._keep_and_log(picture, number, inspection)
@@ -159,8 +159,8 @@ class LiveSession:
     def _keep_and_log(self, picture: bytes | np.ndarray, number: int, inspection: Inspection) -> Path:
         path = _keep(picture)
         try:
-            name, sha256 = f"live#{number}", sha256_of(path.read_bytes())
-            self.place.log.inspection(name, sha256, self.category, inspection, self.rate, self.place.catalog)
+            name, catalog = f"live#{number}", self.place.catalog
+            self.place.log.inspection(name, path, self.category, inspection, self.rate, catalog)
         except BaseException:
             path.unlink()  # it is soon tried again
             raise
@@ -234,11 +234,15 @@ class LiveSession:
         report = self.report() if self._revision != self._shown else None
         self._shown = self._revision
         frame = None if picture is None else _small(picture)
-        key = (
-            "first" if self.scene is Scene.MOVING and not self._rows else self.scene.value if self.scene else "waiting"
-        )
-        state = translate_plainly(f"live_{key}", self._language)
-        return {"run": self.run, "state": state, "report": report, "frame": frame, "tick": secrets.token_hex(4)}
+        new = secrets.token_hex(4)  # the browser is not told of a value that equals the last one
+        return {"run": self.run, "state": self._state(), "report": report, "frame": frame, "tick": new}
+
+    def _state(self) -> str:
+        """What the scene does, in words."""
+        key = self.scene.value if self.scene else "waiting"
+        if self.scene is Scene.MOVING and not self._rows:
+            key = "first"  # there is no verdict yet that could be held
+        return translate_plainly(f"live_{key}", self._language)
 
     def report(self) -> str:
         """The last verdict, the pictures before it, and the drift, as HTML."""
@@ -260,6 +264,8 @@ class LiveSession:
                 cause=self._cause(),
                 chance=percent(FALSE_ALARMS, self._language),
                 drawings=self._drawings(),
+                size=(WIDTH, HEIGHT),
+                inner=(LEFT, WIDTH - RIGHT),
             )
         )
 
@@ -293,7 +299,7 @@ class LiveSession:
         values = np.asarray(values, float)
         low, high = min(values.min(), 0 if limit else np.inf), max(values.max(), limit or -np.inf)
         spread = max(high - low, 1e-6)
-        across = LEFT + (WIDTH - LEFT - 6) * np.arange(len(values)) / (len(values) - 1)
+        across = LEFT + (WIDTH - LEFT - RIGHT) * np.arange(len(values)) / (len(values) - 1)
         up = _height(values, low, spread)
         chosen = np.unique(np.linspace(0, len(values) - 1, MOST_POINTS).round().astype(int))
         return {

@@ -4,12 +4,13 @@ import importlib.util
 import math
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import gradio as gr
 from gradio.components import Component
 
 from hubmodels import BackboneError, ModelError, PictureError
+from hubmodels.hub.catalog import Catalog
 from hubmodels.line.live import EVERY
 from hubmodels.line.sources import Camera, Found, SourceError, video_pictures, without_password
 from webapp.api import read_data_url
@@ -19,7 +20,8 @@ from webapp.live import LiveSession
 from webapp.texts import LANGUAGES, explain_fault, label, language_of, read_static, render, translate_plainly
 from webapp.visitors import Everybody, LayeredCatalog, Visitors
 
-# A session of a video or camera takes a place as long as it runs; the pictures of browsers come one by one.
+# A session of a video or camera takes a place as long as it runs; the pictures of browsers come one by one. The text
+# `live_waiting` repeats the first limit, and `live_how` how long nothing moves.
 RUNNING = {"concurrency_id": "live", "concurrency_limit": 4}
 PICTURES = {"concurrency_id": "live_pictures", "concurrency_limit": 4}
 MAX_SESSIONS = 20  # that are kept, the latest of each visitor
@@ -42,7 +44,7 @@ class LiveTab:
         self._visitors, self._cameras = visitors, {without_password(camera): camera for camera in cameras}
         self._sessions: dict[str, LiveSession] = {}  # by session of Gradio
 
-    def build(self, catalog: LayeredCatalog, opened: Sequence[Component]) -> gr.Dropdown:
+    def build(self, catalog: Catalog, opened: Sequence[Component]) -> gr.Dropdown:
         """Adds the components and events inside the current gr.Tab; returns the choice of category.
 
         Args:
@@ -198,7 +200,7 @@ class LiveTab:
         session = self._session(event, request)
         return self._changed(session.undo, session, request)
 
-    def _changed(self, change, session: LiveSession, request: gr.Request) -> dict:
+    def _changed(self, change: Callable[[], None], session: LiveSession, request: gr.Request) -> dict:
         language = language_of(request)
         try:
             change()
@@ -270,7 +272,9 @@ def _without_session(words: str, language: str, failed: bool = False) -> dict:
     return _static(language) | empty | {"state": words, "over": True, "failed": failed}
 
 
-def _reason(error: Exception, category: str | None, source: str, language: str, catalog) -> str:
+def _reason(
+    error: Exception, category: str | None, source: str, language: str, catalog: Catalog | LayeredCatalog
+) -> str:
     if not category:
         return translate_plainly("batch_no_category", language)
     if isinstance(error, PictureError) and source == VIDEO:

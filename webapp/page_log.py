@@ -2,12 +2,13 @@
 
 import logging
 from dataclasses import replace
+from pathlib import Path
 
 from hubmodels.hub.catalog import Catalog
 from hubmodels.inspection import Inspection
-from hubmodels.line.line import model_identity
+from hubmodels.line.line import models_used, sha256_of
 from hubmodels.line.log import InspectionLog, LogError
-from hubmodels.methods import METHODS
+from hubmodels.line.log_queue import RESULT
 from hubmodels.pictures import PictureError
 
 logger = logging.getLogger(__name__)
@@ -33,7 +34,7 @@ class PageLog:
     def inspection(
         self,
         name: str,
-        sha256: str,
+        file: Path | bytes,
         category: str,
         inspection: Inspection,
         rate: float | None,
@@ -42,7 +43,8 @@ class PageLog:
         """Adds a result, at the false-alarm rate at which it is shown.
 
         Args:
-            name, sha256: of the picture's file.
+            name: of the picture.
+            file: the picture's file, or its bytes; only read if there is a log.
             catalog: which has the models.
 
         Raises:
@@ -51,9 +53,9 @@ class PageLog:
         if self._log is not None:
             shown = replace(inspection, predictions=inspection.at_rate(rate)).record(category, rate)
             detectors = {detector.method: detector for detector in inspection.detectors.values()}
-            entries = [e for e in catalog.entries if e.label == category and e.method in detectors]
-            models = {METHODS[e.method].title: model_identity(e, detectors[e.method]) for e in entries}
-            self._add("inspection", {"picture": name, "sha256": sha256} | shown | {"models": models})
+            models = models_used(catalog, category, detectors)
+            sha256 = sha256_of(file if isinstance(file, bytes) else file.read_bytes())
+            self._add(RESULT, {"picture": name, "sha256": sha256} | shown | {"models": models})
 
     def correction(self, category: str, sha256: str | None, verdict: str, undone: bool = False) -> None:
         """Adds what a person said of a picture, "good" or "defective", or that it was undone.

@@ -37,7 +37,7 @@ class CategoryLine:
             prepared = PreparedPicture(picture)  # first, because a bad picture needs no models
             chosen = chosen_detectors(self.label, self.catalog.load(self.label), methods)
             inspection = inspect_picture(self.catalog, self.label, prepared, rate, list(chosen))
-            self.log.inspection(name, sha256_of(picture), self.label, inspection, rate, self.catalog)
+            self.log.inspection(name, picture, self.label, inspection, rate, self.catalog)
         except NotLoggedError as error:
             return {"picture": name, "error": {"kind": NOT_KEPT, "message": str(error)}}
         except PictureError as error:

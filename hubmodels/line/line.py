@@ -19,12 +19,13 @@ from hubmodels.appearance import Appearance
 from hubmodels.comparison import PreparedPicture
 from hubmodels.detector import AnomalyDetector
 from hubmodels.heatmap import overlay
-from hubmodels.hub.catalog import ModelEntry, find_models
+from hubmodels.hub.catalog import Catalog, ModelEntry, find_models
 from hubmodels.hub.errors import ModelError
 from hubmodels.hub.files import fetch_model, read_config
 from hubmodels.inspection import Inspection, inspect, method_titles
 from hubmodels.line.drift import DriftWatch
 from hubmodels.line.log import InspectionLog
+from hubmodels.line.log_queue import RESULT
 from hubmodels.line.outputs import Outputs
 from hubmodels.methods import METHODS
 from hubmodels.pictures import PictureError
@@ -88,10 +89,8 @@ class Line:
         catalog, label = find_models(model, category)
         loaded = catalog.load(label)
         detectors = chosen_detectors(label, loaded, methods)
-        entries = [e for e in catalog.entries if e.label == label and e.method in detectors]
-        models = {METHODS[e.method].title: model_identity(e, detectors[e.method]) for e in entries}
         kept = InspectionLog(log) if log else None
-        return cls(label, detectors, models, rate, kept, overlays, drift_file)
+        return cls(label, detectors, models_used(catalog, label, detectors), rate, kept, overlays, drift_file)
 
     @property
     def methods(self) -> list[str]:
@@ -155,7 +154,7 @@ class Line:
             used = {
                 title: model for title, model in self.models.items() if title in record.get("methods", self.models)
             }
-            self.log.add("inspection", record | {"models": used})
+            self.log.add(RESULT, record | {"models": used})
             self.outputs.wake()
 
     def _draw(self, name: str, inspection: Inspection) -> dict[str, str]:
@@ -255,7 +254,13 @@ def _read(path: Path) -> bytes:
         raise PictureError(f"{path} cannot be read ({error.strerror or error})", "unreadable") from error
 
 
-def model_identity(entry: ModelEntry, detector: AnomalyDetector) -> dict:
+def models_used(catalog: Catalog, label: str, detectors: Mapping[str, AnomalyDetector]) -> dict[str, dict]:
+    """By title of the method, which model of a category each detector (by method) is, for the log."""
+    entries = [e for e in catalog.entries if e.label == label and e.method in detectors]
+    return {METHODS[e.method].title: _model(e, detectors[e.method]) for e in entries}
+
+
+def _model(entry: ModelEntry, detector: AnomalyDetector) -> dict:
     """Which model it is, for the log."""
     config_file, _ = fetch_model(entry.source, revision=entry.revision, local_files_only=True)
     region = detector.front_end.region

@@ -7,7 +7,6 @@ for found in pictures_of("camera:0", every=0.2):
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from enum import Enum
 
 import numpy as np
@@ -32,21 +31,16 @@ class Scene(Enum):
     HELD = "held"  # it was judged, and nothing has moved since then
 
 
-@dataclass
 class Standstill:
     """Whether the scene stands still.
 
     Each picture is compared with the first one of the present standstill, so that slow movements are seen, too. Light
     that becomes stronger or weaker everywhere is no movement.
-
-    Args:
-        still_for: seconds without movement before a picture is judged.
     """
 
-    still_for: float = STILL_FOR
-    _first: np.ndarray | None = field(default=None, init=False)
-    _since: float = field(default=0.0, init=False)
-    _is_judged: bool = field(default=False, init=False)
+    def __init__(self) -> None:
+        self._first: np.ndarray | None = None  # cells of that picture
+        self._since, self._is_judged = 0.0, False
 
     def add(self, picture: Image.Image | np.ndarray, seconds: float) -> Scene:
         """The next picture.
@@ -61,7 +55,7 @@ class Standstill:
             return Scene.MOVING
         if self._is_judged:
             return Scene.HELD
-        if seconds - self._since < self.still_for - 1e-6:
+        if seconds - self._since < STILL_FOR - 1e-6:
             return Scene.SETTLING
         self._is_judged = True
         return Scene.READY
@@ -75,13 +69,13 @@ class Standstill:
         self._is_judged = False
 
 
-def still_pictures(pictures: Iterable[Found], still_for: float = STILL_FOR) -> Iterator[Found]:
+def still_pictures(pictures: Iterable[Found]) -> Iterator[Found]:
     """Of the pictures of a camera or video, those to judge.
 
     Raises:
         SourceError: a picture has no time, because it is a file; or nothing stood still until the end.
     """
-    standstill, found, is_empty = Standstill(still_for), None, True
+    standstill, found, is_empty = Standstill(), None, True
     for found in pictures:
         if found.seconds is None:
             raise SourceError(f"{found.name} is a file: only the pictures of a camera or video can stand still")
@@ -89,11 +83,11 @@ def still_pictures(pictures: Iterable[Found], still_for: float = STILL_FOR) -> I
             is_empty = False
             yield found
     if is_empty and found:
-        raise SourceError(f"nothing stood still for {still_for:g} s until {found.name}")
+        raise SourceError(f"nothing stood still for {STILL_FOR:g} s until {found.name}")
 
 
 def _cells(picture: Image.Image | np.ndarray) -> np.ndarray:
-    """Mean brightness of the cells, 0 to 255."""
+    """RGB picture -> mean brightness of its cells (h, w), 0 to 255; the longer side has SIDE cells."""
     picture = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
     share = SIDE / max(picture.size)
     size = tuple(max(1, round(side * share)) for side in picture.size)
