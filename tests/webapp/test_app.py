@@ -128,8 +128,9 @@ def test_models_of_the_hub_a_folder_and_the_bundle_are_offered_together(
     assert list(catalog.load("toy / lid")) == ["glass"]
 
 
-def test_a_hub_that_is_down_leaves_the_bundle_and_is_told(hub, monkeypatch):
+def test_a_hub_that_is_down_leaves_the_bundle_and_is_told(hub, monkeypatch, tmp_path):
     hub.stop()
+    monkeypatch.chdir(tmp_path)  # the clone can have own parts in `runs`
     monkeypatch.setattr(sys, "argv", ["app.py", "--namespace", "acme"])
     catalog = app.open_catalog(app.read_arguments())
     assert catalog.categories() == Catalog.bundled().categories()
