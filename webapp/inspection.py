@@ -200,7 +200,11 @@ REMEMBER = """(category) => {
     history.replaceState(null, "", address);
 }"""
 RECALL = """() => [localStorage.getItem("hubmodels-category"), sessionStorage.getItem("hubmodels-visitor")]"""
-KEEP_KEY = """(key) => { if (key) sessionStorage.setItem("hubmodels-visitor", key); }"""
+# a visitor can choose a category before the answer to the arrival is there
+ARRIVED = """(remembered, key, chosen) => {
+    if (key) sessionStorage.setItem("hubmodels-visitor", key);
+    return chosen || remembered || null;
+}"""
 
 
 def dropdown(catalog: Catalog) -> gr.Dropdown:

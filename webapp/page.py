@@ -12,7 +12,7 @@ from hubmodels.hub.catalog import Catalog, find_category
 from webapp import api, batch_tab, compare_tab, models_tab
 from webapp.hosting import FILE_HERE, FILE_ON_SPACE, MAX_UPLOAD, MAX_UPLOAD_HERE, RequestFilter, hide_folders
 from webapp.inspect_tab import InspectTab, find_examples
-from webapp.inspection import KEEP_KEY, RECALL, REMEMBER, choices
+from webapp.inspection import ARRIVED, RECALL, REMEMBER, choices
 from webapp.live_tab import LiveTab
 from webapp.plain_requests import PlainRequests
 from webapp.teach_tab import TeachTab
@@ -117,7 +117,7 @@ def build_page(
             with gr.Tab(label("tab_models"), id="models") as models:
                 models_tab.add(catalog, models, visitors)
 
-        def welcome(remembered: str | None, key: str | None, request: gr.Request) -> tuple[dict, dict, str | None]:
+        def welcome(remembered: str | None, key: str | None, request: gr.Request) -> tuple:
             linked, key = dict(request.query_params).get("category"), visitors.arrive(request, key)
             return *arrive(visitors.of(request).catalog, linked, remembered, language_of(request)), key
 
@@ -136,12 +136,12 @@ def build_page(
         page.load(
             welcome,
             [remembered, key],
-            [category, notices, key],
+            [category, remembered, notices, key],
             js=RECALL,
             queue=False,  # a slow Hub must not block inspections
             show_progress="hidden",
             api_visibility="private",
-        ).then(None, key, js=KEEP_KEY, api_visibility="private")
+        ).then(None, [remembered, key, category], category, js=ARRIVED, api_visibility="private")
         page.unload(visitors.leave)
         page.unload(watching.leave)
         category.change(None, category, js=REMEMBER, api_visibility="private")
@@ -158,8 +158,8 @@ def build_page(
 
 def arrive(
     catalog: Catalog | LayeredCatalog, linked: str | None, remembered: str | None, language: str
-) -> tuple[dict, dict]:
-    """A visitor arrives -> Gradio updates of the list of categories and of the notices.
+) -> tuple[dict, str | None, dict]:
+    """A visitor arrives -> the categories (Gradio update of the list), the one to begin with, and the notices.
 
     Args:
         linked, remembered: the category of the address, and the category that the browser kept from the last visit.
@@ -167,8 +167,8 @@ def arrive(
     catalog.refresh(older_than=LISTED_HERE_FOR if catalog.is_local else LISTED_FOR)
     # an unknown link must not select another category
     chosen = find_category(linked or remembered, catalog.categories())
-    categories = gr.update(choices=choices(catalog, language), value=chosen)
-    return categories, warn(catalog, linked if linked and not chosen else None, language)
+    notices = warn(catalog, linked if linked and not chosen else None, language)
+    return gr.update(choices=choices(catalog, language)), chosen, notices
 
 
 def warn(catalog: Catalog | LayeredCatalog, unknown: str | None, language: str) -> dict:

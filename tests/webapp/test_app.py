@@ -60,7 +60,7 @@ def test_what_else_lies_in_runs_does_not_keep_the_bundle_from_showing(tmp_path, 
     assert catalog.categories() == Catalog.bundled().categories()
     (notice,) = catalog.notices
     assert "contains no usable model folder" in notice and "config.json is damaged" in notice
-    assert "config.json is damaged" in arrive(catalog, None, None, "en")[1]["value"]
+    assert "config.json is damaged" in arrive(catalog, None, None, "en")[-1]["value"]
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ def test_a_hub_that_is_down_leaves_the_bundle_and_is_told(hub, monkeypatch, tmp_
     monkeypatch.setattr(sys, "argv", ["app.py", "--namespace", "acme"])
     catalog = app.open_catalog(app.read_arguments())
     assert catalog.categories() == Catalog.bundled().categories()
-    assert "could not be listed" in arrive(catalog, None, None, "en")[1]["value"]
+    assert "could not be listed" in arrive(catalog, None, None, "en")[-1]["value"]
 
 
 def test_a_visitor_finds_what_was_published_since_the_start(hub, make_detector, monkeypatch):
@@ -145,23 +145,23 @@ def test_a_visitor_finds_what_was_published_since_the_start(hub, make_detector, 
     monkeypatch.setattr(page, "LISTED_FOR", 0)
     assert labels(arrive(catalog, None, None, "en")[0]) == ["toy / lid", LABEL]
     hub.stop()
-    categories, notices = arrive(catalog, None, None, "en")
+    categories, _, notices = arrive(catalog, None, None, "en")
     assert labels(categories) == ["toy / lid", LABEL]
     assert notices["visible"] and "could not be listed" in notices["value"]
 
 
 def test_the_linked_category_is_chosen_before_the_remembered_one(catalog):
     both = catalog | Catalog.bundled()
-    assert arrive(both, "parts/pill", LABEL, "en")[0]["value"] == "parts / pill"
-    unknown, notices = arrive(both, "<b>no such", LABEL, "de")
-    assert unknown["value"] is None and "keine Kategorie &lt;b&gt;no such" in notices["value"]
-    assert arrive(both, None, "gone since", "en")[0]["value"] is None
+    assert arrive(both, "parts/pill", LABEL, "en")[1] == "parts / pill"
+    _, unknown, notices = arrive(both, "<b>no such", LABEL, "de")
+    assert unknown is None and "keine Kategorie &lt;b&gt;no such" in notices["value"]
+    assert arrive(both, None, "gone since", "en")[1] is None
 
 
 def test_notices_name_no_folder_of_the_server(tmp_path):
     (tmp_path / "secret place").mkdir()
     catalog = Catalog(partial(list_folder, tmp_path / "secret place"), list_bundle)
-    notices = arrive(catalog, None, None, "en")[1]
+    notices = arrive(catalog, None, None, "en")[-1]
     assert "contains no usable model folder" in notices["value"] and str(tmp_path) not in notices["value"]
 
 
@@ -172,9 +172,9 @@ def test_a_part_that_was_trained_meanwhile_is_offered_to_the_next_visitor(saved_
     assert not catalog.notices  # an empty folder is no fault
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "config.json").write_text("{")
-    assert arrive(catalog, None, None, "en")[1]["visible"]
+    assert arrive(catalog, None, None, "en")[-1]["visible"]
     shutil.copytree(saved_models / "simplenet-toy-widget", tmp_path / "simplenet-toy-widget")
-    categories, notices = arrive(catalog, None, None, "en")  # not only after ten minutes
+    categories, _, notices = arrive(catalog, None, None, "en")  # not only after ten minutes
     assert LABEL in labels(categories) and not notices["visible"]
     shutil.copytree(saved_models / "simplenet-toy-widget", tmp_path / "simplenet-toy-lid")
     config = tmp_path / "simplenet-toy-lid" / "config.json"

@@ -4,6 +4,7 @@ import io
 import json
 import re
 import shutil
+import threading
 import zipfile
 from base64 import b64encode
 from pathlib import Path
@@ -32,6 +33,7 @@ from webapp.inspection import Asked
 from webapp.live_tab import DEVICE, LiveTab
 from webapp.own_models import pack
 from webapp.own_parts import BAD, GOOD, Upload
+from webapp.page import arrive
 from webapp.page_log import NotLoggedError, PageLog
 from webapp.plain_requests import CategoryLine
 from webapp.teach_tab import TeachTab
@@ -848,7 +850,12 @@ def test_a_part_that_was_taught_again_is_inspected_with_the_new_model(teacher, f
 def test_ticks_follow_the_category_and_the_choice_comes_back(teacher, tmp_path, monkeypatch):
     shutil.rmtree(teacher.models / "simplenet-own-lid")
     teacher.catalog.refresh()
-    with served(teacher.catalog | Catalog.bundled(), tmp_path / "up", monkeypatch) as url, visit(url) as page:
+    chosen = threading.Event()
+    monkeypatch.setattr("webapp.page.arrive", lambda *visit: chosen.wait(20) and arrive(*visit))  # a slow connection
+    with (
+        served(teacher.catalog | Catalog.bundled(), tmp_path / "up", monkeypatch) as url,
+        visit(url, "/?category=no such") as page,
+    ):
 
         def choose(category):
             page.get_by_label("Category").first.click()
@@ -857,7 +864,10 @@ def test_ticks_follow_the_category_and_the_choice_comes_back(teacher, tmp_path, 
         ticks = page.locator("label:visible", has=page.locator(":checked")).filter(has_text=re.compile("Net|GLA|Hyb"))
         expect(ticks).to_have_text(["SimpleNet", "GLASS"])
         choose("lid")
+        chosen.set()
+        page.get_by_text("no such").wait_for()
         expect(ticks).to_have_text(["GLASS"])
+        expect(page.get_by_label("Category").first).to_have_value("lid (own part)")
         expect(page.locator("label:visible", has_text="SimpleNet")).to_have_count(0)
         page.get_by_text("No model for this category: SimpleNet, Hybrid.").first.wait_for()
         choose("Pill")
