@@ -23,6 +23,7 @@ CHROMIUM_FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+ENDED_STREAM = "Failed to load resource: net::ERR_INCOMPLETE_CHUNKED_ENCODING"  # by a reload of the page
 CAMERA_FLAGS = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
 _running = []  # the browser of `launched`
 _left = {}  # its pages that no visit uses, by address and options
@@ -77,7 +78,9 @@ def visit(url, path="/", width=1280, height=900, color_scheme="light", **context
     """
     errors, foreign = [], []
     watches = {
-        "console": lambda message: message.type == "error" and errors.append(message.text),
+        "console": lambda message: (
+            message.type == "error" and message.text != ENDED_STREAM and errors.append(message.text)
+        ),
         "pageerror": lambda error: errors.append(str(error)),
         "request": lambda request: request.url.startswith((url, "data:", "blob:")) or foreign.append(request.url),
     }

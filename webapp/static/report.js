@@ -116,11 +116,18 @@ element.addEventListener("pointerdown", (down) => { // a zoomed picture can be d
   viewer.addEventListener("lostpointercapture", end, { once: true });
 });
 
+const placeOf = (viewer) => `${viewer.scrollLeft} ${viewer.scrollTop}`;
+const followers = new WeakMap(); // viewers that were scrolled for another one, and to which place
+
 element.addEventListener("scroll", ({ target }) => { // zoomed viewers scroll together
-  element.querySelectorAll(".viewer").forEach((viewer) => {
-    if (viewer !== target && viewer.scrollLeft !== target.scrollLeft) viewer.scrollLeft = target.scrollLeft;
-    if (viewer !== target && viewer.scrollTop !== target.scrollTop) viewer.scrollTop = target.scrollTop;
-  });
+  const follows = followers.get(target) === placeOf(target); // must not move back the one that is dragged
+  followers.delete(target);
+  if (follows || !target.matches(".viewer")) return;
+  for (const viewer of element.querySelectorAll(".viewer")) {
+    if (placeOf(viewer) === placeOf(target)) continue;
+    viewer.scrollTo(target.scrollLeft, target.scrollTop);
+    followers.set(viewer, placeOf(viewer));
+  }
 }, true);
 
 function comeIntoView() { // the visitor may have clicked an example far below
