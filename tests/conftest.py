@@ -2,6 +2,7 @@
 
 import hub_environment  # isort: split
 
+import copy
 import gc
 import os
 import shutil
@@ -90,14 +91,18 @@ def quick_reports():
 @pytest.fixture(scope="session")
 def make_detector(shared_backbone):
     """Factory of tiny detectors in eval mode, calibrated on random pictures unless told otherwise."""
+    known = {}  # what a calibration changes: equal detectors have equal ones
 
     def make(method, calibrated=True, **settings):
         torch.manual_seed(0)
         given = {"embed_dim": 32, "image_size": 64, "dataset": "toy", "category": "widget"} | settings
         detector = method(backbone=BACKBONE, backbone_sha256=shared_backbone.fingerprint, **given).eval()
-        if calibrated:
+        if calibrated and (kind := (method, repr(given))) not in known:
             rng = np.random.default_rng(0)
             detector.calibrate([Image.fromarray(rng.integers(0, 256, (64, 64, 3), np.uint8)) for _ in range(5)], 0.2)
+            known[kind] = copy.deepcopy((detector.calibration, detector.appearance))
+        elif calibrated:
+            detector.calibration, detector.appearance = copy.deepcopy(known[kind])
         return detector
 
     return make

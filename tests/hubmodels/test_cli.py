@@ -166,12 +166,6 @@ def test_a_check_times_each_method_and_all_together(run):
     assert "its weights have the SHA-256" in said and "ONNX: not compared; give --pictures" in said
 
 
-def test_a_check_with_pictures_compares_onnx(run):
-    said = run("check", "washer", "--rounds", 2, "--method", "glass", "--pictures", WASHERS / "good.png")
-    assert said.exit_code == 0 and "1 pictures, 2 times each:" in said.stdout
-    assert "no verdict changes" in said.stdout.splitlines()[-1]
-
-
 def test_a_damaged_model_does_not_pass_the_check(run, tmp_path):
     folder = tmp_path / "model"
     shutil.copytree(ROOT / "hubmodels/weights/models/glass-parts-washer", folder)

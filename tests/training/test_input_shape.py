@@ -11,8 +11,6 @@ import training.train as train
 from hubmodels import Hybrid, compare, load
 from hubmodels.backbone import load_backbone
 from hubmodels.compactnet import COMPACT_BACKBONE
-from hubmodels.onnx.export import export
-from hubmodels.onnx.runtime import ExportedModel
 from hubmodels.sizes import as_pair
 from training import auto_size, input_shape
 from training.config import TrainConfig
@@ -93,18 +91,12 @@ def test_the_report_and_the_card_name_shape_scale_and_smallest_defect(trained):
         assert "As a rule of thumb, the smallest defect that can be seen has about 8 pixels of your pictures" in card
 
 
-def test_oblong_models_are_compared_and_exported_together(trained, tmp_path):
-    """The export is refused where it disagrees with torch; here the pictures have three shapes."""
+def test_oblong_models_are_compared_together(trained):
     run, pictures = trained
-    detectors = {method: load(run / f"{method}-toy-plate") for method in ("glass", "hybrid")}  # both kinds of heads
-    others = [Image.fromarray(np.random.default_rng(0).integers(0, 256, (*s, 3), np.uint8)) for s in ((90, 70), TALL)]
-    export(detectors.values(), tmp_path / "oblong.onnx", [pictures / "square/0.png", *others])
+    detectors = {method: load(run / f"{method}-toy-plate") for method in METHODS}
     shown = pictures / "square/1.png"
-    together, exported = compare(detectors, shown), ExportedModel(tmp_path / "oblong.onnx", threads=1).compare(shown)
-    for method, detector in detectors.items():
-        alone = detector.predict(shown)
-        assert together[method].image_score == pytest.approx(alone.image_score, rel=1e-6)
-        assert np.abs(exported[method].anomaly_map - alone.anomaly_map).max() < 1e-4 * np.abs(alone.anomaly_map).max()
+    for method, found in compare(detectors, shown).items():
+        assert found.image_score == pytest.approx(detectors[method].predict(shown).image_score, rel=1e-6)
 
 
 def test_a_finished_oblong_model_is_kept_and_another_shape_is_refused(command, tmp_path, capsys):

@@ -12,7 +12,7 @@ from training import train
 from training.config import TrainConfig
 from training.input_shape import too_small
 
-SIZE, GOOD = 128, 20
+SIZE, GOOD = 128, 12
 
 
 def plate(seed, defect=0):

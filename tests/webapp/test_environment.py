@@ -80,34 +80,25 @@ def foreign(tmp_path):
     return tmp_path
 
 
-def test_as_the_second_user_of_a_computer_behind_a_companys_proxy(foreign):
+def test_a_second_user_behind_a_companys_proxy_in_a_plain_terminal(foreign):
     """Gradio visits its own address, and it once did so by the proxy."""
-    variables = COMPANY | {"TMPDIR": str(foreign / "tmp"), "HOME": str(foreign / "home")}
-    with started(foreign, variables, "--port", port := free_port(), cwd=foreign / "work") as (process, log):
-        path = uploads_and_inspects(wait_for(f"http://127.0.0.1:{port}", process, log))
+    variables = COMPANY | TERMINAL | GRADIO | {"TMPDIR": str(foreign / "tmp"), "HOME": str(foreign / "home")}
+    variables |= {"GRADIO_SERVER_PORT": str(port := free_port())}
+    with started(foreign, variables, "--host", "::1", cwd=foreign / "work") as (process, log):
+        url = wait_for(f"http://[::1]:{port}", process, log)
+        path = uploads_and_inspects(url)
+        with httpx.Client(trust_env=False) as client:
+            assert client.get(f"{url}/gradio_api/file=/etc/passwd").status_code == 403  # GRADIO_ALLOWED_PATHS
         assert path.is_relative_to(foreign / "tmp") and path.parents[1].name.startswith("hubmodels-")
         assert path.parents[1].stat().st_mode & 0o077 == 0  # nobody else reads what visitors send
         process.send_signal(signal.SIGINT)
         process.wait(60)
         assert "Traceback" not in log.read_text()
-        told = [line.partition(" cannot be used")[0] for line in log.read_text().splitlines() if "ignored" in line]
-        assert sorted(told) == ["app.py: ALL_PROXY", "app.py: SSL_CERT_FILE"]
+        lines = [line for line in log.read_text().splitlines() if line and "MCP" not in line and "/mcp/" not in line]
+        ignored = [line.partition(" cannot be used")[0] for line in lines if "ignored" in line]
+        assert sorted(ignored) == ["app.py: ALL_PROXY", "app.py: SSL_CERT_FILE"]
+        assert lines[2] == f"The demo runs at {url}/ (Ctrl-C stops it)"
     assert list((foreign / "tmp").iterdir()) == [foreign / "tmp" / "gradio"]
-
-
-def test_in_a_plain_terminal_with_variables_of_gradio_and_without_a_home(tmp_path):
-    variables = TERMINAL | GRADIO | {"GRADIO_SERVER_PORT": str(port := free_port())}
-    with started(tmp_path, variables, "--host", "::1") as (process, log):
-        url = wait_for(f"http://[::1]:{port}", process, log)
-        uploads_and_inspects(url)
-        with httpx.Client(trust_env=False) as client:
-            assert client.get(f"{url}/gradio_api/file=/etc/passwd").status_code == 403  # GRADIO_ALLOWED_PATHS
-        deadline = time.monotonic() + 30
-        while "runs at" not in log.read_text() and time.monotonic() < deadline:
-            time.sleep(0.2)
-        *tools, last = log.read_text().splitlines()
-        assert last == f"The demo runs at {url}/ (Ctrl-C stops it)"
-        assert [line for line in tools if line and "MCP" not in line and "/mcp/" not in line] == []
 
 
 def test_ctrl_c_at_the_start_is_one_line(tmp_path):

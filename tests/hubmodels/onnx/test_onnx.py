@@ -117,17 +117,18 @@ def test_the_snippets_of_the_docs_run(exported, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("resizes", "methods"), [(True, [GLASS]), (False, [SimpleNet, GLASS])])
 def test_a_file_looks_at_the_region_alone(make_detector, tmp_path, resizes, methods):
-    """All methods, and with resizing both kinds of heads; pixels outside change nothing."""
-    detectors = [make_detector(method, calibrated=False, region=True) for method in methods]
-    detectors.append(make_hybrid(make_detector, region=True))
-    inside = torch.zeros(64, 64, dtype=torch.bool)
+    """All methods, and with resizing both kinds of heads, oblong; pixels outside change nothing."""
+    size = (64, 96)
+    detectors = [make_detector(method, calibrated=False, region=True, image_size=size) for method in methods]
+    detectors.append(make_hybrid(make_detector, region=True, image_size=size))
+    inside = torch.zeros(size, dtype=torch.bool)
     inside[16:48, 8:40] = True
     for detector in detectors:
         detector.front_end.region.set(inside)
-        detector.calibrate([picture(i, (64, 64)) for i in range(5)], 0.2)
-    export.export(detectors, tmp_path / "region.onnx", [picture(0, (64, 64)), picture(1, (64, 64))], resizes=resizes)
+        detector.calibrate([picture(i, size) for i in range(10, 15)], 0.2)
+    export.export(detectors, tmp_path / "region.onnx", [picture(0, size), picture(1, size)], resizes=resizes)
     model = ExportedModel(tmp_path / "region.onnx", threads=1)
-    pixels, other = (np.asarray(picture(i, (64, 64))).copy() for i in (2, 3))
+    pixels, other = (np.asarray(picture(i, size)).copy() for i in (2, 3))
     other[inside.numpy()] = pixels[inside.numpy()]
     one, two = model.compare(pixels), model.compare(other)
     for detector in detectors:
@@ -137,6 +138,13 @@ def test_a_file_looks_at_the_region_alone(make_detector, tmp_path, resizes, meth
         assert np.allclose(found.anomaly_map, expected.anomaly_map, **CLOSE)
         assert found.image_score == pytest.approx(expected.image_score, rel=1e-4)
         assert np.array_equal(found.counts, expected.counts) and found.counts.sum() == 32 * 32
+
+
+def test_a_check_with_pictures_compares_onnx():
+    given = ["check", str(BUNDLED), "--rounds", "2", "--pictures", str(EXAMPLES / "good.png")]
+    said = CliRunner().invoke(cli.app, given)
+    assert said.exit_code == 0 and "1 pictures, 2 times each:" in said.stdout
+    assert "no verdict changes" in said.stdout.splitlines()[-1]
 
 
 @pytest.mark.parametrize("first", [True, False])
