@@ -8,6 +8,7 @@ from pathlib import Path
 
 from hubmodels.backbone import Backbone, load_backbone, normalisation
 from hubmodels.detector import AnomalyDetector
+from hubmodels.folders import JUNK
 from hubmodels.hub.catalog import model_name
 from hubmodels.hub.files import missing_files
 from hubmodels.methods import METHODS
@@ -25,7 +26,6 @@ FREE_SETTINGS = (
     *("output", "replace", "parallel", "tracker", "categories", "methods"),
     *("data_root", "backbone_weights", "skip_bad", "push_to_hub", "private", "budget_ms", "title"),
 )
-LEFT_BY_SYSTEMS = {".ds_store", "thumbs.db", "desktop.ini"}
 NAMES = {"train_sha256": "training pictures", "backbone_sha256": "backbone weights"}
 
 
@@ -131,7 +131,7 @@ def _is_empty(folder: Path) -> bool:
     """Whether it is a folder with nothing in it but files that operating systems leave, such as `.DS_Store`."""
     if folder.is_symlink() or not folder.is_dir():
         return False
-    left = (path.name.startswith("._") or path.name.lower() in LEFT_BY_SYSTEMS for path in folder.iterdir())
+    left = (path.name.startswith("._") or path.name.lower() in (".ds_store", *JUNK) for path in folder.iterdir())
     return all(left)
 
 

@@ -32,7 +32,7 @@ from hubmodels import PictureError
 from hubmodels.appearance import BLURRED, DARK, LIMIT, UNLIKE, Appearance, PictureStatistics, picture_statistics
 from hubmodels.backbone import feature_strides
 from hubmodels.compactnet import COMPACT_BACKBONE, COMPACT_IMAGE_SIZE
-from hubmodels.folders import picture_suffixes
+from hubmodels.folders import is_visible, picture_suffixes
 from hubmodels.pictures import read_picture
 from hubmodels.samples import CORRECTED
 from hubmodels.simplenet import SimpleNet
@@ -51,7 +51,6 @@ DEPTH = 8  # folders and name of a picture that are kept
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # others can need any amount of memory
 DAMAGED = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, ValueError, RuntimeError)
 REMEMBERED = 2_000  # pictures whose statistics are kept, some kB each
-OF_FILE_MANAGERS = ("thumbs.db", "desktop.ini")
 DARKEST, DARK_SHARE, SHARP_SHARE = 0.06, 0.5, 0.5  # of full white; of the median picture
 NAME = re.compile(r"[^a-z0-9]+")
 DEVICE = re.compile(r"con|prn|aux|nul|(com|lpt)\d")  # no file of Windows can have such a name
@@ -220,7 +219,7 @@ def _reason(member: zipfile.ZipInfo) -> str | None:
     path = PureWindowsPath(member.filename)  # which knows both kinds of slashes
     if path.anchor or ".." in path.parts:
         return "outside"
-    if any(part.startswith((".", "__MACOSX")) for part in path.parts) or path.name.lower() in OF_FILE_MANAGERS:
+    if not all(map(is_visible, path.parts)):
         return "system"
     if path.suffix.lower() not in picture_suffixes():
         return "other"

@@ -25,6 +25,7 @@ from hubmodels import AnomalyDetector, AnomalyPrediction
 from hubmodels.heatmap import overlay
 from hubmodels.hub.catalog import Catalog
 from hubmodels.inspection import Inspection, judged_again, method_titles
+from hubmodels.line.log import without_formula
 from webapp.batch_rows import result_in_words
 from webapp.hosting import fresh_path
 from webapp.texts import LANGUAGES, number, translate_plainly
@@ -33,8 +34,6 @@ FILES = {"overlay": "{method}_overlay.png", "mask": "{method}_mask.png", "map": 
 OVERLAY_SIDE = 1024  # pixels; enough to see a defect, and a thousand of them stay below the next limit
 MAX_OVERLAY_BYTES = 200_000_000  # of one ZIP; further pictures have numbers only
 LONGEST_NAME = 120  # characters of a file name
-# A spreadsheet would compute such a cell. Another country's spreadsheet begins a new cell at another mark.
-FORMULA = re.compile(r'(?:^|(?<=[,;\t\r\n]))(?="*[=+\-@\t\r\uff1d\uff0b\uff0d\uff20])')
 OVERLAYS = "overlays/"  # in the ZIP
 # The columns of the CSV, for every batch of the same methods. Rarely used ones are at the end.
 COLUMNS = (
@@ -314,4 +313,4 @@ def _cell(value: object, language: str) -> object:
         return translate_plainly("csv_yes" if value else "csv_no", language)
     if isinstance(value, float):
         return number(value, language, DIGITS)
-    return FORMULA.sub("'", value) if isinstance(value, str) else value
+    return without_formula(value) if isinstance(value, str) else value

@@ -14,6 +14,7 @@ import csv
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -27,6 +28,8 @@ LARGEST = 64_000_000  # bytes of a file, about 50,000 inspections
 BLOCK = 65_536  # bytes that are read at the end of a file at first
 END_FILE, LOCK_FILE = "end.json", ".lock"
 LOST = "lost_line"  # event after a crash
+# A spreadsheet would compute such a cell. Another country's spreadsheet begins a new cell at another mark.
+FORMULA = re.compile(r'(?:^|(?<=[,;\t\r\n]))(?="*[=+\-@\t\r\uff1d\uff0b\uff0d\uff20])')
 
 
 class LogError(ValueError):
@@ -168,7 +171,7 @@ def _cell(value: object) -> object:
 
 def without_formula(text: str) -> str:
     """A cell that a spreadsheet shows as it is, and does not run."""
-    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+    return FORMULA.sub("'", text)
 
 
 def write_whole(path: Path, content: bytes) -> None:
