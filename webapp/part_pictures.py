@@ -1,13 +1,15 @@
 """The list of an own part's pictures in the tab Teach: what each one is, and a button that takes it out of the part.
 
 A removed picture is moved to a folder of its own and can be put back. The list is stateless: each event of the browser
-contains what it shows, so nothing of a visitor is kept on the server.
+contains what it shows. Thumbnails are kept as long as the visitor's parts.
 """
 
 import re
+from collections.abc import Callable
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 import gradio as gr
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -15,7 +17,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from hubmodels import PictureError
 from hubmodels.pictures import MAX_PIXELS, read_picture
 from webapp.corrections import LessonRunsError
-from webapp.own_parts import KINDS, REMEMBERED, Kept
+from webapp.own_parts import KINDS, REMEMBERED, Kept, OwnParts
 from webapp.texts import data_url, explain_fault, label, language_of, read_static, render
 from webapp.visitors import Everybody, Visitors
 
@@ -29,6 +31,7 @@ class PartPictures:
 
     def __init__(self, visitors: Everybody | Visitors) -> None:
         self._visitors = visitors
+        self._thumbnails: WeakKeyDictionary[OwnParts, Callable] = WeakKeyDictionary()  # forgotten with the parts
 
     def build(self, part: gr.Dropdown) -> None:
         """Adds the list inside the current column."""
@@ -74,7 +77,8 @@ class PartPictures:
         found = [one for one in kept if kind in (ALL, one.kind) and find.lower() in one.name.lower()]
         first = PAGE * min(number, max(0, len(found) - 1) // PAGE)
         counts = {ALL: len(kept)} | {each: sum(one.kind == each for one in kept) for each in KINDS}
-        shown = [(one, thumbnail(one.path)) for one in sorted(found, key=_natural)[first : first + PAGE]]
+        small = self._thumbnails.setdefault(parts, lru_cache(REMEMBERED)(thumbnail))
+        shown = [(one, _of_file(small, one.path)) for one in sorted(found, key=_natural)[first : first + PAGE]]
         values = {"kind": kind, "find": find, "counts": counts, "shown": shown, "first": first, "count": len(found)}
         return str(render("pictures.html", language_of(request), **values, page=first // PAGE, refused=refused))
 
@@ -86,16 +90,16 @@ def _wishes(event: gr.EventData) -> dict:
     return found | {"page": page if isinstance(page, int) and page > 0 else 0}
 
 
-def thumbnail(path: Path) -> str:
+def _of_file(small: Callable, path: Path) -> str:
     """A small picture as a data URL; empty if the file cannot be read."""
     try:
-        return _thumbnail(path, path.stat().st_mtime_ns)
+        return small(path, path.stat().st_mtime_ns)
     except (OSError, PictureError, Image.DecompressionBombError):
         return ""
 
 
-@lru_cache(REMEMBERED)
-def _thumbnail(path: Path, written: int) -> str:
+def thumbnail(path: Path, written: int) -> str:
+    """A small picture as a data URL; it is made again if the file was written again."""
     small = _reduced(path)
     small.thumbnail((SIDE, SIDE))
     return data_url(small, "JPEG", quality=80)

@@ -675,7 +675,7 @@ def test_a_thumbnail_is_upright_and_small(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", (1600, 800)).save(tmp_path / "phone.jpg", exif=exif)
-    url = part_pictures.thumbnail(tmp_path / "phone.jpg")
+    url = part_pictures.thumbnail(tmp_path / "phone.jpg", 0)
     assert Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))).size == (80, 160)
 
 

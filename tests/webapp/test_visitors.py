@@ -36,6 +36,7 @@ from webapp.own_models import PushError, pack, push
 from webapp.own_parts import Upload
 from webapp.page import build_page, launch_settings
 from webapp.part_changes import PartChanges
+from webapp.part_pictures import PartPictures
 from webapp.plain_requests import open_server
 from webapp.teach_tab import TeachTab
 from webapp.teaching import RUNNING, STOPPED, WAITING, Teacher
@@ -212,6 +213,8 @@ def test_lessons_of_different_visitors_never_run_at_once(space, monkeypatch):
 def test_pictures_and_models_are_deleted_after_an_hour_also_from_memory(space, give, tmp_path):
     ann, bob = give(space.of(ANN)), give(space.of(BOB))
     detector = weakref.ref(ann.catalog.load(LABEL)["glass"])
+    pictures = PartPictures(space)
+    assert "data:image/jpeg" in pictures.open("lid", ANN) and len(pictures._thumbnails) == 1
     [mine] = {ann.teacher.models.parent}
     space.delete_old(3600)
     assert mine.is_dir()
@@ -221,7 +224,7 @@ def test_pictures_and_models_are_deleted_after_an_hour_also_from_memory(space, g
     assert space.of(ANN).catalog.categories() == ["toy / widget"] and space.of(ANN).teacher.parts.names() == []
     ann = None
     gc.collect()
-    assert detector() is None
+    assert detector() is None and not pictures._thumbnails
 
 
 def test_who_leaves_can_come_back_for_a_while(space, give, later):
