@@ -118,5 +118,4 @@ def empty_page(browser, url, **options):
 def photograph(page, name, full_page=True):
     """Keeps what the page looks like as `build/screenshots/NAME.png`."""
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
-    page.wait_for_timeout(300)  # transitions
-    page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=full_page)
+    page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=full_page, animations="disabled")
