@@ -125,7 +125,7 @@ def add(
     )
     running.failure(batches.refused, None, outputs, **quick)
     stop.click(batches.stop, **quick)
-    found.select(batches.open, None, opened, **quick)
+    found.select(batches.open, None, opened, trigger_mode="multiple", **quick)
     # each key counts, also if it is pressed before the answer to the last one
     person = {"api_visibility": "private", "show_progress": "hidden", "trigger_mode": "multiple", **MODEL}
     for event, answer in ((found.apply, batches.correct), (found.undo, batches.undo)):

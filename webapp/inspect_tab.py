@@ -65,6 +65,7 @@ EXAMPLES_JS = """element.addEventListener("click", ({ target }) => {
     if (button) trigger("select", { index: Number(button.dataset.example) });
 });"""
 START_DOWNLOAD = "() => document.querySelector('#download').click()"
+ADOPT = "(category, suggested) => category || suggested || null"  # the visitor can have chosen one in the meantime
 DOWNLOAD_ENDED = "() => document.querySelector('#report').dispatchEvent(new Event('downloaded'))"
 
 
@@ -131,7 +132,7 @@ class InspectTab:
 
     def _build_outputs(self) -> None:
         self._suggestion = gr.Button(visible=False, size="sm", elem_id="suggestion")
-        self._suggested, self._adopted = gr.State(), gr.State()
+        self._suggested, self._adopted = gr.State(), gr.Textbox(visible="hidden")
         self._report = gr.HTML(
             label("hint_card"),
             label=label("tab_inspect"),
@@ -154,7 +155,6 @@ class InspectTab:
         self._inspection = event | private | MODEL
         self._failed = dict(fn=None, outputs=self._report, js=no_response(), api_visibility="private")
         quick = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-        adoption = dict(fn=self.adopt, inputs=[self._category, self._adopted], outputs=self._category, **quick)
         inspected = gr.on(
             [self._button.click, self._picture.change, self._category.input],
             **self._inspection,
@@ -173,15 +173,16 @@ class InspectTab:
         fitted = {"inputs": [self._category, self._wished], "outputs": self._methods, "preprocess": False}
         gr.on([self._category.change, self._wished.change], self.fit, **fitted, **quick)
         inspected.failure(**self._failed)
-        inspected.success(**adoption)
+        inspected.success(None, [self._category, self._adopted], self._category, js=ADOPT, api_visibility="private")
         inspected.success(self.fit, **fitted, **quick)  # the part may have been taught again
-        self._gallery.select(self.pick, None, [self._category, self._picture], **quick)
+        self._gallery.select(self.pick, None, [self._category, self._picture], trigger_mode="multiple", **quick)
         taken = self._suggestion.click(lambda suggested: suggested, self._suggested, self._category, **quick)
         self.inspect_after(taken)
         corrected = {"outputs": outputs, "show_progress_on": self._report, **private, **MODEL}
         self._report.apply(self.correct, inputs, **corrected)
         self._report.undo(self.undo, inputs, **corrected)
-        downloaded = self._report.select(self.download, inputs[:3], self._file, **private, **MODEL)
+        each = {"trigger_mode": "multiple", **private, **MODEL}  # a second click counts while the first one waits
+        downloaded = self._report.select(self.download, inputs[:3], self._file, **each)
         downloaded.success(fn=None, js=START_DOWNLOAD)
         downloaded.then(fn=None, js=DOWNLOAD_ENDED)
         self._report.expand(self.lead_to_teach, self._category, [tabs, self.wanted], preprocess=False, **quick)
@@ -201,10 +202,6 @@ class InspectTab:
         """A click on an example -> its category, and a copy of its picture."""
         example = self._examples[event.index]
         return example.category, str(shutil.copy(example.path, fresh_path(example.path.name)))
-
-    def adopt(self, category: str | None, suggested: str | None) -> object:
-        """The category after an inspection: the suggested one, unless the visitor has chosen one in the meantime."""
-        return gr.skip() if category or not suggested else suggested
 
     def inspect(
         self,

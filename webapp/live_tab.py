@@ -74,10 +74,11 @@ class LiveTab:
         begun = start.click(self.wait, None, view, trigger_mode="multiple", **quick)
         begun.then(self.start, [category, wished, source, video], view, trigger_mode="multiple", **private, **RUNNING)
         view.apply(self.see, None, view, **private, **PICTURES).failure(None, js=REFUSED, api_visibility="private")
-        view.input(self.command, **quick)
-        view.select(self.open, None, opened, **quick)
+        each = {"trigger_mode": "multiple"}  # a click counts, also before the answer to the last one
+        view.input(self.command, **each, **quick)
+        view.select(self.open, None, opened, **each, **quick)
         for event, answer in ((view.like, self.correct), (view.undo, self.undo)):
-            event(answer, None, view, **private, **MODEL).failure(None, js=REFUSED, api_visibility="private")
+            event(answer, None, view, **each, **private, **MODEL).failure(None, js=REFUSED, api_visibility="private")
         return category
 
     def _sources(self) -> list[tuple[object, str]]:

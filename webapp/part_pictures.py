@@ -39,8 +39,9 @@ class PartPictures:
             self.list = gr.HTML(js_on_load=read_static("pictures.js"), apply_default_css=False)
         quick = {"queue": False, "show_progress": "hidden", "api_visibility": "private", "preprocess": False}
         self.box.expand(self.open, part, self.list, **quick)
-        self.list.input(self.show, part, self.list, **quick)
-        self.changed = self.list.apply(self.change, part, self.list, **quick)
+        each = quick | {"trigger_mode": "multiple"}  # a click counts, also before the answer to the last one
+        self.list.input(self.show, part, self.list, **each)
+        self.changed = self.list.apply(self.change, part, self.list, **each)
         part.change(self.offer, part, [self.box, self.list], **quick)
 
     def offer(self, part: str | None, request: gr.Request) -> tuple[dict, str]:

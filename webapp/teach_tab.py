@@ -194,7 +194,8 @@ class TeachTab:
         for event in (judge.click, judged.then):  # before the result, the page can be too short to scroll that far
             event(None, js=SHOW_STATUS, api_visibility="private")
         draw.click(self.picture_to_draw, [part, good], [region, share, size], preprocess=False, **quick)
-        region.input(self.drawn, [part, size], [shapes, share], preprocess=False, **quick)
+        drawn = {"trigger_mode": "multiple", "preprocess": False, **quick}  # each shape counts, also drawn quickly
+        region.input(self.drawn, [part, size], [shapes, share], **drawn)
         watched = {"outputs": [status, lessons, stop, inspect, running, taught, part, good, bad], **private, **TEACH}
         given = {"inputs": [part, good, bad, methods, shapes, least], "preprocess": False}
         watches = (

@@ -80,6 +80,7 @@ element.addEventListener("input", ({ target }) => {
 });
 
 element.addEventListener("click", ({ target }) => {
+  if (element.closest(".pending")) return; // the report is not that of the choices any more
   const correction = target.closest("[data-correct]");
   if (correction) trigger("apply", { good: correction.dataset.correct === "good", rate: shownRate() });
   if (target.closest("[data-undo]")) trigger("undo", {});
