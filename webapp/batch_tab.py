@@ -29,8 +29,10 @@ from webapp.inspection import (
     fit_methods,
     folder_button,
     inspect_picture,
+    keep_ticks,
     load_methods,
     method_choice,
+    on_ticks,
     wish_methods,
 )
 from webapp.inspection_report import describe_guarantee
@@ -102,7 +104,7 @@ def add(
     batches, outputs = _Batches(catalog, visitors), [status, found, start, stop, *downloads]
     quick = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
     vouched = gr.State()
-    gr.on(
+    offered = gr.on(
         [category.change, wished.change, tab.select],  # a part can be taught again with more pictures
         batches.offer,
         [category, wished, vouched],
@@ -110,8 +112,8 @@ def add(
         preprocess=False,  # the list does not know a part that was taught meanwhile
         **quick,
     )
-    ticks = [category, methods, wished]
-    methods.input(batches.wish, ticks, wished, preprocess=False, trigger_mode="always_last", **quick)
+    keep_ticks(methods, offered)
+    on_ticks(methods, batches.wish, [category, methods, wished], wished, preprocess=False, **quick)
     gr.on([rate.change, vouched.change], batches.doubt_rate, [rate, vouched], beyond, preprocess=False, **quick)
     waiting = start.click(batches.wait, None, outputs, **quick)
     running = waiting.then(

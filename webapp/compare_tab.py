@@ -63,7 +63,8 @@ def add(
     recorded, introduction = _part(), _part()
     with gr.Row(elem_classes="compare-row"):
         choices = comparing.choices(LANGUAGES[0])
-        choice = gr.Dropdown(choices, value=None, label=label("compare_pictures"), scale=3, min_width=240)
+        first = choices[0][1] if choices else None
+        choice = gr.Dropdown(choices, value=first, label=label("compare_pictures"), scale=3, min_width=240)
         run = gr.Button(label("compare_run"), variant="primary", min_width=150)
         stop = gr.Button(label("compare_stop"), interactive=False, min_width=100)
     status, found, results = _part(), _part(js_on_load=ENLARGE), gr.State()
@@ -108,9 +109,8 @@ class Comparing:
         choices = self.choices(language)
         unused = [(category.name, each) for category in self.pictures.get(TEST, ()) for each in category.unused]
         introduction = render("compare_introduction.html", language, has_pictures=bool(choices), unused=unused)
-        chosen = gr.update(choices=choices, value=choices[0][1] if choices else None)
         own = render("compare_own.html", language, parts=self.own_parts(request))
-        return [str(recorded_table(infos, language, late)), str(introduction), chosen, str(own)]
+        return [str(recorded_table(infos, language, late)), str(introduction), gr.update(choices=choices), str(own)]
 
     def own_parts(self, request: gr.Request) -> list[tuple[str, str, int]]:
         """(part, written name, number of known defects) of the visitor's parts that have models and known defects."""

@@ -32,7 +32,9 @@ from webapp.inspection import (
     expected_methods,
     fit_methods,
     inspect_picture,
+    keep_ticks,
     method_choice,
+    on_ticks,
     suggest_category,
     wish_methods,
 )
@@ -102,6 +104,10 @@ class InspectTab:
         self._connect(page, tabs)
         return self._category
 
+    def fit_to_category(self) -> None:
+        """Fits the methods to another category. The page adds this after what must not wait for the answer."""
+        keep_ticks(self._methods, gr.on([self._category.change, self._wished.change], **self._fit))
+
     def inspect_after(self, event: Dependency) -> None:
         """Inspects the picture again after an event that chose a category, whose models can be new."""
         event.then(**self._inspection).failure(**self._failed)
@@ -160,21 +166,14 @@ class InspectTab:
             **self._inspection,
             trigger_mode="always_last",
         )
-        ticked = self._methods.input(
-            self.choose,
-            [*inputs, self._methods],
-            [*outputs, self._wished],
-            show_progress_on=self._report,
-            trigger_mode="always_last",
-            **private,
-            **MODEL,
-        )
-        ticked.failure(**self._failed)
+        ticked = {"inputs": [*inputs, self._methods], "outputs": [*outputs, self._wished]}
+        ticked |= {"show_progress_on": self._report, **private, **MODEL}
+        on_ticks(self._methods, self.choose, **ticked).failure(**self._failed)
         fitted = {"inputs": [self._category, self._wished], "outputs": self._methods, "preprocess": False}
-        gr.on([self._category.change, self._wished.change], self.fit, **fitted, **quick)
+        self._fit = {"fn": self.fit, **fitted, **quick}
         inspected.failure(**self._failed)
         inspected.success(None, [self._category, self._adopted], self._category, js=ADOPT, api_visibility="private")
-        inspected.success(self.fit, **fitted, **quick)  # the part may have been taught again
+        keep_ticks(self._methods, inspected.success(**self._fit))  # the part may have been taught again
         self._gallery.select(self.pick, None, [self._category, self._picture], trigger_mode="multiple", **quick)
         taken = self._suggestion.click(lambda suggested: suggested, self._suggested, self._category, **quick)
         self.inspect_after(taken)

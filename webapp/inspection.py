@@ -3,11 +3,12 @@
 import math
 import secrets
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Self
 
 import gradio as gr
+from gradio.events import Dependency
 
 from hubmodels import AnomalyDetector, AnomalyPrediction, PreparedPicture, rank_categories
 from hubmodels.hub.catalog import BUNDLE, CACHE, FOLDER, HUB, Catalog
@@ -156,6 +157,31 @@ def method_choice(catalog: Catalog) -> tuple[gr.CheckboxGroup, gr.State]:
         list(offered.items()), value=first, label=label("methods"), info=label("methods_info"), elem_classes="methods"
     )
     return chosen, gr.State(FirstChoice(first))
+
+
+# scripts of page.js; a visitor can change the ticks before the answer to an earlier change is there
+TICKED = "(now) => {{ Object.assign(ticksOf({0}), {{ now, asked: ticksOf({0}).asked + 1 }}); }}"
+SENT = "(...inputs) => {{ ticksOf({0}).sent = ticksOf({0}).asked; return inputs; }}"
+ANSWERED = "() => {{ ticksOf({0}).answered = ticksOf({0}).sent; }}"
+KEEP_TICKS = "(shown) => [ticksOf({0}).asked === ticksOf({0}).answered ? shown : ticksOf({0}).now]"
+
+
+def on_ticks(
+    methods: gr.CheckboxGroup, answer: Callable, inputs: list, outputs: object, **settings: object
+) -> Dependency:
+    """Adds the event of other ticks. While one waits, the last one is sent after it."""
+    quiet, name = {"api_visibility": "private"}, methods._id
+    methods.input(None, methods, js=TICKED.format(name), **quiet)
+    ticked = methods.input(answer, inputs, outputs, js=SENT.format(name), trigger_mode="always_last", **settings)
+    for event in (ticked.then, ticked.failure):
+        event(None, js=ANSWERED.format(name), **quiet)
+    return ticked
+
+
+def keep_ticks(methods: gr.CheckboxGroup, *fitted: Dependency) -> None:
+    """Late answers of events that set the ticks leave what the visitor has ticked in the meantime."""
+    for event in fitted:
+        event.then(None, methods, methods, js=KEEP_TICKS.format(methods._id), api_visibility="private")
 
 
 def offered_methods(catalog: Catalog, category: object) -> dict[str, str]:

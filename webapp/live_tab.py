@@ -15,7 +15,17 @@ from hubmodels.line.live import EVERY
 from hubmodels.line.sources import Camera, Found, SourceError, video_pictures, without_password
 from webapp.api import read_data_url
 from webapp.hosting import checked_path, fresh_path, hide_folders
-from webapp.inspection import MODEL, Asked, chosen_methods, dropdown, fit_methods, method_choice, wish_methods
+from webapp.inspection import (
+    MODEL,
+    Asked,
+    chosen_methods,
+    dropdown,
+    fit_methods,
+    keep_ticks,
+    method_choice,
+    on_ticks,
+    wish_methods,
+)
 from webapp.live import LiveSession
 from webapp.texts import LANGUAGES, explain_fault, label, language_of, read_static, render, translate_plainly
 from webapp.visitors import Everybody, LayeredCatalog, Visitors
@@ -69,8 +79,8 @@ class LiveTab:
         private = {"api_visibility": "private", "preprocess": False, "show_progress": "hidden"}
         quick = private | {"queue": False}
         source.change(lambda chosen: gr.update(visible=chosen == VIDEO), source, video, **quick)
-        gr.on([category.change, wished.change], self.fit, [category, wished], methods, **quick)
-        methods.input(self.wish, [category, methods, wished], wished, trigger_mode="always_last", **quick)
+        keep_ticks(methods, gr.on([category.change, wished.change], self.fit, [category, wished], methods, **quick))
+        on_ticks(methods, self.wish, [category, methods, wished], wished, **quick)
         begun = start.click(self.wait, None, view, trigger_mode="multiple", **quick)
         begun.then(self.start, [category, wished, source, video], view, trigger_mode="multiple", **private, **RUNNING)
         view.apply(self.see, None, view, **private, **PICTURES).failure(None, js=REFUSED, api_visibility="private")

@@ -37,6 +37,7 @@ THEME = gr.themes.Soft(font=["system-ui", "sans-serif"], font_mono=["ui-monospac
     checkbox_label_background_fill_selected_dark="*primary_700",
     button_primary_background_fill_hover_dark="*primary_600",
 )
+COPY = "(category) => [category, category]"
 TOASTS = {key: TEXTS[key] for key in ("title", "not_done", "busy", "file_too_large", "connection_lost")}
 
 
@@ -96,7 +97,7 @@ def build_page(
             catalog, visitors.of(None).log
         )  # first, because later events may not take its names; programs see no visitor's parts
         gr.Markdown(label("headline"))
-        notices, followed, live_followed = gr.HTML(visible=False), gr.State(), gr.State()
+        notices = gr.HTML(visible=False)
         remembered, key = gr.Textbox(visible="hidden"), gr.Textbox(visible="hidden")
         with gr.Tabs() as tabs:
             with gr.Tab(label("tab_inspect"), id="inspect"):
@@ -125,13 +126,11 @@ def build_page(
             """Without the error of a wrong link, once a category is chosen or taught."""
             return warn(visitors.of(request).catalog, None, language_of(request)) if chosen else gr.skip()
 
-        def follow(
-            chosen: str | None, before: str | None, here: str | None, request: gr.Request
-        ) -> tuple[dict, str | None]:
+        def offer(chosen: str | None, here: str | None, request: gr.Request) -> dict:
+            """The categories of today. The choice in this tab stays, unless its part was deleted or renamed."""
             catalog = visitors.of(request).catalog
-            is_gone = here not in (None, *catalog.categories())  # the part was deleted or renamed
-            changed = {"value": chosen} if chosen != before or is_gone else {}  # otherwise keep the choice in this tab
-            return gr.update(choices=choices(catalog, language_of(request)), **changed), chosen
+            changed = {} if here in (None, *catalog.categories()) else {"value": chosen}
+            return gr.update(choices=choices(catalog, language_of(request)), **changed)
 
         page.load(
             welcome,
@@ -145,14 +144,15 @@ def build_page(
         page.unload(visitors.leave)
         page.unload(watching.leave)
         category.change(None, category, js=REMEMBER, api_visibility="private")
-        # also when the tab is opened, because Gradio loses updates of a tab that was never shown
         quick = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-        category.change(lambda chosen: [chosen] * 2, category, [batch_category, live_category], **quick)
+        # in the browser: a late answer would replace a choice in those tabs
+        category.change(None, category, [batch_category, live_category], js=COPY, api_visibility="private")
+        inspect.fit_to_category()
         category.change(follow_notices, category, notices, preprocess=False, **quick)
         if visitors.teaches:
             teaching.taught.change(follow_notices, teaching.taught, notices, **quick)
-        for tab, here, known in ((batch, batch_category, followed), (live, live_category, live_followed)):
-            tab.select(follow, [category, known, here], [here, known], preprocess=False, **quick)
+        for tab, here in ((batch, batch_category), (live, live_category)):
+            tab.select(offer, [category, here], here, preprocess=False, **quick)
     return page.queue(max_size=WAITING, default_concurrency_limit=1)
 
 

@@ -188,14 +188,15 @@ class TeachTab:
         checked = {"inputs": [part, good], "outputs": [status, methods, least], "preprocess": False}
         for event, check in ((part.input, self.check), (good.change, self.check_uploads)):
             event(check, **checked, trigger_mode="always_last", **private, **TEACH)
-        both = {"inputs": [part, good, bad], "outputs": unused, "preprocess": False}
-        gr.on([bad.change, good.change, part.change], self.check_defects, **both, **private, **TEACH)
         judged = judge.click(self.judge, [part, bad], [status, unused, bad], preprocess=False, **private, **TEACH)
         for event in (judge.click, judged.then):  # before the result, the page can be too short to scroll that far
             event(None, js=SHOW_STATUS, api_visibility="private")
         draw.click(self.picture_to_draw, [part, good], [region, share, size], preprocess=False, **quick)
         drawn = {"trigger_mode": "multiple", "preprocess": False, **quick}  # each shape counts, also drawn quickly
         region.input(self.drawn, [part, size], [shapes, share], **drawn)
+        # first, because Gradio runs the events of one click one after the other, and those of a lesson take long
+        arrived = tab.select(self.arrive, [wanted, least], [part, least, wanted], preprocess=False, **quick)
+        arrived.then(self.judge_wanted, to_check, [status, unused, to_check], **private, **TEACH)
         watched = {"outputs": [status, lessons, stop, inspect, running, taught, part, good, bad], **private, **TEACH}
         given = {"inputs": [part, good, bad, methods, shapes, least], "preprocess": False}
         watches = (
@@ -209,6 +210,8 @@ class TeachTab:
         for event in (*(watch.then for watch in watches), part.change):
             event(self.offer_to_keep, part, keep, preprocess=False, **quick)
             event(self.known, [part, good], [waiting, methods], preprocess=False, **quick)
+        both = {"inputs": [part, good, bad], "outputs": unused, "preprocess": False}
+        gr.on([bad.change, good.change, part.change], self.check_defects, **both, **private, **TEACH)
         removed = self._pictures.changed
         removed.then(self.known, [part, good], [waiting, methods], preprocess=False, **quick)
         removed.then(self.check, **checked, trigger_mode="always_last", **private, **TEACH)
@@ -220,8 +223,6 @@ class TeachTab:
         stop.click(self.stop, running, None, **quick)
         led = compared.select(self.lead_to_check, None, [tabs, wanted, to_check], **quick)
         led.then(None, js=SHOW_STATUS, api_visibility="private")
-        arrived = tab.select(self.arrive, [wanted, least], [part, least, wanted], preprocess=False, **quick)
-        arrived.then(self.judge_wanted, to_check, [status, unused, to_check], **private, **TEACH)
         return inspect.click(lambda chosen: (gr.Tabs(selected="inspect"), chosen), taught, [tabs, category], **quick)
 
     def _build_keep(self, part: gr.Dropdown) -> gr.Column:

@@ -12,6 +12,10 @@
         if (target.webkitdirectory) window.chosenPaths = Array.from(target.files, (file) => file.webkitRelativePath);
     }, true); // before Gradio, which empties the list
 
+    // What a visitor ticked in each list of methods, and how many of the changes were sent and answered.
+    const lists = {};
+    window.ticksOf = (list) => lists[list] ??= { now: [], asked: 0, sent: 0, answered: 0 };
+
     // Gradio leaves the list open when Tab leaves it.
     document.addEventListener("keydown", ({ key, target }) => {
         if (key === "Tab" && target.matches("input[role=combobox]")) {
