@@ -2,8 +2,10 @@
 
 import io
 import json
+import queue
 import re
 import shutil
+import sys
 import threading
 import zipfile
 from base64 import b64encode
@@ -861,6 +863,20 @@ def test_ticks_follow_the_category_and_the_choice_comes_back(teacher, tmp_path, 
             page.get_by_label("Category").first.click()
             page.get_by_role("option", name=category).click()
 
+        def slow(name):
+            """Each answer of this function waits for an entry of the queue."""
+            module, _, attribute = name.rpartition(".")
+            known, turns = getattr(sys.modules[module], attribute), queue.Queue()
+            monkeypatch.setattr(name, lambda *given: turns.get(timeout=20) and known(*given))
+            return turns
+
+        def seen(name):
+            """Is set once this function was called."""
+            module, _, attribute = name.rpartition(".")
+            known, called = getattr(sys.modules[module], attribute), threading.Event()
+            monkeypatch.setattr(name, lambda *given: [known(*given), called.set()][0])
+            return called
+
         ticks = page.locator("label:visible", has=page.locator(":checked")).filter(has_text=re.compile("Net|GLA|Hyb"))
         expect(ticks).to_have_text(["SimpleNet", "GLASS"])
         choose("lid")
@@ -872,12 +888,33 @@ def test_ticks_follow_the_category_and_the_choice_comes_back(teacher, tmp_path, 
         page.get_by_text("No model for this category: SimpleNet, Hybrid.").first.wait_for()
         choose("Pill")
         expect(ticks).to_have_text(["SimpleNet", "GLASS"])
-        page.locator("label:visible", has_text="SimpleNet").click()
+        wished, fitted = slow("webapp.inspect_tab.wish_methods"), seen("webapp.inspect_tab.fit_methods")
+        for method in ("SimpleNet", "SimpleNet"):  # the second click comes before the answer to the first one
+            page.locator("label:visible", has_text=method).click()
+        wished.put("answer")
+        assert fitted.wait(20)
+        page.locator("label:visible", has_text="Hybrid").click()
+        expect(ticks).to_have_text(["SimpleNet", "GLASS", "Hybrid"])
+        for method in ("SimpleNet", "Hybrid"):
+            page.locator("label:visible", has_text=method).click()
+            wished.put("answer")
+        wished.put("answer")
+        expect(ticks).to_have_text(["GLASS"])
         choose("lid")
         choose("Washer")
         expect(ticks).to_have_text(["GLASS"])
+        offered, listed = slow("webapp.batch_tab.fit_methods"), seen("webapp.page.choices")
         page.get_by_role("tab", name="Batch").click()
-        expect(page.get_by_label("Category").last).to_have_value("Washer (sample)")
+        batch = page.get_by_label("Category").last
+        expect(batch).to_have_value("Washer (sample)")
+        batch.click()
+        page.get_by_role("option", name="Pill").click()
+        for _ in range(9):
+            offered.put("answer")
+        assert listed.wait(20)
+        page.get_by_role("tab", name="Inspect").click()
+        page.get_by_role("tab", name="Batch").click()
+        expect(batch).to_have_value("Pill (sample)")
         expect(ticks).to_have_text(["SimpleNet", "GLASS"])
 
 

@@ -201,12 +201,6 @@ def test_without_any_model_that_is_said(picture):
     assert "no model yet" in inspected(Catalog(), None, picture)
 
 
-def test_what_the_visitor_chose_meanwhile_is_kept(catalog):
-    tab = InspectTab(catalog, [])
-    assert tab.adopt(None, LABEL) == LABEL
-    assert tab.adopt("toy / lid", LABEL) == tab.adopt("toy / lid", None) == tab.adopt(None, None) == gr.skip()
-
-
 def test_a_large_picture_is_shown_smaller(catalog, uploads):
     Image.new("RGB", (3000, 100), "grey").save(uploads / "wide.png")
     report = inspected(catalog, LABEL, {"path": str(uploads / "wide.png")})
