@@ -192,8 +192,9 @@ class TeachTab:
         for event in (judge.click, judged.then):  # before the result, the page can be too short to scroll that far
             event(None, js=SHOW_STATUS, api_visibility="private")
         draw.click(self.picture_to_draw, [part, good], [region, share, size], preprocess=False, **quick)
-        drawn = {"trigger_mode": "multiple", "preprocess": False, **quick}  # each shape counts, also drawn quickly
-        region.input(self.drawn, [part, size], [shapes, share], **drawn)
+        # each shape counts, also drawn quickly; one after the other, because the last one replaces the others
+        drawn = {"trigger_mode": "multiple", "preprocess": False, "concurrency_id": "drawn", "concurrency_limit": 1}
+        region.input(self.drawn, [part, size, shapes], [shapes, share], **drawn, **private)
         # first, because Gradio runs the events of one click one after the other, and those of a lesson take long
         arrived = tab.select(self.arrive, [wanted, least], [part, least, wanted], preprocess=False, **quick)
         arrived.then(self.judge_wanted, to_check, [status, unused, to_check], **private, **TEACH)
@@ -432,12 +433,23 @@ class TeachTab:
         return {"picture": data_url(picture, "JPEG", quality=85), "shapes": drawn, "words": words}, "", size
 
     def drawn(
-        self, part: str | None, size: Sequence[int] | None, event: gr.EventData, request: gr.Request
-    ) -> tuple[dict, str]:
-        """What the visitor drew, for which part and on a picture of which size; and how much of the picture counts."""
-        language, sent = language_of(request), getattr(event, "shapes", None)
+        self,
+        part: str | None,
+        size: Sequence[int] | None,
+        event: gr.EventData,
+        request: gr.Request,
+        before: dict | None = None,
+    ) -> tuple:
+        """What the visitor drew, for which part and on a picture of which size; and how much of the picture counts.
+
+        Args:
+            before: the answer to an earlier event, or to a later one that came first.
+        """
+        language, sent, number = language_of(request), getattr(event, "shapes", None), getattr(event, "number", 0)
+        if not isinstance(number, int) or (before and before["number"] > number):
+            return gr.skip(), gr.skip()
         drawing = {"part": self._visitors.of(request).teacher.parts.part(part), "size": tuple(size or (DRAWN, DRAWN))}
-        drawing |= {"shapes": checked_shapes(sent), "exceeded": exceeded(sent)}
+        drawing |= {"shapes": checked_shapes(sent), "exceeded": exceeded(sent), "number": number}
         if wrong := _refused_drawing(drawing, language):
             return drawing, str(wrong)
         share = share_that_counts(draw_mask(drawing["shapes"], drawing["size"]))

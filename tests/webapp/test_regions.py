@@ -132,6 +132,8 @@ def test_the_tab_shows_a_picture_and_how_much_counts(tab):
     assert drawing["shapes"] == [LEFT] and said.replace("\xa0", " ") == "Share of the picture that counts: 50%."
     whole = type("Event", (), {"shapes": [shape("rectangle", (0, 0), (1, 1))]})()
     assert tab.drawn("Lid", size, whole, visitor())[1].startswith("Nothing is left that counts")
+    later = drawing | {"number": 2}
+    assert tab.drawn("Lid", size, whole, visitor(), later) == (gr.skip(), gr.skip())  # it was overtaken
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 const box = element.querySelector(".region");
 const canvas = box.querySelector("canvas"), pen = canvas.getContext("2d");
 const picture = new Image();
-let shapes = [], drawing = null, tool = "rectangle", counts = false, cursor = null;
+let sent = 0, shapes = [], drawing = null, tool = "rectangle", counts = false, cursor = null;
 const STEP = 0.02, MOVES = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 
 function at(event) {
@@ -54,7 +54,7 @@ function keep(shape) {
   const moved = others.some(([x, y]) => Math.hypot(x - first[0], y - first[1]) > 0.005);
   if (moved) shapes.push(shape);
   paint();
-  trigger("input", { shapes });
+  trigger("input", { shapes, number: ++sent });
 }
 
 canvas.addEventListener("pointerdown", (event) => {
@@ -103,7 +103,7 @@ box.addEventListener("click", ({ target }) => {
   box.querySelectorAll("[data-counts]").forEach((each) => each.setAttribute("aria-pressed", (each.dataset.counts === "yes") === counts));
   if (!picture.src) return;
   paint();
-  if (button.dataset.act) trigger("input", { shapes });
+  if (button.dataset.act) trigger("input", { shapes, number: ++sent });
 });
 
 function show() {
