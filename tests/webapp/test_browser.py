@@ -166,8 +166,9 @@ def test_the_views_sliders_work_without_the_server(bundled):
             assert viewer.evaluate("v => v.scrollLeft") == pytest.approx(before + 40, abs=2)
             assert viewer.evaluate("v => v.scrollWidth / v.clientWidth") == pytest.approx(4, abs=0.1)
             viewer.evaluate("viewer => { viewer.scrollLeft = 150; }")
-            page.wait_for_timeout(200)
-            assert other.evaluate("viewer => viewer.scrollLeft") == 150  # they move together
+            page.wait_for_function(
+                "viewer => viewer.scrollLeft === 150", arg=other.element_handle()
+            )  # they move together
         photograph(page, "zoomed")
         pick(page, "washer", "scratch")  # the choice applies to the next picture, too
         assert page.locator(".report [data-output=zoom]").text_content() == "400%"
@@ -297,7 +298,7 @@ def test_a_german_visitor_on_a_dark_phone(bundled):
             shown.first.click()
             page.wait_for_timeout(500)
             assert page.evaluate("document.documentElement.scrollWidth") <= 360, tab
-        assert page.locator("#batch-rate .min_value").text_content().strip() == "0,5"
+        expect(page.locator("#batch-rate .min_value")).to_have_text("0,5")
 
 
 def test_mistakes_are_compared_on_a_phone(bundled):
@@ -310,7 +311,7 @@ def test_mistakes_are_compared_on_a_phone(bundled):
         page.keyboard.press("Enter")
         assert mistake.get_attribute("aria-expanded") == "true"
         page.locator(".compare summary:visible").last.click()
-        assert page.get_by_role("img", name="ROC curves").count() == 1
+        expect(page.get_by_role("img", name="ROC curves")).to_have_count(1)
         assert page.evaluate("document.documentElement.scrollWidth") == 360
         photograph(page, "compare_phone")
 
