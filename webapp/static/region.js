@@ -3,7 +3,7 @@
 const box = element.querySelector(".region");
 const canvas = box.querySelector("canvas"), pen = canvas.getContext("2d");
 const picture = new Image();
-let sent = 0, shapes = [], drawing = null, tool = "rectangle", counts = false, cursor = null;
+let sent = Date.now(), shapes = [], drawing = null, tool = "rectangle", counts = false, cursor = null;
 const STEP = 0.02, MOVES = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 
 function at(event) {
