@@ -26,8 +26,10 @@ element.addEventListener("change", ({ target }) => {
   trigger("input", { ...shown(), page: 0 });
 });
 
-watch("value", () => requestAnimationFrame(() => {
+watch("value", () => {
+  if (!focused) return;
   const places = [focused, "[data-turn]", "[aria-pressed=true]"]; // the picture may have left the list
-  if (focused) places.map((place) => element.querySelector(place)).find(Boolean)?.focus({ preventScroll: true });
-  focused = null;
-}));
+  focused = null; // now: another key can be pressed before the list is drawn
+  const there = () => places.map((place) => element.querySelector(place)).find(Boolean);
+  requestAnimationFrame(() => there()?.focus({ preventScroll: true }));
+});
