@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import weakref
+from functools import cache
 
 import pytest
 import timm
@@ -173,10 +174,15 @@ def test_building_a_network_draws_nothing_from_the_callers_random_stream(backbon
     assert torch.equal(torch.rand(1), drawn)
 
 
+@cache
+def random_weights(name):
+    torch.manual_seed(0)
+    return timm.create_model(name, pretrained=False).state_dict()
+
+
 def whole_weights(name, folder):
     """Random weights of the whole network under the names that its published file has."""
-    torch.manual_seed(0)
-    save_file(timm.create_model(name, pretrained=False).state_dict(), folder / "whole.safetensors")
+    save_file(random_weights(name), folder / "whole.safetensors")
     return folder / "whole.safetensors"
 
 
