@@ -180,10 +180,10 @@ class InspectTab:
         corrected = {"outputs": outputs, "show_progress_on": self._report, **private, **MODEL}
         self._report.apply(self.correct, inputs, **corrected)
         self._report.undo(self.undo, inputs, **corrected)
-        each = {"trigger_mode": "multiple", **private, **MODEL}  # a second click counts while the first one waits
-        downloaded = self._report.select(self.download, inputs[:3], self._file, **each)
+        downloaded = self._report.select(self.download, inputs[:3], self._file, **private, **MODEL)
         downloaded.success(fn=None, js=START_DOWNLOAD)
-        downloaded.then(fn=None, js=DOWNLOAD_ENDED)
+        for ended in (downloaded.success, downloaded.failure):
+            ended(fn=None, js=DOWNLOAD_ENDED)
         self._report.expand(self.lead_to_teach, self._category, [tabs, self.wanted], preprocess=False, **quick)
         page.load(
             self.open, None, [*outputs, self._gallery], show_progress="hidden", api_visibility="private", **MODEL

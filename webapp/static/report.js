@@ -2,6 +2,7 @@
 // Gradio runs this once for the component and then replaces its content, so the component listens for the events.
 const kept = {}; // the visitor's choices, also for the next picture
 const spoken = document.createElement("p"); // screen readers only announce changes of an existing element
+const downloads = []; // clicks; one is sent after the other, because the page has a single button that gets the file
 spoken.className = "spoken";
 spoken.setAttribute("role", "status");
 element.after(spoken);
@@ -57,6 +58,7 @@ function takeRate({ dataset: { opening, start } }) { // a row of a batch opens a
 }
 
 function arrive() {
+  downloads.splice(1); // the first one was sent
   const report = element.querySelector(".report");
   if (!report) return speak();
   const source = report.querySelector(".photo[src]").src; // sent once for all viewers
@@ -90,10 +92,14 @@ element.addEventListener("click", ({ target }) => {
   if (!button) return;
   button.setAttribute("aria-busy", "true");
   spoken.textContent = element.querySelector("[data-working]").dataset.working;
-  trigger("select", { what: button.dataset.download, method: button.dataset.method ?? null, rate: shownRate() });
+  downloads.push({ what: button.dataset.download, method: button.dataset.method ?? null, rate: shownRate() });
+  if (downloads.length === 1) trigger("select", downloads[0]);
 });
 
 element.closest("#report").addEventListener("downloaded", () => {
+  downloads.shift();
+  if (element.closest(".pending")) downloads.length = 0; // the report they belong to is gone
+  if (downloads.length) return trigger("select", downloads[0]);
   element.querySelectorAll("[aria-busy]").forEach((button) => button.removeAttribute("aria-busy"));
   spoken.textContent = "";
 });
