@@ -68,8 +68,9 @@ def held(page, path):
     waiting = []
     page.route(path, lambda route: waiting.append(route))
     yield waiting
-    for route in waiting:
-        route.continue_()
+    for route in waiting:  # in the order of the clicks, as a connection keeps it
+        with page.expect_response(lambda response, sent=route.request: response.request == sent):
+            route.continue_()
     page.unroute(path)
 
 
