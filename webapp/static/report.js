@@ -1,8 +1,8 @@
 // The sliders of the report run in the browser; nothing is sent to the server.
 // Gradio runs this once for the component and then replaces its content, so the component listens for the events.
 const kept = {}; // the visitor's choices, also for the next picture
-const spoken = document.createElement("p"); // screen readers only announce changes of an existing element
 const downloads = []; // clicks; one is sent after the other, because the page has a single button that gets the file
+const spoken = document.createElement("p"); // screen readers only announce changes of an existing element
 spoken.className = "spoken";
 spoken.setAttribute("role", "status");
 element.after(spoken);
